@@ -1,0 +1,1 @@
+"""Balancers: what is done about unequal class counts before and during training."""

@@ -1,0 +1,129 @@
+"""What every component is: a frozen dataclass whose fields are its validated hyperparameters."""
+
+from __future__ import annotations
+
+import functools
+import typing
+from dataclasses import MISSING, dataclass, fields
+from typing import Any, ClassVar
+
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+
+from robbench.errors import RequestError, did_you_mean
+
+
+@dataclass(frozen=True)
+class Component:
+    """A named thing of the benchmark.
+
+    Fields are checked against their annotations when a component is made; ``Annotated[int, Field(ge=1)]`` with
+    ``pydantic.Field`` adds bounds. Together with ``version``, which is raised when a component's results change, they are
+    its cache identity.
+    """
+
+    version: ClassVar[int] = 1
+
+    def __post_init__(self) -> None:
+        """Check every field against its annotation.
+
+        Raises:
+            RequestError: If a value does not fit, naming the field and the value.
+        """
+        for name, adapter in _adapters(type(self)).items():
+            value = getattr(self, name)
+            value = _tuples(value)
+            try:
+                object.__setattr__(self, name, adapter.validate_python(value, strict=True))
+            except ValidationError as error:
+                raise RequestError(f"{name} = {value!r}: {error.errors()[0]['msg']}") from None
+
+    @classmethod
+    def field_names(cls) -> tuple[str, ...]:
+        """The names of the hyperparameters."""
+        return tuple(field.name for field in fields(cls))
+
+    @classmethod
+    def make(cls, options: typing.Mapping[str, object], where: str) -> typing.Self:
+        """A component with some hyperparameters set and the others at their defaults.
+
+        Args:
+            options: Values by field name. A string is also tried as the number or truth value that it spells.
+            where: What is being made and where it was asked for, for messages.
+
+        Raises:
+            RequestError: If a name is unknown, a value does not fit, or a required one is missing.
+        """
+        for name in options:
+            if name not in cls.field_names():
+                raise RequestError(f'unknown parameter "{name}"; {did_you_mean(name, cls.field_names())}', where)
+        for field in fields(cls):
+            if field.name not in options and field.default is MISSING and field.default_factory is MISSING:
+                raise RequestError(f'parameter "{field.name}" is required', where)
+        values = {name: fit(_adapters(cls)[name], value) for name, value in options.items()}
+        try:
+            return cls(**values)
+        except RequestError as error:
+            raise RequestError(str(error), where) from None
+        except (TypeError, ValueError) as error:
+            raise RequestError(f"{dict(options)!r}: {error}", where) from None
+
+    def parameters(self) -> dict[str, Any]:
+        """The hyperparameters by name."""
+        return {name: getattr(self, name) for name in self.field_names()}
+
+    def changed(self) -> dict[str, Any]:
+        """The hyperparameters that differ from their defaults."""
+        defaults = {field.name: field.default for field in fields(self)}
+        return {name: value for name, value in self.parameters().items() if value != defaults[name]}
+
+
+@functools.cache
+def _adapters(cls: type[Component]) -> dict[str, TypeAdapter[Any]]:
+    hints = typing.get_type_hints(cls, include_extras=True)
+    config = ConfigDict(arbitrary_types_allowed=True, allow_inf_nan=False)
+    return {field.name: TypeAdapter(hints[field.name], config=config) for field in fields(cls)}
+
+
+def _tuples(value: object) -> object:
+    return tuple(_tuples(item) for item in value) if isinstance(value, list | tuple) else value
+
+
+def number(text: str) -> float:
+    """A number or a fraction, as in ``0.1`` and ``8/255``.
+
+    Raises:
+        ValueError: If the text is neither.
+    """
+    top, slash, bottom = text.partition("/")
+    try:
+        return float(top) / float(bottom) if slash else float(top)
+    except ZeroDivisionError:
+        raise ValueError(f"{text} divides by zero") from None
+
+
+def _readings(value: object) -> list[object]:
+    if not isinstance(value, str):
+        return [_tuples(value)]
+    readings: list[object] = [value]
+    if value in ("true", "false"):
+        readings.append(value == "true")
+    for read in (int, number):
+        try:
+            readings.append(read(value))
+        except ValueError:
+            continue
+    if "|" in value:
+        items = [_readings(item)[::-1] for item in value.split("|")]
+        readings += [tuple(item[0] for item in items), tuple(value.split("|"))]
+    return readings
+
+
+def fit(adapter: TypeAdapter[Any], value: object) -> object:
+    """The reading of a value that fits a type, or the value itself where none does."""
+    for reading in _readings(value):
+        try:
+            adapter.validate_python(reading, strict=True)
+        except ValidationError:
+            continue
+        return reading
+    return value

@@ -1,0 +1,32 @@
+"""Errors that are a user's to mend, each one line that says what was wrong, where, and what to do."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class RequestError(Exception):
+    """The request cannot be carried out as it stands (exit status 2).
+
+    Args:
+        message: What is wrong and what to do, in one line.
+        where: The file, option or component in which it stands.
+    """
+
+    def __init__(self, message: str, where: str = "") -> None:
+        line = f"{where}: {message}" if where else message
+        super().__init__(" ".join(line.split()))
+
+
+class StoreError(Exception):
+    """The store could not be read or written (a full disk, missing permission); what is in it stays."""
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """A hint at the nearest of the known names, or at all of them where none is near."""
+    options = sorted(known)
+    near = difflib.get_close_matches(name, options, n=1, cutoff=0.5)
+    if near:
+        return f'did you mean "{near[0]}"?'
+    return f"known: {', '.join(options)}" if options else "none is known"

@@ -1,0 +1,1 @@
+"""Built-in grids, one TOML file each."""

@@ -1,0 +1,369 @@
+"""What components of each kind do: the contracts that built-in components and plugins fulfil."""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from robbench.component import Component
+from robbench.records import Measure, Outcome
+from robbench.rng import Streams
+from robbench.threat import Norm, Threat
+
+if TYPE_CHECKING:
+    from typing import Self
+
+
+# ---------------------------------------------------------------------------------------------------------------- models
+
+
+class Classifier(nn.Module, abc.ABC):
+    """A model under test. Images are float in [0, 1], shape ``(N, C, H, W)``; normalisation lives inside."""
+
+    num_classes: int
+
+    @abc.abstractmethod
+    def forward(self, images: Tensor) -> Tensor:
+        """Differentiable scores, shape ``(N, K)``: logits, or what attacks can use in their place."""
+
+    @abc.abstractmethod
+    def embed(self, images: Tensor) -> Tensor:
+        """The backbone's output, shape ``(N, D)``."""
+
+    def predict(self, images: Tensor) -> Tensor:
+        """The hard decision that is scored, int64, shape ``(N,)``."""
+        return self.decide(images)[1]
+
+    def decide(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Scores and hard decisions in one pass: what ``forward`` and ``predict`` return."""
+        scores = self(images)
+        return scores, scores.argmax(dim=1)
+
+    def subset(self, index: Tensor) -> Classifier:
+        """The same model for some samples of the batch at hand.
+
+        Attacks that drop samples call this, so that passes are charged to the samples that spend them.
+
+        Args:
+            index: Mask or indices into the batch.
+        """
+        return self
+
+
+# ------------------------------------------------------------------------------------------------------------------ data
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Labelled images.
+
+    Attributes:
+        images: uint8, shape ``(N, 3, H, W)``.
+        labels: Class indices, int64, shape ``(N,)``.
+        ids: Sample ids, int64, shape ``(N,)``: positions in the source; made-up samples have ids of their own above those.
+    """
+
+    images: Tensor
+    labels: Tensor
+    ids: Tensor
+
+    def __len__(self) -> int:
+        """The number of samples."""
+        return int(self.labels.shape[0])
+
+    def __getitem__(self, index: Tensor) -> Samples:
+        """Some of the samples, by a mask or indices."""
+        return Samples(self.images[index], self.labels[index], self.ids[index])
+
+    def counts(self, num_classes: int) -> Tensor:
+        """Samples per class, int64, shape ``(K,)``."""
+        return torch.bincount(self.labels, minlength=num_classes)
+
+
+def to_float(images: Tensor, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> Tensor:
+    """8-bit images as floats in [0, 1]."""
+    return images.to(device).to(dtype) / 255
+
+
+@dataclass(frozen=True)
+class Source:
+    """A decoded collection of images, before any selection or split.
+
+    Attributes:
+        images: uint8, shape ``(N, 3, H, W)``.
+        labels: int64, shape ``(N,)``.
+        class_names: Names of the classes, in the order of their indices.
+        is_test: Which images the publisher set aside as test images, bool, shape ``(N,)``; all False where there are none.
+        fingerprint: SHA-256 over images, labels, class names and test marks.
+        duplicates: How many images are equal, to the last bit, to an earlier one.
+    """
+
+    images: NDArray[np.uint8]
+    labels: NDArray[np.int64]
+    class_names: tuple[str, ...]
+    is_test: NDArray[np.bool_]
+    fingerprint: str
+    duplicates: int
+
+
+@dataclass(frozen=True)
+class EpsList:
+    """The sizes of change at which a data set is attacked in one norm.
+
+    Attributes:
+        values: All of them, rising.
+        reference: The one that boards rank by and that training-time defenses use.
+    """
+
+    values: tuple[float, ...]
+    reference: float
+
+
+@dataclass(frozen=True)
+class Raw:
+    """What a data set reads from its files: the fields of ``Source`` that are not derived."""
+
+    images: NDArray[np.uint8]
+    labels: NDArray[np.int64]
+    class_names: tuple[str, ...]
+    is_test: NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class Dataset(Component):
+    """A data set with its selection and split.
+
+    Attributes:
+        classes: Names of the classes to keep, in the order of their new indices; empty for all.
+        train_counts: Training images per class, exactly; empty for all that the split gives.
+        train_shares: Training images per class, relative to the class that has most; empty for all. A class never gets
+            fewer than ``train_least``.
+        train_least: Smallest number of training images that ``train_shares`` may leave a class.
+        test_counts: Test images per class, exactly; empty for all that the split gives.
+        train_fraction: Share of the training split that is used, stratified.
+        split: Shares of train, validation and test. Where the source sets test images aside and ``pooled`` is False,
+            those are the test split and the first two shares divide the rest.
+        pooled: Whether to draw all splits from all images, publisher's test images included.
+        split_seed: Seed of the stratified split.
+        gallery: Reference images per class of nearest-neighbour models, drawn from train; fewer where a class has fewer.
+    """
+
+    classes: tuple[str, ...] = ()
+    train_counts: tuple[int, ...] = ()
+    train_shares: tuple[float, ...] = ()
+    train_least: int = 6
+    test_counts: tuple[int, ...] = ()
+    train_fraction: float = 1.0
+    split: tuple[float, float, float] = (0.55, 0.15, 0.30)
+    pooled: bool = False
+    split_seed: int = 0
+    gallery: int = 100
+
+    eps: ClassVar[Mapping[Norm, EpsList]] = {}
+    """The sizes of change per norm."""
+    recipe: ClassVar[Mapping[str, object]] = {}
+    """Fields of ``Recipe`` that suit this data set, ``architecture`` among them; grids may override them."""
+    mirror: ClassVar[bool] = False
+    """Whether a mirrored image keeps its class, so that augmentation may flip it."""
+
+    @abc.abstractmethod
+    def locate(self, data_dir: Path | None) -> tuple[str, Callable[[], Raw]]:
+        """Find the files without reading them.
+
+        Args:
+            data_dir: Where the user says that data lies.
+
+        Returns:
+            A stamp that changes when the files do (names, sizes, times, or a version), and a function that reads them.
+
+        Raises:
+            RequestError: If they are not there: what was looked for where, and what the user can do.
+        """
+
+
+# ------------------------------------------------------------------------------------------------------------- balancers
+
+
+@dataclass(frozen=True)
+class Balancer(Component):
+    """What is done about unequal class counts. Override any of the methods."""
+
+    def refusal(self, counts: Tensor) -> str | None:
+        """Why this cannot be done with these training images per class, or None."""
+        return None
+
+    def resample(self, samples: Samples, dataset: Dataset, seed: int) -> tuple[Samples, tuple[str, ...]]:
+        """The training set to use in place of ``samples``, and notes for the record."""
+        return samples, ()
+
+    def class_weights(self, counts: Tensor) -> Tensor | None:
+        """Weights of the classes in the loss, float, shape ``(K,)``, or None for none."""
+        return None
+
+    def augment(self, images: Tensor, dataset: Dataset, rng: Streams) -> Tensor:
+        """A training batch, float in [0, 1], transformed anew in each epoch."""
+        return images
+
+
+# ------------------------------------------------------------------------------------------- architectures and objectives
+
+
+class Backbone(nn.Module, abc.ABC):
+    """A network from normalised images to features.
+
+    Attributes:
+        out_features: The number of features per image.
+    """
+
+    out_features: int
+
+    @abc.abstractmethod
+    def forward(self, images: Tensor) -> Tensor:
+        """Features, shape ``(N, out_features)``."""
+
+
+@dataclass(frozen=True)
+class Architecture(Component):
+    """A family of backbones."""
+
+    @abc.abstractmethod
+    def build(self, image_shape: tuple[int, int, int]) -> Backbone:
+        """A backbone with random weights for images of shape ``(C, H, W)``; draws from torch's global generator."""
+
+
+@dataclass(frozen=True)
+class Objective(Component):
+    """What a network is trained for, and how its output becomes a decision."""
+
+    @abc.abstractmethod
+    def build(self, backbone: Backbone, num_classes: int, gallery_labels: Tensor) -> Classifier:
+        """An untrained classifier around a backbone.
+
+        Args:
+            backbone: Network from images in [0, 1] to features (normalisation included).
+            num_classes: Number of classes K.
+            gallery_labels: Labels of the reference images, int64, shape ``(G,)``; only nearest neighbours use them.
+        """
+
+    @abc.abstractmethod
+    def batches(self, labels: Tensor, batch_size: int, rng: np.random.Generator) -> Iterator[Tensor]:
+        """One epoch of index batches into the training set."""
+
+    @abc.abstractmethod
+    def loss(
+        self, model: Classifier, images: Tensor, labels: Tensor, weights: Tensor | None, anchor: Tensor | None = None
+    ) -> Tensor:
+        """The training loss, a scalar.
+
+        Args:
+            model: A classifier that ``build`` made.
+            images: Float in [0, 1], shape ``(N, C, H, W)``.
+            labels: int64, shape ``(N,)``.
+            weights: Class weights, shape ``(K,)``, or None.
+            anchor: Unchanged images that stay where they are while ``images`` are attacked; objectives that compare
+                images with each other use them as frozen references.
+        """
+
+    def finish(self, model: Classifier, gallery: Tensor) -> None:
+        """Complete a trained classifier with its reference images, uint8, shape ``(G, C, H, W)``."""
+        return None
+
+
+# -------------------------------------------------------------------------------------------------------------- defenses
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One step of training, as a defense sees it.
+
+    Attributes:
+        images: Float in [0, 1], shape ``(N, C, H, W)``.
+        labels: int64, shape ``(N,)``.
+        rng: Streams of the samples, other ones in every epoch.
+        loss: The loss that is to become small, as a function of images.
+        attack_loss: The loss that an attacker would raise, as a function of images.
+        eps: The data set's reference size of change in Linf.
+    """
+
+    images: Tensor
+    labels: Tensor
+    rng: Streams
+    loss: Callable[[Tensor], Tensor]
+    attack_loss: Callable[[Tensor], Tensor]
+    eps: float
+
+
+@dataclass(frozen=True)
+class Defense(Component):
+    """A change of training, of inference, or of both. Override either method, or both."""
+
+    gradients: ClassVar[str] = "exact"
+    """How gradients pass what ``wrap`` adds: ``exact``, ``straight-through`` or ``expectation``."""
+
+    def training_loss(self, batch: Batch) -> Tensor:
+        """The loss of one step, a scalar to descend on."""
+        return batch.loss(batch.images)
+
+    def wrap(self, model: Classifier) -> Classifier:
+        """The model with the defense in front of it, as it is used and attacked."""
+        return model
+
+
+# --------------------------------------------------------------------------------------------------------------- attacks
+
+
+@dataclass(frozen=True)
+class Attack(Component):
+    """A way to change images. ``perturb`` must keep to the contract that the referee checks."""
+
+    targetable: ClassVar[bool] = False
+    """Whether ``threat.targeted`` is understood."""
+    bounded: ClassVar[bool] = True
+    """Whether the attack takes an eps; otherwise it looks for a small change by itself."""
+    white_box: ClassVar[bool] = False
+    """Whether the attack uses gradients."""
+    global_state: ClassVar[bool] = False
+    """Whether the attack draws from NumPy's or torch's global state, which is then set, saved and restored around it."""
+
+    @abc.abstractmethod
+    def perturb(self, model: Classifier, images: Tensor, labels: Tensor, threat: Threat, rng: Streams) -> Tensor:
+        """Changed images.
+
+        Args:
+            model: The model, in evaluation mode, its weights frozen.
+            images: Float in [0, 1], shape ``(N, C, H, W)``; not to be written to.
+            labels: int64, shape ``(N,)``: the true classes, or the targets where ``threat.targeted``.
+            threat: What is allowed.
+            rng: One stream of random numbers per sample.
+
+        Returns:
+            Images of the same shape and dtype, inside [0, 1] and inside the ball of ``threat`` around ``images``.
+        """
+
+    def refusal(self, threat: Threat, num_classes: int) -> str | None:
+        """Why this attack cannot be run so, or None."""
+        return None
+
+    def passes(self, num_classes: int) -> tuple[int, int]:
+        """Forward and backward passes that one sample costs at the most."""
+        return 0, 0
+
+
+# --------------------------------------------------------------------------------------------------------------- metrics
+
+
+@dataclass(frozen=True)
+class Metric(Component):
+    """A figure, or several, that follow from one cell's outcome alone."""
+
+    @abc.abstractmethod
+    def measure(self, outcome: Outcome) -> Mapping[str, Measure]:
+        """The figures by name; none where they mean nothing for this condition."""

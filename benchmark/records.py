@@ -1,0 +1,245 @@
+"""What a cell leaves behind: its outcome (arrays, one entry per sample) and its record (JSON). Needs no torch."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+from dataclasses import dataclass, fields
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field
+
+SCHEMA = 1
+
+Kind = Literal["clean", "natural", "attack", "chain"]
+
+Ints = NDArray[np.int64]
+Floats = NDArray[np.float64]
+
+
+def dumps(value: object) -> str:
+    """JSON for people and for comparing: sorted keys, indented, a newline at the end; not-a-number is refused."""
+    return json.dumps(value, sort_keys=True, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def digest(value: object) -> str:
+    """A 20-digit hexadecimal address of a value: SHA-256 of its canonical JSON."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:20]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """The arrays of one cell, one entry per test sample, in the order of the samples' ids.
+
+    Attributes:
+        ids: Sample ids, shape ``(N,)``.
+        labels: True classes, shape ``(N,)``.
+        clean: Hard decisions on the unchanged images, shape ``(N,)``.
+        final: Hard decisions after the condition, shape ``(N,)``; a sample that was not attacked keeps its clean one.
+        rounded: As ``final``, on the images rounded to 8 bits, shape ``(N,)``.
+        attempted: Which samples the condition was applied to, bool, shape ``(N,)``.
+        targets: The target class at which ``final`` was reached, -1 where there is none, shape ``(N,)``.
+        draws: Hard decisions after each independent random draw, shape ``(N, D)``; the first column is ``final``.
+            D is 0 for conditions that are not random transforms.
+        every_target: For conditions that try all targets in turn, the decision after each, shape ``(N, K)`` by target,
+            -1 at the true class and where nothing was tried; otherwise shape ``(N, 0)``.
+        linf, l2, l1, l0: Norms of the whole change, float64, shape ``(N,)``.
+        forwards, backwards: Passes spent, float64, shape ``(N,)``; fractions where an attack's calls could not be told
+            apart by sample.
+    """
+
+    ids: Ints
+    labels: Ints
+    clean: Ints
+    final: Ints
+    rounded: Ints
+    attempted: NDArray[np.bool_]
+    targets: Ints
+    draws: Ints
+    every_target: Ints
+    linf: Floats
+    l2: Floats
+    l1: Floats
+    l0: Floats
+    forwards: Floats
+    backwards: Floats
+    num_classes: int
+    kind: Kind
+
+    def __len__(self) -> int:
+        """The number of samples."""
+        return len(self.ids)
+
+    @property
+    def robust(self) -> NDArray[np.bool_]:
+        """Right on the unchanged image and right, or not brought to a target, after the condition; shape ``(N,)``.
+
+        For natural perturbations, which have no adversary, right after the condition alone.
+        """
+        if self.kind == "natural":
+            return self.final == self.labels
+        return (self.clean == self.labels) & (self.final == self.labels)
+
+    def to_bytes(self) -> bytes:
+        """The outcome as an uncompressed npz, the same bytes for the same arrays."""
+        buffer = io.BytesIO()
+        arrays: dict[str, Any] = {field.name: np.asarray(getattr(self, field.name)) for field in fields(self)}
+        np.savez(buffer, **arrays)
+        return buffer.getvalue()
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> Outcome:
+        """The outcome that ``to_bytes`` wrote."""
+        with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
+            values: dict[str, Any] = {field.name: arrays[field.name] for field in fields(cls)}
+        values["num_classes"] = int(values["num_classes"])
+        values["kind"] = str(values["kind"])
+        return cls(**values)
+
+
+class Measure(NamedTuple):
+    """A figure with what it rests on.
+
+    Attributes:
+        value: The figure, unrounded.
+        low: Lower end of its 95 % interval, or None where none is defined.
+        high: Upper end.
+        n: Number of samples.
+    """
+
+    value: float
+    low: float | None = None
+    high: float | None = None
+    n: int = 0
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class StageSpec(_Model):
+    """One attack of a condition."""
+
+    name: str
+    label: str
+    version: int
+    source: str | None = None
+    parameters: dict[str, Any]
+    norm: str
+    eps: float | None
+    white_box: bool
+    bounded: bool
+    global_state: bool
+
+
+class ConditionSpec(_Model):
+    """A column of a board."""
+
+    label: str
+    kind: Kind
+    stages: tuple[StageSpec, ...] = ()
+    target: str | None = None
+    draws: int = 0
+    sample: int | None = None
+
+
+class PartSpec(_Model):
+    """A component of a model or data set, as it was chosen."""
+
+    name: str
+    label: str
+    version: int
+    source: str | None = None
+    parameters: dict[str, Any]
+
+
+class DatasetSpec(_Model):
+    """A data set as it was used."""
+
+    name: str
+    label: str
+    version: int
+    source: str | None = None
+    parameters: dict[str, Any]
+    fingerprint: str
+    class_names: tuple[str, ...]
+    counts: dict[str, tuple[int, ...]] = Field(description="images per class in train, validation, test, gallery")
+    duplicates: int
+    crossing: int = Field(description="test images that are equal to a training image")
+    eps: dict[str, tuple[float, ...]]
+    reference: dict[str, float]
+
+
+class ModelSpec(_Model):
+    """A row of a board: how a model was trained."""
+
+    label: str
+    architecture: PartSpec
+    objective: PartSpec
+    balancer: PartSpec
+    defenses: tuple[PartSpec, ...]
+    recipe: dict[str, Any]
+    start: str | None = Field(default=None, description="label of the model it was warm-started from")
+
+
+class CellSpec(_Model):
+    """Everything that can change a cell's result."""
+
+    dataset: DatasetSpec
+    model: ModelSpec
+    model_key: str
+    condition: ConditionSpec
+    seed: int
+    precision: str
+    device: str
+    protocol: int
+
+
+class Costs(_Model):
+    """Passes that this cell alone spent, summed over samples."""
+
+    forwards: float = 0.0
+    backwards: float = 0.0
+
+
+class Record(_Model):
+    """A cell's metrics, costs and provenance."""
+
+    schema_version: int = SCHEMA
+    key: str
+    status: Literal["done", "failed", "unsupported"]
+    reason: str | None = Field(default=None, description="the error, or why the condition is not supported")
+    spec: CellSpec
+    metrics: dict[str, Measure] = {}
+    metrics_digest: str = ""
+    confusion: tuple[tuple[int, ...], ...] = Field(default=(), description="counts, true class by decision")
+    costs: Costs = Costs()
+    flags: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    outcome_sha256: str | None = None
+    provenance: dict[str, Any] = {}
+    timings: dict[str, Any] = {}
+
+    def to_json(self) -> str:
+        """The record as indented JSON with sorted keys, ending in a newline."""
+        return dumps(self.model_dump(mode="json"))
+
+    @classmethod
+    def from_json(cls, text: str) -> Record:
+        """Read a record, migrating older schemas.
+
+        Raises:
+            ValueError: If it is not a record, or from a newer robbench.
+        """
+        return cls.model_validate(_migrate(json.loads(text)))
+
+
+def _migrate(data: dict[str, Any]) -> dict[str, Any]:
+    schema = data.get("schema_version")
+    if not isinstance(schema, int) or schema > SCHEMA:
+        raise ValueError(f"record schema {schema!r} is not known to this robbench (it knows up to {SCHEMA})")
+    return data

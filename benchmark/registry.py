@@ -1,0 +1,275 @@
+"""Which components there are. Decorators mark classes; a ``Registry`` finds the marked ones when it is asked.
+
+Built-in components are found by scanning the package of their kind, so that adding one means adding a file. Those of a
+plugin are found in its file or package. Nothing is filled in by importing, and there is no registry but those made by
+``Registry(...)``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import importlib.metadata
+import importlib.util
+import inspect
+import pkgutil
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import MappingProxyType, ModuleType
+from typing import Any, Literal, TypeVar, get_args
+
+from robbench.component import Component
+from robbench.errors import RequestError, did_you_mean
+from robbench.threat import NORMS, Norm
+
+Kind = Literal["dataset", "balancer", "architecture", "objective", "defense", "attack", "metric"]
+KINDS: tuple[Kind, ...] = get_args(Kind)
+ENTRY_POINTS = "robbench.plugins"
+
+_PACKAGES: Mapping[Kind, str] = {
+    "dataset": "robbench.datasets",
+    "balancer": "robbench.balancing",
+    "architecture": "robbench.models",
+    "objective": "robbench.models",
+    "defense": "robbench.defenses",
+    "attack": "robbench.attacks",
+    "metric": "robbench.metrics",
+}
+_MARK = "__robbench__"
+
+C = TypeVar("C", bound=type[Component])
+
+
+@dataclass(frozen=True)
+class Mark:
+    """What a decorator notes on a class.
+
+    Attributes:
+        kind: Kind of the component.
+        name: Name it is asked for by.
+        preset: Hyperparameters that this name sets.
+        norms: For attacks, the norms it works in.
+    """
+
+    kind: Kind
+    name: str
+    preset: Mapping[str, object]
+    norms: tuple[Norm, ...] = ()
+
+
+def _register(mark: Mark) -> Callable[[C], C]:
+    if not mark.name or any(character in mark.name for character in "[]@+>=,| \t\n"):
+        raise RequestError(f'"{mark.name}" cannot be the name of a component: names hold none of []@+>=,| and no space')
+
+    def decorate(cls: C) -> C:
+        setattr(cls, _MARK, (*cls.__dict__.get(_MARK, ()), mark))
+        return cls
+
+    return decorate
+
+
+def register_dataset(name: str, **preset: object) -> Callable[[C], C]:
+    """Register a data set under a name, with some options preset; may be repeated with other names."""
+    return _register(Mark("dataset", name, preset))
+
+
+def register_balancer(name: str, **preset: object) -> Callable[[C], C]:
+    """Register a balancer."""
+    return _register(Mark("balancer", name, preset))
+
+
+def register_architecture(name: str, **preset: object) -> Callable[[C], C]:
+    """Register an architecture."""
+    return _register(Mark("architecture", name, preset))
+
+
+def register_objective(name: str, **preset: object) -> Callable[[C], C]:
+    """Register an objective."""
+    return _register(Mark("objective", name, preset))
+
+
+def register_defense(name: str, **preset: object) -> Callable[[C], C]:
+    """Register a defense."""
+    return _register(Mark("defense", name, preset))
+
+
+def register_attack(name: str, *, norms: Sequence[Norm], **preset: object) -> Callable[[C], C]:
+    """Register an attack for some norms; the first is the one meant where none is named.
+
+    Raises:
+        RequestError: If a norm is unknown or none is given.
+    """
+    for norm in norms:
+        if norm not in NORMS:
+            raise RequestError(f'attack "{name}": unknown norm "{norm}"; {did_you_mean(norm, NORMS)}')
+    if not norms:
+        raise RequestError(f'attack "{name}" names no norm; known: {", ".join(NORMS)}')
+    return _register(Mark("attack", name, preset, tuple(norms)))
+
+
+def register_metric(name: str, **preset: object) -> Callable[[C], C]:
+    """Register a metric."""
+    return _register(Mark("metric", name, preset))
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A registered component.
+
+    Attributes:
+        mark: What its decorator noted.
+        cls: Its class.
+        file: Where it is defined.
+        source: Hash of its source where it comes from outside the package, otherwise None.
+        plugin: Name and version of the plugin that it comes from, otherwise None.
+    """
+
+    mark: Mark
+    cls: type[Component]
+    file: str
+    source: str | None
+    plugin: str | None
+
+    @property
+    def summary(self) -> str:
+        """The first line of its docstring."""
+        return (inspect.getdoc(self.cls) or "").split("\n")[0]
+
+
+@dataclass(frozen=True)
+class Plugin:
+    """A module in which to look for components, and the hash of its source."""
+
+    label: str
+    module: ModuleType
+    source: str
+
+
+@dataclass(frozen=True)
+class Registry:
+    """The built-in components and those of some plugins.
+
+    Args:
+        files: Plugin files, loaded by path.
+        installed: Whether to load plugins that installed packages announce as entry points.
+    """
+
+    files: tuple[Path, ...] = ()
+    installed: bool = True
+    _found: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
+
+    def plugins(self) -> tuple[Plugin, ...]:
+        """The plugins, loaded once.
+
+        Raises:
+            RequestError: If one cannot be loaded.
+        """
+        if "plugins" not in self._found:
+            installed = _installed_plugins() if self.installed else []
+            self._found["plugins"] = (*installed, *(_file_plugin(path) for path in dict.fromkeys(self.files)))
+        found: tuple[Plugin, ...] = self._found["plugins"]
+        return found
+
+    def entries(self, kind: Kind) -> Mapping[str, Entry]:
+        """The components of a kind by name.
+
+        Raises:
+            RequestError: If two have one name, naming both files.
+        """
+        if kind not in self._found:
+            found: dict[str, Entry] = {}
+            for entry in self._scan(kind):
+                other = found.get(entry.mark.name)
+                if other is not None and other.cls is not entry.cls:
+                    raise RequestError(
+                        f'two components of kind {kind} are named "{entry.mark.name}": {other.file} and {entry.file}; '
+                        "rename one of them"
+                    )
+                found[entry.mark.name] = entry
+            self._found[kind] = MappingProxyType(dict(sorted(found.items())))
+        entries: Mapping[str, Entry] = self._found[kind]
+        return entries
+
+    def entry(self, kind: Kind, name: str, where: str = "") -> Entry:
+        """One component.
+
+        Raises:
+            RequestError: If there is none of that name, with the nearest that there is.
+        """
+        entries = self.entries(kind)
+        if name not in entries:
+            raise RequestError(f'there is no {kind} "{name}"; {did_you_mean(name, entries)}', where)
+        return entries[name]
+
+    def _scan(self, kind: Kind) -> Iterator[Entry]:
+        package = importlib.import_module(_PACKAGES[kind])
+        for info in pkgutil.iter_modules(package.__path__, f"{package.__name__}."):
+            module = importlib.import_module(info.name)
+            yield from _marked(module, kind, lambda cls, name=info.name: cls.__module__ == name, None, None)
+        for plugin in self.plugins():
+            yield from _marked(
+                plugin.module, kind, lambda cls: not cls.__module__.startswith("robbench."), plugin.source, plugin.label
+            )
+
+
+def _marked(
+    module: ModuleType, kind: Kind, wanted: Callable[[type], bool], source: str | None, plugin: str | None
+) -> Iterator[Entry]:
+    for value in vars(module).values():
+        if isinstance(value, type) and issubclass(value, Component) and wanted(value):
+            for mark in value.__dict__.get(_MARK, ()):
+                if mark.kind == kind:
+                    yield Entry(mark, value, inspect.getfile(value), source, plugin)
+
+
+def _digest(files: Sequence[Path]) -> str:
+    digest = hashlib.sha256()
+    for path in files:
+        digest.update(path.name.encode() + b"\0" + path.read_bytes() + b"\0")
+    return digest.hexdigest()[:20]
+
+
+def _file_plugin(path: Path) -> Plugin:
+    path = path.resolve()
+    if not path.is_file():
+        raise RequestError(f"plugin {path} is not a file")
+    source = _digest([path])
+    name = f"robbench_plugin_{hashlib.sha256(str(path).encode()).hexdigest()[:12]}_{source}"
+    module = sys.modules.get(name)
+    if module is None:
+        spec = importlib.util.spec_from_file_location(name, path)
+        if spec is None or spec.loader is None:
+            raise RequestError(f"plugin {path} is not a Python file (its name must end in .py)")
+        module = importlib.util.module_from_spec(spec)
+        sys.modules[name] = module
+        try:
+            spec.loader.exec_module(module)
+        except Exception as error:
+            del sys.modules[name]
+            raise RequestError(f"plugin {path} cannot be loaded: {type(error).__name__}: {error}") from error
+    return Plugin(f"{path.name} {source}", module, source)
+
+
+def _installed_plugins() -> list[Plugin]:
+    plugins = []
+    for point in sorted(importlib.metadata.entry_points(group=ENTRY_POINTS), key=lambda point: point.name):
+        try:
+            module = importlib.import_module(point.module)
+        except Exception as error:
+            raise RequestError(
+                f'installed plugin "{point.name}" ({point.value}) cannot be loaded: {type(error).__name__}: {error}; '
+                "mend or uninstall it"
+            ) from error
+        version = point.dist.version if point.dist else "?"
+        plugins.append(Plugin(f"{point.name} {version}", module, _digest(_package_files(module))))
+    return plugins
+
+
+def _package_files(module: ModuleType) -> list[Path]:
+    top = sys.modules[module.__name__.partition(".")[0]]
+    if top.__file__ is None:
+        return [Path(inspect.getfile(module))]
+    path = Path(top.__file__)
+    return sorted(path.parent.rglob("*.py")) if path.name == "__init__.py" else [path]

@@ -1,0 +1,54 @@
+"""Threat models: what an attacker may do to an image whose pixels lie in [0, 1]."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+Norm = Literal["linf", "l2", "l1", "l0", "none"]
+NORMS: tuple[Norm, ...] = get_args(Norm)
+
+
+@dataclass(frozen=True)
+class Threat:
+    """The attacker's limits.
+
+    Attributes:
+        norm: Norm of the change, taken over all values of an image (``l0`` counts changed values); ``none`` for
+            natural perturbations, which are limited by their own parameters instead.
+        eps: Largest norm allowed, in units of a [0, 1] pixel. None where the change is not limited, as for natural
+            perturbations and for attacks that look for the smallest change.
+        targeted: Whether the labels given to the attack are targets to reach rather than classes to leave.
+    """
+
+    norm: Norm
+    eps: float | None = None
+    targeted: bool = False
+
+    def __post_init__(self) -> None:
+        """Refuse limits that mean nothing.
+
+        Raises:
+            ValueError: If the norm is unknown, or ``eps`` is negative, not finite, or given without a norm.
+        """
+        if self.norm not in NORMS:
+            raise ValueError(f"unknown norm {self.norm!r}; known: {', '.join(NORMS)}")
+        if self.norm == "none" and self.eps is not None:
+            raise ValueError("a natural perturbation has no eps")
+        if self.eps is not None and not (math.isfinite(self.eps) and self.eps >= 0):
+            raise ValueError(f"eps must be finite and not negative, not {self.eps}")
+
+    @property
+    def radius(self) -> float:
+        """The limit as a number: ``eps``, or infinity where there is none."""
+        return math.inf if self.eps is None else self.eps
+
+
+def format_eps(eps: float) -> str:
+    """``0.1`` as ``0.1``, and ``0.03137…`` as ``8/255``: the shorter of the two usual ways to write it."""
+    short = f"{eps:.4g}"
+    if float(short) == eps:
+        return short
+    levels = eps * 255
+    return f"{levels:.0f}/255" if abs(levels - round(levels)) < 1e-9 else f"{eps!r}"

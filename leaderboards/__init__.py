@@ -1,0 +1,1 @@
+"""Boards: from records and outcomes to tables."""
