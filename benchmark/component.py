@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import functools
 import typing
+from collections.abc import Hashable
 from dataclasses import MISSING, dataclass, fields
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
@@ -17,8 +18,8 @@ class Component:
     """A named thing of the benchmark.
 
     Fields are checked against their annotations when a component is made; ``Annotated[int, Field(ge=1)]`` with
-    ``pydantic.Field`` adds bounds. Together with ``version``, which is raised when a component's results change, they are
-    its cache identity.
+    ``pydantic.Field`` adds bounds. Together with ``version``, which is raised when a component's results change, they
+    are its cache identity.
     """
 
     version: ClassVar[int] = 1
@@ -71,14 +72,18 @@ class Component:
         """The hyperparameters by name."""
         return {name: getattr(self, name) for name in self.field_names()}
 
-    def changed(self) -> dict[str, Any]:
-        """The hyperparameters that differ from their defaults."""
-        defaults = {field.name: field.default for field in fields(self)}
-        return {name: value for name, value in self.parameters().items() if value != defaults[name]}
+    def changed(self, preset: typing.Mapping[str, object]) -> dict[str, Any]:
+        """The hyperparameters that differ from their defaults, or from a preset where it has them."""
+        usual = {field.name: field.default for field in fields(self)} | {k: _tuples(v) for k, v in preset.items()}
+        return {name: value for name, value in self.parameters().items() if value != usual[name]}
+
+
+def _adapters(cls: type[Component]) -> dict[str, TypeAdapter[Any]]:
+    return _cached_adapters(cast(Hashable, cls))
 
 
 @functools.cache
-def _adapters(cls: type[Component]) -> dict[str, TypeAdapter[Any]]:
+def _cached_adapters(cls: type[Component]) -> dict[str, TypeAdapter[Any]]:
     hints = typing.get_type_hints(cls, include_extras=True)
     config = ConfigDict(arbitrary_types_allowed=True, allow_inf_nan=False)
     return {field.name: TypeAdapter(hints[field.name], config=config) for field in fields(cls)}

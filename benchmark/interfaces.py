@@ -6,7 +6,7 @@ import abc
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -18,11 +18,7 @@ from robbench.records import Measure, Outcome
 from robbench.rng import Streams
 from robbench.threat import Norm, Threat
 
-if TYPE_CHECKING:
-    from typing import Self
-
-
-# ---------------------------------------------------------------------------------------------------------------- models
+# --- models
 
 
 class Classifier(nn.Module, abc.ABC):
@@ -58,7 +54,7 @@ class Classifier(nn.Module, abc.ABC):
         return self
 
 
-# ------------------------------------------------------------------------------------------------------------------ data
+# --- data
 
 
 @dataclass(frozen=True)
@@ -68,7 +64,8 @@ class Samples:
     Attributes:
         images: uint8, shape ``(N, 3, H, W)``.
         labels: Class indices, int64, shape ``(N,)``.
-        ids: Sample ids, int64, shape ``(N,)``: positions in the source; made-up samples have ids of their own above those.
+        ids: Sample ids, int64, shape ``(N,)``: positions in the source; made-up samples have
+            ids of their own above those.
     """
 
     images: Tensor
@@ -101,7 +98,7 @@ class Source:
         images: uint8, shape ``(N, 3, H, W)``.
         labels: int64, shape ``(N,)``.
         class_names: Names of the classes, in the order of their indices.
-        is_test: Which images the publisher set aside as test images, bool, shape ``(N,)``; all False where there are none.
+        is_test: Which images the publisher set aside as test images, bool, shape ``(N,)``; all False where none.
         fingerprint: SHA-256 over images, labels, class names and test marks.
         duplicates: How many images are equal, to the last bit, to an earlier one.
     """
@@ -153,7 +150,8 @@ class Dataset(Component):
             those are the test split and the first two shares divide the rest.
         pooled: Whether to draw all splits from all images, publisher's test images included.
         split_seed: Seed of the stratified split.
-        gallery: Reference images per class of nearest-neighbour models, drawn from train; fewer where a class has fewer.
+        gallery: Reference images per class of nearest-neighbour models, drawn from train; fewer where the rarest class
+            has fewer.
     """
 
     classes: tuple[str, ...] = ()
@@ -189,7 +187,7 @@ class Dataset(Component):
         """
 
 
-# ------------------------------------------------------------------------------------------------------------- balancers
+# --- balancers
 
 
 @dataclass(frozen=True)
@@ -213,7 +211,7 @@ class Balancer(Component):
         return images
 
 
-# ------------------------------------------------------------------------------------------- architectures and objectives
+# --- architectures and objectives
 
 
 class Backbone(nn.Module, abc.ABC):
@@ -274,10 +272,9 @@ class Objective(Component):
 
     def finish(self, model: Classifier, gallery: Tensor) -> None:
         """Complete a trained classifier with its reference images, uint8, shape ``(G, C, H, W)``."""
-        return None
 
 
-# -------------------------------------------------------------------------------------------------------------- defenses
+# --- defenses
 
 
 @dataclass(frozen=True)
@@ -317,7 +314,7 @@ class Defense(Component):
         return model
 
 
-# --------------------------------------------------------------------------------------------------------------- attacks
+# --- attacks
 
 
 @dataclass(frozen=True)
@@ -331,7 +328,7 @@ class Attack(Component):
     white_box: ClassVar[bool] = False
     """Whether the attack uses gradients."""
     global_state: ClassVar[bool] = False
-    """Whether the attack draws from NumPy's or torch's global state, which is then set, saved and restored around it."""
+    """Whether the attack draws from global random state, which it then sets, saves and restores."""
 
     @abc.abstractmethod
     def perturb(self, model: Classifier, images: Tensor, labels: Tensor, threat: Threat, rng: Streams) -> Tensor:
@@ -357,7 +354,7 @@ class Attack(Component):
         return 0, 0
 
 
-# --------------------------------------------------------------------------------------------------------------- metrics
+# --- metrics
 
 
 @dataclass(frozen=True)

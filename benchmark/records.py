@@ -80,9 +80,8 @@ class Outcome:
 
         For natural perturbations, which have no adversary, right after the condition alone.
         """
-        if self.kind == "natural":
-            return self.final == self.labels
-        return (self.clean == self.labels) & (self.final == self.labels)
+        right: NDArray[np.bool_] = np.equal(self.final, self.labels)
+        return right if self.kind == "natural" else right & np.equal(self.clean, self.labels)
 
     def to_bytes(self) -> bytes:
         """The outcome as an uncompressed npz, the same bytes for the same arrays."""
@@ -121,14 +120,19 @@ class _Model(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class StageSpec(_Model):
-    """One attack of a condition."""
+class PartSpec(_Model):
+    """A component as it was chosen."""
 
     name: str
     label: str
     version: int
     source: str | None = None
     parameters: dict[str, Any]
+
+
+class StageSpec(PartSpec):
+    """One attack of a condition."""
+
     norm: str
     eps: float | None
     white_box: bool
@@ -147,24 +151,9 @@ class ConditionSpec(_Model):
     sample: int | None = None
 
 
-class PartSpec(_Model):
-    """A component of a model or data set, as it was chosen."""
-
-    name: str
-    label: str
-    version: int
-    source: str | None = None
-    parameters: dict[str, Any]
-
-
-class DatasetSpec(_Model):
+class DatasetSpec(PartSpec):
     """A data set as it was used."""
 
-    name: str
-    label: str
-    version: int
-    source: str | None = None
-    parameters: dict[str, Any]
     fingerprint: str
     class_names: tuple[str, ...]
     counts: dict[str, tuple[int, ...]] = Field(description="images per class in train, validation, test, gallery")

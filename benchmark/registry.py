@@ -207,21 +207,21 @@ class Registry:
         package = importlib.import_module(_PACKAGES[kind])
         for info in pkgutil.iter_modules(package.__path__, f"{package.__name__}."):
             module = importlib.import_module(info.name)
-            yield from _marked(module, kind, lambda cls, name=info.name: cls.__module__ == name, None, None)
+            yield from _marked(module, kind, None)
         for plugin in self.plugins():
-            yield from _marked(
-                plugin.module, kind, lambda cls: not cls.__module__.startswith("robbench."), plugin.source, plugin.label
-            )
+            yield from _marked(plugin.module, kind, plugin)
 
 
-def _marked(
-    module: ModuleType, kind: Kind, wanted: Callable[[type], bool], source: str | None, plugin: str | None
-) -> Iterator[Entry]:
+def _marked(module: ModuleType, kind: Kind, plugin: Plugin | None) -> Iterator[Entry]:
+    source, label = (plugin.source, plugin.label) if plugin else (None, None)
     for value in vars(module).values():
-        if isinstance(value, type) and issubclass(value, Component) and wanted(value):
+        if not (isinstance(value, type) and issubclass(value, Component)):
+            continue
+        defined_here = value.__module__ == module.__name__
+        if defined_here or (plugin and not value.__module__.startswith("robbench.")):
             for mark in value.__dict__.get(_MARK, ()):
                 if mark.kind == kind:
-                    yield Entry(mark, value, inspect.getfile(value), source, plugin)
+                    yield Entry(mark, value, inspect.getfile(value), source, label)
 
 
 def _digest(files: Sequence[Path]) -> str:

@@ -42,8 +42,8 @@ def _mix(values: Tensor) -> Tensor:
 class Streams:
     """One independent stream of random numbers per sample of a batch.
 
-    Streams have no state: the same call gives the same numbers, and what is to differ carries another ``draw``. Indexing
-    selects samples, so that a batch that shrinks keeps each sample's numbers.
+    Streams have no state: the same call gives the same numbers, and what is to differ carries another ``draw``.
+    Indexing selects samples, so that a batch that shrinks keeps each sample's numbers.
 
     Attributes:
         keys: One key per sample, int64, shape ``(N,)``, on the device where numbers are wanted.

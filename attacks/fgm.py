@@ -1,0 +1,41 @@
+"""The fast gradient method: one step along the gradient, as long as the ball allows."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import Tensor
+
+from robbench.attacks.gradients import cross_entropy_gain, score_gradient, steepest_step
+from robbench.attacks.projections import project
+from robbench.interfaces import Attack, Classifier
+from robbench.registry import register_attack
+from robbench.rng import Streams
+from robbench.threat import Threat
+
+
+@register_attack("fgsm", norms=("linf",))
+@register_attack("fgm", norms=("linf", "l2", "l1"))
+@dataclass(frozen=True)
+class FGM(Attack):
+    """Fast gradient (sign) method: one step of size eps (Goodfellow et al., "Explaining and harnessing", 2015).
+
+    In Linf the step is ``eps * sign(gradient)``, in L2 along the normalized gradient, in L1 on the values with the
+    largest gradients. On a linear model with two classes it is the strongest attack there is in Linf and L1, and in L2
+    as long as no value leaves [0, 1].
+    Costs one forward and one backward pass.
+    """
+
+    targetable: ClassVar[bool] = True
+    white_box: ClassVar[bool] = True
+
+    def perturb(self, model: Classifier, images: Tensor, labels: Tensor, threat: Threat, rng: Streams) -> Tensor:
+        """Images one step away, clipped to [0, 1]."""
+        gradient, _, _ = score_gradient(model, images, cross_entropy_gain(labels, threat.targeted))
+        step = steepest_step(images, gradient, threat.norm, threat.radius)
+        return project(images, step, threat.norm, threat.radius)
+
+    def passes(self, num_classes: int) -> tuple[int, int]:
+        """One forward and one backward pass."""
+        return 1, 1

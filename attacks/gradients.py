@@ -1,0 +1,90 @@
+"""Gradients with respect to images, and the steps that follow them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from robbench.attacks.projections import l2_direction
+from robbench.interfaces import Classifier
+from robbench.threat import Norm
+
+
+def input_gradient(function: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
+    """Gradient of a scalar function of images; zero where it does not depend on them.
+
+    Works where gradients are switched off outside, and leaves no gradient in any weight.
+    """
+    with torch.enable_grad():
+        images = images.detach().requires_grad_()
+        value = function(images)
+    if not value.requires_grad:
+        return torch.zeros_like(images)
+    return torch.autograd.grad(value, images, allow_unused=True, materialize_grads=True)[0]
+
+
+def score_gradient(
+    model: Classifier, images: Tensor, objective: Callable[[Tensor], Tensor]
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradient of an objective of the scores, with what the same pass tells.
+
+    Args:
+        model: The model; one forward and one backward pass.
+        images: Shape ``(N, C, H, W)``.
+        objective: From scores ``(N, K)`` to one value per sample ``(N,)``. The gradient is that of their sum, so that
+            no sample's depends on the size of the batch.
+
+    Returns:
+        The gradient, of the images' shape; the values ``(N,)``; the hard decisions ``(N,)``.
+    """
+    seen: list[Tensor] = []
+
+    def total(images: Tensor) -> Tensor:
+        scores, decisions = model.decide(images)
+        values = objective(scores)
+        seen.extend((values.detach(), decisions))
+        return values.sum()
+
+    gradient = input_gradient(total, images)
+    values, decisions = seen
+    return gradient, values, decisions
+
+
+def cross_entropy_gain(labels: Tensor, targeted: bool) -> Callable[[Tensor], Tensor]:
+    """What an attacker raises: the cross-entropy of the true class, or minus that of the target."""
+    sign = -1.0 if targeted else 1.0
+    return lambda scores: sign * functional.cross_entropy(scores, labels, reduction="none")
+
+
+def succeeded(decisions: Tensor, labels: Tensor, targeted: bool) -> Tensor:
+    """Which hard decisions are as the attacker wants them, bool, shape ``(N,)``."""
+    return decisions == labels if targeted else decisions != labels
+
+
+def steepest_step(images: Tensor, gradient: Tensor, norm: Norm, size: float) -> Tensor:
+    """The change of norm ``size`` that a linear function with this gradient rises most along; zero where it is zero.
+
+    In L1 that is one value, the one with the largest gradient, as long as the box has room for it; what does not fit
+    goes to the next largest, which is the exact maximum over the intersection of ball and box.
+
+    Args:
+        images: Where the step starts, floats in [0, 1], shape ``(N, ...)``.
+        gradient: Same shape.
+        norm: ``linf``, ``l2`` or ``l1``.
+        size: Norm of the step.
+    """
+    if norm == "linf":
+        return size * gradient.sign()
+    if norm == "l2":
+        return size * l2_direction(gradient)
+    if norm == "l1":
+        room = torch.where(gradient > 0, 1 - images, images).where(gradient != 0, 0).flatten(1)
+        order = gradient.flatten(1).abs().argsort(dim=1, descending=True, stable=True)
+        ordered = room.gather(1, order)
+        spent = ordered.cumsum(dim=1) - ordered
+        taken = torch.minimum((size - spent).clamp(min=0), ordered)
+        return gradient.sign() * torch.zeros_like(room).scatter(1, order, taken).reshape(gradient.shape)
+    raise ValueError(f"no steepest step in {norm}")

@@ -1,0 +1,25 @@
+"""What natural perturbations have in common: they look at nothing but the image."""
+
+from __future__ import annotations
+
+import abc
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from robbench.interfaces import Attack, Classifier
+from robbench.rng import Streams
+from robbench.threat import Threat
+
+
+@dataclass(frozen=True)
+class RandomTransform(Attack):
+    """A random change of images that no adversary chooses."""
+
+    @abc.abstractmethod
+    def apply(self, images: Tensor, rng: Streams) -> Tensor:
+        """Transformed images, floats in [0, 1] of the same shape ``(N, C, H, W)``, one draw per sample."""
+
+    def perturb(self, model: Classifier, images: Tensor, labels: Tensor, threat: Threat, rng: Streams) -> Tensor:
+        """Transformed images, whatever the model and the labels."""
+        return self.apply(images, rng)

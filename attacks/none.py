@@ -1,0 +1,22 @@
+"""No attack: the control that every attack has to beat."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from robbench.interfaces import Attack, Classifier
+from robbench.registry import register_attack
+from robbench.rng import Streams
+from robbench.threat import Threat
+
+
+@register_attack("none", norms=("none",))
+@dataclass(frozen=True)
+class NoAttack(Attack):
+    """Leave images as they are; costs nothing."""
+
+    def perturb(self, model: Classifier, images: Tensor, labels: Tensor, threat: Threat, rng: Streams) -> Tensor:
+        """A copy of the images."""
+        return images.clone()

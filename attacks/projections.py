@@ -1,0 +1,99 @@
+"""Balls around images: projecting a change onto them, and drawing starts uniformly inside them."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from robbench.rng import Draw, Streams
+from robbench.threat import Norm
+
+
+def per_sample(values: Tensor, like: Tensor) -> Tensor:
+    """One value per sample, shape ``(N,)``, made to broadcast against images ``(N, ...)``."""
+    return values.reshape(-1, *(1,) * (like.ndim - 1))
+
+
+def add(images: Tensor, change: Tensor) -> Tensor:
+    """``images + change`` within [0, 1], rounded so that no value moves further than ``change`` says.
+
+    Neither rounding towards the images nor clipping to a box that holds them makes any value of the change larger, so
+    what lay inside a ball of any norm still does, exactly; a zero change gives the images to the last bit.
+
+    Args:
+        images: Floats in [0, 1], shape ``(N, ...)``.
+        change: Same shape.
+    """
+    moved = (images + change).clamp(0, 1)
+    overshot = (moved.double() - images.double()).abs() > change.double().abs()
+    return torch.where(overshot, torch.nextafter(moved, images), moved)
+
+
+def project(images: Tensor, change: Tensor, norm: Norm, eps: float) -> Tensor:
+    """Images moved by a change that is first projected onto the ball of radius ``eps``, then clipped to [0, 1].
+
+    In Linf this is the projection onto the intersection of ball and box. In L2 and L1 it is a point of the
+    intersection, though not always the nearest.
+
+    Args:
+        images: Centers of the balls, floats in [0, 1], shape ``(N, ...)``.
+        change: Same shape.
+        norm: ``linf``, ``l2`` or ``l1``.
+        eps: Radius.
+    """
+    if norm == "linf":
+        return add(images, change.clamp(-eps, eps))
+    if norm == "l2":
+        sizes = torch.linalg.vector_norm(change.flatten(1), dim=1, dtype=torch.float64)
+        shrink = torch.where(sizes > eps, eps / sizes, 1.0).to(change.dtype)
+        return add(images, change * per_sample(shrink, change))
+    if norm == "l1":
+        return add(images, _project_l1(change.flatten(1), eps).reshape(change.shape))
+    raise ValueError(f"no projection onto a ball in {norm}")
+
+
+def _project_l1(change: Tensor, eps: float) -> Tensor:
+    """Euclidean projection of rows onto the L1 ball (Duchi et al., ICML 2008, figure 1)."""
+    if eps == 0:
+        return torch.zeros_like(change)
+    sizes = change.double().abs()
+    ordered = sizes.sort(dim=1, descending=True).values
+    excess = ordered.cumsum(dim=1) - eps
+    ranks = torch.arange(1, ordered.shape[1] + 1, device=change.device)
+    support = (ordered * ranks > excess).sum(dim=1, keepdim=True)
+    threshold = (excess.gather(1, support - 1) / support).clamp(min=0)
+    return change.sign() * (sizes - threshold).clamp(min=0).to(change.dtype)
+
+
+def uniform_in_ball(rng: Streams, draw: Draw, like: Tensor, norm: Norm, eps: float) -> Tensor:
+    """Changes drawn uniformly from the ball of radius ``eps``.
+
+    Args:
+        rng: One stream per sample.
+        draw: Names the draw.
+        like: Images whose shape ``(N, ...)`` and dtype the changes take.
+        norm: ``linf``, ``l2`` or ``l1``.
+        eps: Radius.
+    """
+    shape, count = tuple(like.shape[1:]), like[0].numel() if len(like) else 1
+    names = draw if isinstance(draw, tuple) else (draw,)
+    if norm == "linf":
+        return rng.uniform(draw, shape, -eps, eps, dtype=like.dtype)
+    if norm == "l2":
+        direction = l2_direction(rng.normal((*names, "direction"), shape, dtype=like.dtype))
+        radius = rng.uniform((*names, "radius"), (), dtype=torch.float64) ** (1 / count)
+        return direction * per_sample(eps * radius, like).to(like.dtype)
+    if norm == "l1":
+        # Spacings of a Poisson process, one more than there are values, are uniform in the simplex once they sum to 1.
+        spacings = -torch.log1p(-rng.uniform((*names, "spacings"), (count + 1,), dtype=torch.float64))
+        sizes = (eps * spacings / spacings.sum(dim=1, keepdim=True))[:, :count].reshape(like.shape)
+        return rng.signs((*names, "signs"), shape, dtype=like.dtype) * sizes.to(like.dtype)
+    raise ValueError(f"no ball in {norm}")
+
+
+def l2_direction(values: Tensor) -> Tensor:
+    """Every sample scaled to L2 norm 1; zero stays zero. Values as small as the dtype holds do not vanish."""
+    largest = values.flatten(1).abs().amax(dim=1)
+    scaled = values / per_sample(torch.where(largest > 0, largest, 1.0), values)
+    sizes = torch.linalg.vector_norm(scaled.flatten(1), dim=1)
+    return scaled / per_sample(torch.where(sizes > 0, sizes, 1.0), values)

@@ -1,0 +1,250 @@
+"""The ``robbench`` command."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn
+
+from robbench.errors import RequestError, StoreError, did_you_mean
+
+if TYPE_CHECKING:
+    from robbench.plan import Request
+
+KIND_NAMES = ("attack", "defense", "dataset", "balancer", "architecture", "objective", "metric", "grid")
+
+
+class _Parser(argparse.ArgumentParser):
+    """A parser whose complaints are one line."""
+
+    def error(self, message: str) -> NoReturn:
+        raise RequestError(f"{message}; see {self.prog} --help")
+
+
+def _positive(text: str) -> int:
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a positive whole number")
+    return int(text)
+
+
+def _seeds(text: str) -> tuple[int, ...]:
+    parts = text.replace(",", " ").split()
+    if not parts or not all(part.isdigit() and int(part) < 2**31 for part in parts):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a list of seeds, as in 0,1,2")
+    return tuple(dict.fromkeys(int(part) for part in parts))
+
+
+def _add_common(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("--grid", default="quick", metavar="GRID", help="a built-in grid or a TOML file (default: quick)")
+    add("--dataset", metavar="NAME", help="data set in place of the grid's own")
+    add("--data-dir", type=Path, metavar="DIR", help="where data lies (else $ROBBENCH_DATA)")
+    add("--out", type=Path, default=Path("runs"), metavar="DIR", help="the store (default: runs)")
+    add("--limit", type=_positive, metavar="N", help="at most N test images per condition, stratified")
+    add("--seeds", type=_seeds, default=(), metavar="LIST", help="seeds in place of the grid's, as in 0,1,2")
+    add("--device", choices=("auto", "cpu", "cuda"), default="auto", help="where to compute (default: auto)")
+    add(
+        "--precision",
+        choices=("float32", "bfloat16"),
+        default="float32",
+        help="of training and searching; judging is always float32",
+    )
+    _add_plugin(parser)
+
+
+def _add_plugin(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--plugin", type=Path, action="append", default=[], metavar="FILE.py", help="a file of components; repeatable"
+    )
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    top = _Parser(prog="robbench", description="Benchmark the adversarial robustness of image classifiers.")
+    top.add_argument("--version", action="store_true", help="print the version")
+    commands = top.add_subparsers(dest="command", metavar="COMMAND", parser_class=_Parser)
+
+    run = commands.add_parser("run", help="train, attack, score and write the boards of a grid")
+    _add_common(run)
+    run.add_argument("--workers", type=_positive, metavar="N", help="worker processes (default: one per core, up to 4)")
+    run.add_argument("--fresh", action="store_true", help="do everything again, whatever the store holds")
+    run.set_defaults(do=_run)
+
+    plan = commands.add_parser("plan", help="show the cells of a grid, which are done, what the rest will cost")
+    _add_common(plan)
+    plan.add_argument("--cells", action="store_true", help="list every cell")
+    plan.set_defaults(do=_plan)
+
+    listing = commands.add_parser("list", help="show what is registered")
+    listing.add_argument("kind", nargs="?", metavar="KIND", help=f"one of {', '.join(KIND_NAMES)}")
+    _add_plugin(listing)
+    listing.set_defaults(do=_list)
+
+    report = commands.add_parser("report", help="make the boards again from the records alone")
+    report.add_argument("--grid", action="append", default=[], metavar="GRID", help="only this grid's; repeatable")
+    report.add_argument("--out", type=Path, default=Path("runs"), metavar="DIR", help="the store (default: runs)")
+    report.set_defaults(do=_report)
+
+    clean = commands.add_parser("gc", help="show what the store holds, remove what no record needs")
+    clean.add_argument("--out", type=Path, default=Path("runs"), metavar="DIR", help="the store (default: runs)")
+    clean.add_argument("--dry-run", action="store_true", help="only say what would be removed")
+    clean.set_defaults(do=_gc)
+    return top
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command.
+
+    Returns:
+        0 all done, 1 some cells failed or the store could not be written, 2 the request was wrong, 130 interrupted.
+    """
+    top = parser()
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        _check_command(top, words)
+        options = top.parse_args(words)
+        if options.version:
+            from importlib.metadata import version
+
+            print(version("robbench"))
+            return 0
+        if options.command is None:
+            top.print_help()
+            return 0
+        do: Callable[[argparse.Namespace], int] = options.do
+        return do(options)
+    except RequestError as error:
+        print(f"robbench: {error}", file=sys.stderr)
+        return 2
+    except StoreError as error:
+        print(f"robbench: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("robbench: interrupted; what was finished is kept, run again to go on", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+def _check_command(top: argparse.ArgumentParser, words: Sequence[str]) -> None:
+    commands = next(action.choices for action in top._actions if isinstance(action, argparse._SubParsersAction))
+    if words and not words[0].startswith("-") and words[0] not in commands:
+        raise RequestError(f'there is no command "{words[0]}"; {did_you_mean(words[0], commands)}')
+
+
+def _run(options: argparse.Namespace) -> int:
+    from robbench.display import Display, show_boards
+    from robbench.executors.local import default_workers
+    from robbench.plan import make_plan
+    from robbench.running import boards_exist, execute, forget, note_boards, remaining, rescore, write_boards
+    from robbench.store import Store
+
+    request = _request(options)
+    store = Store(options.out)
+    store.prepare()
+    plan = make_plan(request)
+    with store.lock():
+        if options.fresh:
+            forget(plan, store)
+        work = remaining(plan, store)
+        rescored = rescore(plan, store)
+        total = sum(len(job.cells) for job in plan.jobs)
+        if not work and not rescored and boards_exist(plan, store):
+            print(f"Nothing to do: all {total} cells of {plan.name} are done. Boards: {store.root / 'leaderboards'}")
+            return 0
+        with Display(plan, work) as display:
+            execute(plan, work, options.workers or default_workers(request.device), display.tell)
+        note_boards(plan, store)
+        boards = write_boards(store, [plan.name])
+    show_boards(boards, store.root)
+    return 1 if boards.failed() else 0
+
+
+def _plan(options: argparse.Namespace) -> int:
+    from robbench.display import show_plan
+    from robbench.plan import make_plan
+    from robbench.store import Store
+
+    store = Store(options.out)
+    store.prepare()
+    show_plan(make_plan(_request(options)), store, every_cell=options.cells)
+    return 0
+
+
+def _list(options: argparse.Namespace) -> int:
+    from robbench.display import show_components
+
+    kind = options.kind
+    if kind is not None and kind not in KIND_NAMES and kind.removesuffix("s") in KIND_NAMES:
+        kind = kind.removesuffix("s")
+    if kind is not None and kind not in (*KIND_NAMES, "toolbox"):
+        raise RequestError(f'there is no kind "{kind}"; {did_you_mean(kind, (*KIND_NAMES, "toolbox"))}')
+    show_components(kind, tuple(options.plugin))
+    return 0
+
+
+def _report(options: argparse.Namespace) -> int:
+    from robbench.display import show_boards
+    from robbench.running import write_boards
+    from robbench.store import Store
+
+    store = Store(options.out)
+    manifests = store.manifests()
+    if not manifests:
+        raise RequestError(f'"{options.out}" holds no run yet; robbench run makes one', "--out")
+    for grid in options.grid:
+        if grid not in manifests:
+            raise RequestError(
+                f'no grid "{grid}" was run into {options.out}; {did_you_mean(grid, manifests)}', "--grid"
+            )
+    boards = write_boards(store, options.grid)
+    show_boards(boards, store.root)
+    return 1 if boards.failed() else 0
+
+
+def _gc(options: argparse.Namespace) -> int:
+    from robbench.cleaning import clean
+    from robbench.display import show_cleaning
+    from robbench.store import Store
+
+    store = Store(options.out)
+    if not store.root.is_dir():
+        raise RequestError(f'"{options.out}" is not there', "--out")
+    show_cleaning(clean(store, dry_run=options.dry_run), dry_run=options.dry_run)
+    return 0
+
+
+def _request(options: argparse.Namespace) -> Request:
+    from robbench.plan import Request
+
+    return Request(
+        grid=options.grid,
+        out=options.out,
+        dataset=options.dataset,
+        data_dir=options.data_dir,
+        limit=options.limit,
+        seeds=options.seeds,
+        device=_device(options.device),
+        precision=options.precision,
+        plugins=tuple(options.plugin),
+    )
+
+
+def _device(wanted: str) -> str:
+    if wanted == "cpu":
+        return "cpu"
+    import torch
+
+    if torch.cuda.is_available():
+        return "cuda"
+    if wanted == "cuda":
+        raise RequestError("there is no CUDA device here; leave --device out or say cpu", "--device")
+    return "cpu"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,224 @@
+"""Conditions, the columns of a board: read from text, resolved for a data set.
+
+A condition is a chain of attacks joined by ``+``, each ``name[parameters]@norm:eps``; ``->rule`` at the end makes it
+targeted. ``@8/255`` leaves the norm to the attack, ``@ref`` means the data set's reference eps and ``@each`` all of its
+eps in turn.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Annotated, cast
+
+from pydantic import Field
+
+from robbench.choice import Choice, choose, split_outside_brackets
+from robbench.component import Component, number
+from robbench.errors import RequestError, did_you_mean
+from robbench.interfaces import Attack, EpsList
+from robbench.records import ConditionSpec, Kind, StageSpec
+from robbench.registry import Registry
+from robbench.threat import NORMS, Norm, Threat, format_eps
+
+TARGET_RULES = ("next", "random", "least-likely", "all")
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One attack of a chain under its own limits."""
+
+    attack: Choice[Attack]
+    threat: Threat
+
+    @property
+    def label(self) -> str:
+        """The stage as it can be asked for again."""
+        if self.threat.eps is None:
+            return self.attack.label
+        norm = "" if self.threat.norm == "linf" else f"{self.threat.norm}:"
+        return f"{self.attack.label}@{norm}{format_eps(self.threat.eps)}"
+
+    def spec(self) -> StageSpec:
+        """The stage as plain data."""
+        attack = self.attack.component
+        return StageSpec(
+            **self.attack.spec().model_dump(),
+            norm=self.threat.norm,
+            eps=self.threat.eps,
+            white_box=attack.white_box,
+            bounded=attack.bounded,
+            global_state=attack.global_state,
+        )
+
+
+@dataclass(frozen=True)
+class Condition:
+    """A chain of attacks, and how it is applied.
+
+    Attributes:
+        stages: The attacks in order; none for ``clean``.
+        target: How targets are chosen, or None for an untargeted condition: ``next``, ``random``, ``least-likely``,
+            ``all`` others in turn, or the name of a class.
+        draws: Independent draws of a random transform.
+        sample: Largest number of test images to apply it to, stratified; None for all.
+    """
+
+    stages: tuple[Stage, ...] = ()
+    target: str | None = None
+    draws: int = 1
+    sample: int | None = None
+
+    @property
+    def kind(self) -> Kind:
+        """``clean``, ``natural`` (no adversary), ``attack`` (one, alone), or ``chain``."""
+        if not self.stages:
+            return "clean"
+        if all(stage.threat.norm == "none" for stage in self.stages):
+            return "natural"
+        return "attack" if len(self.stages) == 1 else "chain"
+
+    @property
+    def label(self) -> str:
+        """The condition as it can be asked for again."""
+        text = "+".join(stage.label for stage in self.stages) or "clean"
+        return f"{text}->{self.target}" if self.target else text
+
+    def spec(self) -> ConditionSpec:
+        """The condition as plain data."""
+        return ConditionSpec(
+            label=self.label,
+            kind=self.kind,
+            stages=tuple(stage.spec() for stage in self.stages),
+            target=self.target,
+            draws=self.draws if self.kind == "natural" else 0,
+            sample=self.sample,
+        )
+
+    def limited(self, limit: int | None) -> Condition:
+        """The condition on at most ``limit`` test images."""
+        sizes = [size for size in (self.sample, limit) if size is not None]
+        return replace(self, sample=min(sizes, default=None))
+
+    def refusal(self, num_classes: int) -> str | None:
+        """Why it cannot be run on so many classes, or None."""
+        reasons = (stage.attack.component.refusal(stage.threat, num_classes) for stage in self.stages)
+        return next((reason for reason in reasons if reason), None)
+
+
+@dataclass(frozen=True)
+class ConditionRequest(Component):
+    """A condition as a grid asks for it, before it is resolved for a data set.
+
+    Attributes:
+        chain: The chain as text.
+        draws: Independent draws of a random transform.
+        sample: Largest number of test images, stratified.
+    """
+
+    chain: str
+    draws: Annotated[int, Field(ge=1, le=10_000)] = 1
+    sample: Annotated[int, Field(ge=1)] | None = None
+
+    @classmethod
+    def read(cls, wanted: object, where: str) -> ConditionRequest:
+        """Read a text or a table.
+
+        Raises:
+            RequestError: If it is neither, or a key or a value does not fit.
+        """
+        if isinstance(wanted, str):
+            return cls(wanted)
+        if isinstance(wanted, Mapping):
+            return cls.make({str(key): value for key, value in wanted.items()}, where)
+        raise RequestError(f"{wanted!r} is not a condition: write a text or a table with a chain", where)
+
+    def resolve(
+        self, registry: Registry, eps: Mapping[Norm, EpsList], class_names: tuple[str, ...], where: str
+    ) -> list[Condition]:
+        """The conditions that are meant for a data set; several where ``@each`` is used.
+
+        Args:
+            registry: The known attacks.
+            eps: The data set's eps per norm.
+            class_names: The data set's classes, which a target may name.
+            where: File and key, for messages.
+
+        Raises:
+            RequestError: If the chain is malformed, an attack is unknown, or limits do not suit an attack.
+        """
+        chain, arrow, rule = self.chain.partition("->")
+        target = rule.strip() if arrow else None
+        rules = (*TARGET_RULES, *class_names)
+        if target is not None and target not in rules:
+            raise RequestError(f'"{self.chain}": there is no target "{target}"; {did_you_mean(target, rules)}', where)
+        variants: list[tuple[Stage, ...]] = [()]
+        for part in split_outside_brackets(chain, "+"):
+            if part.strip() in ("clean", "none"):
+                continue
+            options = self._stages(part, registry, eps, target is not None, where)
+            variants = [(*stages, stage) for stages in variants for stage in options]
+        conditions = [Condition(stages, target, self.draws, self.sample) for stages in variants]
+        self._check(conditions[0], where)
+        return conditions
+
+    def _check(self, condition: Condition, where: str) -> None:
+        if condition.target and condition.kind in ("clean", "natural"):
+            raise RequestError(f'"{self.chain}": only attacks can have a target', where)
+        if condition.target == "all" and condition.kind == "chain":
+            raise RequestError(f'"{self.chain}": a chain takes one target rule, not "all"', where)
+        if self.draws > 1 and condition.kind != "natural":
+            raise RequestError(f'"{self.chain}": draws = {self.draws}, but only natural perturbations are drawn', where)
+
+    def _stages(
+        self, text: str, registry: Registry, eps: Mapping[Norm, EpsList], targeted: bool, where: str
+    ) -> list[Stage]:
+        head, at, limit = _partition_outside(text.strip(), "@")
+        attack: Choice[Attack] = choose(registry, "attack", head, where)
+        norms = attack_norms(registry, attack)
+        norm_text, colon, eps_text = limit.partition(":")
+        norm = norm_text.strip() if colon else norms[0]
+        eps_text = (eps_text if colon else norm_text).strip()
+        if norm not in norms:
+            raise RequestError(
+                f'"{text}": {attack.name} works in {", ".join(norms)}, not in "{norm}"; '
+                f"{did_you_mean(norm, NORMS if norm not in NORMS else norms)}",
+                where,
+            )
+        component = attack.component
+        if targeted and norm != "none" and not component.targetable:
+            raise RequestError(f'"{self.chain}": {attack.name} takes no target', where)
+        targeted = targeted and component.targetable
+        if norm == "none" or not component.bounded:
+            if at and eps_text:
+                raise RequestError(f'"{text}": {attack.name} takes no eps', where)
+            return [Stage(attack, Threat(norm, None, targeted))]
+        if not at or not eps_text:
+            raise RequestError(f'"{text}": {attack.name} needs an eps, as in "{head}@ref" or "{head}@0.1"', where)
+        return [Stage(attack, Threat(norm, size, targeted)) for size in _sizes(eps_text, norm, eps, text, where)]
+
+
+def attack_norms(registry: Registry, attack: Choice[Attack]) -> tuple[Norm, ...]:
+    """The norms that a chosen attack works in, its usual one first."""
+    if attack.name.startswith("art:"):
+        return cast(tuple[Norm, ...], attack.component.norms)  # type: ignore[attr-defined]
+    return registry.entry("attack", attack.name).mark.norms
+
+
+def _partition_outside(text: str, separator: str) -> tuple[str, str, str]:
+    head, *rest = split_outside_brackets(text, separator)
+    return head, separator if rest else "", separator.join(rest)
+
+
+def _sizes(text: str, norm: Norm, eps: Mapping[Norm, EpsList], chain: str, where: str) -> tuple[float, ...]:
+    if text in ("each", "ref"):
+        if norm not in eps:
+            raise RequestError(f'"{chain}": the data set has no eps in {norm}; write one out', where)
+        return eps[norm].values if text == "each" else (eps[norm].reference,)
+    try:
+        size = number(text)
+        Threat(norm, size)
+    except ValueError as error:
+        message = f'"{chain}": eps "{text}" is no size ({error}); write 0.1, 8/255, ref or each'
+        raise RequestError(message, where) from None
+    return (size,)

@@ -1,0 +1,89 @@
+"""What the rest of a plan will cost, in passes and, from what the store has timed, in seconds."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from robbench.conditions import Condition
+from robbench.plan import Cell, Job
+from robbench.store import Store
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Forward and backward passes over single images, at the most, and a forecast of seconds where there is one."""
+
+    forwards: float
+    backwards: float
+    seconds: float | None
+
+    def __add__(self, other: Cost) -> Cost:
+        """Both together; the forecast is lost where one of them has none."""
+        known = self.seconds is not None and other.seconds is not None
+        seconds = (self.seconds or 0.0) + (other.seconds or 0.0) if known else None
+        return Cost(self.forwards + other.forwards, self.backwards + other.backwards, seconds)
+
+
+NOTHING = Cost(0.0, 0.0, 0.0)
+
+
+@dataclass(frozen=True)
+class Rates:
+    """Seconds per weighted pass (a backward pass counts twice), as the store has timed them."""
+
+    training: float | None
+    attacking: float | None
+
+    @classmethod
+    def of(cls, store: Store, jobs: Iterable[Job]) -> Rates:
+        """Rates from the finished models and cells among some jobs."""
+        trained, attacked = [0.0, 0.0], [0.0, 0.0]
+        for job in jobs:
+            if not store.has_model(job.key):
+                continue
+            info = store.model_info(job.key)
+            trained[0] += info["timings"]["training_seconds"]
+            trained[1] += info["costs"]["forwards"] + 2 * info["costs"]["backwards"]
+            for cell in job.cells:
+                record = store.record(cell.key)
+                if record is not None and record.status == "done":
+                    attacked[0] += record.timings["seconds"]
+                    attacked[1] += _weight(cell.condition, job.data.num_classes) * _samples(job, cell)
+        return cls(*(time / work if work else None for time, work in (trained, attacked)))
+
+
+def cost(job: Job, cells: Iterable[Cell], store: Store, rates: Rates) -> Cost:
+    """What a job has left to do, its training included unless it is trained."""
+    total = NOTHING
+    classes = job.data.num_classes
+    if not store.has_model(job.key) and not job.refusal:
+        # The defenses' own passes are theirs to choose: an adversarial one about doubles these.
+        passes = float(len(job.data.splits.train) * job.recipe.epochs)
+        passes = max(passes, float(job.recipe.min_steps * job.recipe.batch_size))
+        total += Cost(passes, passes, None if rates.training is None else rates.training * 3 * passes)
+    for cell in cells:
+        if cell.refusal:
+            continue
+        samples = _samples(job, cell)
+        forwards, backwards = _passes(cell.condition, classes)
+        weight = _weight(cell.condition, classes)
+        seconds = None if rates.attacking is None else rates.attacking * weight * samples
+        total += Cost(forwards * samples, backwards * samples, seconds)
+    return total
+
+
+def _samples(job: Job, cell: Cell) -> int:
+    return min(len(job.data.splits.test), cell.condition.sample or len(job.data.splits.test))
+
+
+def _passes(condition: Condition, classes: int) -> tuple[float, float]:
+    found = [stage.attack.component.passes(classes) for stage in condition.stages]
+    times = condition.draws * (classes - 1 if condition.target == "all" else 1)
+    return float(times * sum(f for f, _ in found)), float(times * sum(b for _, b in found))
+
+
+def _weight(condition: Condition, classes: int) -> float:
+    forwards, backwards = _passes(condition, classes)
+    # The two passes of judging every draw are work as well.
+    return forwards + 2 * backwards + 2 * condition.draws

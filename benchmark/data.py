@@ -1,0 +1,370 @@
+"""From a data set's files to the images of each split: decoding once, caching, selecting, splitting. Needs no torch."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import shutil
+import tempfile
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from robbench.errors import RequestError, StoreError, did_you_mean
+from robbench.records import Ints, digest, dumps
+
+if TYPE_CHECKING:
+    from robbench.interfaces import Dataset, Raw, Samples, Source
+
+CACHE_FORMAT = 1
+
+
+# ------------------------------------------------------------------------------------------------------------- decoding
+
+
+def load(dataset: Dataset, data_dir: Path | None, cache: Path) -> Source:
+    """The decoded images of a data set, before selection and split.
+
+    They are decoded once and kept under ``cache``; the images of the result are mapped from there, so that what needs
+    only labels reads only labels.
+
+    Args:
+        dataset: The data set.
+        data_dir: Where the user says that data lies.
+        cache: Directory for decoded images, made where it is missing. Several processes may share it.
+
+    Raises:
+        RequestError: If the files are not there or cannot be read.
+        StoreError: If the cache cannot be written.
+    """
+    stamp, read = dataset.locate(data_dir)
+    entry = cache / f"{type(dataset).__name__.lower()}-{_key(dataset, stamp)}"
+    source = _cached(entry)
+    if source is None:
+        raw = read()
+        _check(raw, type(dataset).__name__)
+        try:
+            _keep(raw, entry)
+        except OSError as error:
+            raise StoreError(f"decoded images cannot be kept in {cache}: {error.strerror or error}") from error
+        source = _cached(entry)
+        if source is None:
+            raise StoreError(f"decoded images were written to {entry} and cannot be read from there")
+    return source
+
+
+def _key(dataset: Dataset, stamp: str) -> str:
+    from robbench.interfaces import Dataset as Base
+
+    # Every data set has the selection and the split; what a class adds to them says how its files are read.
+    own = {name: value for name, value in dataset.parameters().items() if name not in Base.field_names()}
+    cls = type(dataset)
+    return digest([CACHE_FORMAT, cls.__module__, cls.__qualname__, cls.version, own, stamp])
+
+
+def _check(raw: Raw, name: str) -> None:
+    count, classes = len(raw.labels), len(raw.class_names)
+    faults = {
+        "images must be uint8 of shape (N, 3, H, W)": raw.images.dtype != np.uint8 or raw.images.shape[1:2] != (3,),
+        "images must have three dimensions each": raw.images.ndim != 4,
+        "images, labels and test marks must be as many": not len(raw.images) == count == len(raw.is_test),
+        "there must be at least one image": count == 0,
+        "labels must be indices of class names": count > 0 and not 0 <= raw.labels.min() <= raw.labels.max() < classes,
+        "class names must differ": len(set(raw.class_names)) != classes,
+    }
+    for fault, holds in faults.items():
+        if holds:
+            raise RequestError(f"what was read is not a data set: {fault}", name)
+
+
+def _digests(images: Iterable[NDArray[np.uint8]]) -> list[bytes]:
+    return [hashlib.sha256(image.tobytes()).digest() for image in images]
+
+
+def _fingerprint(raw: Raw) -> str:
+    header = json.dumps([list(raw.images.shape), list(raw.class_names)])
+    total = hashlib.sha256(header.encode())
+    for array in (raw.images, raw.labels.astype("<i8"), raw.is_test.astype(np.uint8)):
+        total.update(np.ascontiguousarray(array).data)
+    return total.hexdigest()
+
+
+def _keep(raw: Raw, entry: Path) -> None:
+    entry.parent.mkdir(parents=True, exist_ok=True)
+    work = Path(tempfile.mkdtemp(prefix=f".{entry.name}-", dir=entry.parent))
+    try:
+        made = work / "entry"
+        made.mkdir()
+        np.save(made / "images.npy", raw.images)
+        np.save(made / "labels.npy", raw.labels.astype(np.int64))
+        np.save(made / "is_test.npy", raw.is_test.astype(np.bool_))
+        meta = {
+            "class_names": list(raw.class_names),
+            "fingerprint": _fingerprint(raw),
+            "duplicates": len(raw.images) - len(set(_digests(raw.images))),
+            "shape": list(raw.images.shape),
+        }
+        (made / "meta.json").write_text(dumps(meta), encoding="utf-8")
+        if _cached(entry) is None:
+            # A directory cannot replace one that is not empty: a damaged entry moves out of the way first.
+            if entry.exists():
+                os.rename(entry, work / "damaged")
+            try:
+                os.rename(made, entry)
+            except OSError:
+                if _cached(entry) is None:  # otherwise another process was faster, and what it kept is the same
+                    raise
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+
+
+def _cached(entry: Path) -> Source | None:
+    """What a whole entry holds, or None where there is none or it is damaged."""
+    from robbench.interfaces import Source
+
+    try:
+        meta = json.loads((entry / "meta.json").read_text(encoding="utf-8"))
+        images = np.load(entry / "images.npy", mmap_mode="r", allow_pickle=False)
+        labels = np.load(entry / "labels.npy", allow_pickle=False)
+        is_test = np.load(entry / "is_test.npy", allow_pickle=False)
+        whole = list(images.shape) == meta["shape"] and len(images) == len(labels) == len(is_test)
+        names = tuple(meta["class_names"])
+        return Source(images, labels, names, is_test, meta["fingerprint"], meta["duplicates"]) if whole else None
+    except (OSError, ValueError, KeyError, TypeError, EOFError):
+        return None
+
+
+# ------------------------------------------------------------------------------------------------------------ splitting
+
+
+@dataclass(frozen=True)
+class Splits:
+    """Which images of a source are used for what. Train, validation and test have none in common.
+
+    Attributes:
+        train, validation, test: Positions in the source, int64, rising.
+        gallery: The training images that nearest-neighbour models refer to, as many of each class; rising positions.
+        labels: Class of every image of the source among the chosen ones, -1 where it is none of them, int64.
+        class_names: Names of the chosen classes, in the order of their indices.
+        crossing: How many test images are equal, to the last bit, to a training or validation image.
+    """
+
+    train: Ints
+    validation: Ints
+    test: Ints
+    gallery: Ints
+    labels: Ints
+    class_names: tuple[str, ...]
+    crossing: int
+
+    def counts(self, index: Ints) -> tuple[int, ...]:
+        """Images per chosen class among some positions in the source."""
+        return tuple(np.bincount(self.labels[index], minlength=len(self.class_names)).tolist())
+
+    def take(self, source: Source, index: Ints) -> Samples:
+        """The images at some positions in the source, which become their ids."""
+        import torch
+
+        from robbench.interfaces import Samples
+
+        images = torch.from_numpy(np.array(source.images[index]))
+        return Samples(images, torch.from_numpy(self.labels[index]), torch.from_numpy(index.copy()))
+
+
+def split(dataset: Dataset, source: Source) -> Splits:
+    """Divide the chosen classes of a source into train, validation and test, stratified.
+
+    Every class is shuffled on its own, by ``split_seed`` and its index in the source, and laid out as test, validation,
+    train. ``split`` gives the sizes; where the publisher set test images aside they come first, and the first two
+    shares divide the rest. Smaller training sets are the end of that layout, so that the test and validation images of
+    a data set and of its imbalanced variant are the same. ``train_counts`` and ``test_counts`` may go beyond what
+    ``split`` gives; validation then keeps what they leave, at most what ``split`` gives. ``train_shares`` take as many
+    images as these proportions allow, rounded down, after ``train_fraction`` was taken.
+
+    Raises:
+        RequestError: If options contradict each other or a class has too few images: at least one image of each class
+            must be left to train, to validate and to test on.
+    """
+    chosen = _chosen(dataset, source)
+    _check_options(dataset, len(chosen))
+    names = tuple(source.class_names[c] for c in chosen)
+    official = bool(source.is_test.any()) and not dataset.pooled
+    layouts = [_layout(dataset, source, c, official) for c in chosen]
+    train_sizes = _train_sizes(dataset, names, np.array([sizes[0] for _, sizes in layouts]))
+    test_sizes = dataset.test_counts or tuple(sizes[2] for _, sizes in layouts)
+
+    train, validation, test = [], [], []
+    for name, (order, sizes), r, t in zip(names, layouts, train_sizes, test_sizes, strict=True):
+        end, tested = len(order), sizes[2]
+        free = tested if official else t  # where images begin that may be trained or validated on
+        if official and t > tested:
+            _refuse(f'class "{name}": test_counts asks for {t} test images and there are {tested}')
+        if r + 1 > end - free:
+            left = end - free
+            _refuse(
+                f'class "{name}": {r} training images are asked for and {max(left, 0)} are left beside {t} test '
+                "images, one of them to validate on"
+            )
+        v = min(sizes[1], end - free - r)
+        start = min(max(tested, t), end - r - v)
+        test.append(order[:t])
+        validation.append(order[start : start + v])
+        train.append(order[end - r :])
+    reference = min(dataset.gallery, *train_sizes)
+    return Splits(
+        train=_joined(train),
+        validation=_joined(validation),
+        test=_joined(test),
+        gallery=_joined([part[len(part) - reference :] for part in train]),
+        labels=_relabeled(source, chosen),
+        class_names=names,
+        crossing=_crossing(source, _joined(train + validation), _joined(test)),
+    )
+
+
+def _relabeled(source: Source, chosen: tuple[int, ...]) -> Ints:
+    indices = np.full(len(source.class_names), -1, dtype=np.int64)
+    indices[list(chosen)] = np.arange(len(chosen))
+    return indices[source.labels]
+
+
+def _joined(parts: list[Ints]) -> Ints:
+    return np.sort(np.concatenate(parts))
+
+
+def _refuse(message: str) -> NoReturn:
+    raise RequestError(f"the data set cannot be split so: {message}")
+
+
+def _chosen(dataset: Dataset, source: Source) -> tuple[int, ...]:
+    """Indices in the source of the classes that are kept."""
+    lists = (dataset.train_counts, dataset.train_shares, dataset.test_counts)
+    for name in dataset.classes:
+        if name not in source.class_names:
+            _refuse(f'there is no class "{name}"; {did_you_mean(name, source.class_names)}')
+    if len(set(dataset.classes)) < len(dataset.classes):
+        _refuse(f"classes names a class twice: {', '.join(dataset.classes)}")
+    chosen = tuple(source.class_names.index(name) for name in dataset.classes)
+    if not chosen:
+        chosen = tuple(range(max(map(len, lists)) or len(source.class_names)))
+    if len(chosen) < 2 or len(chosen) > len(source.class_names):
+        _refuse(f"{len(chosen)} classes are chosen of {len(source.class_names)}; at least two are needed")
+    return chosen
+
+
+def _check_options(dataset: Dataset, num_classes: int) -> None:
+    for option in ("train_counts", "train_shares", "test_counts"):
+        values: tuple[float, ...] = getattr(dataset, option)
+        if values and len(values) != num_classes:
+            _refuse(f"{option} has {len(values)} entries for {num_classes} classes")
+        if any(value <= 0 for value in values):
+            _refuse(f"{option} = {values} must be positive")
+    if any(share > 1 for share in dataset.train_shares):
+        _refuse(f"train_shares = {dataset.train_shares} must lie in (0, 1]")
+    if dataset.train_counts and (dataset.train_shares or dataset.train_fraction != 1):
+        _refuse("train_counts are exact numbers and cannot be combined with train_shares or train_fraction")
+    if not 0 < dataset.train_fraction <= 1:
+        _refuse(f"train_fraction = {dataset.train_fraction} must lie in (0, 1]")
+    if any(share <= 0 for share in dataset.split) or not math.isclose(sum(dataset.split), 1, abs_tol=1e-6):
+        _refuse(f"split = {dataset.split} must be three positive shares that sum to 1: train, validation, test")
+    for option, least in (("train_least", 1), ("gallery", 1), ("split_seed", 0)):
+        if getattr(dataset, option) < least:
+            _refuse(f"{option} = {getattr(dataset, option)} must be at least {least}")
+
+
+def _layout(dataset: Dataset, source: Source, label: int, official: bool) -> tuple[Ints, tuple[int, int, int]]:
+    """A class shuffled and laid out as test, validation, train; and the sizes of train, validation and test."""
+    name = source.class_names[label]
+    rng = np.random.default_rng([dataset.split_seed, label])
+    members = rng.permutation(np.flatnonzero(source.labels == label))
+    if not official:
+        if len(members) < 3:
+            _refuse(f'class "{name}" has only {len(members)} images; it needs one each to train, validate and test on')
+        train, validation, test = apportion(len(members), dataset.split)
+        return members, (int(train), int(validation), int(test))
+    aside = source.is_test[members]
+    test, rest = int(aside.sum()), int((~aside).sum())
+    if test < 1 or rest < 2:
+        _refuse(
+            f'class "{name}" has only {rest} training and {test} test images; it needs two and one, since one of the '
+            "training images is kept to validate on"
+        )
+    train, validation = apportion(rest, dataset.split[:2])
+    return np.concatenate([members[aside], members[~aside]]), (int(train), int(validation), test)
+
+
+def _train_sizes(dataset: Dataset, names: tuple[str, ...], have: Ints) -> tuple[int, ...]:
+    if dataset.train_counts:
+        return dataset.train_counts
+    if dataset.train_fraction < 1:
+        have = apportion(max(len(have), round(dataset.train_fraction * int(have.sum()))), have)
+    if dataset.train_shares:
+        shares = np.array(dataset.train_shares)
+        most = (have * shares.max() / shares).min()
+        for name, count in zip(names, have, strict=True):
+            if count < dataset.train_least:
+                _refuse(
+                    f'class "{name}" has only {count} training images, fewer than train_least = {dataset.train_least}'
+                )
+        # The small number keeps a product such as 98 / 0.3 * 0.3 from falling below the integer that it is.
+        have = np.maximum(np.floor(shares * most + 1e-9).astype(np.int64), dataset.train_least)
+    return tuple(have.tolist())
+
+
+def _crossing(source: Source, seen: Ints, test: Ints) -> int:
+    if source.duplicates == 0:
+        return 0
+    known = set(_digests(source.images[i] for i in seen))
+    return sum(row in known for row in _digests(source.images[i] for i in test))
+
+
+# ------------------------------------------------------------------------------------------------------------- sampling
+
+
+def apportion(total: int, weights: ArrayLike) -> Ints:
+    """Divide a number in given proportions: largest remainders, none gets nothing as long as there is one for each.
+
+    Args:
+        total: What is divided.
+        weights: Positive proportions, shape ``(K,)``.
+
+    Returns:
+        Integers that sum to ``total``, int64, shape ``(K,)``.
+    """
+    shares = np.asarray(weights, dtype=np.float64)
+    quota = total * shares / shares.sum()
+    counts: Ints = np.floor(quota).astype(np.int64)
+    counts[np.argsort(counts - quota, kind="stable")[: total - int(counts.sum())]] += 1
+    if total >= len(counts):
+        for empty in np.flatnonzero(counts == 0):
+            counts[counts.argmax()] -= 1
+            counts[empty] = 1
+    return counts
+
+
+def stratified(labels: Ints, size: int, seed: int) -> Ints:
+    """A subsample with the proportions of the whole.
+
+    Args:
+        labels: Class indices, shape ``(N,)``.
+        size: How many to draw, at least 1; where there are no more, all are taken. From as many as there are classes
+            on, every class is there.
+        seed: The same seed gives the same subsample.
+
+    Returns:
+        Positions in ``labels``, int64, rising.
+    """
+    if size >= len(labels):
+        return np.arange(len(labels))
+    classes, counts = np.unique(labels, return_counts=True)
+    drawn = [
+        np.random.default_rng([seed, int(label)]).permutation(np.flatnonzero(labels == label))[:count]
+        for label, count in zip(classes, apportion(size, counts), strict=True)
+    ]
+    return np.sort(np.concatenate(drawn))

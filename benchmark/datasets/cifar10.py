@@ -1,0 +1,103 @@
+"""CIFAR-10: small color photographs in ten classes."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+
+from robbench.datasets._files import download, download_dir, list_images, roots, stamp
+from robbench.errors import RequestError
+from robbench.interfaces import Dataset, EpsList, Raw
+from robbench.registry import register_dataset
+from robbench.threat import Norm
+
+CLASS_NAMES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+_BATCHES = "cifar-10-batches-py"
+
+
+@register_dataset("cifar10")
+@register_dataset(
+    "cifar10-imbalanced",
+    classes=("automobile", "truck", "cat"),
+    pooled=True,
+    train_counts=(4949, 466, 210),
+    test_counts=(551, 51, 23),
+)
+@dataclass(frozen=True)
+class CIFAR10(Dataset):
+    """60,000 color photographs in ten classes, 32×32, of which 10,000 are test images (Krizhevsky, 2009).
+
+    Read from the published batches or from images in folders ``train/<class>`` and ``test/<class>``; downloaded where
+    neither is found. The default split trains on 45,000 of the 50,000 training images and validates on the others. The
+    imbalanced variant has 5,625 training and 625 test images of three classes, drawn from all images.
+    """
+
+    split: tuple[float, float, float] = (45 / 60, 5 / 60, 10 / 60)
+    gallery: int = 200
+
+    eps: ClassVar[Mapping[Norm, EpsList]] = {
+        "linf": EpsList((2 / 255, 4 / 255, 8 / 255), reference=8 / 255),
+        "l2": EpsList((0.25, 0.5, 1.0), reference=0.5),
+        "l1": EpsList((4.0, 8.0, 12.0), reference=12.0),
+    }
+    recipe: ClassVar[Mapping[str, object]] = {"architecture": "resnet18", "epochs": 15, "batch_size": 128, "lr": 0.001}
+    mirror: ClassVar[bool] = True
+
+    def locate(self, data_dir: Path | None) -> tuple[str, Callable[[], Raw]]:
+        """Find or download the batches or folders.
+
+        They are looked for in ``data_dir``, in the directory that the environment variable ``ROBBENCH_DATA`` names and
+        among earlier downloads, and in the folder ``cifar10`` of each.
+
+        Raises:
+            RequestError: If they are not found and cannot be downloaded.
+        """
+        places = [place for root in roots(data_dir) for place in (root, root / "cifar10")]
+        found = _find(places)
+        if found is None:
+            target = download_dir(data_dir)
+            download("CIFAR-10", f"{_BATCHES} or train/<class> and test/<class>", places, target, _fetch)
+            found = _find([target])
+        if found is None:
+            raise RequestError(f"CIFAR-10 was downloaded to {target} and is not there")
+        return found
+
+
+def _find(places: list[Path]) -> tuple[str, Callable[[], Raw]] | None:
+    for place in places:
+        if (place / _BATCHES).is_dir():
+            with os.scandir(place / _BATCHES) as entries:
+                files = sorted(entries, key=lambda entry: entry.name)
+            return stamp(place, files), lambda place=place: _read_batches(place)
+        if all((place / part / name).is_dir() for part in ("train", "test") for name in CLASS_NAMES):
+            images = list_images(place, CLASS_NAMES, (("train", False), ("test", True)))
+            return images.stamp(), lambda images=images: images.decode(32)
+    return None
+
+
+def _fetch(target: Path) -> None:
+    from torchvision.datasets import CIFAR10 as Torchvision
+
+    Torchvision(str(target), download=True)
+
+
+def _read_batches(place: Path) -> Raw:
+    from torchvision.datasets import CIFAR10 as Torchvision
+
+    try:
+        parts = [Torchvision(str(place), train=train) for train in (True, False)]
+    except (OSError, RuntimeError) as error:  # the batches are pickles: they are opened only if their checksums hold
+        raise RequestError(
+            f"{place / _BATCHES} is not the published CIFAR-10, or damaged; remove it to have it downloaded again"
+        ) from error
+    return Raw(
+        images=np.ascontiguousarray(np.concatenate([part.data for part in parts]).transpose(0, 3, 1, 2)),
+        labels=np.concatenate([np.array(part.targets, dtype=np.int64) for part in parts]),
+        class_names=CLASS_NAMES,
+        is_test=np.repeat([False, True], [len(part.data) for part in parts]),
+    )

@@ -1,0 +1,57 @@
+"""Handwritten digits that come with scikit-learn: no download, small enough for two CPU cores."""
+
+from __future__ import annotations
+
+import importlib.metadata
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+import torch
+
+from robbench.interfaces import Dataset, EpsList, Raw
+from robbench.registry import register_dataset
+from robbench.threat import Norm
+
+
+@register_dataset("digits")
+@register_dataset("digits-imbalanced", classes=("8", "3", "9"), train_shares=(1.0, 466 / 4949, 210 / 4949))
+@dataclass(frozen=True)
+class Digits(Dataset):
+    """1,797 handwritten digits in ten classes, 8×8 gray levels scaled up to 32×32 (Alpaydin and Kaynak, 1998).
+
+    The imbalanced variant has three digits that resemble each other, in the proportions 4949 : 466 : 210.
+    """
+
+    eps: ClassVar[Mapping[Norm, EpsList]] = {
+        "linf": EpsList((0.05, 0.1, 0.2), reference=0.1),
+        "l2": EpsList((0.5, 1.0, 2.0), reference=1.0),
+        "l1": EpsList((5.0, 10.0, 20.0), reference=10.0),
+    }
+    recipe: ClassVar[Mapping[str, object]] = {
+        "architecture": "compact-cnn",
+        "epochs": 15,
+        "batch_size": 64,
+        "lr": 0.003,
+    }
+
+    def locate(self, data_dir: Path | None) -> tuple[str, Callable[[], Raw]]:
+        """The digits of the installed scikit-learn; ``data_dir`` is not used."""
+        return f"scikit-learn {importlib.metadata.version('scikit-learn')}", _read
+
+
+def _read() -> Raw:
+    from sklearn.datasets import load_digits
+
+    bunch = load_digits()
+    levels = torch.from_numpy(bunch.images).to(torch.float32)[:, None] * (255 / 16)
+    large = torch.nn.functional.interpolate(levels, size=(32, 32), mode="bilinear", align_corners=False)
+    images = large.round().to(torch.uint8).expand(-1, 3, -1, -1).contiguous().numpy()
+    return Raw(
+        images=images,
+        labels=bunch.target.astype(np.int64),
+        class_names=tuple(str(name) for name in bunch.target_names),
+        is_test=np.zeros(len(images), dtype=np.bool_),
+    )

@@ -1,0 +1,152 @@
+"""Fashion-MNIST: small gray pictures of clothes."""
+
+from __future__ import annotations
+
+import gzip
+import math
+import zlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from robbench.datasets._files import download, download_dir, roots
+from robbench.errors import RequestError
+from robbench.interfaces import Dataset, EpsList, Raw
+from robbench.records import digest
+from robbench.registry import register_dataset
+from robbench.threat import Norm
+
+CLASS_NAMES = (
+    "T-shirt/top",
+    "Trouser",
+    "Pullover",
+    "Dress",
+    "Coat",
+    "Sandal",
+    "Shirt",
+    "Sneaker",
+    "Bag",
+    "Ankle boot",
+)
+_FILES = (
+    "train-images-idx3-ubyte",
+    "train-labels-idx1-ubyte",
+    "t10k-images-idx3-ubyte",
+    "t10k-labels-idx1-ubyte",
+)
+_SYSTEM = Path("/usr/share/datasets/fashion-mnist")
+"""Where Debian's package ``dataset-fashion-mnist`` puts it."""
+
+
+@register_dataset("fashion-mnist")
+@register_dataset(
+    "fashion-mnist-imbalanced",
+    classes=("Shirt", "T-shirt/top", "Pullover"),
+    train_shares=(1.0, 466 / 4949, 210 / 4949),
+)
+@dataclass(frozen=True)
+class FashionMNIST(Dataset):
+    """70,000 gray pictures of clothes in ten classes, 10,000 of them test images (Xiao, Rasul and Vollgraf, 2017).
+
+    28×28, with a black margin to 32×32. The default split trains on 54,000 of the 60,000 training images and validates
+    on the others. The imbalanced variant has three garments that resemble each other, in the proportions
+    4949 : 466 : 210.
+    """
+
+    split: tuple[float, float, float] = (54 / 70, 6 / 70, 10 / 70)
+
+    eps: ClassVar[Mapping[Norm, EpsList]] = {
+        "linf": EpsList((0.02, 0.05, 0.1), reference=0.1),
+        "l2": EpsList((0.5, 1.0, 2.0), reference=1.0),
+        "l1": EpsList((5.0, 10.0, 20.0), reference=10.0),
+    }
+    recipe: ClassVar[Mapping[str, object]] = {
+        "architecture": "compact-cnn",
+        "epochs": 10,
+        "batch_size": 128,
+        "lr": 0.003,
+    }
+    mirror: ClassVar[bool] = True
+
+    def locate(self, data_dir: Path | None) -> tuple[str, Callable[[], Raw]]:
+        """Find or download the four files, compressed or not.
+
+        They are looked for in ``data_dir``, in the directory that the environment variable ``ROBBENCH_DATA`` names and
+        among earlier downloads, in the folders ``fashion-mnist`` and ``FashionMNIST/raw`` of each, and where Debian
+        installs them.
+
+        Raises:
+            RequestError: If they are not found and cannot be downloaded.
+        """
+        below = ("", "fashion-mnist", "FashionMNIST/raw")
+        places = [*(root / folder for root in roots(data_dir) for folder in below), _SYSTEM]
+        files = _find(places)
+        if files is None:
+            target = download_dir(data_dir)
+            download("Fashion-MNIST", f"{_FILES[0]} (or .gz) and its like", places, target, _fetch)
+            files = _find([target / "FashionMNIST" / "raw"])
+        if files is None:
+            raise RequestError(f"Fashion-MNIST was downloaded to {target} and is not there")
+        stats = [(file.name, status.st_size, status.st_mtime_ns) for file in files for status in [file.stat()]]
+        return digest(stats), lambda: _read(*files)
+
+
+def _find(places: list[Path]) -> tuple[Path, ...] | None:
+    for place in places:
+        files = [
+            next((path for path in (place / name, place / f"{name}.gz") if path.is_file()), None) for name in _FILES
+        ]
+        found = tuple(file for file in files if file is not None)
+        if len(found) == len(_FILES):
+            return found
+    return None
+
+
+def _fetch(target: Path) -> None:
+    from torchvision.datasets import FashionMNIST as Torchvision
+
+    Torchvision(str(target), download=True)
+
+
+def _read(train_images: Path, train_labels: Path, test_images: Path, test_labels: Path) -> Raw:
+    parts = [_pair(train_images, train_labels), _pair(test_images, test_labels)]
+    gray = np.concatenate([images for images, _ in parts])
+    framed = np.pad(gray, ((0, 0), (2, 2), (2, 2)))
+    return Raw(
+        images=np.repeat(framed[:, None], 3, axis=1),
+        labels=np.concatenate([labels for _, labels in parts]).astype(np.int64),
+        class_names=CLASS_NAMES,
+        is_test=np.repeat([False, True], [len(labels) for _, labels in parts]),
+    )
+
+
+def _pair(image_file: Path, label_file: Path) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    images, labels = read_idx(image_file), read_idx(label_file)
+    if images.shape != (len(labels), 28, 28):
+        raise RequestError(f"{image_file} holds images of shape {images.shape}, not ({len(labels)}, 28, 28)")
+    if labels.ndim != 1 or labels.max(initial=0) >= len(CLASS_NAMES):
+        raise RequestError(f"{label_file} does not hold labels from 0 to {len(CLASS_NAMES) - 1}")
+    return images, labels
+
+
+def read_idx(path: Path) -> NDArray[np.uint8]:
+    """An array of bytes in the idx format (LeCun, Cortes and Burges), compressed or not.
+
+    Raises:
+        RequestError: If the file is damaged, truncated, or holds something else.
+    """
+    try:
+        with gzip.open(path) if path.suffix == ".gz" else open(path, "rb") as file:
+            data = file.read()
+    except (OSError, EOFError, zlib.error) as error:
+        raise RequestError(f"{path} cannot be read ({error}); replace it or remove it") from error
+    dims = data[3] if len(data) > 3 else 0
+    start = 4 + 4 * dims
+    shape = tuple(int.from_bytes(data[at : at + 4], "big") for at in range(4, start, 4))
+    if data[:3] != b"\0\0\x08" or len(data) != start + math.prod(shape):
+        raise RequestError(f"{path} is not a whole idx file of bytes; replace it or remove it")
+    return np.frombuffer(data, dtype=np.uint8, offset=start).reshape(shape)

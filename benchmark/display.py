@@ -1,0 +1,241 @@
+"""What people see in the terminal: progress, plans, lists and summaries."""
+
+from __future__ import annotations
+
+import inspect
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from rich import box
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TextColumn
+from rich.table import Table
+from rich.text import Text
+
+from robbench.cleaning import Holding
+from robbench.costs import NOTHING, Cost, Rates, cost
+from robbench.executors.jobs import Progress as Event
+from robbench.plan import Plan
+from robbench.running import Boards, Work, remaining
+from robbench.store import Store
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+def _bytes(size: int) -> str:
+    return f"{size / 1e6:,.1f} MB" if size >= 1e5 else f"{size / 1e3:,.1f} kB"
+
+
+def _table(title: str | None = None, *columns: str) -> Table:
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    for column in columns:
+        table.add_column(column)
+    return table
+
+
+@dataclass
+class Display:
+    """Live progress of a run: bars in a terminal, a line per finished model elsewhere."""
+
+    plan: Plan
+    work: Work
+    console: Console = field(default_factory=Console)
+    _started: float = field(default_factory=time.monotonic)
+    _bars: Progress | None = None
+    _overall: TaskID | None = None
+    _tasks: dict[str, TaskID] = field(default_factory=dict)
+    _left: dict[str, int] = field(default_factory=dict)
+    _finished: int = 0
+    _failed: int = 0
+
+    def __enter__(self) -> Self:
+        """Say what is going to be done."""
+        self._left = {
+            f"{job.data.choice.label} · {job.spec.label} · seed {job.seed}": len(cells) for job, cells in self.work
+        }
+        total = sum(len(job.cells) for job in self.plan.jobs)
+        self.console.print(
+            f"{self.plan.name}: {total} cells of {len(self.plan.jobs)} models; "
+            f"{total - self._to_do} done, {self._to_do} to do",
+            highlight=False,
+        )
+        if self.console.is_terminal and self.work:
+            columns = (TextColumn("{task.description}"), BarColumn(bar_width=16), TextColumn("{task.fields[state]}"))
+            self._bars = Progress(*columns, console=self.console, transient=True)
+            self._overall = self._bars.add_task("all cells", total=self._to_do, state="")
+            self._bars.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Take the bars away and say how long it took."""
+        if self._bars is not None:
+            self._bars.stop()
+        if self.work:
+            failed = f", {self._failed} failed" if self._failed else ""
+            self.console.print(f"{self._finished} cells in {_duration(self._elapsed)}{failed}", highlight=False)
+
+    @property
+    def _to_do(self) -> int:
+        return sum(len(cells) for _, cells in self.work)
+
+    @property
+    def _elapsed(self) -> float:
+        return time.monotonic() - self._started
+
+    def _time_left(self) -> str:
+        if not self._finished:
+            return "time left unknown"
+        return f"about {_duration(self._elapsed / self._finished * (self._to_do - self._finished))} left"
+
+    def tell(self, event: Event) -> None:
+        """Show that something happened."""
+        record = event.finished
+        if record is not None:
+            self._finished += 1
+            self._left[event.job] -= 1
+            if record.status == "failed":
+                self._failed += 1
+                self._say(f"failed: {event.job} · {event.activity}: {record.reason}")
+        if self._bars is None:
+            if record is not None and not self._left[event.job]:
+                state = f"{self._finished}/{self._to_do} cells, {_duration(self._elapsed)}, {self._time_left()}"
+                self._say(f"[{state}] {event.job}")
+            return
+        if record is not None and not self._left[event.job]:
+            self._bars.remove_task(self._tasks.pop(event.job, self._bars.add_task("")))
+        elif record is None:
+            task = self._tasks.get(event.job)
+            if task is None:
+                task = self._tasks[event.job] = self._bars.add_task(_short(event.job), total=1, state="")
+            self._bars.update(
+                task, completed=event.done, total=event.of, state=f"{event.activity} {event.done}/{event.of}"
+            )
+        assert self._overall is not None
+        state = f"{self._finished}/{self._to_do}, {_duration(self._elapsed)}, {self._time_left()}"
+        self._bars.update(self._overall, completed=self._finished, state=state)
+
+    def _say(self, line: str) -> None:
+        self.console.print(Text(line), soft_wrap=True)
+
+
+def _short(label: str, width: int = 34) -> str:
+    return label if len(label) <= width else f"{label[: width - 1]}…"
+
+
+def show_boards(boards: Boards, root: Path) -> None:
+    """The top of every board, and the files that were written."""
+    from robbench.leaderboards.summary import summary_rows
+
+    console = Console()
+    for board, cells in boards.cells.items():
+        rows = summary_rows(cells)
+        table = _table(f"\n{board}", *(rows[0] if rows else ()))
+        for row in rows[:10]:
+            table.add_row(*(Text(value) for value in row.values()))
+        console.print(table)
+        if len(rows) > 10:
+            console.print(f"… and {len(rows) - 10} more rows in the board", highlight=False)
+        console.print(Text("Files: " + str(root / "leaderboards" / board)), soft_wrap=True)
+        console.print(Text("  " + ", ".join(path.name for path in boards.files[board])), soft_wrap=True)
+    for record in boards.failed():
+        line = f"failed: {record.spec.model.label} · {record.spec.condition.label}: {record.reason}"
+        console.print(Text(line), soft_wrap=True)
+
+
+def show_plan(plan: Plan, store: Store, every_cell: bool) -> None:
+    """The jobs of a plan, what is done and what the rest will cost."""
+    console = Console()
+    rates = Rates.of(store, plan.jobs)
+    left = {job.key: cells for job, cells in remaining(plan, store)}
+    table = _table(f"{plan.name}: {plan.title}" if plan.title else plan.name)
+    for name in ("data set", "model"):
+        table.add_column(name)
+    for name in ("seed", "cells", "done", "passes left", "time left"):
+        table.add_column(name, justify="right")
+    total, done, count = NOTHING, 0, 0
+    for job in plan.jobs:
+        cells = left.get(job.key, [])
+        expected = cost(job, cells, store, rates) if job.key in left else NOTHING
+        total, done, count = total + expected, done + len(job.cells) - len(cells), count + len(job.cells)
+        numbers = (str(job.seed), str(len(job.cells)), str(len(job.cells) - len(cells)), *_forecast(expected))
+        table.add_row(Text(job.data.choice.label), Text(job.spec.label), *numbers)
+        for cell in job.cells if every_cell else ():
+            record = store.record(cell.key)
+            state = "to do" if record is None else record.status
+            table.add_row("", Text(f"  {cell.condition.label}"), "", "", state, cell.key[:8], "")
+    console.print(table)
+    passes, seconds = _forecast(total)
+    unknown = "; the time is not known before something has run" if total.seconds is None else ""
+    console.print(f"{count} cells, {done} done; left: at most {passes} passes, {seconds or '?'} of one worker{unknown}")
+
+
+def _forecast(expected: Cost) -> tuple[str, str]:
+    passes = expected.forwards + expected.backwards
+    return f"{passes:,.0f}", "" if expected.seconds is None else _duration(expected.seconds)
+
+
+def show_components(kind: str | None, plugins: Sequence[Path]) -> None:
+    """What is registered, with parameters, norms and one line each."""
+    from robbench.grid import built_in_grids, parse_grid
+    from robbench.registry import KINDS, Registry
+
+    console = Console()
+    if kind == "toolbox":
+        from robbench.attacks.toolbox import toolbox_names
+
+        for name in toolbox_names():
+            console.print(Text(f"art:{name}"))
+        return
+    registry = Registry(tuple(plugins))
+    for wanted in KINDS:
+        if kind not in (None, wanted):
+            continue
+        table = _table(f"\n{wanted}", "name", *(["norms"] if wanted == "attack" else []), "what it is; parameters")
+        for name, entry in registry.entries(wanted).items():
+            signature = ", ".join(_parameters(entry.cls, entry.mark.preset))
+            origin = f"\n(plugin {entry.plugin}: {entry.file})" if entry.plugin else ""
+            text = Text(entry.summary).append(f"\n{signature}" if signature else "", style="dim").append(origin)
+            table.add_row(name, *([" ".join(entry.mark.norms)] if wanted == "attack" else []), text)
+        if wanted == "attack":
+            table.add_row("art:NAME", "", Text("Any evasion attack of the toolbox; robbench list toolbox names them."))
+        console.print(table)
+    if kind in (None, "grid"):
+        table = _table("\ngrid", "name", "what it is")
+        for name, content in built_in_grids().items():
+            table.add_row(name, Text(parse_grid(content, f"grid {name}").title))
+        console.print(table)
+
+
+def _parameters(cls: type[Any], preset: Any) -> list[str]:
+    found = []
+    for name, parameter in inspect.signature(cls).parameters.items():
+        default = preset.get(name, parameter.default)
+        found.append(name if default is parameter.empty else f"{name}={_value(default)}")
+    return found
+
+
+def _value(value: object) -> str:
+    if isinstance(value, tuple):
+        return "|".join(_value(item) for item in value) or "()"
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def show_cleaning(holdings: Sequence[Holding], dry_run: bool) -> None:
+    """What the store holds and what was removed from it."""
+    table = _table(None, "what")
+    for name in ("kept", "size", "would be removed" if dry_run else "removed", "size"):
+        table.add_column(name, justify="right")
+    for holding in holdings:
+        (kept, size), (removed, freed) = holding.kept, holding.removed
+        table.add_row(holding.name, str(kept), _bytes(size), str(removed), _bytes(freed))
+    Console().print(table)

@@ -1,0 +1,115 @@
+"""Carrying out one job: train its model unless it is trained, then evaluate the cells that are not done."""
+
+from __future__ import annotations
+
+import time
+import traceback
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from robbench.errors import StoreError
+from robbench.plan import Cell, Job, Plan
+from robbench.records import Record
+from robbench.store import Store
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Something that happened, told to whoever shows it.
+
+    Attributes:
+        job: Label of the model.
+        activity: What is being done: ``training`` or the label of a condition.
+        done: Epochs or samples done.
+        of: Epochs or samples to do.
+        finished: The record of a cell that has just been finished, or None.
+    """
+
+    job: str
+    activity: str
+    done: int = 0
+    of: int = 0
+    finished: Record | None = None
+
+
+Tell = Callable[[Progress], None]
+
+
+def carry_out(plan: Plan, job: Job, cells: Sequence[Cell], tell: Tell) -> None:
+    """Do what a job has left to do; every cell ends as a record.
+
+    Args:
+        plan: The plan that the job is of.
+        job: The job.
+        cells: Those of its cells that are to be done.
+        tell: Called as work goes on.
+
+    Raises:
+        StoreError: If results cannot be kept.
+    """
+    from robbench.evaluation import Subject, evaluate
+    from robbench.provenance import provenance
+    from robbench.scoring import done, without_result
+    from robbench.training import load_model, train
+
+    store = Store(plan.request.out)
+    label = f"{job.data.choice.label} · {job.spec.label} · seed {job.seed}"
+    facts = {**provenance(), "plugins": [plugin.label for plugin in plan.registry.plugins()]}
+
+    def finish(record: Record, *parts: Any) -> None:
+        outcome, examples = parts or (None, None)
+        tell(Progress(label, record.spec.condition.label, finished=store.write_cell(record, outcome, examples)))
+
+    refused = [cell for cell in cells if cell.refusal]
+    for cell in refused:
+        finish(without_result(cell, "unsupported", str(cell.refusal), facts))
+    wanted = [cell for cell in cells if not cell.refusal]
+    if job.refusal or not (wanted or not cells):
+        return
+    device, precision = plan.request.device, plan.request.precision
+    try:
+        if not store.has_model(job.key):
+            train(job, store, device, precision, lambda at, of: tell(Progress(label, "training", at, of)))
+        if not wanted:
+            return
+        splits, dataset = job.data.splits, job.data.choice.component
+        subject = Subject.of(
+            load_model(job, store, device),
+            splits.take(job.data.source, splits.test),
+            num_classes=job.data.num_classes,
+            class_names=splits.class_names,
+            seed=job.seed,
+            split_seed=dataset.split_seed,
+            device=device,
+            precision=precision,
+        )
+    except StoreError:
+        raise
+    except Exception as error:
+        for cell in wanted:
+            finish(without_result(cell, "failed", f"the model: {explain(error)}", facts))
+        return
+    for cell in wanted:
+        started = time.perf_counter()
+        try:
+            result = evaluate(subject, cell.condition, _reporter(tell, label, cell))
+            seconds = time.perf_counter() - started
+            record = done(cell, result.outcome, result.notes, facts, seconds, plan.registry)
+        except Exception as error:
+            finish(without_result(cell, "failed", explain(error), facts))
+        else:
+            finish(record, result.outcome, result.examples)
+
+
+def _reporter(tell: Tell, label: str, cell: Cell) -> Callable[[int, int], None]:
+    return lambda done, of: tell(Progress(label, cell.condition.label, done, of))
+
+
+def explain(error: Exception) -> str:
+    """An error in one line: its type, its message, and where it was raised."""
+    frames = traceback.extract_tb(error.__traceback__)
+    place = f" ({Path(frames[-1].filename).name}:{frames[-1].lineno})" if frames else ""
+    message = " ".join(str(error).split())
+    return f"{type(error).__name__}: {message[:500]}{place}"

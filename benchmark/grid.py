@@ -1,0 +1,142 @@
+"""Grid files: what is to be swept, read from TOML and checked key by key."""
+
+from __future__ import annotations
+
+import importlib.resources
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from robbench.errors import RequestError, did_you_mean
+
+Sweep = str | dict[str, Any] | list[str | dict[str, Any]]
+Seed = Annotated[int, Field(ge=0, lt=2**31)]
+
+
+class _Table(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class ModelEntry(_Table):
+    """One ``[[models]]`` table. Lists are swept; components are texts or tables with a name.
+
+    Attributes:
+        name: Name of the row; only where the entry stands for a single model per data set.
+        architecture: Architectures; the data set's own where none is given.
+        objective: Objectives.
+        defense: Defenses, ``+`` between those that apply together.
+        balancer: Balancers.
+        datasets: The data sets it is trained on; all of the grid's where none is given.
+        start: Name of another entry whose weights training starts from.
+        recipe: Fields of the recipe that differ from the grid's.
+    """
+
+    name: str | None = None
+    architecture: Sweep | None = None
+    objective: Sweep = "cross-entropy"
+    defense: Sweep = "none"
+    balancer: Sweep = "none"
+    datasets: list[str] | None = None
+    start: str | None = None
+    recipe: dict[str, Any] = {}
+
+
+class GridFile(_Table):
+    """A grid.
+
+    Attributes:
+        title: What it is for, in a line.
+        dataset: What ``{dataset}`` stands for unless ``--dataset`` says otherwise.
+        datasets: The data sets.
+        seeds: The seeds.
+        conditions: The conditions, texts or tables.
+        recipe: Fields of the recipe that differ from those that the data set suggests.
+        plugins: Plugin files to load, relative to the grid file.
+        models: The models.
+    """
+
+    title: str = ""
+    dataset: str = "digits"
+    datasets: Annotated[list[str | dict[str, Any]], Field(min_length=1)] = ["{dataset}"]
+    seeds: Annotated[list[Seed], Field(min_length=1)] = [0]
+    conditions: Annotated[list[str | dict[str, Any]], Field(min_length=1)]
+    recipe: dict[str, Any] = {}
+    plugins: list[str] = []
+    models: Annotated[list[ModelEntry], Field(min_length=1)]
+
+
+def built_in_grids() -> dict[str, str]:
+    """The texts of the grids that come with the package, by name."""
+    folder = importlib.resources.files("robbench.grids")
+    files = sorted((item for item in folder.iterdir() if item.name.endswith(".toml")), key=lambda item: item.name)
+    return {item.name.removesuffix(".toml"): item.read_text(encoding="utf-8") for item in files}
+
+
+def read_grid(name: str) -> tuple[str, Path, GridFile]:
+    """Read a built-in grid or a TOML file.
+
+    Args:
+        name: A built-in name or a path.
+
+    Returns:
+        The grid's name, the folder that its paths are relative to, and its content.
+
+    Raises:
+        RequestError: If there is none, or it breaks a rule: names the file, the key and the value.
+    """
+    grids = built_in_grids()
+    if name in grids:
+        return name, Path.cwd(), parse_grid(grids[name], f"grid {name}")
+    path = Path(name)
+    if path.suffix != ".toml" and not path.exists():
+        raise RequestError(f'there is no grid "{name}"; {did_you_mean(name, grids)}; or name a .toml file', "--grid")
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
+        raise RequestError(f"cannot be read: {reason}", str(path)) from None
+    return path.stem, path.parent, parse_grid(text, str(path))
+
+
+def parse_grid(text: str, where: str) -> GridFile:
+    """Check the text of a grid.
+
+    Args:
+        text: TOML.
+        where: The file's name, for messages.
+
+    Raises:
+        RequestError: If it is not TOML or breaks a rule.
+    """
+    try:
+        content = tomllib.loads(text)
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
+        raise RequestError(f"is not TOML: {error}", where) from None
+    try:
+        return GridFile.model_validate(content)
+    except ValidationError as error:
+        raise RequestError(_explain(error), where) from None
+
+
+def _explain(error: ValidationError) -> str:
+    problems = error.errors()
+    first = max(problems, key=lambda problem: problem["type"] == "extra_forbidden")
+    place = [part for part in first["loc"] if not (isinstance(part, str) and ("[" in part or part in _TYPES))]
+    key = ".".join(str(part) for part in place)
+    value = first["input"]
+    if first["type"] == "extra_forbidden":
+        known = ModelEntry.model_fields if place[0] == "models" else GridFile.model_fields
+        return f'key "{key}" = {_short(value)}: there is no such key; {did_you_mean(str(place[-1]), known)}'
+    if first["type"] == "missing":
+        return f'key "{key}" is missing'
+    return f'key "{key}" = {_short(value)}: {first["msg"]}'
+
+
+_TYPES = ("str", "int", "list", "dict")
+
+
+def _short(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."

@@ -1,0 +1,344 @@
+"""From a request to cells: every model and condition of a grid, resolved, checked and addressed by key."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from robbench.choice import Choice, choose, plain, split_outside_brackets
+from robbench.conditions import Condition, ConditionRequest
+from robbench.data import Splits, load, split
+from robbench.errors import RequestError, did_you_mean
+from robbench.grid import GridFile, ModelEntry, read_grid
+from robbench.interfaces import Architecture, Balancer, Dataset, Defense, Objective, Source
+from robbench.recipe import Recipe
+from robbench.records import CellSpec, ConditionSpec, DatasetSpec, ModelSpec, PartSpec, digest
+from robbench.registry import Kind, Registry
+
+PROTOCOL = 1
+"""Raised when training or evaluation give other results for the same specification."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a user asks to be run. Holds plain values only, so that a worker can be handed it.
+
+    Attributes:
+        grid: Built-in name or TOML file.
+        out: The store's directory.
+        dataset: What ``{dataset}`` stands for, or None for the grid's own.
+        data_dir: Where data lies.
+        limit: Largest number of test images per condition.
+        seeds: Seeds in place of the grid's.
+        device: Device type, ``cpu`` or ``cuda``.
+        precision: ``float32``, or ``bfloat16`` for training and searching; judging is always float32.
+        plugins: Plugin files.
+    """
+
+    grid: str
+    out: Path = Path("runs")
+    dataset: str | None = None
+    data_dir: Path | None = None
+    limit: int | None = None
+    seeds: tuple[int, ...] = ()
+    device: str = "cpu"
+    precision: str = "float32"
+    plugins: tuple[Path, ...] = ()
+
+
+@dataclass(frozen=True)
+class Data:
+    """A data set with its images and splits."""
+
+    choice: Choice[Dataset]
+    source: Source
+    splits: Splits
+
+    @property
+    def num_classes(self) -> int:
+        """The number of classes K."""
+        return len(self.splits.class_names)
+
+    @cached_property
+    def spec(self) -> DatasetSpec:
+        """The data set as plain data."""
+        dataset = self.choice.component
+        parts = ("train", "validation", "test", "gallery")
+        return DatasetSpec(
+            **self.choice.spec().model_dump(),
+            fingerprint=self.source.fingerprint,
+            class_names=self.splits.class_names,
+            counts={part: self.splits.counts(getattr(self.splits, part)) for part in parts},
+            duplicates=self.source.duplicates,
+            crossing=self.splits.crossing,
+            eps={norm: sizes.values for norm, sizes in dataset.eps.items()},
+            reference={norm: sizes.reference for norm, sizes in dataset.eps.items()},
+        )
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One condition of one model."""
+
+    key: str
+    condition: Condition
+    spec: CellSpec
+    refusal: str | None
+
+
+@dataclass(frozen=True)
+class Job:
+    """A model to be trained, and the cells that need it.
+
+    Attributes:
+        key: Address of the trained model.
+        data: What it is trained and tested on.
+        architecture, objective, balancer, defenses: Its components.
+        recipe: How it is trained.
+        seed: Seed of its training and of its attacks.
+        spec: The row as plain data.
+        start: Key of the model it is warm-started from.
+        cells: The conditions it is put to.
+        refusal: Why it cannot be trained, or None.
+    """
+
+    key: str
+    data: Data
+    architecture: Choice[Architecture]
+    objective: Choice[Objective]
+    balancer: Choice[Balancer]
+    defenses: tuple[Choice[Defense], ...]
+    recipe: Recipe
+    seed: int
+    spec: ModelSpec
+    start: str | None
+    refusal: str | None
+    cells: tuple[Cell, ...] = ()
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All jobs of a request, a warm-started model after the one it starts from."""
+
+    name: str
+    title: str
+    request: Request
+    registry: Registry
+    jobs: tuple[Job, ...]
+
+    @property
+    def cells(self) -> Iterable[tuple[Job, Cell]]:
+        """Every cell with its job."""
+        return ((job, cell) for job in self.jobs for cell in job.cells)
+
+
+def make_plan(request: Request) -> Plan:
+    """Resolve a request.
+
+    Raises:
+        RequestError: If anything in it cannot be done, naming where, key and value.
+    """
+    name, folder, grid = read_grid(request.grid)
+    plugins = (*request.plugins, *(folder / plugin for plugin in grid.plugins))
+    registry = Registry(tuple(plugins))
+    where = f"grid {name}" if folder == Path.cwd() and not request.grid.endswith(".toml") else request.grid
+    return Plan(name, grid.title, request, registry, tuple(_Resolver(request, grid, registry, where).jobs()))
+
+
+@dataclass(frozen=True)
+class _Resolver:
+    request: Request
+    grid: GridFile
+    registry: Registry
+    where: str
+    _data: dict[str, Data] = field(default_factory=dict)
+
+    def jobs(self) -> list[Job]:
+        names = [self._named(wanted) for wanted in self.grid.datasets]
+        for position, entry in enumerate(self.grid.models):
+            for wanted in entry.datasets or ():
+                if self._named(wanted) not in names:
+                    raise RequestError(
+                        f'key "models.{position}.datasets" = "{wanted}": not among the grid\'s; '
+                        f"{did_you_mean(str(wanted), [str(n) for n in self.grid.datasets])}",
+                        self.where,
+                    )
+        jobs: list[Job] = []
+        for wanted in names:
+            data = self._load(wanted)
+            conditions = self._conditions(data)
+            for seed in self.request.seeds or tuple(self.grid.seeds):
+                jobs += self._models(wanted, data, conditions, seed)
+        return jobs
+
+    def _named(self, wanted: str | dict[str, Any]) -> Any:
+        dataset = self.request.dataset or self.grid.dataset
+        if isinstance(wanted, str):
+            return _fill(wanted, dataset)
+        return {key: _fill(value, dataset) if isinstance(value, str) else value for key, value in wanted.items()}
+
+    def _load(self, wanted: Any) -> Data:
+        choice = choose(self.registry, "dataset", wanted, f'{self.where}: key "datasets"')
+        source = load(choice.component, self.request.data_dir, self.request.out / "data")
+        return Data(choice, source, split(choice.component, source))
+
+    def _conditions(self, data: Data) -> list[Condition]:
+        found: dict[str, Condition] = {}
+        for position, wanted in enumerate(self.grid.conditions):
+            where = f'{self.where}: key "conditions.{position}"'
+            request = ConditionRequest.read(wanted, where)
+            for condition in request.resolve(self.registry, data.choice.component.eps, data.splits.class_names, where):
+                condition = condition.limited(self.request.limit)
+                if condition.label in found:
+                    raise RequestError(f'"{condition.label}" is asked for twice', where)
+                found[condition.label] = condition
+        return list(found.values())
+
+    def _models(self, name: Any, data: Data, conditions: list[Condition], seed: int) -> list[Job]:
+        rows: dict[str, Job] = {}
+        waiting: list[tuple[int, ModelEntry]] = [
+            (position, entry)
+            for position, entry in enumerate(self.grid.models)
+            if entry.datasets is None or name in [self._named(wanted) for wanted in entry.datasets]
+        ]
+        while waiting:
+            ready = [(at, entry) for at, entry in waiting if entry.start is None or entry.start in rows]
+            if not ready:
+                at, entry = waiting[0]
+                names = [other.name for other in self.grid.models if other.name and other is not entry]
+                raise RequestError(
+                    f'key "models.{at}.start" = "{entry.start}": no model of that name comes before it on '
+                    f"{data.choice.label}; {did_you_mean(str(entry.start), names)}",
+                    self.where,
+                )
+            for at, entry in ready:
+                for job in self._sweep(at, entry, data, conditions, seed, rows):
+                    if job.spec.label in rows:
+                        raise RequestError(
+                            f'key "models.{at}": a second model called "{job.spec.label}"; give it a name', self.where
+                        )
+                    rows[job.spec.label] = job
+            waiting = [item for item in waiting if item not in ready]
+        return list(rows.values())
+
+    def _sweep(
+        self, at: int, entry: ModelEntry, data: Data, conditions: list[Condition], seed: int, rows: Mapping[str, Job]
+    ) -> Iterable[Job]:
+        where = f'{self.where}: key "models.{at}'
+        suggested = dict(data.choice.component.recipe)
+        usual = suggested.pop("architecture", "small-cnn")
+        recipe = Recipe.make({**suggested, **self.grid.recipe, **entry.recipe}, f'{where}.recipe"')
+        choices = itertools.product(
+            self._swept("architecture", entry.architecture or usual, f'{where}.architecture"'),
+            self._swept("objective", entry.objective, f'{where}.objective"'),
+            [self._defenses(wanted, f'{where}.defense"') for wanted in _listed(entry.defense)],
+            self._swept("balancer", entry.balancer, f'{where}.balancer"'),
+        )
+        combinations = list(choices)
+        if not combinations:
+            raise RequestError(f'{where}" sweeps an empty list: it stands for no model')
+        if entry.name is not None and len(combinations) > 1:
+            raise RequestError(f'{where}.name" = "{entry.name}": the entry stands for {len(combinations)} models')
+        for architecture, objective, defenses, balancer in combinations:
+            label = entry.name or _row_label(architecture, objective, defenses, balancer, str(usual))
+            spec = ModelSpec(
+                label=label,
+                architecture=architecture.spec(),
+                objective=objective.spec(),
+                balancer=balancer.spec(),
+                defenses=tuple(defense.spec() for defense in defenses),
+                recipe=plain(recipe.parameters()),
+                start=entry.start,
+            )
+            start = rows[entry.start].key if entry.start else None
+            key = _model_key(self.request, data.spec, spec, seed, start)
+            refusal = _refusal(balancer, data.spec.counts["train"])
+            job = Job(key, data, architecture, objective, balancer, defenses, recipe, seed, spec, start, refusal)
+            yield replace(job, cells=tuple(self._cell(job, condition) for condition in conditions))
+
+    def _swept(self, kind: Kind, wanted: Any, where: str) -> list[Choice[Any]]:
+        return [choose(self.registry, kind, item, where) for item in _listed(wanted)]
+
+    def _defenses(self, wanted: Any, where: str) -> tuple[Choice[Defense], ...]:
+        parts = split_outside_brackets(wanted, "+") if isinstance(wanted, str) else [wanted]
+        return tuple(choose(self.registry, "defense", part, where) for part in parts)
+
+    def _cell(self, job: Job, condition: Condition) -> Cell:
+        spec = CellSpec(
+            dataset=job.data.spec,
+            model=job.spec,
+            model_key=job.key,
+            condition=condition.spec(),
+            seed=job.seed,
+            precision=self.request.precision,
+            device=self.request.device,
+            protocol=PROTOCOL,
+        )
+        key = digest({"model": job.key, "condition": _condition_identity(spec.condition), "protocol": PROTOCOL})
+        return Cell(key, condition, spec, job.refusal or condition.refusal(job.data.num_classes))
+
+
+def _fill(text: str, dataset: str) -> str:
+    return text.replace("{dataset}", dataset)
+
+
+def _listed(wanted: Any) -> list[Any]:
+    return wanted if isinstance(wanted, list) else [wanted]
+
+
+def _refusal(balancer: Choice[Balancer], counts: tuple[int, ...]) -> str | None:
+    import torch
+
+    reason = balancer.component.refusal(torch.tensor(counts))
+    return f"{balancer.label}: {reason}" if reason else None
+
+
+def _row_label(
+    architecture: Choice[Architecture],
+    objective: Choice[Objective],
+    defenses: tuple[Choice[Defense], ...],
+    balancer: Choice[Balancer],
+    usual_architecture: str,
+) -> str:
+    training = "+".join(defense.label for defense in defenses)
+    parts = [objective.label, "clean" if training == "none" else training]
+    if balancer.name != "none":
+        parts.append(balancer.label)
+    if architecture.label != usual_architecture:
+        parts.append(architecture.label)
+    return " · ".join(parts)
+
+
+def _part_identity(part: PartSpec) -> dict[str, Any]:
+    return part.model_dump(include={"name", "version", "source", "parameters"}, mode="json")
+
+
+def _condition_identity(condition: ConditionSpec) -> dict[str, Any]:
+    return {
+        "stages": [{**_part_identity(stage), "norm": stage.norm, "eps": stage.eps} for stage in condition.stages],
+        "target": condition.target,
+        "draws": condition.draws,
+        "sample": condition.sample,
+    }
+
+
+def _model_key(request: Request, dataset: DatasetSpec, spec: ModelSpec, seed: int, start: str | None) -> str:
+    return digest(
+        {
+            "dataset": {**_part_identity(dataset), "fingerprint": dataset.fingerprint},
+            "architecture": _part_identity(spec.architecture),
+            "objective": _part_identity(spec.objective),
+            "balancer": _part_identity(spec.balancer),
+            "defenses": [_part_identity(defense) for defense in spec.defenses],
+            "recipe": spec.recipe,
+            "seed": seed,
+            "start": start,
+            "precision": request.precision,
+            "device": request.device,
+            "protocol": PROTOCOL,
+        }
+    )

@@ -1,0 +1,76 @@
+"""Where results come from: versions, machine, commit. Recorded with every result, part of no key."""
+
+from __future__ import annotations
+
+import functools
+import importlib.metadata
+import os
+import platform
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+LIBRARIES = (
+    "robbench",
+    "torch",
+    "torchvision",
+    "numpy",
+    "scikit-learn",
+    "imbalanced-learn",
+    "pytorch-metric-learning",
+    "adversarial-robustness-toolbox",
+)
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of the libraries that results depend on."""
+    found = {"python": platform.python_version()}
+    for name in LIBRARIES:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            found[name] = "not installed"
+    return found
+
+
+@functools.cache
+def commit() -> str | None:
+    """The commit of the checkout that robbench runs from, ``+`` appended where it was changed; None outside of one."""
+    folder = Path(__file__).resolve().parent
+    if not (folder.parent / ".git").exists():
+        return None
+    try:
+        head = _git(folder, "rev-parse", "HEAD")
+        changed = _git(folder, "status", "--porcelain", "--untracked-files=no")
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return f"{head[:12]}{'+' if changed else ''}"
+
+
+def _git(folder: Path, *words: str) -> str:
+    done = subprocess.run(["git", "-C", str(folder), *words], capture_output=True, text=True, timeout=10, check=True)
+    return done.stdout.strip()
+
+
+def provenance() -> dict[str, Any]:
+    """The facts that are recorded with a result."""
+    import torch
+
+    return {
+        "versions": versions(),
+        "commit": commit(),
+        "threads": torch.get_num_threads(),
+        "machine": platform.machine(),
+        "processor": torch.cuda.get_device_name() if torch.cuda.is_available() else _processor(),
+        "platform": f"{sys.platform} {platform.release()}",
+        "cores": os.cpu_count(),
+    }
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor()
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")

@@ -1,0 +1,51 @@
+"""How a network is trained, apart from its objective and its defense."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from robbench.component import Component
+
+
+@dataclass(frozen=True)
+class Recipe(Component):
+    """Optimizer, schedule and length of training.
+
+    Attributes:
+        epochs: Passes over the training set.
+        min_steps: Least number of optimizer steps; more epochs are run where they would make fewer, so that rows whose
+            training sets differ in size can be compared.
+        batch_size: Images per step.
+        optimizer: ``sgd``, ``adam`` or ``adamw``.
+        lr: Learning rate at its highest.
+        momentum: Momentum of ``sgd``.
+        weight_decay: Weight decay.
+        schedule: ``constant``, ``cosine`` (to zero), or ``one-cycle`` (linear up over a third, linear down to zero).
+        keep: Whether the weights of the last epoch or of the best balanced validation accuracy are the model.
+    """
+
+    epochs: Annotated[int, Field(ge=1)] = 10
+    min_steps: Annotated[int, Field(ge=0)] = 0
+    batch_size: Annotated[int, Field(ge=2)] = 64
+    optimizer: Literal["sgd", "adam", "adamw"] = "adamw"
+    lr: Annotated[float, Field(gt=0)] = 0.001
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    schedule: Literal["constant", "cosine", "one-cycle"] = "constant"
+    keep: Literal["last", "best"] = "last"
+
+    def epochs_for(self, steps_per_epoch: int) -> int:
+        """The number of epochs to run."""
+        return max(self.epochs, math.ceil(self.min_steps / max(1, steps_per_epoch)))
+
+    def lr_at(self, progress: float) -> float:
+        """The learning rate after a share of all steps, between 0 and 1."""
+        if self.schedule == "cosine":
+            return self.lr * 0.5 * (1 + math.cos(math.pi * progress))
+        if self.schedule == "one-cycle":
+            return self.lr * min(progress * 3, (1 - progress) * 1.5)
+        return self.lr

@@ -1,0 +1,59 @@
+"""From a cell's outcome to its record."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from robbench.metrics.measures import confusion
+from robbench.plan import Cell
+from robbench.records import Costs, Measure, Outcome, Record, digest
+from robbench.registry import Registry
+
+
+def metrics_digest(registry: Registry) -> str:
+    """Identifies the metrics that a record holds, plugins' included, so that new ones are noticed."""
+    return digest([(name, entry.cls.version, entry.source) for name, entry in registry.entries("metric").items()])
+
+
+def measure(outcome: Outcome, registry: Registry) -> dict[str, Measure]:
+    """All registered metrics of an outcome."""
+    figures: dict[str, Measure] = {}
+    for name, entry in registry.entries("metric").items():
+        component: Any = entry.cls.make(entry.mark.preset, f'metric "{name}"')
+        figures.update(component.measure(outcome))
+    return figures
+
+
+def scored(record: Record, outcome: Outcome, registry: Registry) -> Record:
+    """The record with its metrics and confusion matrix."""
+    matrix = confusion(outcome.labels, outcome.final, outcome.num_classes)
+    return record.model_copy(
+        update={
+            "metrics": measure(outcome, registry),
+            "metrics_digest": metrics_digest(registry),
+            "confusion": tuple(tuple(int(count) for count in row) for row in matrix),
+        }
+    )
+
+
+def done(
+    cell: Cell, outcome: Outcome, notes: tuple[str, ...], provenance: dict[str, Any], seconds: float, registry: Registry
+) -> Record:
+    """The record of a cell that was evaluated."""
+    record = Record(
+        key=cell.key,
+        status="done",
+        spec=cell.spec,
+        costs=Costs(forwards=float(outcome.forwards.sum()), backwards=float(outcome.backwards.sum())),
+        notes=notes,
+        provenance=provenance,
+        timings={"seconds": seconds},
+    )
+    return scored(record, outcome, registry)
+
+
+def without_result(cell: Cell, status: str, reason: str, provenance: dict[str, Any]) -> Record:
+    """The record of a cell that failed or is not supported."""
+    return Record.model_validate(
+        {"key": cell.key, "status": status, "reason": reason, "spec": cell.spec, "provenance": provenance}
+    )

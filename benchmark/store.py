@@ -1,0 +1,192 @@
+"""Where results live: a directory of trained models and cells, addressed by key. Needs no torch.
+
+Every file is written to a temporary name, flushed to disk and renamed; the file that says that an entry is complete
+(``model.json``, ``record.json``) comes last. A reader sees a whole entry or none.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from robbench.errors import RequestError, StoreError
+from robbench.records import Outcome, Record, dumps
+
+
+def write_atomically(path: Path, data: bytes | str) -> None:
+    """Write a file whole or not at all.
+
+    Raises:
+        StoreError: If it cannot be written.
+    """
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with temporary.open("wb") as file:
+            file.write(data.encode() if isinstance(data, str) else data)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        raise StoreError(f"cannot write {path}: {error.strerror or error}; what was finished is kept") from error
+
+
+@dataclass(frozen=True)
+class Store:
+    """A directory of results.
+
+    Attributes:
+        root: The directory, made when something is written to it.
+    """
+
+    root: Path
+
+    def prepare(self) -> None:
+        """Make the directory.
+
+        Raises:
+            RequestError: If it cannot be written to.
+        """
+        probe = self.root / f".{uuid.uuid4().hex[:8]}.tmp"
+        try:
+            self.root.mkdir(parents=True, exist_ok=True)
+            probe.touch()
+            probe.unlink()
+        except OSError as error:
+            raise RequestError(f'"{self.root}" cannot be written to: {error.strerror or error}', "--out") from None
+
+    @contextlib.contextmanager
+    def lock(self, exclusive: bool = False) -> Iterator[None]:
+        """Hold the store while it is written to; runs share it, cleaning up needs it alone.
+
+        Raises:
+            RequestError: If somebody holds it in a way that excludes this.
+        """
+        with (self.root / ".lock").open("a") as file:
+            try:
+                fcntl.flock(file, (fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH) | fcntl.LOCK_NB)
+            except OSError:
+                raise RequestError(f'"{self.root}" is in use by another robbench; try again later', "--out") from None
+            yield
+
+    def model_dir(self, key: str) -> Path:
+        """Where a trained model lies."""
+        return self.root / "models" / key
+
+    def cell_dir(self, key: str) -> Path:
+        """Where a cell lies."""
+        return self.root / "cells" / key
+
+    def has_model(self, key: str) -> bool:
+        """Whether a model is trained."""
+        return (self.model_dir(key) / "model.json").is_file()
+
+    def model_info(self, key: str) -> dict[str, Any]:
+        """What is recorded of a trained model.
+
+        Raises:
+            StoreError: If it cannot be read.
+        """
+        path = self.model_dir(key) / "model.json"
+        try:
+            info: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise StoreError(f"cannot read {path}: {error}; remove {path.parent} and run again") from error
+        return info
+
+    def write_cell(self, record: Record, outcome: Outcome | None, examples: bytes | None) -> Record:
+        """Keep a cell, its record last.
+
+        Returns:
+            The record with the hash of the outcome.
+        """
+        folder = self.cell_dir(record.key)
+        if outcome is not None:
+            data = outcome.to_bytes()
+            record = record.model_copy(update={"outcome_sha256": hashlib.sha256(data).hexdigest()})
+            write_atomically(folder / "outcome.npz", data)
+        if examples is not None:
+            write_atomically(folder / "examples.npz", examples)
+        write_atomically(folder / "record.json", record.to_json())
+        return record
+
+    def record(self, key: str) -> Record | None:
+        """A cell's record, or None where there is none.
+
+        Raises:
+            StoreError: If there is one and it cannot be read.
+        """
+        path = self.cell_dir(key) / "record.json"
+        try:
+            return Record.from_json(path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError, ValidationError) as error:
+            reason = str(error).split("\n")[0]
+            raise StoreError(f"cannot read {path}: {reason}; remove {path.parent} and run again") from error
+
+    def outcome(self, record: Record) -> Outcome | None:
+        """The outcome that a record rests on, or None where it has none.
+
+        Raises:
+            StoreError: If it is missing or is not the one that the record was made from.
+        """
+        if record.outcome_sha256 is None:
+            return None
+        path = self.cell_dir(record.key) / "outcome.npz"
+        try:
+            data = path.read_bytes()
+        except OSError as error:
+            raise StoreError(f"cannot read {path}: {error.strerror}; remove {path.parent} and run again") from error
+        if hashlib.sha256(data).hexdigest() != record.outcome_sha256:
+            raise StoreError(f"{path} is not what its record was made from; remove {path.parent} and run again")
+        return Outcome.from_bytes(data)
+
+    def finished(self, key: str) -> bool:
+        """Whether a cell needs no more work; a failed one does."""
+        record = self.record(key)
+        return record is not None and record.status != "failed"
+
+    def write_manifest(self, name: str, boards: dict[str, list[str]], title: str) -> None:
+        """Note which cells the boards of a grid are made of, so that they can be made again from the store alone."""
+        write_atomically(self.root / "grids" / f"{name}.json", dumps({"title": title, "boards": boards}))
+
+    def manifests(self) -> dict[str, dict[str, Any]]:
+        """What ``write_manifest`` noted, by grid.
+
+        Raises:
+            StoreError: If one cannot be read.
+        """
+        found: dict[str, dict[str, Any]] = {}
+        for path in sorted((self.root / "grids").glob("*.json")):
+            try:
+                found[path.stem] = json.loads(path.read_text(encoding="utf-8"))
+            except (OSError, ValueError) as error:
+                raise StoreError(f"cannot read {path}: {error}; remove it and run its grid again") from error
+        return found
+
+    def keys(self, kind: str) -> list[str]:
+        """The keys under ``models`` or ``cells``, finished or not."""
+        folder = self.root / kind
+        return sorted(item.name for item in folder.iterdir() if item.is_dir()) if folder.is_dir() else []
+
+    def size(self, kind: str, key: str) -> int:
+        """Bytes of one entry."""
+        return sum(path.stat().st_size for path in (self.root / kind / key).rglob("*") if path.is_file())
+
+    def remove(self, kind: str, key: str) -> None:
+        """Remove one entry."""
+        shutil.rmtree(self.root / kind / key, ignore_errors=True)

@@ -1,0 +1,357 @@
+"""Training a model of the grid: from its recipe to weights, resumable after any epoch."""
+
+from __future__ import annotations
+
+import csv
+import io
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save
+from torch import Tensor, nn
+
+from robbench.composition import compose
+from robbench.data import stratified
+from robbench.globalstate import GlobalState
+from robbench.interfaces import Backbone, Batch, Classifier, Samples, to_float
+from robbench.plan import Job
+from robbench.provenance import provenance
+from robbench.records import dumps
+from robbench.rng import Streams, digest64
+from robbench.store import Store, write_atomically
+
+JUDGING_BATCH = 256
+"""Images per forward pass when predictions are collected; a constant, since sums in convolutions depend on it."""
+
+
+class Diverged(Exception):
+    """The training loss is no longer a finite number."""
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """One line of a training history; ``passes`` counts images that went forward and backward."""
+
+    epoch: int
+    lr: float
+    passes: int
+    train_loss: float
+    train_accuracy: float
+    validation_loss: float
+    validation_accuracy: float
+    validation_balanced_accuracy: float
+
+
+class NormalizedBackbone(Backbone):
+    """A backbone behind the normalisation of its training data, so that the model takes images in [0, 1].
+
+    Args:
+        backbone: Network on normalised images.
+        mean: Per channel, shape ``(C,)``.
+        std: Per channel, shape ``(C,)``.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, backbone: Backbone, mean: Tensor, std: Tensor) -> None:
+        super().__init__()
+        self.out_features = backbone.out_features
+        self.network = backbone
+        self.register_buffer("mean", mean.reshape(1, -1, 1, 1))
+        self.register_buffer("std", std.reshape(1, -1, 1, 1))
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Features of images in [0, 1], shape ``(N, out_features)``."""
+        features: Tensor = self.network((images - self.mean) / self.std)
+        return features
+
+
+def build(job: Job, gallery_labels: Tensor, mean: Tensor, std: Tensor) -> Classifier:
+    """The job's model, untrained; its random weights depend on the job's seed alone.
+
+    Args:
+        job: The job.
+        gallery_labels: Labels of the reference images, int64, shape ``(G,)``.
+        mean: Mean of the training pixels per channel, shape ``(C,)``.
+        std: Their standard deviation.
+    """
+    channels, height, width = job.data.source.images.shape[1:]
+    before = GlobalState.now()
+    try:
+        GlobalState.seed(digest64("weights", job.seed) % 2**63)
+        backbone = job.architecture.component.build((channels, height, width))
+        normalized = NormalizedBackbone(backbone, mean, std)
+        model = job.objective.component.build(normalized, job.data.num_classes, gallery_labels)
+    finally:
+        before.restore()
+    return model.to(memory_format=torch.channels_last)
+
+
+def pixel_statistics(images: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation per channel of 8-bit images in [0, 1], shape ``(C,)`` each; exact, from counts."""
+    counts = torch.stack([torch.bincount(images[:, c].flatten(), minlength=256) for c in range(images.shape[1])])
+    share = counts.double() / counts.sum(dim=1, keepdim=True)
+    levels = torch.arange(256, dtype=torch.float64) / 255
+    mean = share @ levels
+    variance = (share * (levels - mean[:, None]) ** 2).sum(dim=1)
+    return mean.float(), variance.sqrt().clamp_min(1e-3).float()
+
+
+def load_model(job: Job, store: Store, device: str) -> Classifier:
+    """The job's trained model in evaluation mode, its weights frozen, with its inference-time defenses in front."""
+    labels = torch.from_numpy(job.data.splits.labels[job.data.splits.gallery])
+    channels = job.data.source.images.shape[1]
+    model = build(job, labels, torch.zeros(channels), torch.ones(channels))
+    model.load_state_dict(load_file(store.model_dir(job.key) / "weights.safetensors"))
+    for choice in job.defenses:
+        model = choice.component.wrap(model)
+    return model.to(device).eval().requires_grad_(False)
+
+
+def predictions(model: Classifier, images: Tensor, device: str) -> Tensor:
+    """Hard decisions on 8-bit images, in fixed batches, int64 on the CPU, shape ``(N,)``."""
+    with torch.no_grad():
+        parts = [model.predict(to_float(part, device)).cpu() for part in torch.split(images, JUDGING_BATCH)]
+    return torch.cat(parts)
+
+
+def train(
+    job: Job, store: Store, device: str, precision: str, report: Callable[[int, int], None] = lambda done, of: None
+) -> None:
+    """Train a job's model and keep it, continuing from the latest checkpoint if there is one.
+
+    Args:
+        job: What to train.
+        store: Where the model, its history and its checkpoint live.
+        device: Device type.
+        precision: ``float32`` or ``bfloat16``.
+        report: Called after every epoch with the number done and to do.
+
+    Raises:
+        Diverged: If the loss is no longer finite.
+    """
+    folder = store.model_dir(job.key)
+    started = time.perf_counter()
+    run = _Run.start(job, store, device, precision)
+    seconds = 0.0
+    history: list[Epoch] = []
+    best: tuple[float, dict[str, Tensor]] | None = None
+    checkpoint = folder / "checkpoint.pt"
+    if checkpoint.is_file():
+        saved = torch.load(checkpoint, map_location=device, weights_only=True)
+        run.model.load_state_dict(saved["model"])
+        run.optimizer.load_state_dict(saved["optimizer"])
+        history = [Epoch(**line) for line in saved["history"]]
+        best, seconds = saved["best"], saved["seconds"]
+    for epoch in range(len(history), run.epochs):
+        report(epoch, run.epochs)
+        history.append(run.judge(epoch, *run.train_epoch(epoch)))
+        if job.recipe.keep == "best":
+            score = history[-1].validation_balanced_accuracy
+            if best is None or score > best[0]:
+                best = (score, {name: value.detach().clone() for name, value in run.model.state_dict().items()})
+        state = {
+            "model": run.model.state_dict(),
+            "optimizer": run.optimizer.state_dict(),
+            "history": [vars(line) for line in history],
+            "best": best,
+            "seconds": seconds + time.perf_counter() - started,
+        }
+        buffer = io.BytesIO()
+        torch.save(state, buffer)
+        write_atomically(checkpoint, buffer.getvalue())
+    report(run.epochs, run.epochs)
+    if best is not None:
+        run.model.load_state_dict(best[1])
+        run.finish()
+    _keep(run, history, store, seconds + time.perf_counter() - started)
+    checkpoint.unlink(missing_ok=True)
+
+
+def _keep(run: _Run, history: Sequence[Epoch], store: Store, seconds: float) -> None:
+    job, folder = run.job, store.model_dir(run.job.key)
+    weights = save({name: value.detach().cpu().contiguous() for name, value in run.model.state_dict().items()})
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(Epoch.__dataclass_fields__), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(vars(line) for line in history)
+    steps = run.steps_per_epoch * run.epochs
+    info: dict[str, Any] = {
+        "key": job.key,
+        "spec": job.spec.model_dump(mode="json"),
+        "dataset": job.data.spec.model_dump(mode="json"),
+        "seed": job.seed,
+        "start": job.start,
+        "precision": run.precision,
+        "device": run.device,
+        "notes": list(run.notes),
+        "training_images": len(run.train),
+        "epochs": run.epochs,
+        "steps": steps,
+        "costs": {"forwards": sum(line.passes for line in history), "backwards": sum(line.passes for line in history)},
+        "last": vars(history[-1]),
+        "provenance": provenance(),
+        "timings": {"training_seconds": seconds},
+    }
+    write_atomically(folder / "weights.safetensors", weights)
+    write_atomically(folder / "history.csv", text.getvalue())
+    write_atomically(folder / "model.json", dumps(info))
+
+
+@dataclass(frozen=True)
+class _Run:
+    job: Job
+    device: str
+    precision: str
+    model: Classifier
+    optimizer: torch.optim.Optimizer
+    train: Samples
+    seen: Samples
+    validation: Samples
+    gallery: Tensor
+    weights: Tensor | None
+    steps_per_epoch: int
+    epochs: int
+    notes: tuple[str, ...]
+
+    @classmethod
+    def start(cls, job: Job, store: Store, device: str, precision: str) -> _Run:
+        splits, source, dataset = job.data.splits, job.data.source, job.data.choice.component
+        original = splits.take(source, splits.train)
+        gallery = splits.take(source, splits.gallery)
+        model = build(job, gallery.labels, *pixel_statistics(original.images))
+        if job.start is not None:
+            _warm_start(model, load_file(store.model_dir(job.start) / "weights.safetensors"), job)
+        balancer, recipe = job.balancer.component, job.recipe
+        samples, notes = balancer.resample(original, dataset, job.seed)
+        weights = balancer.class_weights(samples.counts(job.data.num_classes))
+        steps = len(list(job.objective.component.batches(samples.labels, recipe.batch_size, _generator(job, 0))))
+        model = model.to(device)
+        return cls(
+            job=job,
+            device=device,
+            precision=precision,
+            model=model,
+            optimizer=_optimizer(model, job),
+            train=samples,
+            seen=original[torch.from_numpy(stratified(original.labels.numpy(), 1000, job.seed))],
+            validation=splits.take(source, splits.validation),
+            gallery=gallery.images,
+            weights=None if weights is None else weights.float().to(device),
+            steps_per_epoch=steps,
+            epochs=recipe.epochs_for(steps),
+            notes=notes,
+        )
+
+    def train_epoch(self, epoch: int) -> tuple[float, int]:
+        objective, balancer = self.job.objective.component, self.job.balancer.component
+        dataset = self.job.data.choice.component
+        descend = compose([choice.component for choice in self.job.defenses])
+        eps = dataset.eps["linf"].reference if "linf" in dataset.eps else 0.0
+        losses: list[Tensor] = []
+        passes: list[int] = []
+        with _seeded(digest64("epoch", self.job.seed, epoch)):
+            self.model.train()
+            for step, index in enumerate(
+                objective.batches(self.train.labels, self.job.recipe.batch_size, _generator(self.job, epoch))
+            ):
+                samples = self.train[index]
+                rng = Streams.of(samples.ids.to(self.device), self.job.seed, "training", epoch, step)
+                images = balancer.augment(to_float(samples.images, self.device), dataset, rng.fork("augment"))
+                labels = samples.labels.to(self.device)
+
+                def attack_loss(changed: Tensor, clean: Tensor = images, labels: Tensor = labels) -> Tensor:
+                    passes.append(len(changed))
+                    return self._loss(changed, labels, anchor=clean)
+
+                def loss(changed: Tensor, labels: Tensor = labels) -> Tensor:
+                    passes.append(len(changed))
+                    return self._loss(changed, labels)
+
+                progress = (epoch + step / self.steps_per_epoch) / self.epochs
+                for group in self.optimizer.param_groups:
+                    group["lr"] = self.job.recipe.lr_at(progress)
+                self.optimizer.zero_grad(set_to_none=True)
+                value = descend(Batch(images, labels, rng, loss, attack_loss, eps))
+                value.backward()  # type: ignore[no-untyped-call]
+                self.optimizer.step()
+                losses.append(value.detach())
+        mean = float(torch.stack(losses).double().mean())
+        if not np.isfinite(mean):
+            raise Diverged(f"the training loss of epoch {epoch + 1} is {mean}; lower the learning rate")
+        return mean, sum(passes)
+
+    def _loss(self, images: Tensor, labels: Tensor, anchor: Tensor | None = None) -> Tensor:
+        objective = self.job.objective.component
+        with torch.autocast(self.device, torch.bfloat16, enabled=self.precision == "bfloat16"):
+            return objective.loss(self.model, images, labels, self.weights, anchor)
+
+    def finish(self) -> None:
+        self.model.eval()
+        self.job.objective.component.finish(self.model, self.gallery)
+
+    def judge(self, epoch: int, loss: float, passes: int) -> Epoch:
+        self.finish()
+        right = predictions(self.model, self.seen.images, self.device) == self.seen.labels
+        decided = predictions(self.model, self.validation.images, self.device)
+        correct = (decided == self.validation.labels).double()
+        per_class = [correct[self.validation.labels == c].mean() for c in range(self.job.data.num_classes)]
+        return Epoch(
+            epoch=epoch + 1,
+            lr=self.job.recipe.lr_at(epoch / self.epochs),
+            passes=passes,
+            train_loss=loss,
+            train_accuracy=float(right.double().mean()),
+            validation_loss=self._validation_loss(),
+            validation_accuracy=float(correct.mean()),
+            validation_balanced_accuracy=float(torch.stack(per_class).mean()),
+        )
+
+    def _validation_loss(self) -> float:
+        objective = self.job.objective.component
+        total, count = 0.0, 0
+        order = np.random.default_rng(0)
+        with torch.no_grad():
+            for index in objective.batches(self.validation.labels, JUDGING_BATCH, order):
+                images = to_float(self.validation.images[index], self.device)
+                value = objective.loss(self.model, images, self.validation.labels[index].to(self.device), None)
+                total, count = total + float(value) * len(index), count + len(index)
+        return total / count
+
+
+def _generator(job: Job, epoch: int) -> np.random.Generator:
+    return np.random.default_rng([job.seed, epoch])
+
+
+def _optimizer(model: nn.Module, job: Job) -> torch.optim.Optimizer:
+    recipe = job.recipe
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    if recipe.optimizer == "sgd":
+        return torch.optim.SGD(parameters, recipe.lr, momentum=recipe.momentum, weight_decay=recipe.weight_decay)
+    adaptive = torch.optim.Adam if recipe.optimizer == "adam" else torch.optim.AdamW
+    return adaptive(parameters, recipe.lr, weight_decay=recipe.weight_decay)
+
+
+def _warm_start(model: Classifier, weights: dict[str, Tensor], job: Job) -> None:
+    """Take over the backbone; the head belongs to the objective."""
+    wanted = {name for name in model.state_dict() if name.startswith("backbone.")}
+    given = {name: value for name, value in weights.items() if name in wanted}
+    if given.keys() != wanted:
+        raise ValueError(f"{job.spec.label} cannot start from {job.spec.start}: their architectures differ")
+    model.load_state_dict(given, strict=False)
+
+
+@contextmanager
+def _seeded(seed: int) -> Iterator[None]:
+    before = GlobalState.now()
+    GlobalState.seed(seed % 2**63)
+    try:
+        yield
+    finally:
+        before.restore()

@@ -1,0 +1,333 @@
+"""What a board says, as plain data: the one source of its markdown, CSV and JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from robbench.leaderboards.table import Cell, Status, Table, ThreatModel, is_audited
+from robbench.metrics import measures
+from robbench.records import ConditionSpec, DatasetSpec, Measure, ModelSpec, Outcome
+from robbench.statistics import Scores, balanced, class_rates, combine, tie_leaders, wilson, worst_class
+
+IMBALANCE = 1.5
+"""From this ratio of the largest to the smallest class of the test set on, balanced figures stand beside plain ones."""
+
+_DETAILS: tuple[str, ...] = (
+    "macro_f1",
+    "robust_accuracy_8bit",
+    "success_rate",
+    "targeted_success",
+    "targeted_success_mean",
+    "draws_mean",
+    "draws_std",
+    "draws_min",
+    "draws_max",
+    *(f"worst_of_{n}" for n in measures.DRAWS),
+    *(f"{norm}_median{suffix}" for norm in measures.NORM_NAMES for suffix in ("", "_success")),
+    "forwards",
+    "backwards",
+)
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A figure over the seeds of a row.
+
+    Attributes:
+        value: Mean over seeds.
+        low: Lower end of the 95 % interval over samples, or None where none is defined.
+        high: Upper end.
+        n: Number of samples.
+        seeds: The figure of each seed, in the order of the row's seeds.
+    """
+
+    value: float
+    low: float | None
+    high: float | None
+    n: int
+    seeds: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True)
+class Rates:
+    """A share of samples: over all, averaged over classes, of the worst class, and per class (None without samples)."""
+
+    share: Figure
+    balanced: Figure
+    worst_class: Figure
+    per_class: tuple[Figure | None, ...]
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One condition of one row.
+
+    Attributes:
+        status: ``done``, or what is wrong with at least one seed.
+        reason: Why it is not done.
+        rates: Right after a natural perturbation; right before and after an attack or chain.
+        accuracy: For chains, right after it, whatever the decision on the unchanged image.
+        confusion: Counts by true class and decision, all seeds together.
+        details: Further figures by name.
+        keys: The records' keys by seed.
+    """
+
+    status: Status
+    reason: str = ""
+    rates: Rates | None = None
+    accuracy: Rates | None = None
+    confusion: tuple[tuple[int, ...], ...] = ()
+    details: Mapping[str, Figure] | None = None
+    keys: Mapping[str, str] | None = None
+
+
+@dataclass(frozen=True)
+class Row:
+    """One model.
+
+    Attributes:
+        rank: ``1``, or ``1=`` where it is tied with others; empty where it is not ranked.
+        unranked: Why it is not ranked.
+        worst: The worst case by threat model; None where one of its conditions is not done.
+        hardest: The condition of the ranking threat model that leaves the least; None where there is none.
+    """
+
+    model: ModelSpec
+    seeds: tuple[int, ...]
+    rank: str
+    unranked: str
+    audited: bool
+    flags: tuple[str, ...]
+    notes: tuple[str, ...]
+    cells: Mapping[str, Entry]
+    worst: Mapping[str, Rates | None]
+    hardest: str | None
+
+    @property
+    def label(self) -> str:
+        """The model's label."""
+        return self.model.label
+
+
+@dataclass(frozen=True)
+class Board:
+    """Everything that a board says.
+
+    Attributes:
+        ranked_by: Label of the threat model that ranks, or None where balanced clean accuracy does.
+        reference: Whether ``ranked_by`` is at the data set's reference eps.
+        threats: Conditions by threat model.
+        perturbed: The natural perturbation that costs the rows most on average: the one that the ranking shows.
+        imbalanced: Whether the test set is.
+        rows: From best to worst, those that are not ranked last.
+        settings: Protocol, precisions, devices and library versions, as lists of all that occur.
+    """
+
+    title: str
+    grid: str
+    dataset: DatasetSpec
+    conditions: tuple[ConditionSpec, ...]
+    ranked_by: str | None
+    reference: bool
+    threats: Mapping[str, tuple[str, ...]]
+    perturbed: str | None
+    imbalanced: bool
+    rows: tuple[Row, ...]
+    settings: Mapping[str, Any]
+
+    def ranking(self, row: Row) -> Rates | None:
+        """What the row is ranked by."""
+        return row.worst[self.ranked_by] if self.ranked_by else self.clean(row)
+
+    def clean(self, row: Row) -> Rates | None:
+        """The row's clean accuracy."""
+        label = next((condition.label for condition in self.conditions if condition.kind == "clean"), None)
+        return row.cells[label].rates if label else None
+
+
+def board_data(title: str, grid: str, cells: Sequence[Cell]) -> Board:
+    """What the cells of one data set say.
+
+    Rows are ranked by the worst case at the data set's reference eps, averaged per class: per seed and sample, whether
+    it survives every attack of that threat model, on the samples that all of them and all seeds cover. Rows with audit
+    flags rank below those without; rows that lack a needed result are not ranked.
+
+    Args:
+        title: Heading of the board.
+        grid: Name of the grid.
+        cells: Records with their outcomes, None unless done.
+
+    Raises:
+        ValueError: If the cells do not make one table.
+    """
+    table = Table.of(cells)
+    threats = table.threats()
+    ranked_by = next(iter(threats), None)
+    scored = [_row(table, model, threats, ranked_by) for model in table.models]
+    test = [count for count in table.dataset.counts.get("test", ()) if count]
+    return Board(
+        title=title,
+        grid=grid,
+        dataset=table.dataset,
+        conditions=table.conditions,
+        ranked_by=ranked_by.label if ranked_by else None,
+        reference=ranked_by is not None and table.dataset.reference.get(ranked_by.norm) == ranked_by.eps,
+        threats={threat.label: tuple(spec.label for spec in specs) for threat, specs in threats.items()},
+        perturbed=_hardest_natural(table, [row for row, _ in scored]),
+        imbalanced=bool(test) and max(test) > IMBALANCE * min(test),
+        rows=_ranked(scored),
+        settings=_settings(table),
+    )
+
+
+# -------------------------------------------------------------------------------------------------------------- figures
+
+
+def scores(outcome: Outcome) -> Scores:
+    """Per sample, whether it counts as right under the condition."""
+    return Scores(outcome.ids, outcome.labels, outcome.robust.astype(np.float64))
+
+
+def _accuracy_scores(outcome: Outcome) -> Scores:
+    return Scores(outcome.ids, outcome.labels, (outcome.final == outcome.labels).astype(np.float64))
+
+
+def _rates(by_seed: Sequence[Scores], num_classes: int) -> tuple[Rates, Scores]:
+    mean = combine(by_seed, np.mean)
+    seeds = [combine((part, mean), lambda values, axis: values[0]) for part in by_seed]
+    per_seed = [class_rates(part.values, part.labels, num_classes) for part in seeds]
+    rates = class_rates(mean.values, mean.labels, num_classes)
+    return Rates(
+        share=_figure(wilson(float(mean.values.sum()), len(mean)), [part.values.mean() for part in seeds if len(part)]),
+        balanced=_figure(balanced(rates), [balanced(part).value for part in per_seed]),
+        worst_class=_figure(worst_class(rates), [worst_class(part).value for part in per_seed]),
+        per_class=tuple(
+            _figure(rate, [part[label].value for part in per_seed]) if rate.n else None
+            for label, rate in enumerate(rates)
+        ),
+    ), mean
+
+
+def _figure(measure: Measure, seeds: Sequence[float]) -> Figure:
+    return Figure(measure.value, measure.low, measure.high, measure.n, tuple(float(value) for value in seeds))
+
+
+def _details(outcomes: Sequence[Outcome]) -> dict[str, Figure]:
+    parts = (measures.decisions, measures.robustness, measures.repeated_draws, measures.success, measures.change)
+    by_seed = [
+        {name: figure for part in (*parts, measures.passes) for name, figure in part(outcome).items()}
+        for outcome in outcomes
+    ]
+    found = {}
+    for name in _DETAILS:
+        values = [figures[name] for figures in by_seed if name in figures]
+        if len(values) == len(by_seed):
+            mean = float(np.mean([figure.value for figure in values]))
+            found[name] = Figure(mean, None, None, min(figure.n for figure in values), tuple(v.value for v in values))
+    return found
+
+
+# ----------------------------------------------------------------------------------------------------------------- rows
+
+
+def _entry(table: Table, model: str, condition: ConditionSpec) -> Entry:
+    status, reason = table.status(model, condition.label)
+    keys = {str(record.spec.seed): record.key for record in table.records(model, condition.label)}
+    outcomes = table.outcomes(model, condition.label)
+    if outcomes is None or not any(len(outcome) for outcome in outcomes):
+        return Entry(status, reason, keys=keys)
+    confusion = sum(measures.confusion(part.labels, part.final, table.num_classes) for part in outcomes)
+    return Entry(
+        status=status,
+        rates=_rates([scores(outcome) for outcome in outcomes], table.num_classes)[0],
+        accuracy=(
+            _rates([_accuracy_scores(outcome) for outcome in outcomes], table.num_classes)[0]
+            if condition.kind == "chain"
+            else None
+        ),
+        confusion=tuple(tuple(int(count) for count in line) for line in np.asarray(confusion)),
+        details=_details(outcomes),
+        keys=keys,
+    )
+
+
+def _worst_case(table: Table, model: str, conditions: Sequence[ConditionSpec]) -> tuple[Rates, Scores] | None:
+    by_condition = [table.outcomes(model, condition.label) for condition in conditions]
+    done = [outcomes for outcomes in by_condition if outcomes is not None]
+    if len(done) < len(by_condition):
+        return None
+    by_seed = [combine([scores(part) for part in parts], np.min) for parts in zip(*done, strict=True)]
+    rates, mean = _rates(by_seed, table.num_classes)
+    return (rates, mean) if len(mean) else None
+
+
+def _row(
+    table: Table,
+    model: ModelSpec,
+    threats: Mapping[ThreatModel, Sequence[ConditionSpec]],
+    ranked_by: ThreatModel | None,
+) -> tuple[Row, Scores | None]:
+    cells = {condition.label: _entry(table, model.label, condition) for condition in table.conditions}
+    worst = {threat: _worst_case(table, model.label, conditions) for threat, conditions in threats.items()}
+    needed = threats[ranked_by] if ranked_by else [spec for spec in table.conditions if spec.kind == "clean"]
+    ranking = worst[ranked_by] if ranked_by else _worst_case(table, model.label, needed) if needed else None
+    troubles = [f"{spec.label}: {cells[spec.label].reason}" for spec in needed if cells[spec.label].reason]
+    records = table.records(model.label)
+    left = {spec.label: rates.balanced.value for spec in needed if (rates := cells[spec.label].rates)}
+    row = Row(
+        model=model,
+        seeds=table.seeds(model.label),
+        rank="",
+        unranked="" if ranking else "; ".join(troubles) or "no sample that every condition covers",
+        audited=ranked_by is not None and ranking is not None and is_audited(needed),
+        flags=tuple(dict.fromkeys(flag for record in records for flag in record.flags)),
+        notes=tuple(dict.fromkeys(note for record in records for note in record.notes)),
+        cells=cells,
+        worst={threat.label: found[0] if found else None for threat, found in worst.items()},
+        hardest=min(left, key=lambda label: left[label]) if left and ranked_by else None,
+    )
+    return row, ranking[1] if ranking else None
+
+
+def _ranked(scored: Sequence[tuple[Row, Scores | None]]) -> tuple[Row, ...]:
+    ranked: list[Row] = []
+    for flagged in (False, True):
+        group = [(row, found) for row, found in scored if found is not None and bool(row.flags) is flagged]
+        group.sort(key=lambda item: -_balanced(item[1]))
+        leaders = tie_leaders([found for _, found in group])
+        ranks = [f"{len(ranked) + leader + 1}{'=' if leaders.count(leader) > 1 else ''}" for leader in leaders]
+        ranked += [replace(row, rank=rank) for (row, _), rank in zip(group, ranks, strict=True)]
+    return (*ranked, *(row for row, found in scored if found is None))
+
+
+def _balanced(found: Scores) -> float:
+    return balanced(class_rates(found.values, found.labels, 0)).value
+
+
+def _hardest_natural(table: Table, rows: Sequence[Row]) -> str | None:
+    means = {}
+    for condition in table.conditions:
+        entries = [row.cells[condition.label].rates for row in rows]
+        done = [rates.balanced.value for rates in entries if rates]
+        if condition.kind == "natural" and done:
+            means[condition.label] = sum(done) / len(done)
+    return min(means, key=lambda label: means[label]) if means else None
+
+
+def _settings(table: Table) -> dict[str, Any]:
+    records = table.records()
+    versions: dict[str, set[str]] = {}
+    for record in records:
+        for name, version in (record.provenance.get("versions") or {}).items():
+            versions.setdefault(name, set()).add(str(version))
+    return {
+        "protocol": sorted({record.spec.protocol for record in records}),
+        "precision": sorted({record.spec.precision for record in records}),
+        "device": sorted({record.spec.device for record in records}),
+        "seeds": sorted({record.spec.seed for record in records}),
+        "versions": {name: sorted(versions[name]) for name in sorted(versions)},
+    }

@@ -1,0 +1,173 @@
+"""The files of a board, rendered from ``board_data`` and written whole or not at all."""
+
+from __future__ import annotations
+
+import csv
+import io
+import os
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from robbench.leaderboards import tables
+from robbench.leaderboards.board import Board, Figure, Rates, board_data
+from robbench.leaderboards.findings import findings
+from robbench.leaderboards.table import AUDIT_STEPS, Cell
+from robbench.leaderboards.text import escape, escape_html, value_list
+from robbench.records import dumps
+
+KEY_DIGITS = 8
+
+
+def write_board(directory: Path, title: str, grid: str, cells: Sequence[Cell]) -> list[Path]:
+    """Write ``README.md``, ``leaderboard.csv``, ``per_class.csv``, ``leaderboard.json`` and ``timings.csv``.
+
+    The same cells give the same bytes; timings stand in ``timings.csv`` alone.
+
+    Args:
+        directory: Where to; made if need be. Other files in it stay.
+        title: Heading of the board.
+        grid: Name of the grid.
+        cells: Records of one data set with their outcomes, None unless done.
+
+    Returns:
+        The files.
+
+    Raises:
+        ValueError: If the cells do not make one table.
+    """
+    board = board_data(title, grid, cells)
+    contents = {
+        "README.md": readme(board),
+        "leaderboard.csv": leaderboard_csv(board),
+        "per_class.csv": per_class_csv(board),
+        "leaderboard.json": dumps(asdict_plain(board)),
+        "timings.csv": timings_csv(cells),
+    }
+    directory.mkdir(parents=True, exist_ok=True)
+    paths = [directory / name for name in contents]
+    for path, text in zip(paths, contents.values(), strict=True):
+        _write(path, text)
+    return paths
+
+
+def _write(path: Path, text: str) -> None:
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8", newline="") as file:
+            file.write(text)
+        os.chmod(name, 0o644)
+        os.replace(name, path)
+    except BaseException:
+        os.unlink(name)
+        raise
+
+
+def readme(board: Board) -> str:
+    """The board in markdown."""
+    import jinja2
+
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("robbench.leaderboards", "templates"),
+        autoescape=False,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters |= {"md": escape, "html": escape_html, "values": value_list}
+    return environment.get_template("README.md.jinja").render(
+        board=board, tables=tables, findings=findings(board), digits=KEY_DIGITS, audit_steps=AUDIT_STEPS
+    )
+
+
+def asdict_plain(board: Board) -> dict[str, Any]:
+    """The board as JSON values."""
+    plain = asdict(board)
+    plain["dataset"] = board.dataset.model_dump(mode="json")
+    plain["conditions"] = [condition.model_dump(mode="json") for condition in board.conditions]
+    for row, entry in zip(board.rows, plain["rows"], strict=True):
+        entry["model"] = row.model.model_dump(mode="json")
+    return plain
+
+
+def _csv(lines: Sequence[Sequence[object]]) -> str:
+    buffer = io.StringIO()
+    csv.writer(buffer, lineterminator="\n").writerows(lines)
+    return buffer.getvalue()
+
+
+def leaderboard_csv(board: Board) -> str:
+    """One line per row; every figure with the ends of its interval, its number of samples and its seeds."""
+    columns = [name for condition in board.conditions for name in _columns(condition.label, condition.kind == "chain")]
+    columns += [f"worst case {threat}, balanced" for threat in board.threats]
+    header: list[object] = ["rank", "model", "seeds", "audited", "flags", "not ranked because"]
+    for name in columns:
+        header += [name, f"{name}: low", f"{name}: high", f"{name}: n", f"{name}: by seed"]
+    lines: list[list[object]] = [header]
+    for row in board.rows:
+        line: list[object] = [row.rank, row.label, _words(row.seeds), row.audited, "; ".join(row.flags), row.unranked]
+        for condition in board.conditions:
+            entry = row.cells[condition.label]
+            line += [*_values(_of(entry.rates, "share")), *_values(_of(entry.rates, "balanced"))]
+            if condition.kind == "chain":
+                line += _values(_of(entry.accuracy, "share"))
+        for threat in board.threats:
+            line += _values(_of(row.worst[threat], "balanced"))
+        lines.append(line)
+    return _csv(lines)
+
+
+def _columns(label: str, chain: bool) -> list[str]:
+    return [label, f"{label}, balanced"] + [f"{label}, plain"] * chain
+
+
+def _of(rates: Rates | None, name: str) -> Figure | None:
+    return getattr(rates, name) if rates else None
+
+
+def _words(values: Sequence[object]) -> str:
+    return " ".join(str(value) for value in values)
+
+
+def _values(figure: Figure | None) -> list[object]:
+    if figure is None:
+        return [""] * 5
+    return [figure.value, figure.low, figure.high, figure.n, _words(figure.seeds)]
+
+
+def per_class_csv(board: Board) -> str:
+    """One line per row, condition or worst case, and class."""
+    header: list[object] = ["model", "condition", "class", "train images", "value", "low", "high", "n", "by seed"]
+    train = board.dataset.counts.get("train", ())
+    lines: list[list[object]] = [header]
+    for row in board.rows:
+        found = {label: entry.rates for label, entry in row.cells.items()}
+        found |= {f"worst case {threat}": rates for threat, rates in row.worst.items()}
+        for label, rates in found.items():
+            for place, figure in enumerate(rates.per_class if rates else ()):
+                images = train[place] if place < len(train) else ""
+                if figure is not None:
+                    lines.append([row.label, label, board.dataset.class_names[place], images, *_values(figure)])
+    return _csv(lines)
+
+
+def timings_csv(cells: Sequence[Cell]) -> str:
+    """One line per timing of a cell: the only figures that differ when the same thing is done again."""
+    lines: list[list[object]] = [["model", "condition", "seed", "timing", "value"]]
+    for record, _ in cells:
+        spec = record.spec
+        for name, value in _flat(record.timings):
+            lines.append([spec.model.label, spec.condition.label, spec.seed, name, value])
+    return _csv(lines)
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, object]]:
+    for name in sorted(values):
+        value = values[name]
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value

@@ -1,0 +1,86 @@
+"""Sentences about a board that its numbers bear out, in markdown."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from robbench.leaderboards.board import Board, Rates, Row
+from robbench.leaderboards.text import escape, interval, percent
+
+
+def findings(board: Board) -> list[str]:
+    """What the board shows: best and lowest row, what perturbations and attacks cost, the weakest class."""
+    rows = [row for row in board.rows if row.rank]
+    if not rows:
+        return ["No row could be ranked; the reasons are listed below."]
+    return [*_ends(board, rows), *_undefended(board, rows), *_weakest_class(board, rows[0]), *_flagged(rows)]
+
+
+def _measure(board: Board) -> str:
+    if board.ranked_by is None:
+        return "balanced clean accuracy"
+    return f"balanced robust accuracy in the worst case at {escape(board.ranked_by)}"
+
+
+def _rates(board: Board, row: Row) -> Rates:
+    found = board.ranking(row)
+    assert found is not None, "ranked rows have what they are ranked by"
+    return found
+
+
+def _ends(board: Board, rows: list[Row]) -> Iterator[str]:
+    first, last = rows[0], rows[-1]
+    figure = interval(_rates(board, first).balanced)
+    if len(rows) == 1:
+        yield f"**{escape(first.label)}** reaches {figure} % {_measure(board)}."
+        return
+    tied = sum(row.rank == first.rank for row in rows) - 1
+    together = (
+        f", and {tied} other row{'s are' if tied > 1 else ' is'} not told apart from it on these samples"
+        if tied
+        else ""
+    )
+    yield f"First is **{escape(first.label)}** with {figure} % {_measure(board)}{together}."
+    if last.rank != first.rank:
+        yield f"Last is {escape(last.label)} with {interval(_rates(board, last).balanced)} %."
+
+
+def _undefended(board: Board, rows: list[Row]) -> Iterator[str]:
+    plain = [row for row in rows if all(part.name == "none" for part in row.model.defenses)]
+    if not plain or board.ranked_by is None:
+        return
+    row = plain[0]
+    clean = board.clean(row)
+    if clean is None:
+        return
+    natural = row.cells[board.perturbed].rates if board.perturbed else None
+    middle = f", to {percent(natural.balanced)} % under {escape(board.perturbed)}" if natural else ""
+    yield (
+        f"Of the rows trained without a defense, {escape(row.label)} stands highest: from "
+        f"{percent(clean.balanced)} % balanced accuracy on unchanged images it goes{middle}"
+        f"{' and' if natural else ''} to {percent(_rates(board, row).balanced)} % in that worst case."
+    )
+
+
+def _weakest_class(board: Board, row: Row) -> Iterator[str]:
+    rates = _rates(board, row)
+    figures = {label: figure for label, figure in enumerate(rates.per_class) if figure}
+    if len(figures) < 2:
+        return
+    low = min(figures, key=lambda label: figures[label].value)
+    high = max(figures, key=lambda label: figures[label].value)
+    if figures[low].value < figures[high].value:
+        names = board.dataset.class_names
+        yield (
+            f"In the first row the weakest class is {escape(names[low])} with {interval(figures[low])} %, "
+            f"the strongest {escape(names[high])} with {interval(figures[high])} %."
+        )
+
+
+def _flagged(rows: list[Row]) -> Iterator[str]:
+    count = sum(bool(row.flags) for row in rows)
+    if count:
+        yield (
+            f"{count} row{'s carry' if count > 1 else ' carries'} an audit flag and rank below the others: attacks did not "
+            "do their full work there, so that the figures may be too high."
+        )

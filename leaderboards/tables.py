@@ -1,0 +1,289 @@
+"""The tables of a board's README."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+
+from robbench.leaderboards.board import Board, Entry, Figure, Rates, Row
+from robbench.leaderboards.text import NONE, TextTable, escape, interval, number, percent, value_list
+from robbench.metrics import measures
+from robbench.records import ConditionSpec
+from robbench.threat import format_eps
+
+Choose = Callable[[Rates], Figure]
+
+
+def share(rates: Rates) -> Figure:
+    """The share of all samples."""
+    return rates.share
+
+
+def balanced(rates: Rates) -> Figure:
+    """The mean over classes."""
+    return rates.balanced
+
+
+def ranking(board: Board) -> TextTable:
+    """Who stands where: clean, perturbed, worst cases, remarks."""
+    others = [label for label in board.threats if label != board.ranked_by]
+    headers = ["Rank", "Model"]
+    if board.ranked_by:
+        headers.append(f"**Worst case {escape(board.ranked_by)}**")
+    headers += [f"Worst case {escape(label)}" for label in others]
+    headers += ["Clean"] + ["Clean, balanced"] * (board.imbalanced or not board.ranked_by)
+    headers += [f"Perturbed: {escape(board.perturbed)}"] if board.perturbed else []
+    lines = []
+    for row in (row for row in board.rows if row.rank):
+        clean = board.clean(row)
+        line = [row.rank, escape(row.label)]
+        if board.ranked_by:
+            line.append(f"**{interval(_of(board.ranking(row), balanced))}**")
+        line += [percent(_of(row.worst[label], balanced)) for label in others]
+        line.append(interval(_of(clean, share)))
+        if board.imbalanced or not board.ranked_by:
+            line.append(interval(_of(clean, balanced)))
+        if board.perturbed:
+            line.append(_cell(row.cells[board.perturbed], balanced if board.imbalanced else share))
+        lines.append([*line, _remarks(board, row)])
+    return TextTable([*headers, "Remarks"], lines, left=2)
+
+
+def _of(rates: Rates | None, choose: Choose) -> Figure | None:
+    return choose(rates) if rates else None
+
+
+def _cell(entry: Entry, choose: Choose) -> str:
+    if entry.rates is None:
+        return "failed" if entry.status == "failed" else NONE
+    return percent(choose(entry.rates))
+
+
+def _remarks(board: Board, row: Row) -> str:
+    remarks = [f"**{escape(flag)}**" for flag in row.flags]
+    if board.ranked_by and not row.audited:
+        remarks.append("not audited")
+    if len(row.seeds) < len(board.settings["seeds"]):
+        remarks.append(f"{len(row.seeds)} of {len(board.settings['seeds'])} seeds")
+    if row.model.start:
+        remarks.append(f"starts from {escape(row.model.start)}")
+    return "; ".join(remarks)
+
+
+def unranked(board: Board) -> TextTable:
+    """The rows without a rank, and why."""
+    return TextTable(
+        ["Model", "Why"], [[escape(row.label), escape(row.unranked)] for row in board.rows if not row.rank], left=2
+    )
+
+
+def by_seed(board: Board) -> TextTable:
+    """What ranks, seed by seed, and its range."""
+    seeds = board.settings["seeds"]
+    lines = []
+    for row in (row for row in board.rows if row.rank):
+        found = board.ranking(row)
+        values = dict(zip(row.seeds, found.balanced.seeds if found else (), strict=False))
+        spread = f"{100 * min(values.values()):.1f}–{100 * max(values.values()):.1f}" if values else NONE
+        lines.append(
+            [escape(row.label), *(f"{100 * values[seed]:.1f}" if seed in values else NONE for seed in seeds), spread]
+        )
+    return TextTable(["Model", *(f"Seed {seed}" for seed in seeds), "Range"], lines)
+
+
+def conditions(board: Board, choose: Choose) -> TextTable:
+    """Every condition of every row; chains with the plain accuracy after them beside the robust one."""
+    headers = ["Model"]
+    for condition in board.conditions:
+        sizes = {rates.share.n for row in board.rows if (rates := row.cells[condition.label].rates)}
+        subset = f" (n = {_range(sizes)})" if condition.sample is not None and sizes else ""
+        headers.append(escape(condition.label) + subset)
+        if condition.kind == "chain":
+            headers.append(f"{escape(condition.label)}, plain")
+    lines = []
+    for row in board.rows:
+        line = [escape(row.label)]
+        for condition in board.conditions:
+            entry = row.cells[condition.label]
+            line.append(_cell(entry, choose))
+            if condition.kind == "chain":
+                line.append(percent(_of(entry.accuracy, choose)))
+        lines.append(line)
+    return TextTable(headers, lines)
+
+
+def _range(values: set[int]) -> str:
+    return str(min(values)) if len(values) == 1 else f"{min(values)}–{max(values)}"
+
+
+def per_class(board: Board) -> Iterator[tuple[str, TextTable]]:
+    """Right per class: clean, perturbed, the worst case, then each attack that it is made of, and chains."""
+    for condition in board.conditions:
+        if condition.kind == "clean":
+            yield "Clean", _class_table(board, [row.cells[condition.label].rates for row in board.rows])
+    if board.perturbed:
+        perturbed = [row.cells[board.perturbed].rates for row in board.rows]
+        yield f"Perturbed: {board.perturbed}", _class_table(board, perturbed)
+    if board.ranked_by:
+        yield f"Worst case {board.ranked_by}", _class_table(board, [row.worst[board.ranked_by] for row in board.rows])
+    attacked = board.threats[board.ranked_by] if board.ranked_by else ()
+    chains = [condition.label for condition in board.conditions if condition.kind == "chain"]
+    for label in (*(attacked if len(attacked) > 1 else ()), *chains):
+        yield label, _class_table(board, [row.cells[label].rates for row in board.rows])
+
+
+def _class_table(board: Board, column: Sequence[Rates | None]) -> TextTable:
+    train = board.dataset.counts.get("train", ())
+    names = [
+        f"{escape(name)} ({train[label]} train)" if label < len(train) else escape(name)
+        for label, name in enumerate(board.dataset.class_names)
+    ]
+    lines = []
+    for row, rates in zip(board.rows, column, strict=True):
+        if rates:
+            figures = [rates.share, rates.balanced, rates.worst_class, *rates.per_class]
+            lines.append([escape(row.label), *(percent(figure) for figure in figures)])
+    return TextTable(["Model", "All", "Balanced", "Worst class", *names], lines)
+
+
+def draws(board: Board) -> TextTable:
+    """How natural perturbations vary over draws, and the worst of several."""
+    names = ("draws_mean", "draws_std", "draws_min", "draws_max", *(f"worst_of_{n}" for n in measures.DRAWS))
+    found = [
+        [escape(row.label), escape(condition.label), *(percent(details.get(name)) for name in names)]
+        for condition in board.conditions
+        if condition.kind == "natural" and condition.draws > 1
+        for row in board.rows
+        if (details := row.cells[condition.label].details)
+    ]
+    headers = ["Mean", "Std", "Lowest", "Highest", *(f"Worst of {n}" for n in measures.DRAWS)]
+    return TextTable(["Model", "Condition", *headers], found, left=2)
+
+
+def aimed(board: Board) -> TextTable:
+    """Attacks towards targets, and attacks that look for a small change: how often they succeed and what it takes."""
+    lines = []
+    for condition in board.conditions:
+        if not (condition.target or any(not stage.bounded and stage.norm != "none" for stage in condition.stages)):
+            continue
+        for row in board.rows:
+            details = row.cells[condition.label].details
+            if details:
+                names = ("success_rate", "targeted_success", "targeted_success_mean")
+                sizes = [details.get(f"{norm}_median_success") for norm in ("linf", "l2", "l1")]
+                lines.append(
+                    [
+                        escape(row.label),
+                        escape(condition.label),
+                        *(percent(details.get(name)) for name in names),
+                        *(number(size.value) if size else NONE for size in sizes),
+                    ]
+                )
+    headers = ["Model", "Condition", "Wrong", "Target reached", "Mean over targets"]
+    return TextTable([*headers, "Median Linf", "Median L2", "Median L1"], lines, left=2)
+
+
+def rounding(board: Board) -> TextTable:
+    """What rounding attacked images to 8 bits changes, in points, where it changes anything by a tenth of a point."""
+    lines = []
+    for condition in board.conditions:
+        for row in board.rows:
+            entry = row.cells[condition.label]
+            rounded = (entry.details or {}).get("robust_accuracy_8bit")
+            if rounded and entry.rates and abs(rounded.value - entry.rates.share.value) >= 0.001:
+                lines.append([escape(row.label), escape(condition.label), percent(entry.rates.share), percent(rounded)])
+    return TextTable(["Model", "Condition", "As attacked", "After rounding"], lines, left=2)
+
+
+def matrices(board: Board, row: Row) -> Iterator[tuple[str, TextTable]]:
+    """The row's confusion matrices, clean and under the attack of the ranking threat model that leaves it least."""
+    clean = next((condition.label for condition in board.conditions if condition.kind == "clean"), None)
+    names = [escape(name) for name in board.dataset.class_names]
+    for label in dict.fromkeys((clean, row.hardest)):
+        if label is not None and row.cells[label].confusion:
+            counts = row.cells[label].confusion
+            lines = [[name, *map(str, line)] for name, line in zip(names, counts, strict=True)]
+            yield label, TextTable(["true ↓ decided →", *names], lines)
+
+
+def data(board: Board) -> TextTable:
+    """Images per class and split."""
+    parts = [part for part in ("train", "validation", "test", "gallery") if any(board.dataset.counts.get(part, ()))]
+    lines = [
+        [escape(name), *(f"{board.dataset.counts[part][label]:,}" for part in parts)]
+        for label, name in enumerate(board.dataset.class_names)
+    ]
+    totals = [f"**{sum(board.dataset.counts[part]):,}**" for part in parts]
+    return TextTable(["Class", *(part.capitalize() for part in parts)], [*lines, ["**all**", *totals]])
+
+
+def specifications(board: Board) -> TextTable:
+    """What each condition is, exactly, and what it costs."""
+    lines = []
+    for condition in board.conditions:
+        entries = [row.cells[condition.label] for row in board.rows]
+        sizes = {entry.rates.share.n for entry in entries if entry.rates}
+        cost = [_mean(entries, name) for name in ("forwards", "backwards")]
+        stages = "<br>then ".join(_stage(condition, place) for place in range(len(condition.stages)))
+        lines.append(
+            [
+                escape(condition.label),
+                condition.kind,
+                stages or "unchanged images",
+                escape(condition.target or NONE),
+                str(condition.draws) if condition.kind == "natural" else NONE,
+                _range(sizes) if sizes else NONE,
+                *cost,
+            ]
+        )
+    headers = ["Condition", "Kind", "Attacks in order", "Target", "Draws", "n", "Forwards", "Backwards"]
+    return TextTable(headers, lines, left=4)
+
+
+def _mean(entries: list[Entry], name: str) -> str:
+    found = [entry.details[name].value for entry in entries if entry.details and name in entry.details]
+    return number(sum(found) / len(found)) if found else NONE
+
+
+def _stage(condition: ConditionSpec, place: int) -> str:
+    stage = condition.stages[place]
+    parameters = value_list([f"{name} = {value}" for name, value in sorted(stage.parameters.items())])
+    limit = "natural perturbation" if stage.norm == "none" else f"{stage.norm.capitalize()}, smallest change sought"
+    if stage.eps is not None:
+        limit = f"{stage.norm.capitalize()} ≤ {format_eps(stage.eps)}"
+    traits = ["uses gradients"] * stage.white_box + ["toolbox: global random state, fixed batches"] * stage.global_state
+    traits += [f"plugin {stage.source}"] if stage.source else []
+    text = f"{stage.name} v{stage.version} ({parameters}); {limit}" + "".join(f"; {trait}" for trait in traits)
+    return escape(text)
+
+
+def models(board: Board) -> TextTable:
+    """How each row was trained."""
+    lines = []
+    for row in board.rows:
+        spec = row.model
+        recipe = value_list([f"{name} = {value}" for name, value in sorted(spec.recipe.items())])
+        lines.append(
+            [
+                escape(row.label),
+                escape(spec.architecture.label),
+                escape(spec.objective.label),
+                escape(value_list([part.label for part in spec.defenses])),
+                escape(spec.balancer.label),
+                escape(recipe),
+                escape(spec.start or NONE),
+            ]
+        )
+    headers = ["Model", "Architecture", "Objective", "Defenses", "Balance", "Recipe", "Start"]
+    return TextTable(headers, lines, left=7)
+
+
+def troubles(board: Board) -> TextTable:
+    """Cells that failed, are not supported or were not run."""
+    words = {"failed": "failed", "unsupported": "not supported", "missing": "not run"}
+    lines = [
+        [escape(row.label), escape(condition.label), words[entry.status], escape(entry.reason)]
+        for row in board.rows
+        for condition in board.conditions
+        if (entry := row.cells[condition.label]).status != "done"
+    ]
+    return TextTable(["Model", "Condition", "State", "Why"], lines, left=4)

@@ -1,0 +1,69 @@
+"""Numbers, tables and escapes in markdown."""
+
+from __future__ import annotations
+
+import html
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from robbench.leaderboards.board import Figure
+
+NONE = "–"
+
+_SPECIAL = re.compile(r"([\\`*_\[\]|~#$])")
+
+
+def escape(text: object) -> str:
+    """Text that markdown shows as it is, on one line, inside tables too."""
+    line = " ".join(str(text).split())
+    return _SPECIAL.sub(r"\\\1", html.escape(line, quote=False))
+
+
+def escape_html(text: object) -> str:
+    """Text that HTML inside markdown shows as it is."""
+    return html.escape(" ".join(str(text).split()))
+
+
+def percent(figure: Figure | None) -> str:
+    """``71.3``, or a dash."""
+    return f"{100 * figure.value:.1f}" if figure else NONE
+
+
+def interval(figure: Figure | None) -> str:
+    """``71.3 (67.2–75.0)``, or a dash."""
+    if figure is None or figure.low is None or figure.high is None:
+        return percent(figure)
+    return f"{percent(figure)} ({100 * figure.low:.1f}–{100 * figure.high:.1f})"
+
+
+def number(value: float) -> str:
+    """A number of three significant digits, without an exponent where it is of ordinary size."""
+    if value >= 1000:
+        return f"{value:,.0f}"
+    return f"{value:.3g}"
+
+
+def value_list(values: Sequence[object]) -> str:
+    """Values with commas between them, or a dash for none."""
+    return ", ".join(str(value) for value in values) or NONE
+
+
+@dataclass(frozen=True)
+class TextTable:
+    """A table of finished markdown.
+
+    Attributes:
+        headers: Column headings.
+        lines: Lines of as many texts.
+        left: How many columns, from the left, are text; the others are numbers and set to the right.
+    """
+
+    headers: Sequence[str]
+    lines: Sequence[Sequence[str]]
+    left: int = 1
+
+    def __str__(self) -> str:
+        """The table in markdown, without a newline at the end."""
+        rule = [":--" if place < self.left else "--:" for place in range(len(self.headers))]
+        return "\n".join("| " + " | ".join(line) + " |" for line in (self.headers, rule, *self.lines))

@@ -1,0 +1,108 @@
+"""Backbones: networks from normalised images to features."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from robbench.interfaces import Architecture, Backbone
+from robbench.registry import register_architecture
+
+
+class SequentialBackbone(Backbone):
+    """Layers one after the other, ending in a flat feature vector.
+
+    Args:
+        layers: The layers.
+        image_shape: Shape of one image, ``(C, H, W)``, from which the number of features follows.
+    """
+
+    def __init__(self, layers: nn.Sequential, image_shape: tuple[int, int, int]) -> None:
+        super().__init__()
+        self.layers = layers
+        layers.eval()
+        with torch.no_grad():
+            self.out_features = int(layers(torch.zeros(1, *image_shape)).shape[1])
+        layers.train()
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Features, shape ``(N, out_features)``."""
+        features: Tensor = self.layers(images)
+        return features
+
+
+@register_architecture("small-cnn")
+@dataclass(frozen=True)
+class SmallCNN(Architecture):
+    """Two convolutions and three linear layers, the last of them the head (LeNet-5's form; LeCun et al., 1998)."""
+
+    def build(self, image_shape: tuple[int, int, int]) -> Backbone:
+        """A backbone of 84 features for images of at least 16 × 16."""
+        layers = nn.Sequential(
+            nn.Conv2d(image_shape[0], 6, 5),
+            nn.ReLU(),
+            nn.MaxPool2d(2),
+            nn.Conv2d(6, 16, 5),
+            nn.ReLU(),
+            nn.MaxPool2d(2),
+            nn.Flatten(),
+            nn.LazyLinear(120),
+            nn.ReLU(),
+            nn.Linear(120, 84),
+            nn.ReLU(),
+        )
+        return SequentialBackbone(layers, image_shape)
+
+
+@register_architecture("compact-cnn")
+@dataclass(frozen=True)
+class CompactCNN(Architecture):
+    """Three strided convolutions with batch normalisation: under a million multiply-adds at 32 × 32 and width 16."""
+
+    width: Annotated[int, Field(ge=1)] = 16
+
+    def build(self, image_shape: tuple[int, int, int]) -> Backbone:
+        """A backbone of 128 features."""
+        layers: list[nn.Module] = []
+        channels = image_shape[0]
+        for out in (self.width, 2 * self.width, 4 * self.width):
+            layers += [nn.Conv2d(channels, out, 3, stride=2, padding=1, bias=False), nn.BatchNorm2d(out), nn.ReLU()]
+            channels = out
+        layers += [nn.Flatten(), nn.LazyLinear(128), nn.ReLU()]
+        return SequentialBackbone(nn.Sequential(*layers), image_shape)
+
+
+@register_architecture("resnet18")
+@dataclass(frozen=True)
+class ResNet18(Architecture):
+    """ResNet-18 (He et al., 2016), with torchvision's stem or the 3 × 3 one that suits 32 × 32 images."""
+
+    stem: Literal["torchvision", "3x3"] = "torchvision"
+
+    def build(self, image_shape: tuple[int, int, int]) -> Backbone:
+        """A backbone of 512 features."""
+        return _ResNet(self.stem, image_shape[0])
+
+
+class _ResNet(Backbone):
+    def __init__(self, stem: str, channels: int) -> None:
+        from torchvision.models import resnet18
+
+        super().__init__()
+        network = resnet18(weights=None)
+        if stem == "3x3":
+            network.conv1 = nn.Conv2d(channels, 64, 3, padding=1, bias=False)
+            network.maxpool = nn.Identity()
+        elif channels != 3:
+            network.conv1 = nn.Conv2d(channels, 64, 7, stride=2, padding=3, bias=False)
+        self.out_features = int(network.fc.in_features)
+        network.fc = nn.Identity()
+        self.network = network
+
+    def forward(self, images: Tensor) -> Tensor:
+        features: Tensor = self.network(images)
+        return features
