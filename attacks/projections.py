@@ -30,10 +30,11 @@ def add(images: Tensor, change: Tensor) -> Tensor:
 
 
 def project(images: Tensor, change: Tensor, norm: Norm, eps: float) -> Tensor:
-    """Images moved by a change that is first projected onto the ball of radius ``eps``, then clipped to [0, 1].
+    """Images moved by a change that is first clipped to [0, 1], then projected onto the ball of radius ``eps``.
 
-    In Linf this is the projection onto the intersection of ball and box. In L2 and L1 it is a point of the
-    intersection, though not always the nearest.
+    Both projections shrink values towards the images, so the second keeps what the first has done. In Linf this is the
+    projection onto the intersection of ball and box; in L2 and L1 it is a point of the intersection that spends all of
+    eps, though not always the nearest.
 
     Args:
         images: Centers of the balls, floats in [0, 1], shape ``(N, ...)``.
@@ -41,6 +42,7 @@ def project(images: Tensor, change: Tensor, norm: Norm, eps: float) -> Tensor:
         norm: ``linf``, ``l2`` or ``l1``.
         eps: Radius.
     """
+    change = change.clamp(-images, 1 - images)
     if norm == "linf":
         return add(images, change.clamp(-eps, eps))
     if norm == "l2":
@@ -60,7 +62,7 @@ def _project_l1(change: Tensor, eps: float) -> Tensor:
     ordered = sizes.sort(dim=1, descending=True).values
     excess = ordered.cumsum(dim=1) - eps
     ranks = torch.arange(1, ordered.shape[1] + 1, device=change.device)
-    support = (ordered * ranks > excess).sum(dim=1, keepdim=True)
+    support = (ordered * ranks > excess).sum(dim=1, keepdim=True).clamp(min=1)
     threshold = (excess.gather(1, support - 1) / support).clamp(min=0)
     return change.sign() * (sizes - threshold).clamp(min=0).to(change.dtype)
 

@@ -46,7 +46,6 @@ _NORMS: Mapping[str, tuple[Norm, ...]] = {
     "ProjectedGradientDescentPyTorch": ("linf", "l2", "l1"),
     "RescalingAutoConjugateGradient": ("linf", "l2", "l1"),
     "SquareAttack": ("linf", "l2"),
-    "ZooAttack": ("l2",),
 }
 _ORDERS: Mapping[str, float] = {"linf": math.inf, "l2": 2, "l1": 1}
 # Set from the threat model or from how attacks are run here, not by the user.

@@ -6,7 +6,6 @@ import hashlib
 import json
 import math
 import os
-import shutil
 import tempfile
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -96,32 +95,22 @@ def _fingerprint(raw: Raw) -> str:
 
 
 def _keep(raw: Raw, entry: Path) -> None:
-    entry.parent.mkdir(parents=True, exist_ok=True)
-    work = Path(tempfile.mkdtemp(prefix=f".{entry.name}-", dir=entry.parent))
-    try:
-        made = work / "entry"
-        made.mkdir()
+    meta = {
+        "class_names": list(raw.class_names),
+        "fingerprint": _fingerprint(raw),
+        "duplicates": len(raw.images) - len(set(_digests(raw.images))),
+        "shape": list(raw.images.shape),
+    }
+    entry.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{entry.name}-", dir=entry.parent) as work:
+        made = Path(work)
         np.save(made / "images.npy", raw.images)
         np.save(made / "labels.npy", raw.labels.astype(np.int64))
         np.save(made / "is_test.npy", raw.is_test.astype(np.bool_))
-        meta = {
-            "class_names": list(raw.class_names),
-            "fingerprint": _fingerprint(raw),
-            "duplicates": len(raw.images) - len(set(_digests(raw.images))),
-            "shape": list(raw.images.shape),
-        }
         (made / "meta.json").write_text(dumps(meta), encoding="utf-8")
-        if _cached(entry) is None:
-            # A directory cannot replace one that is not empty: a damaged entry moves out of the way first.
-            if entry.exists():
-                os.rename(entry, work / "damaged")
-            try:
-                os.rename(made, entry)
-            except OSError:
-                if _cached(entry) is None:  # otherwise another process was faster, and what it kept is the same
-                    raise
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
+        # The file that makes an entry valid comes last. Processes that do this at once move files of equal content.
+        for name in ("images.npy", "labels.npy", "is_test.npy", "meta.json"):
+            os.replace(made / name, entry / name)
 
 
 def _cached(entry: Path) -> Source | None:

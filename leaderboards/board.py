@@ -16,6 +16,14 @@ from robbench.statistics import Scores, balanced, class_rates, combine, tie_lead
 IMBALANCE = 1.5
 """From this ratio of the largest to the smallest class of the test set on, balanced figures stand beside plain ones."""
 
+_PARTS = (
+    measures.decisions,
+    measures.robustness,
+    measures.repeated_draws,
+    measures.success,
+    measures.change,
+    measures.passes,
+)
 _DETAILS: tuple[str, ...] = (
     "macro_f1",
     "robust_accuracy_8bit",
@@ -27,7 +35,7 @@ _DETAILS: tuple[str, ...] = (
     "draws_min",
     "draws_max",
     *(f"worst_of_{n}" for n in measures.DRAWS),
-    *(f"{norm}_median{suffix}" for norm in measures.NORM_NAMES for suffix in ("", "_success")),
+    *(f"{norm}_median{suffix}" for norm in ("linf", "l2", "l1") for suffix in ("", "_success")),
     "forwards",
     "backwards",
 )
@@ -217,17 +225,15 @@ def _figure(measure: Measure, seeds: Sequence[float]) -> Figure:
 
 
 def _details(outcomes: Sequence[Outcome]) -> dict[str, Figure]:
-    parts = (measures.decisions, measures.robustness, measures.repeated_draws, measures.success, measures.change)
-    by_seed = [
-        {name: figure for part in (*parts, measures.passes) for name, figure in part(outcome).items()}
-        for outcome in outcomes
-    ]
+    by_seed = [{name: figure for part in _PARTS for name, figure in part(outcome).items()} for outcome in outcomes]
     found = {}
     for name in _DETAILS:
-        values = [figures[name] for figures in by_seed if name in figures]
-        if len(values) == len(by_seed):
-            mean = float(np.mean([figure.value for figure in values]))
-            found[name] = Figure(mean, None, None, min(figure.n for figure in values), tuple(v.value for v in values))
+        parts_found = [figures[name] for figures in by_seed if name in figures]
+        if len(parts_found) == len(by_seed):
+            values = [figure.value for figure in parts_found]
+            mean, n = float(np.mean(values)), min(figure.n for figure in parts_found)
+            is_rate = all(figure.low is not None for figure in parts_found)
+            found[name] = _figure(wilson(mean * n, n) if is_rate else Measure(mean, n=n), values)
     return found
 
 
@@ -280,7 +286,7 @@ def _row(
     left = {spec.label: rates.balanced.value for spec in needed if (rates := cells[spec.label].rates)}
     row = Row(
         model=model,
-        seeds=table.seeds(model.label),
+        seeds=table.seeds[model.label],
         rank="",
         unranked="" if ranking else "; ".join(troubles) or "no sample that every condition covers",
         audited=ranked_by is not None and ranking is not None and is_audited(needed),

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import io
 import os
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -43,7 +42,7 @@ def write_board(directory: Path, title: str, grid: str, cells: Sequence[Cell]) -
         "README.md": readme(board),
         "leaderboard.csv": leaderboard_csv(board),
         "per_class.csv": per_class_csv(board),
-        "leaderboard.json": dumps(asdict_plain(board)),
+        "leaderboard.json": dumps(plain_data(board)),
         "timings.csv": timings_csv(cells),
     }
     directory.mkdir(parents=True, exist_ok=True)
@@ -54,15 +53,12 @@ def write_board(directory: Path, title: str, grid: str, cells: Sequence[Cell]) -
 
 
 def _write(path: Path, text: str) -> None:
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    scratch = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with os.fdopen(handle, "w", encoding="utf-8", newline="") as file:
-            file.write(text)
-        os.chmod(name, 0o644)
-        os.replace(name, path)
-    except BaseException:
-        os.unlink(name)
-        raise
+        scratch.write_text(text, encoding="utf-8", newline="")
+        scratch.replace(path)
+    finally:
+        scratch.unlink(missing_ok=True)
 
 
 def readme(board: Board) -> str:
@@ -83,14 +79,22 @@ def readme(board: Board) -> str:
     )
 
 
-def asdict_plain(board: Board) -> dict[str, Any]:
-    """The board as JSON values."""
-    plain = asdict(board)
+def plain_data(board: Board) -> dict[str, Any]:
+    """The board as JSON values, without the fields of figures that are not defined."""
+    plain: dict[str, Any] = asdict(board)
     plain["dataset"] = board.dataset.model_dump(mode="json")
     plain["conditions"] = [condition.model_dump(mode="json") for condition in board.conditions]
     for row, entry in zip(board.rows, plain["rows"], strict=True):
         entry["model"] = row.model.model_dump(mode="json")
+        entry["cells"] = _defined(entry["cells"])
+        entry["worst"] = _defined(entry["worst"])
     return plain
+
+
+def _defined(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _defined(item) for key, item in value.items() if item is not None}
+    return value
 
 
 def _csv(lines: Sequence[Sequence[object]]) -> str:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from robbench.leaderboards.board import Board, Rates, Row
-from robbench.leaderboards.text import escape, interval, percent
+from robbench.leaderboards.board import Board, Figure, Rates, Row
+from robbench.leaderboards.text import escape, percent
 
 
 def findings(board: Board) -> list[str]:
@@ -13,7 +13,14 @@ def findings(board: Board) -> list[str]:
     rows = [row for row in board.rows if row.rank]
     if not rows:
         return ["No row could be ranked; the reasons are listed below."]
-    return [*_ends(board, rows), *_undefended(board, rows), *_weakest_class(board, rows[0]), *_flagged(rows)]
+    sound = [row for row in rows if not row.flags] or rows
+    return [*_ends(board, sound), *_undefended(board, sound), *_weakest_class(board, sound[0]), *_flagged(rows)]
+
+
+def _rate(figure: Figure) -> str:
+    if figure.low is None or figure.high is None:
+        return f"{percent(figure)} %"
+    return f"{percent(figure)} % ({100 * figure.low:.1f}–{100 * figure.high:.1f})"
 
 
 def _measure(board: Board) -> str:
@@ -30,9 +37,9 @@ def _rates(board: Board, row: Row) -> Rates:
 
 def _ends(board: Board, rows: list[Row]) -> Iterator[str]:
     first, last = rows[0], rows[-1]
-    figure = interval(_rates(board, first).balanced)
+    figure = _rate(_rates(board, first).balanced)
     if len(rows) == 1:
-        yield f"**{escape(first.label)}** reaches {figure} % {_measure(board)}."
+        yield f"**{escape(first.label)}** reaches {figure} {_measure(board)}."
         return
     tied = sum(row.rank == first.rank for row in rows) - 1
     together = (
@@ -40,9 +47,9 @@ def _ends(board: Board, rows: list[Row]) -> Iterator[str]:
         if tied
         else ""
     )
-    yield f"First is **{escape(first.label)}** with {figure} % {_measure(board)}{together}."
+    yield f"First is **{escape(first.label)}** with {figure} {_measure(board)}{together}."
     if last.rank != first.rank:
-        yield f"Last is {escape(last.label)} with {interval(_rates(board, last).balanced)} %."
+        yield f"Last is {escape(last.label)} with {_rate(_rates(board, last).balanced)}."
 
 
 def _undefended(board: Board, rows: list[Row]) -> Iterator[str]:
@@ -54,11 +61,11 @@ def _undefended(board: Board, rows: list[Row]) -> Iterator[str]:
     if clean is None:
         return
     natural = row.cells[board.perturbed].rates if board.perturbed else None
-    middle = f", to {percent(natural.balanced)} % under {escape(board.perturbed)}" if natural else ""
+    middle = f" to {percent(natural.balanced)} % under {escape(board.perturbed)} and" if natural else ""
     yield (
         f"Of the rows trained without a defense, {escape(row.label)} stands highest: from "
-        f"{percent(clean.balanced)} % balanced accuracy on unchanged images it goes{middle}"
-        f"{' and' if natural else ''} to {percent(_rates(board, row).balanced)} % in that worst case."
+        f"{percent(clean.balanced)} % balanced accuracy on unchanged images it goes"
+        f"{middle} to {percent(_rates(board, row).balanced)} % in that worst case."
     )
 
 
@@ -72,8 +79,8 @@ def _weakest_class(board: Board, row: Row) -> Iterator[str]:
     if figures[low].value < figures[high].value:
         names = board.dataset.class_names
         yield (
-            f"In the first row the weakest class is {escape(names[low])} with {interval(figures[low])} %, "
-            f"the strongest {escape(names[high])} with {interval(figures[high])} %."
+            f"In the first row the weakest class is {escape(names[low])} with {_rate(figures[low])}, "
+            f"the strongest {escape(names[high])} with {_rate(figures[high])}."
         )
 
 
@@ -81,6 +88,6 @@ def _flagged(rows: list[Row]) -> Iterator[str]:
     count = sum(bool(row.flags) for row in rows)
     if count:
         yield (
-            f"{count} row{'s carry' if count > 1 else ' carries'} an audit flag and rank below the others: attacks did not "
-            "do their full work there, so that the figures may be too high."
+            f"{count} row{'s carry' if count > 1 else ' carries'} an audit flag, which puts "
+            f"{'them' if count > 1 else 'it'} below the others: attacks may not have done their full work there."
         )

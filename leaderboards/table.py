@@ -36,13 +36,15 @@ class Table:
         dataset: The data set, the same for all.
         models: The rows.
         conditions: The columns.
-        cells: Cells by model, condition and seed.
+        places: Cells by seed, by labels of model and condition.
+        seeds: The seeds of which a row has any cell, rising, by label.
     """
 
     dataset: DatasetSpec
     models: tuple[ModelSpec, ...]
     conditions: tuple[ConditionSpec, ...]
-    cells: Mapping[tuple[str, str, int], Cell]
+    places: Mapping[tuple[str, str], Mapping[int, Cell]]
+    seeds: Mapping[str, tuple[int, ...]]
 
     @classmethod
     def of(cls, cells: Sequence[Cell]) -> Table:
@@ -57,21 +59,27 @@ class Table:
         specs = [record.spec for record, _ in cells]
         if len({(spec.dataset.label, spec.dataset.fingerprint) for spec in specs}) > 1:
             raise ValueError("the cells of a board must be of one data set")
-        placed: dict[tuple[str, str, int], Cell] = {}
-        for record, outcome in cells:
-            place = (record.spec.model.label, record.spec.condition.label, record.spec.seed)
-            if place in placed:
-                raise ValueError(f"two cells for model, condition and seed {place}")
-            if record.status == "done" and outcome is None:
-                raise ValueError(f"cell {record.key} is done but has no outcome")
-            placed[place] = (record, outcome)
-        models = {spec.model.label: spec.model for spec in reversed(specs)}
-        conditions = {spec.condition.label: spec.condition for spec in reversed(specs)}
+        models: dict[str, ModelSpec] = {}
+        conditions: dict[str, ConditionSpec] = {}
+        places: dict[tuple[str, str], dict[int, Cell]] = {}
+        seeds: dict[str, set[int]] = {}
+        for spec, cell in zip(specs, cells, strict=True):
+            row, column = spec.model.label, spec.condition.label
+            place = places.setdefault((row, column), {})
+            if spec.seed in place:
+                raise ValueError(f"two cells for {row}, {column}, seed {spec.seed}")
+            if cell[0].status == "done" and cell[1] is None:
+                raise ValueError(f"cell {cell[0].key} is done but has no outcome")
+            place[spec.seed] = cell
+            models.setdefault(row, spec.model)
+            conditions.setdefault(column, spec.condition)
+            seeds.setdefault(row, set()).add(spec.seed)
         return cls(
             specs[0].dataset,
-            tuple(models[label] for label in dict.fromkeys(spec.model.label for spec in specs)),
-            tuple(conditions[label] for label in dict.fromkeys(spec.condition.label for spec in specs)),
-            placed,
+            tuple(models.values()),
+            tuple(conditions.values()),
+            places,
+            {label: tuple(sorted(found)) for label, found in seeds.items()},
         )
 
     @property
@@ -79,39 +87,32 @@ class Table:
         """The number of classes K."""
         return len(self.dataset.class_names)
 
-    def seeds(self, model: str) -> tuple[int, ...]:
-        """The seeds of which a row has any cell, rising."""
-        return tuple(sorted({seed for label, _, seed in self.cells if label == model}))
-
     def records(self, model: str | None = None, condition: str | None = None) -> list[Record]:
-        """Records of a row, a column or a place of the table, by column and seed."""
-        order = {spec.label: place for place, spec in enumerate(self.conditions)}
-        wanted = [
-            (order[place[1]], place[2], cell[0])
-            for place, cell in self.cells.items()
-            if model in (None, place[0]) and condition in (None, place[1])
-        ]
-        return [record for _, _, record in sorted(wanted, key=lambda item: item[:2])]
+        """The records of a row, a column, a place or the whole table, by row, column and seed."""
+        rows = [model] if model is not None else [spec.label for spec in self.models]
+        columns = [condition] if condition is not None else [spec.label for spec in self.conditions]
+        places = [self.places.get((row, column), {}) for row in rows for column in columns]
+        return [place[seed][0] for place in places for seed in sorted(place)]
 
     def outcomes(self, model: str, condition: str) -> list[Outcome] | None:
         """The outcomes of a place by seed, or None unless it is done for every seed of the row."""
-        found = [self.cells.get((model, condition, seed), (None, None))[1] for seed in self.seeds(model)]
-        done = [outcome for outcome in found if outcome is not None]
-        return done if len(done) == len(found) and self.status(model, condition)[0] == "done" else None
+        place = self.places.get((model, condition), {})
+        cells = [place.get(seed) for seed in self.seeds[model]]
+        done = [cell[1] for cell in cells if cell is not None and cell[0].status == "done" and cell[1] is not None]
+        return done if len(done) == len(cells) else None
 
     def status(self, model: str, condition: str) -> tuple[Status, str]:
         """How a place stands over all seeds of the row, and why where it is not done; one bad seed is enough."""
+        place = self.places.get((model, condition), {})
         troubles: dict[Status, str] = {}
-        for seed in self.seeds(model):
-            cell = self.cells.get((model, condition, seed))
-            state: Status = cell[0].status if cell else "missing"
-            reason = (cell[0].reason or "no reason given") if cell else "not run"
-            if state != "done":
-                troubles.setdefault(state, f"seed {seed}: {reason}")
-        for state in ("failed", "unsupported", "missing"):
-            if state in troubles:
-                return state, troubles[state]
-        return "done", ""
+        for seed in self.seeds[model]:
+            cell = place.get(seed)
+            if cell is None:
+                troubles.setdefault("missing", f"seed {seed}: not run")
+            elif cell[0].status != "done":
+                troubles.setdefault(cell[0].status, f"seed {seed}: {cell[0].reason or 'no reason given'}")
+        order: tuple[Status, ...] = ("failed", "unsupported", "missing")
+        return next(((status, troubles[status]) for status in order if status in troubles), ("done", ""))
 
     def threats(self) -> dict[ThreatModel, tuple[ConditionSpec, ...]]:
         """The threat models with the conditions whose worst case each is, the one that ranks first.

@@ -26,26 +26,31 @@ def balanced(rates: Rates) -> Figure:
 def ranking(board: Board) -> TextTable:
     """Who stands where: clean, perturbed, worst cases, remarks."""
     others = [label for label in board.threats if label != board.ranked_by]
-    headers = ["Rank", "Model"]
+    both = board.imbalanced or not board.ranked_by
+    headers = ["Rank", "Model", "Clean", *["Clean, balanced"] * both]
+    if board.perturbed:
+        headers.append(f"{escape(board.perturbed)}{', balanced' * board.imbalanced}")
     if board.ranked_by:
-        headers.append(f"**Worst case {escape(board.ranked_by)}**")
-    headers += [f"Worst case {escape(label)}" for label in others]
-    headers += ["Clean"] + ["Clean, balanced"] * (board.imbalanced or not board.ranked_by)
-    headers += [f"Perturbed: {escape(board.perturbed)}"] if board.perturbed else []
+        headers.append(f"**Worst case {escape(board.ranked_by)}**{_samples(board, board.ranked_by)}")
+    headers += [f"Worst case {escape(label)}{_samples(board, label)}" for label in others]
     lines = []
     for row in (row for row in board.rows if row.rank):
         clean = board.clean(row)
-        line = [row.rank, escape(row.label)]
-        if board.ranked_by:
-            line.append(f"**{interval(_of(board.ranking(row), balanced))}**")
-        line += [percent(_of(row.worst[label], balanced)) for label in others]
-        line.append(interval(_of(clean, share)))
-        if board.imbalanced or not board.ranked_by:
+        line = [row.rank, escape(row.label), interval(_of(clean, share))]
+        if both:
             line.append(interval(_of(clean, balanced)))
         if board.perturbed:
             line.append(_cell(row.cells[board.perturbed], balanced if board.imbalanced else share))
+        if board.ranked_by:
+            line.append(f"**{interval(_of(board.ranking(row), balanced))}**")
+        line += [percent(_of(row.worst[label], balanced)) for label in others]
         lines.append([*line, _remarks(board, row)])
-    return TextTable([*headers, "Remarks"], lines, left=2)
+    return TextTable([*headers, "Remarks"], lines, left=(0, 1, len(headers)))
+
+
+def _samples(board: Board, threat: str) -> str:
+    sizes = {rates.share.n for row in board.rows if (rates := row.worst[threat])}
+    return f" (n = {_range(sizes)})" if sizes else ""
 
 
 def _of(rates: Rates | None, choose: Choose) -> Figure | None:
@@ -72,7 +77,9 @@ def _remarks(board: Board, row: Row) -> str:
 def unranked(board: Board) -> TextTable:
     """The rows without a rank, and why."""
     return TextTable(
-        ["Model", "Why"], [[escape(row.label), escape(row.unranked)] for row in board.rows if not row.rank], left=2
+        ["Model", "Why"],
+        [[escape(row.label), escape(row.unranked)] for row in board.rows if not row.rank],
+        left=(0, 1),
     )
 
 
@@ -119,30 +126,36 @@ def per_class(board: Board) -> Iterator[tuple[str, TextTable]]:
     """Right per class: clean, perturbed, the worst case, then each attack that it is made of, and chains."""
     for condition in board.conditions:
         if condition.kind == "clean":
-            yield "Clean", _class_table(board, [row.cells[condition.label].rates for row in board.rows])
+            yield "Clean", _condition_classes(board, condition.label)
     if board.perturbed:
-        perturbed = [row.cells[board.perturbed].rates for row in board.rows]
-        yield f"Perturbed: {board.perturbed}", _class_table(board, perturbed)
+        yield f"Perturbed: {board.perturbed}", _condition_classes(board, board.perturbed)
     if board.ranked_by:
-        yield f"Worst case {board.ranked_by}", _class_table(board, [row.worst[board.ranked_by] for row in board.rows])
+        worst = [row.worst[board.ranked_by] for row in board.rows]
+        yield f"Worst case {board.ranked_by}", _class_table(board, worst, [None] * len(board.rows))
     attacked = board.threats[board.ranked_by] if board.ranked_by else ()
     chains = [condition.label for condition in board.conditions if condition.kind == "chain"]
     for label in (*(attacked if len(attacked) > 1 else ()), *chains):
-        yield label, _class_table(board, [row.cells[label].rates for row in board.rows])
+        yield label, _condition_classes(board, label)
 
 
-def _class_table(board: Board, column: Sequence[Rates | None]) -> TextTable:
+def _condition_classes(board: Board, label: str) -> TextTable:
+    entries = [row.cells[label] for row in board.rows]
+    f1 = [(entry.details or {}).get("macro_f1") for entry in entries]
+    return _class_table(board, [entry.rates for entry in entries], f1)
+
+
+def _class_table(board: Board, column: Sequence[Rates | None], f1: Sequence[Figure | None]) -> TextTable:
     train = board.dataset.counts.get("train", ())
     names = [
         f"{escape(name)} ({train[label]} train)" if label < len(train) else escape(name)
         for label, name in enumerate(board.dataset.class_names)
     ]
     lines = []
-    for row, rates in zip(board.rows, column, strict=True):
+    for row, rates, score in zip(board.rows, column, f1, strict=True):
         if rates:
-            figures = [rates.share, rates.balanced, rates.worst_class, *rates.per_class]
+            figures = [rates.share, rates.balanced, rates.worst_class, score, *rates.per_class]
             lines.append([escape(row.label), *(percent(figure) for figure in figures)])
-    return TextTable(["Model", "All", "Balanced", "Worst class", *names], lines)
+    return TextTable(["Model", "All", "Balanced", "Worst class", "Macro F1", *names], lines).without_empty()
 
 
 def draws(board: Board) -> TextTable:
@@ -156,7 +169,7 @@ def draws(board: Board) -> TextTable:
         if (details := row.cells[condition.label].details)
     ]
     headers = ["Mean", "Std", "Lowest", "Highest", *(f"Worst of {n}" for n in measures.DRAWS)]
-    return TextTable(["Model", "Condition", *headers], found, left=2)
+    return TextTable(["Model", "Condition", *headers], found, left=(0, 1)).without_empty()
 
 
 def aimed(board: Board) -> TextTable:
@@ -174,12 +187,12 @@ def aimed(board: Board) -> TextTable:
                     [
                         escape(row.label),
                         escape(condition.label),
-                        *(percent(details.get(name)) for name in names),
+                        *(interval(details.get(name)) for name in names),
                         *(number(size.value) if size else NONE for size in sizes),
                     ]
                 )
     headers = ["Model", "Condition", "Wrong", "Target reached", "Mean over targets"]
-    return TextTable([*headers, "Median Linf", "Median L2", "Median L1"], lines, left=2)
+    return TextTable([*headers, "Median Linf", "Median L2", "Median L1"], lines, left=(0, 1)).without_empty()
 
 
 def rounding(board: Board) -> TextTable:
@@ -191,7 +204,7 @@ def rounding(board: Board) -> TextTable:
             rounded = (entry.details or {}).get("robust_accuracy_8bit")
             if rounded and entry.rates and abs(rounded.value - entry.rates.share.value) >= 0.001:
                 lines.append([escape(row.label), escape(condition.label), percent(entry.rates.share), percent(rounded)])
-    return TextTable(["Model", "Condition", "As attacked", "After rounding"], lines, left=2)
+    return TextTable(["Model", "Condition", "As attacked", "After rounding"], lines, left=(0, 1))
 
 
 def matrices(board: Board, row: Row) -> Iterator[tuple[str, TextTable]]:
@@ -236,7 +249,7 @@ def specifications(board: Board) -> TextTable:
             ]
         )
     headers = ["Condition", "Kind", "Attacks in order", "Target", "Draws", "n", "Forwards", "Backwards"]
-    return TextTable(headers, lines, left=4)
+    return TextTable(headers, lines, left=(0, 1, 2, 3))
 
 
 def _mean(entries: list[Entry], name: str) -> str:
@@ -274,7 +287,17 @@ def models(board: Board) -> TextTable:
             ]
         )
     headers = ["Model", "Architecture", "Objective", "Defenses", "Balance", "Recipe", "Start"]
-    return TextTable(headers, lines, left=7)
+    return TextTable(headers, lines, left=range(len(headers)))
+
+
+def remarks(board: Board) -> TextTable:
+    """Audit flags and what else was noted when a row's cells were run."""
+    lines = [
+        [escape(row.label), "flag" if text in row.flags else "note", escape(text)]
+        for row in board.rows
+        for text in dict.fromkeys((*row.flags, *row.notes))
+    ]
+    return TextTable(["Model", "Kind", "Remark"], lines, left=range(3))
 
 
 def troubles(board: Board) -> TextTable:
@@ -286,4 +309,4 @@ def troubles(board: Board) -> TextTable:
         for condition in board.conditions
         if (entry := row.cells[condition.label]).status != "done"
     ]
-    return TextTable(["Model", "Condition", "State", "Why"], lines, left=4)
+    return TextTable(["Model", "Condition", "State", "Why"], lines, left=range(4))

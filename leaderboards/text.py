@@ -11,13 +11,13 @@ from robbench.leaderboards.board import Figure
 
 NONE = "–"
 
-_SPECIAL = re.compile(r"([\\`*_\[\]|~#$])")
+# An underscore inside a word is no emphasis.
+_SPECIAL = re.compile(r"([\\`*\[\]|~#$<>&]|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9]))")
 
 
 def escape(text: object) -> str:
     """Text that markdown shows as it is, on one line, inside tables too."""
-    line = " ".join(str(text).split())
-    return _SPECIAL.sub(r"\\\1", html.escape(line, quote=False))
+    return _SPECIAL.sub(r"\\\1", " ".join(str(text).split()))
 
 
 def escape_html(text: object) -> str:
@@ -56,14 +56,23 @@ class TextTable:
     Attributes:
         headers: Column headings.
         lines: Lines of as many texts.
-        left: How many columns, from the left, are text; the others are numbers and set to the right.
+        left: Which columns are text; the others are numbers and set to the right.
     """
 
     headers: Sequence[str]
     lines: Sequence[Sequence[str]]
-    left: int = 1
+    left: Sequence[int] = (0,)
+
+    def without_empty(self) -> TextTable:
+        """The table without the columns that hold nothing but dashes."""
+        kept = [place for place in range(len(self.headers)) if any(line[place] != NONE for line in self.lines)]
+        return TextTable(
+            [self.headers[place] for place in kept],
+            [[line[place] for place in kept] for line in self.lines],
+            [new for new, place in enumerate(kept) if place in self.left],
+        )
 
     def __str__(self) -> str:
         """The table in markdown, without a newline at the end."""
-        rule = [":--" if place < self.left else "--:" for place in range(len(self.headers))]
+        rule = [":--" if place in self.left else "--:" for place in range(len(self.headers))]
         return "\n".join("| " + " | ".join(line) + " |" for line in (self.headers, rule, *self.lines))

@@ -29,6 +29,7 @@ class Digits(Dataset):
         "linf": EpsList((0.05, 0.1, 0.2), reference=0.1),
         "l2": EpsList((0.5, 1.0, 2.0), reference=1.0),
         "l1": EpsList((5.0, 10.0, 20.0), reference=10.0),
+        "l0": EpsList((10.0, 20.0, 50.0), reference=20.0),
     }
     recipe: ClassVar[Mapping[str, object]] = {
         "architecture": "compact-cnn",

@@ -1,0 +1,175 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from robbench.metrics import measures
+from robbench.records import Kind, Outcome
+from robbench.registry import Registry
+
+
+def make(kind: Kind, labels: list[int], clean: list[int], final: list[int], k: int = 3, **arrays: object) -> Outcome:
+    n = len(labels)
+    values: dict[str, object] = {
+        "rounded": final,
+        "attempted": [kind != "clean" and (kind != "attack" or a == b) for a, b in zip(labels, clean, strict=True)],
+        "targets": [-1] * n,
+        "draws": np.zeros((n, 0)),
+        "every_target": np.zeros((n, 0)),
+        **dict.fromkeys(("linf", "l2", "l1", "l0", "forwards", "backwards"), [0.0] * n),
+    } | arrays
+    kinds = {"attempted": np.bool_} | dict.fromkeys(("linf", "l2", "l1", "l0", "forwards", "backwards"), np.float64)
+    cast = {name: np.asarray(value).astype(kinds.get(name, np.int64)) for name, value in values.items()}
+    return Outcome(
+        ids=np.arange(n),
+        labels=np.array(labels, dtype=np.int64),
+        clean=np.array(clean, dtype=np.int64),
+        final=np.array(final, dtype=np.int64),
+        **cast,
+        num_classes=k,
+        kind=kind,
+    )
+
+
+pairs = st.integers(2, 10).flatmap(
+    lambda k: st.tuples(
+        st.just(k), st.lists(st.tuples(st.integers(0, k - 1), st.integers(0, k - 1)), min_size=1, max_size=60)
+    )
+)
+
+
+@pytest.mark.filterwarnings("ignore:y_pred contains classes")
+@given(pairs)
+@settings(deadline=None)
+def test_classification_agrees_with_scikit_learn(case: tuple[int, list[tuple[int, int]]]) -> None:
+    from sklearn import metrics
+
+    k, both = case
+    labels, decisions = (np.array(column, dtype=np.int64) for column in zip(*both, strict=True))
+    found = measures.classification(labels, decisions, k)
+    seen = np.unique(labels)
+    table = measures.confusion(labels, decisions, k)
+    assert (table == metrics.confusion_matrix(labels, decisions, labels=range(k))).all()
+    theirs = metrics.classification_report(labels, decisions, labels=seen, output_dict=True, zero_division=0)
+    for label in seen:
+        row = theirs[str(label)]
+        assert found[f"precision/{label}"].value == pytest.approx(row["precision"])
+        assert found[f"recall/{label}"].value == pytest.approx(row["recall"])
+        assert found[f"f1/{label}"].value == pytest.approx(row["f1-score"])
+        assert found[f"support/{label}"].value == row["support"]
+    for kind in ("macro", "weighted"):
+        row = theirs[f"{kind} avg"]
+        for ours, name in (("precision", "precision"), ("recall", "recall"), ("f1", "f1-score")):
+            assert found[f"{kind}_{ours}"].value == pytest.approx(row[name])
+    assert found["accuracy"].value == pytest.approx(metrics.accuracy_score(labels, decisions))
+    recalls = [found[f"recall/{label}"].value for label in seen]
+    assert found["balanced_accuracy"].value == pytest.approx(np.mean(recalls))
+    assert found["worst_class_accuracy"].value == min(recalls)
+    if len(seen) > 1:
+        assert found["balanced_accuracy"].value == pytest.approx(metrics.balanced_accuracy_score(labels, decisions))
+
+
+def test_a_model_that_always_says_the_majority() -> None:
+    labels = np.repeat([0, 1, 2], [551, 51, 23])
+    found = measures.classification(labels, np.zeros_like(labels), 3)
+    assert found["accuracy"].value == pytest.approx(0.8816)
+    assert found["balanced_accuracy"].value == pytest.approx(1 / 3)
+    assert found["macro_f1"].value == pytest.approx(0.312, abs=0.001)
+    assert found["precision/1"].low is None
+    assert found["recall/2"].high == pytest.approx(0.1431, abs=0.0005)
+
+
+def test_robustness_needs_both_decisions_right_and_a_chain_has_a_plain_accuracy() -> None:
+    arguments = ([0, 0, 1, 1, 2], [0, 1, 1, 1, 2], [0, 0, 0, 1, 1])
+    chain = make("chain", *arguments, rounded=[0, 0, 1, 1, 1])
+    found = measures.robustness(chain)
+    assert found["robust_accuracy"].value == 2 / 5
+    assert found["balanced_robust_accuracy"].value == pytest.approx((1 / 2 + 1 / 2 + 0) / 3)
+    assert found["worst_class_robust_accuracy"].value == 0
+    assert found["robust_accuracy/0"][::3] == (1 / 2, 2)
+    assert found["robust_accuracy_8bit"].value == 3 / 5
+    assert measures.decisions(chain)["accuracy"].value == 3 / 5
+    assert measures.decisions(chain)["clean_accuracy"].value == 4 / 5
+    assert measures.success(chain)["success_rate"][::3] == (2 / 4, 4)
+    assert measures.robustness(make("natural", *arguments)) == {}
+
+
+def test_attacked_samples_that_were_wrong_before_keep_their_decision() -> None:
+    attack = make("attack", [0, 0, 1, 1], [0, 1, 1, 1], [0, 1, 0, 1], k=2)
+    found = measures.decisions(attack)
+    assert found["accuracy"] == measures.robustness(attack)["robust_accuracy"]
+    assert found["recall/0"].value == 1 / 2
+    assert measures.success(attack)["success_rate"][::3] == (1 / 3, 3)
+
+
+def test_draws() -> None:
+    rng = np.random.default_rng(0)
+    labels = np.zeros(50, dtype=int)
+    decisions = (rng.random((50, 12)) < 0.2).astype(int)
+    natural = make("natural", labels.tolist(), labels.tolist(), decisions[:, 0].tolist(), draws=decisions)
+    found = measures.repeated_draws(natural)
+    by_draw = (decisions == 0).mean(axis=0)
+    assert found["draws_mean"].value == pytest.approx(by_draw.mean())
+    assert found["draws_std"].value == pytest.approx(np.std(by_draw, ddof=1))
+    assert (found["draws_min"].value, found["draws_max"].value) == (by_draw.min(), by_draw.max())
+    assert found["worst_of_1"] == measures.decisions(natural)["accuracy"]
+    assert found["worst_of_10"].value == (decisions[:, :10] == 0).all(axis=1).mean()
+    assert "worst_of_100" not in found
+    assert set(measures.repeated_draws(make("natural", [0], [0], [0], draws=[[0]]))) == {"draws_mean", "worst_of_1"}
+
+
+def test_targeted_success_counts_samples_of_other_classes() -> None:
+    # Hit; wrong but elsewhere; its label is the target; wrong before.
+    attack = make("attack", [0, 0, 1, 0], [0, 0, 1, 2], [1, 2, 1, 2], targets=[1, 1, 1, -1])
+    found = measures.success(attack)
+    assert found["targeted_success"][::3] == (1 / 2, 2)
+    assert found["success_rate"][::3] == (2 / 3, 3)
+
+
+def test_every_target() -> None:
+    tried = [[-1, 1, 2], [-1, 0, 0], [1, -1, 2], [-1, -1, -1]]
+    attack = make("attack", [0, 0, 1, 2], [0, 0, 1, 1], [1, 0, 2, 1], targets=[1, -1, 2, -1], every_target=tried)
+    found = measures.success(attack)
+    assert found["targeted_success"][::3] == (2 / 3, 3)
+    assert found["targeted_success_mean"].value == pytest.approx((1 + 0 + 1 / 2) / 3)
+
+
+def test_change_is_over_attempted_and_over_successes() -> None:
+    attack = make("attack", [0, 0, 0, 0], [0, 0, 0, 1], [1, 0, 1, 1], k=2, l2=[1.0, 2.0, 5.0, 0.0])
+    found = measures.change(attack)
+    assert [found[f"l2_{name}"][::3] for name in ("mean", "median", "max")] == [(8 / 3, 3), (2.0, 3), (5.0, 3)]
+    assert [found[f"l2_{name}_success"][::3] for name in ("mean", "max")] == [(3.0, 2), (5.0, 2)]
+    unmoved = make("attack", [0], [0], [0], k=2)
+    assert "l2_mean" in measures.change(unmoved)
+    assert "l2_mean_success" not in measures.change(unmoved)
+    assert "l2_mean_success" not in measures.change(make("natural", [0], [0], [1], k=2))
+
+
+def test_passes() -> None:
+    attack = make("attack", [0, 0], [0, 1], [0, 1], k=2, forwards=[20.0, 0.5], backwards=[10.0, 0.0])
+    assert {name: figure.value for name, figure in measures.passes(attack).items()} == {
+        "forwards": 10.25,
+        "backwards": 5.0,
+    }
+
+
+@pytest.mark.parametrize("kind", ["clean", "natural", "attack", "chain"])
+def test_registered_metrics_have_names_of_their_own_and_stand_empty_outcomes(kind: Kind) -> None:
+    entries = Registry(installed=False).entries("metric")
+    assert set(entries) == {"change", "decisions", "draws", "passes", "robustness", "success"}
+    outcome = make(kind, [0, 1, 2], [0, 1, 1], [0, 1, 1], draws=[[0], [1], [1]])
+    found = [name for entry in entries.values() for name in entry.cls().measure(outcome)]  # type: ignore[attr-defined]
+    assert len(found) == len(set(found))
+    assert "accuracy" in found
+    empty = make(kind, [], [], [])
+    assert [dict(entry.cls().measure(empty)) for entry in entries.values()] == [{}] * len(entries)  # type: ignore[attr-defined]
+
+
+def test_figures_need_no_torch() -> None:
+    code = "import sys, robbench.metrics.measures; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
