@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -77,7 +79,8 @@ def uniform_in_ball(rng: Streams, draw: Draw, like: Tensor, norm: Norm, eps: flo
         norm: ``linf``, ``l2`` or ``l1``.
         eps: Radius.
     """
-    shape, count = tuple(like.shape[1:]), like[0].numel() if len(like) else 1
+    shape = tuple(like.shape[1:])
+    count = math.prod(shape)
     names = draw if isinstance(draw, tuple) else (draw,)
     if norm == "linf":
         return rng.uniform(draw, shape, -eps, eps, dtype=like.dtype)

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import inspect
 import math
-import random
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from pydantic import TypeAdapter
 from torch import Tensor, nn
@@ -19,6 +16,7 @@ from torch.nn import functional
 from robbench.attacks.projections import add, project
 from robbench.component import fit
 from robbench.errors import RequestError, did_you_mean
+from robbench.globalstate import seeded
 from robbench.interfaces import Attack, Classifier
 from robbench.rng import Streams, digest64
 from robbench.threat import Norm, Threat
@@ -153,7 +151,7 @@ class ToolboxAttack(Attack):
             return images.clone()
         if images.device.type not in ("cpu", "cuda"):
             raise RequestError(f"the toolbox runs on cpu and cuda, not on {images.device.type}")
-        with torch.enable_grad(), _global_state(digest64(*rng.keys.tolist())):
+        with torch.enable_grad(), seeded(digest64(*rng.keys.tolist())):
             scores = _Scores(model, images.dtype)
             estimator = _estimator(scores, tuple(images.shape[1:]), model.num_classes, images.device.type)
             attack = self._build(estimator, threat, len(images))
@@ -251,18 +249,3 @@ def _defaults(name: str) -> dict[str, Any]:
 
 def _fit(value: object, default: object) -> Any:
     return fit(TypeAdapter(Option if default is None else type(default)), value)
-
-
-@contextlib.contextmanager
-def _global_state(seed: int) -> Iterator[None]:
-    """Set every global generator, and put it back as it was."""
-    numpy_state, python_state = np.random.get_state(), random.getstate()
-    with torch.random.fork_rng(range(torch.cuda.device_count())):
-        try:
-            np.random.seed(seed % 2**32)
-            random.seed(seed)
-            torch.manual_seed(seed)
-            yield
-        finally:
-            np.random.set_state(numpy_state)
-            random.setstate(python_state)

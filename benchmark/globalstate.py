@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,13 +34,6 @@ class GlobalState:
             tuple(state.numpy().tobytes() for state in cuda),
         )
 
-    @classmethod
-    def seed(cls, value: int) -> None:
-        """Set the whole state from a number."""
-        random.seed(value)
-        np.random.seed(value % 2**32)
-        torch.manual_seed(value)
-
     def restore(self) -> None:
         """Put the state back."""
         random.setstate(self.python)
@@ -46,6 +41,19 @@ class GlobalState:
         torch.set_rng_state(_tensor(self.cpu))
         for device, state in enumerate(self.cuda):
             torch.cuda.set_rng_state(_tensor(state), device)
+
+
+@contextmanager
+def seeded(value: int) -> Iterator[None]:
+    """Set the whole state from a number, and put it back afterwards."""
+    before = GlobalState.now()
+    random.seed(value)
+    np.random.seed(value % 2**32)
+    torch.manual_seed(value % 2**63)
+    try:
+        yield
+    finally:
+        before.restore()
 
 
 def _tensor(data: bytes) -> torch.Tensor:

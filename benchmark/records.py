@@ -40,7 +40,7 @@ class Outcome:
         labels: True classes, shape ``(N,)``.
         clean: Hard decisions on the unchanged images, shape ``(N,)``.
         final: Hard decisions after the condition, shape ``(N,)``; a sample that was not attacked keeps its clean one.
-        rounded: As ``final``, on the images rounded to 8 bits, shape ``(N,)``.
+        rounded: As ``final``, on the attacked images rounded to 8 bits, shape ``(N,)``.
         attempted: Which samples the condition was applied to, bool, shape ``(N,)``.
         targets: The target class at which ``final`` was reached, -1 where there is none, shape ``(N,)``.
         draws: Hard decisions after each independent random draw, shape ``(N, D)``; the first column is ``final``.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from robbench import audit
 from robbench.metrics.measures import confusion
 from robbench.plan import Cell
 from robbench.records import Costs, Measure, Outcome, Record, digest
@@ -30,6 +31,7 @@ def scored(record: Record, outcome: Outcome, registry: Registry) -> Record:
     return record.model_copy(
         update={
             "metrics": measure(outcome, registry),
+            "flags": audit.flags(outcome),
             "metrics_digest": metrics_digest(registry),
             "confusion": tuple(tuple(int(count) for count in row) for row in matrix),
         }

@@ -5,8 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +16,7 @@ from torch import Tensor, nn
 
 from robbench.composition import compose
 from robbench.data import stratified
-from robbench.globalstate import GlobalState
+from robbench.globalstate import seeded
 from robbench.interfaces import Backbone, Batch, Classifier, Samples, to_float
 from robbench.plan import Job
 from robbench.provenance import provenance
@@ -82,14 +81,10 @@ def build(job: Job, gallery_labels: Tensor, mean: Tensor, std: Tensor) -> Classi
         std: Their standard deviation.
     """
     channels, height, width = job.data.source.images.shape[1:]
-    before = GlobalState.now()
-    try:
-        GlobalState.seed(digest64("weights", job.seed) % 2**63)
+    with seeded(digest64("weights", job.seed)):
         backbone = job.architecture.component.build((channels, height, width))
         normalized = NormalizedBackbone(backbone, mean, std)
         model = job.objective.component.build(normalized, job.data.num_classes, gallery_labels)
-    finally:
-        before.restore()
     return model.to(memory_format=torch.channels_last)
 
 
@@ -256,7 +251,7 @@ class _Run:
         eps = dataset.eps["linf"].reference if "linf" in dataset.eps else 0.0
         losses: list[Tensor] = []
         passes: list[int] = []
-        with _seeded(digest64("epoch", self.job.seed, epoch)):
+        with seeded(digest64("epoch", self.job.seed, epoch)):
             self.model.train()
             for step, index in enumerate(
                 objective.batches(self.train.labels, self.job.recipe.batch_size, _generator(self.job, epoch))
@@ -345,13 +340,3 @@ def _warm_start(model: Classifier, weights: dict[str, Tensor], job: Job) -> None
     if given.keys() != wanted:
         raise ValueError(f"{job.spec.label} cannot start from {job.spec.start}: their architectures differ")
     model.load_state_dict(given, strict=False)
-
-
-@contextmanager
-def _seeded(seed: int) -> Iterator[None]:
-    before = GlobalState.now()
-    GlobalState.seed(seed % 2**63)
-    try:
-        yield
-    finally:
-        before.restore()

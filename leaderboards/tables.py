@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 
+from robbench.audit import BLOCKING
 from robbench.leaderboards.board import Board, Entry, Figure, Rates, Row
 from robbench.leaderboards.text import NONE, TextTable, escape, interval, number, percent, value_list
 from robbench.metrics import measures
@@ -293,9 +294,12 @@ def models(board: Board) -> TextTable:
 def remarks(board: Board) -> TextTable:
     """Audit flags and what else was noted when a row's cells were run."""
     lines = [
-        [escape(row.label), "flag" if text in row.flags else "note", escape(text)]
+        [escape(row.label), kind, escape(text)]
         for row in board.rows
-        for text in dict.fromkeys((*row.flags, *row.notes))
+        for kind, text in (
+            *(("flag", f"{flag}: {BLOCKING[flag]}" if flag in BLOCKING else flag) for flag in row.flags),
+            *(("note", note) for note in row.notes),
+        )
     ]
     return TextTable(["Model", "Kind", "Remark"], lines, left=range(3))
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor
 
@@ -18,12 +16,11 @@ SIZE = 48
 class Linear(Classifier):
     """Scores ``W x + b``."""
 
-    def __init__(self, weight: Tensor, bias: Tensor, image_shape: tuple[int, ...] = SHAPE) -> None:
+    def __init__(self, weight: Tensor, bias: Tensor) -> None:
         super().__init__()
         self.weight = torch.nn.Parameter(weight, requires_grad=False)
         self.bias = torch.nn.Parameter(bias, requires_grad=False)
         self.num_classes = len(bias)
-        self.image_shape = image_shape
 
     def forward(self, images: Tensor) -> Tensor:
         return images.flatten(1) @ self.weight.T + self.bias
@@ -126,16 +123,13 @@ def assert_allowed(images: Tensor, attacked: Tensor, threat: Threat) -> None:
         assert bool((sizes <= threat.eps * (1 + 1e-5) + 1e-6).all()), f"outside the ball: {float(sizes.max())}"
 
 
-Perturb = Callable[[Classifier, Tensor, Tensor, Threat, Streams], Tensor]
-
-
-def assert_optimal(attack: Attack, norm: Norm, eps: float, targeted: bool = False, middle: float = 0.5) -> None:
+def assert_optimal(attack: Attack, norm: Norm, eps: float, targeted: bool = False) -> None:
     """The attack reaches the best that can be done on a two-class linear model, and no more than is allowed.
 
     In Linf images may lie at the border of the box; in L2 and L1 the box must not come into play.
     """
     room = 0.5 if norm == "linf" else 0.05
-    model, images = linear(3, 2), images_near(middle, room, 32)
+    model, images = linear(3, 2), images_near(0.5, room, 32)
     with torch.no_grad():
         labels = model.predict(images)
     threat = Threat(norm, eps, targeted)

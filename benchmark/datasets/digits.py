@@ -35,7 +35,7 @@ class Digits(Dataset):
         "architecture": "compact-cnn",
         "epochs": 15,
         "batch_size": 64,
-        "lr": 0.003,
+        "lr": 0.001,
     }
 
     def locate(self, data_dir: Path | None) -> tuple[str, Callable[[], Raw]]:
