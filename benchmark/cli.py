@@ -104,8 +104,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     top = parser()
     words = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        _check_command(top, words)
-        options = top.parse_args(words)
+        commands = next(action.choices for action in top._actions if isinstance(action, argparse._SubParsersAction))
+        if words and not words[0].startswith("-") and words[0] not in commands:
+            raise RequestError(f'there is no command "{words[0]}"; {did_you_mean(words[0], commands)}')
+        options, unknown = top.parse_known_args(words)
+        if unknown:
+            _refuse_option(unknown[0], commands[options.command] if options.command else top)
         if options.version:
             from importlib.metadata import version
 
@@ -130,10 +134,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
 
 
-def _check_command(top: argparse.ArgumentParser, words: Sequence[str]) -> None:
-    commands = next(action.choices for action in top._actions if isinstance(action, argparse._SubParsersAction))
-    if words and not words[0].startswith("-") and words[0] not in commands:
-        raise RequestError(f'there is no command "{words[0]}"; {did_you_mean(words[0], commands)}')
+def _refuse_option(word: str, command: argparse.ArgumentParser) -> NoReturn:
+    known = [option for action in command._actions for option in action.option_strings]
+    hint = did_you_mean(word, known) if word.startswith("-") else f"see {command.prog} --help"
+    raise RequestError(f'{command.prog} does not know "{word}"; {hint}')
 
 
 def _run(options: argparse.Namespace) -> int:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import inspect
+import itertools
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
 from rich import box
 from rich.console import Console
@@ -20,6 +21,7 @@ from robbench.cleaning import Holding
 from robbench.costs import NOTHING, Cost, Rates, cost
 from robbench.executors.jobs import Progress as Event
 from robbench.plan import Plan
+from robbench.registry import Entry
 from robbench.running import Boards, Work, remaining
 from robbench.store import Store
 
@@ -157,26 +159,26 @@ def show_plan(plan: Plan, store: Store, every_cell: bool) -> None:
     console = Console()
     rates = Rates.of(store, plan.jobs)
     left = {job.key: cells for job, cells in remaining(plan, store)}
-    table = _table(f"{plan.name}: {plan.title}" if plan.title else plan.name)
-    for name in ("data set", "model"):
-        table.add_column(name)
-    for name in ("seed", "cells", "done", "passes left", "time left"):
-        table.add_column(name, justify="right")
     total, done, count = NOTHING, 0, 0
-    for job in plan.jobs:
-        cells = left.get(job.key, [])
-        expected = cost(job, cells, store, rates) if job.key in left else NOTHING
-        total, done, count = total + expected, done + len(job.cells) - len(cells), count + len(job.cells)
-        numbers = (str(job.seed), str(len(job.cells)), str(len(job.cells) - len(cells)), *_forecast(expected))
-        table.add_row(Text(job.data.choice.label), Text(job.spec.label), *numbers)
-        for cell in job.cells if every_cell else ():
-            record = store.record(cell.key)
-            state = "to do" if record is None else record.status
-            table.add_row("", Text(f"  {cell.condition.label}"), "", "", state, cell.key[:8], "")
-    console.print(table)
+    console.print(Text(f"{plan.name}: {plan.title}" if plan.title else plan.name))
+    for name, jobs in itertools.groupby(plan.jobs, key=lambda job: job.data.choice.label):
+        table = _table(f"\n{name}", "model")
+        for heading in ("seed", "done", "passes left", "time left"):
+            table.add_column(heading, justify="right", no_wrap=True)
+        for job in jobs:
+            cells = left.get(job.key, [])
+            expected = cost(job, cells, store, rates) if job.key in left else NOTHING
+            finished = len(job.cells) - len(cells)
+            total, done, count = total + expected, done + finished, count + len(job.cells)
+            table.add_row(Text(job.spec.label), str(job.seed), f"{finished}/{len(job.cells)}", *_forecast(expected))
+            for cell in job.cells if every_cell else ():
+                record = store.record(cell.key)
+                state = "to do" if record is None else record.status
+                table.add_row(Text(f"  {cell.condition.label}", style="dim"), "", state, cell.key[:8], "")
+        console.print(table)
     passes, seconds = _forecast(total)
-    unknown = "; the time is not known before something has run" if total.seconds is None else ""
-    console.print(f"{count} cells, {done} done; left: at most {passes} passes, {seconds or '?'} of one worker{unknown}")
+    time_left = f"{seconds} of one worker" if seconds else "a time that is not known before something has run"
+    console.print(f"{count} cells, {done} done; left: at most about {passes} passes, {time_left}", highlight=False)
 
 
 def _forecast(expected: Cost) -> tuple[str, str]:
@@ -194,7 +196,7 @@ def show_components(kind: str | None, plugins: Sequence[Path]) -> None:
         from robbench.attacks.toolbox import toolbox_names
 
         for name in toolbox_names():
-            console.print(Text(f"art:{name}"))
+            console.print(Text(name))
         return
     registry = Registry(tuple(plugins))
     for wanted in KINDS:
@@ -202,9 +204,13 @@ def show_components(kind: str | None, plugins: Sequence[Path]) -> None:
             continue
         table = _table(f"\n{wanted}", "name", *(["norms"] if wanted == "attack" else []), "what it is; parameters")
         for name, entry in registry.entries(wanted).items():
-            signature = ", ".join(_parameters(entry.cls, entry.mark.preset))
+            signature = ", ".join(_parameters(entry))
             origin = f"\n(plugin {entry.plugin}: {entry.file})" if entry.plugin else ""
-            text = Text(entry.summary).append(f"\n{signature}" if signature else "", style="dim").append(origin)
+            text = (
+                Text(entry.summary.replace("``", ""))
+                .append(f"\n{signature}" if signature else "", style="dim")
+                .append(origin)
+            )
             table.add_row(name, *([" ".join(entry.mark.norms)] if wanted == "attack" else []), text)
         if wanted == "attack":
             table.add_row("art:NAME", "", Text("Any evasion attack of the toolbox; robbench list toolbox names them."))
@@ -216,11 +222,17 @@ def show_components(kind: str | None, plugins: Sequence[Path]) -> None:
         console.print(table)
 
 
-def _parameters(cls: type[Any], preset: Any) -> list[str]:
+def _parameters(entry: Entry) -> list[str]:
+    """What can be set, less what every component of the kind has and this one leaves as it is."""
+    shared = {
+        name: parameter.default
+        for name, parameter in inspect.signature(entry.cls.__base__ or object).parameters.items()
+    }
     found = []
-    for name, parameter in inspect.signature(cls).parameters.items():
-        default = preset.get(name, parameter.default)
-        found.append(name if default is parameter.empty else f"{name}={_value(default)}")
+    for name, parameter in inspect.signature(entry.cls).parameters.items():
+        default = entry.mark.preset.get(name, parameter.default)
+        if name not in shared or shared[name] != default:
+            found.append(name if default is parameter.empty else f"{name}={_value(default)}")
     return found
 
 

@@ -1,0 +1,272 @@
+from __future__ import annotations
+
+import ast
+import fnmatch
+import graphlib
+import importlib
+import os
+import subprocess
+import sys
+import time
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import robbench
+from robbench.registry import KINDS, Registry
+from robbench.threat import NORMS
+
+ROOT = Path(__file__).resolve().parents[1]
+SETUPTOOLS = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["setuptools"]
+TOP = {"benchmark": "robbench"} | {
+    name: f"robbench.{name}" for name in ("attacks", "defenses", "models", "leaderboards")
+}
+
+# From the bottom up: a module imports from its own layer and from those below it.
+LAYERS = (
+    "errors threat records rng globalstate provenance grids leaderboards.templates",
+    "component statistics audit store grid metrics.measures metrics",
+    "registry recipe",
+    "interfaces",
+    "data datasets balancing attacks defenses models metrics.builtin oracle referee composition",
+    "choice conditions plan",
+    "training evaluation scoring costs cleaning leaderboards",
+    "executors",
+    "running",
+    "display cli",
+)
+# Boards are made from records and outcomes alone.
+BOARDS_MAY_IMPORT = ("errors", "threat", "records", "statistics", "audit", "metrics", "metrics.measures")
+
+
+def directories() -> Iterator[tuple[str, Path]]:
+    """Every directory that holds Python files, with the name of the package that it has to be."""
+    for folder, package in TOP.items():
+        for path in sorted({file.parent for file in (ROOT / folder).rglob("*.py")}):
+            yield ".".join([package, *path.relative_to(ROOT / folder).parts]), path
+
+
+def modules() -> Iterator[tuple[str, Path]]:
+    for package, folder in directories():
+        for file in sorted(folder.glob("*.py")):
+            yield package if file.name == "__init__.py" else f"{package}.{file.stem}", file
+
+
+MODULES = dict(modules())
+
+
+def imports(file: Path, deferred: bool) -> set[str]:
+    """Modules of the package that a file imports, those inside functions included where ``deferred``."""
+    found: set[str] = set()
+    waiting: list[ast.AST] = [ast.parse(file.read_text(encoding="utf-8"))]
+    while waiting:
+        node = waiting.pop()
+        if isinstance(node, ast.Import):
+            found.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{file}: relative import"
+            for alias in node.names:
+                inner = f"{node.module}.{alias.name}"
+                found.add(inner if inner in MODULES else str(node.module))
+        elif isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test):
+            continue
+        elif deferred or not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            waiting.extend(ast.iter_child_nodes(node))
+    return {name for name in found if name in MODULES and name != "robbench"}
+
+
+def layer(module: str) -> int:
+    name = module.removeprefix("robbench.")
+    while name:
+        for level, names in enumerate(LAYERS):
+            if name in names.split():
+                return level
+        name = name.rpartition(".")[0]
+    raise AssertionError(f"{module} has no place in LAYERS: say where it belongs")
+
+
+def python(code: str, *arguments: str, path: str = "") -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "PYTHONPATH": path}
+    return subprocess.run(
+        [sys.executable, "-c", code, *arguments], capture_output=True, text=True, env=environment, timeout=60
+    )
+
+
+# --- packaging
+
+
+def test_every_package_is_listed_and_every_listed_one_is_there() -> None:
+    found = dict(directories())
+    assert sorted(SETUPTOOLS["packages"]) == sorted(found)
+    assert all((folder / "__init__.py").is_file() for folder in found.values())
+
+
+def test_packages_lie_where_setuptools_looks_for_them() -> None:
+    places = SETUPTOOLS["package-dir"]
+    for package, folder in directories():
+        above = package
+        while above not in places:
+            above = above.rpartition(".")[0]
+        inside = package.removeprefix(above).strip(".").replace(".", "/")
+        assert ROOT / places[above] / inside == folder
+
+
+def test_files_that_are_no_python_are_package_data() -> None:
+    patterns = SETUPTOOLS["package-data"]
+    checked = 0
+    for package, folder in directories():
+        for file in folder.iterdir():
+            if file.is_file() and file.suffix not in (".py", ".pyc"):
+                assert any(fnmatch.fnmatch(file.name, pattern) for pattern in patterns.get(package, ())), file
+                checked += 1
+    assert checked > 2
+    folders = {folder for _, folder in directories()} | {ROOT / "leaderboards" / "published"}
+    for top in TOP:
+        for file in (ROOT / top).rglob("*"):
+            if file.is_file() and "__pycache__" not in file.parts:
+                assert any(folder in file.parents for folder in folders)
+                assert file.parent in folders or ROOT / "leaderboards" / "published" in file.parents, file
+
+
+# --- imports
+
+
+@pytest.mark.parametrize("module", sorted(set(MODULES) - {"robbench"}))
+def test_imports_point_one_way(module: str) -> None:
+    upward = {name for name in imports(MODULES[module], deferred=True) if layer(name) > layer(module)}
+    assert not upward, f"{module} imports from a layer above its own: {', '.join(sorted(upward))}"
+
+
+def test_the_package_itself_imports_nothing() -> None:
+    assert imports(MODULES["robbench"], deferred=True) == set()
+
+
+def test_boards_import_nothing_but_records_and_pure_functions() -> None:
+    for module in MODULES:
+        if module.startswith("robbench.leaderboards"):
+            outside = {name.removeprefix("robbench.") for name in imports(MODULES[module], deferred=True)}
+            outside = {name for name in outside if not name.startswith("leaderboards")}
+            assert outside <= set(BOARDS_MAY_IMPORT), module
+
+
+def test_no_module_imports_itself_in_a_circle() -> None:
+    graph = {module: imports(file, deferred=False) for module, file in MODULES.items()}
+    assert len(list(graphlib.TopologicalSorter(graph).static_order())) == len(MODULES)
+
+
+# --- what comes without torch
+
+
+def test_the_package_and_its_help_need_no_torch() -> None:
+    code = """
+import sys
+sys.modules["torch"] = sys.modules["numpy"] = None  # importing them raises from here on
+import robbench, robbench.cli
+for words in (["--help"], ["run", "--help"], ["list", "--help"]):
+    try:
+        robbench.cli.main(words)
+    except SystemExit as exit:
+        assert exit.code == 0
+assert robbench.cli.main(["--version"]) == 0
+assert robbench.cli.main([]) == 0
+assert robbench.cli.main(["rum"]) == 2
+"""
+    done = python(code)
+    assert done.returncode == 0, done.stderr
+    assert "usage: robbench" in done.stdout
+    assert done.stderr == 'robbench: there is no command "rum"; did you mean "run"?\n'
+
+
+def test_help_answers_at_once() -> None:
+    def seconds() -> float:
+        started = time.perf_counter()
+        subprocess.run([sys.executable, "-m", "robbench.cli", "--help"], check=True, capture_output=True)
+        return time.perf_counter() - started
+
+    assert min(seconds() for _ in range(3)) < 1.0
+
+
+def test_reading_records_and_writing_boards_need_no_torch(tmp_path: Path) -> None:
+    code = """
+import sys
+from pathlib import Path
+sys.modules["torch"] = None
+import board_cells as b
+from robbench.leaderboards import write_board
+from robbench.records import Outcome, Record
+from robbench.store import Store
+
+store = Store(Path(sys.argv[1]))
+cells = [
+    b.cell(b.model("plain"), b.CLEAN, b.outcome("clean", [0, 1, 0, 1])),
+    b.cell(b.model("plain"), b.FGSM, b.outcome("attack", [0, 1, 0, 1], final=[0, 1, 1, 1])),
+]
+records = [store.write_cell(record, outcome, None) for record, outcome in cells]
+again = [store.record(record.key) for record in records]
+assert again == records
+files = write_board(store.root / "board", "A title", "grid", [(r, store.outcome(r)) for r in again])
+assert "plain" in (store.root / "board" / "README.md").read_text()
+"""
+    done = python(code, str(tmp_path), path=str(ROOT / "tests"))
+    assert done.returncode == 0, done.stderr
+
+
+# --- public names
+
+
+def test_every_public_name_resolves_and_is_documented() -> None:
+    assert robbench.__all__ == sorted(robbench.__all__)
+    for name in robbench.__all__:
+        assert getattr(robbench, name).__doc__, name
+    with pytest.raises(AttributeError, match="nothing_of_that_name"):
+        robbench.nothing_of_that_name  # noqa: B018
+
+
+def test_every_module_says_what_it_is_for() -> None:
+    for module, file in MODULES.items():
+        assert ast.get_docstring(ast.parse(file.read_text(encoding="utf-8"))), module
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_built_in_components_say_what_they_are(kind: str) -> None:
+    entries = Registry(installed=False).entries(kind)  # type: ignore[arg-type]
+    assert entries
+    for name, entry in entries.items():
+        assert not entry.summary.startswith(f"{entry.cls.__name__}("), f"{name} has no docstring of its own"
+        assert len(entry.summary) > 15, name
+        assert entry.summary.endswith("."), name
+        assert entry.cls.version >= 1
+        assert entry.source is None
+        assert entry.plugin is None
+        if kind == "attack":
+            assert entry.mark.norms
+            assert set(entry.mark.norms) <= set(NORMS)
+
+
+def test_components_are_made_with_what_their_names_preset() -> None:
+    registry = Registry(installed=False)
+    made = 0
+    for kind in KINDS:
+        for name, entry in registry.entries(kind).items():
+            component = entry.cls.make(entry.mark.preset, name)
+            assert not component.changed(entry.mark.preset)
+            assert hash(component) == hash(entry.cls.make(entry.mark.preset, name))
+            made += 1
+    assert made > 20
+
+
+def test_every_built_in_module_of_a_kind_registers_something_or_serves_others() -> None:
+    used = set().union(*(imports(file, deferred=True) for file in MODULES.values()))
+    registered = {entry.cls.__module__ for kind in KINDS for entry in Registry(installed=False).entries(kind).values()}
+    for package in ("attacks", "defenses", "models", "datasets", "balancing", "metrics"):
+        inside = {name for name in MODULES if name.startswith(f"robbench.{package}.")}
+        assert inside <= used | registered
+
+
+def test_importing_every_module_registers_nothing_twice() -> None:
+    before = {kind: list(Registry(installed=False).entries(kind)) for kind in KINDS}
+    for module in MODULES:
+        importlib.import_module(module)
+    assert {kind: list(Registry(installed=False).entries(kind)) for kind in KINDS} == before
