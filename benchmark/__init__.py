@@ -16,12 +16,9 @@ if TYPE_CHECKING:
         Balancer,
         Batch,
         Classifier,
-        Dataset,
         Defense,
-        EpsList,
         Metric,
         Objective,
-        Raw,
         Samples,
     )
     from robbench.records import Measure, Outcome, Record
@@ -35,18 +32,18 @@ if TYPE_CHECKING:
         register_objective,
     )
     from robbench.rng import Streams
+    from robbench.sources import Dataset, EpsList, Raw
     from robbench.threat import Threat
 
 _MODULES = {
-    "interfaces": (
-        "Architecture Attack Backbone Balancer Batch Classifier Dataset Defense EpsList Metric Objective Raw Samples"
-    ),
+    "interfaces": ("Architecture Attack Backbone Balancer Batch Classifier Defense Metric Objective Samples"),
     "records": "Measure Outcome Record",
     "registry": (
         "register_architecture register_attack register_balancer register_dataset register_defense register_metric "
         "register_objective"
     ),
     "rng": "Streams",
+    "sources": "Dataset EpsList Raw",
     "threat": "Threat",
 }
 _HOMES = {name: f"robbench.{module}" for module, names in _MODULES.items() for name in names.split()}

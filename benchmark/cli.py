@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NoReturn
 from robbench.errors import RequestError, StoreError, did_you_mean
 
 if TYPE_CHECKING:
-    from robbench.plan import Request
+    from robbench.request import Request
 
 KIND_NAMES = ("attack", "defense", "dataset", "balancer", "architecture", "objective", "metric", "grid")
 
@@ -141,27 +141,30 @@ def _refuse_option(word: str, command: argparse.ArgumentParser) -> NoReturn:
 
 
 def _run(options: argparse.Namespace) -> int:
-    from robbench.display import Display, show_boards
-    from robbench.executors.local import default_workers
-    from robbench.plan import make_plan
-    from robbench.running import boards_exist, execute, forget, note_boards, remaining, rescore, write_boards
+    from robbench.standing import carried_out
     from robbench.store import Store
 
     request = _request(options)
     store = Store(options.out)
     store.prepare()
+    before = None if options.fresh else carried_out(request, store)
+    if before is not None:
+        print(f"Nothing to do: all {before[1]} cells of {before[0]} are done. Boards: {store.root / 'leaderboards'}")
+        return 0
+
+    from robbench.display import Display, show_boards
+    from robbench.executors.local import default_workers
+    from robbench.plan import make_plan
+    from robbench.running import execute, forget, note_boards, remaining, rescore, write_boards
+
     plan = make_plan(request)
     with store.lock():
         if options.fresh:
             forget(plan, store)
         work = remaining(plan, store)
-        rescored = rescore(plan, store)
-        total = sum(len(job.cells) for job in plan.jobs)
-        if not work and not rescored and boards_exist(plan, store):
-            print(f"Nothing to do: all {total} cells of {plan.name} are done. Boards: {store.root / 'leaderboards'}")
-            return 0
+        rescore(plan, store)
         with Display(plan, work) as display:
-            execute(plan, work, options.workers or default_workers(request.device), display.tell)
+            execute(plan, work, options.workers or default_workers(plan.device), display.tell)
         note_boards(plan, store)
         boards = write_boards(store, [plan.name])
     show_boards(boards, store.root)
@@ -223,7 +226,7 @@ def _gc(options: argparse.Namespace) -> int:
 
 
 def _request(options: argparse.Namespace) -> Request:
-    from robbench.plan import Request
+    from robbench.request import Request
 
     return Request(
         grid=options.grid,
@@ -232,22 +235,10 @@ def _request(options: argparse.Namespace) -> Request:
         data_dir=options.data_dir,
         limit=options.limit,
         seeds=options.seeds,
-        device=_device(options.device),
+        device=options.device,
         precision=options.precision,
         plugins=tuple(options.plugin),
     )
-
-
-def _device(wanted: str) -> str:
-    if wanted == "cpu":
-        return "cpu"
-    import torch
-
-    if torch.cuda.is_available():
-        return "cuda"
-    if wanted == "cuda":
-        raise RequestError("there is no CUDA device here; leave --device out or say cpu", "--device")
-    return "cpu"
 
 
 if __name__ == "__main__":

@@ -117,9 +117,12 @@ def _readings(value: object) -> list[object]:
             readings.append(read(value))
         except ValueError:
             continue
-    if "|" in value:
-        items = [_readings(item)[::-1] for item in value.split("|")]
-        readings += [tuple(item[0] for item in items), tuple(value.split("|"))]
+    items = value.split("|")
+    for read_item in (int, number, str):
+        try:
+            readings.append(tuple(read_item(item) for item in items))
+        except ValueError:
+            continue
     return readings
 
 

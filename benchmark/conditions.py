@@ -16,9 +16,10 @@ from pydantic import Field
 from robbench.choice import Choice, choose, split_outside_brackets
 from robbench.component import Component, number
 from robbench.errors import RequestError, did_you_mean
-from robbench.interfaces import Attack, EpsList
+from robbench.interfaces import Attack
 from robbench.records import ConditionSpec, Kind, StageSpec
 from robbench.registry import Registry
+from robbench.sources import EpsList
 from robbench.threat import NORMS, Norm, Threat, format_eps
 
 TARGET_RULES = ("next", "random", "least-likely", "all")

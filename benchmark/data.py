@@ -19,7 +19,8 @@ from robbench.errors import RequestError, StoreError, did_you_mean
 from robbench.records import Ints, digest, dumps
 
 if TYPE_CHECKING:
-    from robbench.interfaces import Dataset, Raw, Samples, Source
+    from robbench.interfaces import Samples
+    from robbench.sources import Dataset, Raw, Source
 
 CACHE_FORMAT = 1
 
@@ -59,7 +60,7 @@ def load(dataset: Dataset, data_dir: Path | None, cache: Path) -> Source:
 
 
 def _key(dataset: Dataset, stamp: str) -> str:
-    from robbench.interfaces import Dataset as Base
+    from robbench.sources import Dataset as Base
 
     # Every data set has the selection and the split; what a class adds to them says how its files are read.
     own = {name: value for name, value in dataset.parameters().items() if name not in Base.field_names()}
@@ -115,7 +116,7 @@ def _keep(raw: Raw, entry: Path) -> None:
 
 def _cached(entry: Path) -> Source | None:
     """What a whole entry holds, or None where there is none or it is damaged."""
-    from robbench.interfaces import Source
+    from robbench.sources import Source
 
     try:
         meta = json.loads((entry / "meta.json").read_text(encoding="utf-8"))

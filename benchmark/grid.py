@@ -66,6 +66,17 @@ class GridFile(_Table):
     plugins: list[str] = []
     models: Annotated[list[ModelEntry], Field(min_length=1)]
 
+    def filled(self, wanted: Any, dataset: str | None) -> Any:
+        """A data set as it is asked for, with ``{dataset}`` replaced.
+
+        Args:
+            wanted: A text or a table.
+            dataset: What ``{dataset}`` stands for, or None for the grid's own.
+        """
+        if isinstance(wanted, dict):
+            return {key: self.filled(value, dataset) for key, value in wanted.items()}
+        return wanted.replace("{dataset}", dataset or self.dataset) if isinstance(wanted, str) else wanted
+
 
 def built_in_grids() -> dict[str, str]:
     """The texts of the grids that come with the package, by name."""
@@ -90,7 +101,7 @@ def read_grid(name: str) -> tuple[str, Path, GridFile]:
     if name in grids:
         return name, Path.cwd(), parse_grid(grids[name], f"grid {name}")
     path = Path(name)
-    if path.suffix != ".toml" and not path.exists():
+    if path.suffix != ".toml" and not path.is_file():
         raise RequestError(f'there is no grid "{name}"; {did_you_mean(name, grids)}; or name a .toml file', "--grid")
     try:
         text = path.read_text(encoding="utf-8")
@@ -112,23 +123,39 @@ def parse_grid(text: str, where: str) -> GridFile:
     """
     try:
         content = tomllib.loads(text)
-    except (tomllib.TOMLDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
+        # Not only TOMLDecodeError: Python refuses to read integers of thousands of digits.
         raise RequestError(f"is not TOML: {error}", where) from None
+    _check_integers(content, where)
     try:
         return GridFile.model_validate(content)
     except ValidationError as error:
         raise RequestError(_explain(error), where) from None
 
 
+def _check_integers(content: dict[str, Any], where: str) -> None:
+    """TOML's integers have 64 bits; Python's reader takes larger ones, which nothing here can be meant to be."""
+    waiting: list[tuple[str, object]] = [("", content)]
+    while waiting:
+        key, value = waiting.pop()
+        if isinstance(value, int) and not -(2**63) <= value < 2**63:
+            raise RequestError(f'key "{key}" = {_short(value)}: an integer has at most 64 bits', where)
+        if isinstance(value, dict | list):
+            items = value.items() if isinstance(value, dict) else enumerate(value)
+            waiting += [(f"{key}.{name}" if key else str(name), item) for name, item in items]
+
+
 def _explain(error: ValidationError) -> str:
     problems = error.errors()
     first = max(problems, key=lambda problem: problem["type"] == "extra_forbidden")
-    place = [part for part in first["loc"] if not (isinstance(part, str) and ("[" in part or part in _TYPES))]
-    key = ".".join(str(part) for part in place)
+    place = first["loc"]
     value = first["input"]
     if first["type"] == "extra_forbidden":
         known = ModelEntry.model_fields if place[0] == "models" else GridFile.model_fields
+        key = ".".join(str(part) for part in place)
         return f'key "{key}" = {_short(value)}: there is no such key; {did_you_mean(str(place[-1]), known)}'
+    # Behind a field that takes several types, pydantic names the type that it tried.
+    key = ".".join(str(part) for part in place if not (isinstance(part, str) and ("[" in part or part in _TYPES)))
     if first["type"] == "missing":
         return f'key "{key}" is missing'
     return f'key "{key}" = {_short(value)}: {first["msg"]}'

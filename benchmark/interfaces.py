@@ -5,18 +5,17 @@ from __future__ import annotations
 import abc
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from robbench.component import Component
 from robbench.records import Measure, Outcome
 from robbench.rng import Streams
-from robbench.threat import Norm, Threat
+from robbench.sources import Dataset
+from robbench.threat import Threat
 
 # --- models
 
@@ -88,103 +87,6 @@ class Samples:
 def to_float(images: Tensor, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> Tensor:
     """8-bit images as floats in [0, 1]."""
     return images.to(device).to(dtype) / 255
-
-
-@dataclass(frozen=True)
-class Source:
-    """A decoded collection of images, before any selection or split.
-
-    Attributes:
-        images: uint8, shape ``(N, 3, H, W)``.
-        labels: int64, shape ``(N,)``.
-        class_names: Names of the classes, in the order of their indices.
-        is_test: Which images the publisher set aside as test images, bool, shape ``(N,)``; all False where none.
-        fingerprint: SHA-256 over images, labels, class names and test marks.
-        duplicates: How many images are equal, to the last bit, to an earlier one.
-    """
-
-    images: NDArray[np.uint8]
-    labels: NDArray[np.int64]
-    class_names: tuple[str, ...]
-    is_test: NDArray[np.bool_]
-    fingerprint: str
-    duplicates: int
-
-
-@dataclass(frozen=True)
-class EpsList:
-    """The sizes of change at which a data set is attacked in one norm.
-
-    Attributes:
-        values: All of them, rising.
-        reference: The one that boards rank by and that training-time defenses use.
-    """
-
-    values: tuple[float, ...]
-    reference: float
-
-
-@dataclass(frozen=True)
-class Raw:
-    """What a data set reads from its files: the fields of ``Source`` that are not derived."""
-
-    images: NDArray[np.uint8]
-    labels: NDArray[np.int64]
-    class_names: tuple[str, ...]
-    is_test: NDArray[np.bool_]
-
-
-@dataclass(frozen=True)
-class Dataset(Component):
-    """A data set with its selection and split.
-
-    Attributes:
-        classes: Names of the classes to keep, in the order of their new indices; empty for all.
-        train_counts: Training images per class, exactly; empty for all that the split gives.
-        train_shares: Training images per class, relative to the class that has most; empty for all. A class never gets
-            fewer than ``train_least``.
-        train_least: Smallest number of training images that ``train_shares`` may leave a class.
-        test_counts: Test images per class, exactly; empty for all that the split gives.
-        train_fraction: Share of the training split that is used, stratified.
-        split: Shares of train, validation and test. Where the source sets test images aside and ``pooled`` is False,
-            those are the test split and the first two shares divide the rest.
-        pooled: Whether to draw all splits from all images, publisher's test images included.
-        split_seed: Seed of the stratified split.
-        gallery: Reference images per class of nearest-neighbour models, drawn from train; fewer where the rarest class
-            has fewer.
-    """
-
-    classes: tuple[str, ...] = ()
-    train_counts: tuple[int, ...] = ()
-    train_shares: tuple[float, ...] = ()
-    train_least: int = 6
-    test_counts: tuple[int, ...] = ()
-    train_fraction: float = 1.0
-    split: tuple[float, float, float] = (0.55, 0.15, 0.30)
-    pooled: bool = False
-    split_seed: int = 0
-    gallery: int = 100
-
-    eps: ClassVar[Mapping[Norm, EpsList]] = {}
-    """The sizes of change per norm."""
-    recipe: ClassVar[Mapping[str, object]] = {}
-    """Fields of ``Recipe`` that suit this data set, ``architecture`` among them; grids may override them."""
-    mirror: ClassVar[bool] = False
-    """Whether a mirrored image keeps its class, so that augmentation may flip it."""
-
-    @abc.abstractmethod
-    def locate(self, data_dir: Path | None) -> tuple[str, Callable[[], Raw]]:
-        """Find the files without reading them.
-
-        Args:
-            data_dir: Where the user says that data lies.
-
-        Returns:
-            A stamp that changes when the files do (names, sizes, times, or a version), and a function that reads them.
-
-        Raises:
-            RequestError: If they are not there: what was looked for where, and what the user can do.
-        """
 
 
 # --- balancers

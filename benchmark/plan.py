@@ -14,40 +14,15 @@ from robbench.conditions import Condition, ConditionRequest
 from robbench.data import Splits, load, split
 from robbench.errors import RequestError, did_you_mean
 from robbench.grid import GridFile, ModelEntry, read_grid
-from robbench.interfaces import Architecture, Balancer, Dataset, Defense, Objective, Source
+from robbench.interfaces import Architecture, Balancer, Defense, Objective
 from robbench.recipe import Recipe
 from robbench.records import CellSpec, ConditionSpec, DatasetSpec, ModelSpec, PartSpec, digest
 from robbench.registry import Kind, Registry
+from robbench.request import Request
+from robbench.sources import Dataset, Source
 
 PROTOCOL = 1
 """Raised when training or evaluation give other results for the same specification."""
-
-
-@dataclass(frozen=True)
-class Request:
-    """What a user asks to be run. Holds plain values only, so that a worker can be handed it.
-
-    Attributes:
-        grid: Built-in name or TOML file.
-        out: The store's directory.
-        dataset: What ``{dataset}`` stands for, or None for the grid's own.
-        data_dir: Where data lies.
-        limit: Largest number of test images per condition.
-        seeds: Seeds in place of the grid's.
-        device: Device type, ``cpu`` or ``cuda``.
-        precision: ``float32``, or ``bfloat16`` for training and searching; judging is always float32.
-        plugins: Plugin files.
-    """
-
-    grid: str
-    out: Path = Path("runs")
-    dataset: str | None = None
-    data_dir: Path | None = None
-    limit: int | None = None
-    seeds: tuple[int, ...] = ()
-    device: str = "cpu"
-    precision: str = "float32"
-    plugins: tuple[Path, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -127,6 +102,7 @@ class Plan:
     name: str
     title: str
     request: Request
+    device: str
     registry: Registry
     jobs: tuple[Job, ...]
 
@@ -143,15 +119,32 @@ def make_plan(request: Request) -> Plan:
         RequestError: If anything in it cannot be done, naming where, key and value.
     """
     name, folder, grid = read_grid(request.grid)
-    plugins = (*request.plugins, *(folder / plugin for plugin in grid.plugins))
-    registry = Registry(tuple(plugins))
     where = f"grid {name}" if folder == Path.cwd() and not request.grid.endswith(".toml") else request.grid
-    return Plan(name, grid.title, request, registry, tuple(_Resolver(request, grid, registry, where).jobs()))
+    for position, plugin in enumerate(grid.plugins):
+        if not (folder / plugin).is_file():
+            raise RequestError(f'key "plugins.{position}" = "{plugin}": {folder / plugin} is not a file', where)
+    registry = Registry((*request.plugins, *(folder / plugin for plugin in grid.plugins)))
+    device = _device(request.device)
+    jobs = _Resolver(request, device, grid, registry, where).jobs()
+    return Plan(name, grid.title, request, device, registry, tuple(jobs))
+
+
+def _device(wanted: str) -> str:
+    if wanted == "cpu":
+        return "cpu"
+    import torch
+
+    if torch.cuda.is_available():
+        return "cuda"
+    if wanted == "cuda":
+        raise RequestError("there is no CUDA device here; leave it out or say cpu", "--device")
+    return "cpu"
 
 
 @dataclass(frozen=True)
 class _Resolver:
     request: Request
+    device: str
     grid: GridFile
     registry: Registry
     where: str
@@ -167,24 +160,33 @@ class _Resolver:
                         f"{did_you_mean(str(wanted), [str(n) for n in self.grid.datasets])}",
                         self.where,
                     )
+        Recipe.make(self.grid.recipe, f'{self.where}: key "recipe"')
+        for position, seed in enumerate(self.grid.seeds):
+            if seed in self.grid.seeds[:position]:
+                raise RequestError(f'key "seeds.{position}" = {seed}: it is in the list already', self.where)
         jobs: list[Job] = []
-        for wanted in names:
-            data = self._load(wanted)
+        found: set[str] = set()
+        for position, wanted in enumerate(names):
+            where = f'{self.where}: key "datasets.{position}"'
+            data = self._load(wanted, where)
+            if data.choice.label in found:
+                raise RequestError(f'"{data.choice.label}" is asked for twice', where)
+            found.add(data.choice.label)
             conditions = self._conditions(data)
             for seed in self.request.seeds or tuple(self.grid.seeds):
                 jobs += self._models(wanted, data, conditions, seed)
         return jobs
 
     def _named(self, wanted: str | dict[str, Any]) -> Any:
-        dataset = self.request.dataset or self.grid.dataset
-        if isinstance(wanted, str):
-            return _fill(wanted, dataset)
-        return {key: _fill(value, dataset) if isinstance(value, str) else value for key, value in wanted.items()}
+        return self.grid.filled(wanted, self.request.dataset)
 
-    def _load(self, wanted: Any) -> Data:
-        choice = choose(self.registry, "dataset", wanted, f'{self.where}: key "datasets"')
-        source = load(choice.component, self.request.data_dir, self.request.out / "data")
-        return Data(choice, source, split(choice.component, source))
+    def _load(self, wanted: Any, where: str) -> Data:
+        choice = choose(self.registry, "dataset", wanted, where)
+        try:
+            source = load(choice.component, self.request.data_dir, self.request.out / "data")
+            return Data(choice, source, split(choice.component, source))
+        except RequestError as error:
+            raise RequestError(f'"{choice.label}": {error}', where) from None
 
     def _conditions(self, data: Data) -> list[Condition]:
         found: dict[str, Condition] = {}
@@ -221,6 +223,11 @@ class _Resolver:
                         raise RequestError(
                             f'key "models.{at}": a second model called "{job.spec.label}"; give it a name', self.where
                         )
+                    same = [label for label, other in rows.items() if other.key == job.key]
+                    if same:
+                        raise RequestError(
+                            f'key "models.{at}": "{job.spec.label}" is the same model as "{same[0]}"', self.where
+                        )
                     rows[job.spec.label] = job
             waiting = [item for item in waiting if item not in ready]
         return list(rows.values())
@@ -255,7 +262,7 @@ class _Resolver:
                 start=entry.start,
             )
             start = rows[entry.start].key if entry.start else None
-            key = _model_key(self.request, data.spec, spec, seed, start)
+            key = _model_key(self.request.precision, self.device, data.spec, spec, seed, start)
             refusal = _refusal(balancer, data.spec.counts["train"])
             job = Job(key, data, architecture, objective, balancer, defenses, recipe, seed, spec, start, refusal)
             yield replace(job, cells=tuple(self._cell(job, condition) for condition in conditions))
@@ -275,15 +282,11 @@ class _Resolver:
             condition=condition.spec(),
             seed=job.seed,
             precision=self.request.precision,
-            device=self.request.device,
+            device=self.device,
             protocol=PROTOCOL,
         )
         key = digest({"model": job.key, "condition": _condition_identity(spec.condition), "protocol": PROTOCOL})
         return Cell(key, condition, spec, job.refusal or condition.refusal(job.data.num_classes))
-
-
-def _fill(text: str, dataset: str) -> str:
-    return text.replace("{dataset}", dataset)
 
 
 def _listed(wanted: Any) -> list[Any]:
@@ -326,7 +329,7 @@ def _condition_identity(condition: ConditionSpec) -> dict[str, Any]:
     }
 
 
-def _model_key(request: Request, dataset: DatasetSpec, spec: ModelSpec, seed: int, start: str | None) -> str:
+def _model_key(precision: str, device: str, dataset: DatasetSpec, spec: ModelSpec, seed: int, start: str | None) -> str:
     return digest(
         {
             "dataset": {**_part_identity(dataset), "fingerprint": dataset.fingerprint},
@@ -337,8 +340,8 @@ def _model_key(request: Request, dataset: DatasetSpec, spec: ModelSpec, seed: in
             "recipe": spec.recipe,
             "seed": seed,
             "start": start,
-            "precision": request.precision,
-            "device": request.device,
+            "precision": precision,
+            "device": device,
             "protocol": PROTOCOL,
         }
     )

@@ -63,7 +63,13 @@ def _register(mark: Mark) -> Callable[[C], C]:
     if not mark.name or any(character in mark.name for character in "[]@+>=,| \t\n"):
         raise RequestError(f'"{mark.name}" cannot be the name of a component: names hold none of []@+>=,| and no space')
 
+    base = mark.kind.capitalize()
+
     def decorate(cls: C) -> C:
+        # By name, since what the kinds are stands above this module.
+        homes = ("robbench.interfaces", "robbench.sources")
+        if not any(parent.__name__ == base and parent.__module__ in homes for parent in cls.__mro__):
+            raise RequestError(f'{mark.kind} "{mark.name}": class {cls.__name__} is not derived from robbench.{base}')
         setattr(cls, _MARK, (*cls.__dict__.get(_MARK, ()), mark))
         return cls
 
@@ -224,7 +230,8 @@ def _marked(module: ModuleType, kind: Kind, plugin: Plugin | None) -> Iterator[E
                     yield Entry(mark, value, inspect.getfile(value), source, label)
 
 
-def _digest(files: Sequence[Path]) -> str:
+def digest_files(files: Sequence[Path]) -> str:
+    """A hash of the names and contents of files."""
     digest = hashlib.sha256()
     for path in files:
         digest.update(path.name.encode() + b"\0" + path.read_bytes() + b"\0")
@@ -235,7 +242,7 @@ def _file_plugin(path: Path) -> Plugin:
     path = path.resolve()
     if not path.is_file():
         raise RequestError(f"plugin {path} is not a file")
-    source = _digest([path])
+    source = digest_files([path])
     name = f"robbench_plugin_{hashlib.sha256(str(path).encode()).hexdigest()[:12]}_{source}"
     module = sys.modules.get(name)
     if module is None:
@@ -246,7 +253,7 @@ def _file_plugin(path: Path) -> Plugin:
         sys.modules[name] = module
         try:
             spec.loader.exec_module(module)
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             del sys.modules[name]
             raise RequestError(f"plugin {path} cannot be loaded: {type(error).__name__}: {error}") from error
     return Plugin(f"{path.name} {source}", module, source)
@@ -257,13 +264,13 @@ def _installed_plugins() -> list[Plugin]:
     for point in sorted(importlib.metadata.entry_points(group=ENTRY_POINTS), key=lambda point: point.name):
         try:
             module = importlib.import_module(point.module)
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise RequestError(
                 f'installed plugin "{point.name}" ({point.value}) cannot be loaded: {type(error).__name__}: {error}; '
                 "mend or uninstall it"
             ) from error
         version = point.dist.version if point.dist else "?"
-        plugins.append(Plugin(f"{point.name} {version}", module, _digest(_package_files(module))))
+        plugins.append(Plugin(f"{point.name} {version}", module, digest_files(_package_files(module))))
     return plugins
 
 

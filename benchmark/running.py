@@ -10,6 +10,7 @@ from robbench.errors import StoreError
 from robbench.executors.jobs import Tell
 from robbench.plan import Cell, Job, Plan
 from robbench.records import Outcome, Record
+from robbench.standing import standing
 from robbench.store import Store
 
 Work = list[tuple[Job, list[Cell]]]
@@ -97,7 +98,7 @@ def note_boards(plan: Plan, store: Store) -> None:
     boards: dict[str, list[str]] = {}
     for job, cell in plan.cells:
         boards.setdefault(board_name(plan.name, job.data.choice.label), []).append(cell.key)
-    store.write_manifest(plan.name, boards, plan.title)
+    store.write_manifest(plan.name, boards, plan.title, standing(plan.request))
 
 
 def write_boards(store: Store, grids: Sequence[str] = ()) -> Boards:
@@ -130,12 +131,3 @@ def write_boards(store: Store, grids: Sequence[str] = ()) -> Boards:
                 raise StoreError(f"cannot write the board in {folder}: {error.strerror or error}") from error
             found[board] = cells
     return Boards(files, found)
-
-
-def boards_exist(plan: Plan, store: Store) -> bool:
-    """Whether every board of a plan is written and rests on the cells that the plan names."""
-    boards: dict[str, list[str]] = {}
-    for job, cell in plan.cells:
-        boards.setdefault(board_name(plan.name, job.data.choice.label), []).append(cell.key)
-    written = all((store.root / "leaderboards" / board / "README.md").is_file() for board in boards)
-    return written and store.manifests().get(plan.name, {}).get("boards") == boards

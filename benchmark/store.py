@@ -160,9 +160,17 @@ class Store:
         record = self.record(key)
         return record is not None and record.status != "failed"
 
-    def write_manifest(self, name: str, boards: dict[str, list[str]], title: str) -> None:
-        """Note which cells the boards of a grid are made of, so that they can be made again from the store alone."""
-        write_atomically(self.root / "grids" / f"{name}.json", dumps({"title": title, "boards": boards}))
+    def write_manifest(self, name: str, boards: dict[str, list[str]], title: str, standing: str) -> None:
+        """Note which cells the boards of a grid are made of, so that they can be made again from the store alone.
+
+        Args:
+            name: The grid's name.
+            boards: Keys of the cells by board.
+            title: The grid's title.
+            standing: Identifies what the request rested on; see ``robbench.standing``.
+        """
+        manifest = {"title": title, "boards": boards, "standing": standing}
+        write_atomically(self.root / "grids" / f"{name}.json", dumps(manifest))
 
     def manifests(self) -> dict[str, dict[str, Any]]:
         """What ``write_manifest`` noted, by grid.

@@ -29,7 +29,7 @@ JUDGING_BATCH = 256
 
 
 class Diverged(Exception):
-    """The training loss is no longer a finite number."""
+    """The training or the validation loss is no longer a finite number."""
 
 
 @dataclass(frozen=True)
@@ -297,13 +297,17 @@ class _Run:
         decided = predictions(self.model, self.validation.images, self.device)
         correct = (decided == self.validation.labels).double()
         per_class = [correct[self.validation.labels == c].mean() for c in range(self.job.data.num_classes)]
+        validation_loss = self._validation_loss()
+        # The last step of an epoch can spoil the weights after its own loss was still a number.
+        if not np.isfinite(validation_loss):
+            raise Diverged(f"the validation loss of epoch {epoch + 1} is {validation_loss}; lower the learning rate")
         return Epoch(
             epoch=epoch + 1,
             lr=self.job.recipe.lr_at(epoch / self.epochs),
             passes=passes,
             train_loss=loss,
             train_accuracy=float(right.double().mean()),
-            validation_loss=self._validation_loss(),
+            validation_loss=validation_loss,
             validation_accuracy=float(correct.mean()),
             validation_balanced_accuracy=float(torch.stack(per_class).mean()),
         )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from robbench.leaderboards.board import Board, Figure, Rates, Row
 from robbench.leaderboards.text import escape, percent
@@ -14,7 +14,14 @@ def findings(board: Board) -> list[str]:
     if not rows:
         return ["No row could be ranked; the reasons are listed below."]
     sound = [row for row in rows if not row.flags] or rows
-    return [*_ends(board, sound), *_undefended(board, sound), *_weakest_class(board, sound[0]), *_flagged(rows)]
+    return [
+        *_ends(board, sound),
+        *_undefended(board, sound),
+        *_training(board, sound),
+        *_rarest_class(board, rows),
+        *_weakest_class(board, sound[0]),
+        *_flagged(rows),
+    ]
 
 
 def _rate(figure: Figure) -> str:
@@ -53,7 +60,7 @@ def _ends(board: Board, rows: list[Row]) -> Iterator[str]:
 
 
 def _undefended(board: Board, rows: list[Row]) -> Iterator[str]:
-    plain = [row for row in rows if all(part.name == "none" for part in row.model.defenses)]
+    plain = [row for row in rows if _undefended_row(row)]
     if not plain or board.ranked_by is None:
         return
     row = plain[0]
@@ -67,6 +74,67 @@ def _undefended(board: Board, rows: list[Row]) -> Iterator[str]:
         f"{percent(clean.balanced)} % balanced accuracy on unchanged images it goes"
         f"{middle} to {percent(_rates(board, row).balanced)} % in that worst case."
     )
+
+
+def _training(board: Board, rows: list[Row]) -> Iterator[str]:
+    """Each defense against the rows that differ from its own in nothing else."""
+    if board.ranked_by is None:
+        return
+    plain = {_apart_from(row, "defenses"): row for row in rows if _undefended_row(row)}
+    pairs: dict[str, list[tuple[float, float]]] = {}
+    for row in rows:
+        twin = plain.get(_apart_from(row, "defenses"))
+        if twin is not None and not _undefended_row(row):
+            defense = "+".join(part.label for part in row.model.defenses)
+            figures = (_rates(board, twin).balanced.value, _rates(board, row).balanced.value)
+            pairs.setdefault(defense, []).append(figures)
+    for defense, found in pairs.items():
+        higher = sum(after > before for before, after in found)
+        yield (
+            f"Training with {escape(defense)} instead of none moves the worst case from "
+            f"{_mean(before for before, _ in found)} to {_mean(after for _, after in found)} % on average over "
+            f"{_count(len(found), 'otherwise equal pair')}; it is higher in {higher} of {len(found)}."
+        )
+
+
+def _rarest_class(board: Board, rows: list[Row]) -> Iterator[str]:
+    """What becomes of the class with the fewest training images, with and without a countermeasure."""
+    train = board.dataset.counts.get("train", ())
+    if not train or max(train) < 1.5 * min(train):
+        return
+    rarest = train.index(min(train))
+    recalls: dict[bool, list[float]] = {}
+    for row in rows:
+        clean = board.clean(row)
+        figure = clean.per_class[rarest] if clean else None
+        if figure is not None:
+            recalls.setdefault(row.model.balancer.name == "none", []).append(figure.value)
+    if recalls.keys() != {True, False}:
+        return
+    first = next((position for position, row in enumerate(rows, 1) if row.model.balancer.name == "none"), 0)
+    yield (
+        f"The rarest class, {escape(board.dataset.class_names[rarest])} with {train[rarest]} of {sum(train)} training "
+        f"images, is recognised unchanged in {_mean(recalls[True])} % on average where nothing is done about it "
+        f"({_count(len(recalls[True]), 'row')}) and in {_mean(recalls[False])} % under the countermeasures "
+        f"({_count(len(recalls[False]), 'row')}); the first row without one is number {first} of {len(rows)}."
+    )
+
+
+def _undefended_row(row: Row) -> bool:
+    return all(part.name == "none" for part in row.model.defenses)
+
+
+def _apart_from(row: Row, field: str) -> str:
+    return row.model.model_dump_json(exclude={field, "label"})
+
+
+def _mean(values: Iterable[float]) -> str:
+    found = list(values)
+    return f"{100 * sum(found) / len(found):.1f}"
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 def _weakest_class(board: Board, row: Row) -> Iterator[str]:
@@ -89,5 +157,5 @@ def _flagged(rows: list[Row]) -> Iterator[str]:
     if count:
         yield (
             f"{count} row{'s carry' if count > 1 else ' carries'} an audit flag, which puts "
-            f"{'them' if count > 1 else 'it'} below the others: attacks may not have done their full work there."
+            f"{'them' if count > 1 else 'it'} below the others: their robustness cannot be trusted."
         )

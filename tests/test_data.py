@@ -27,8 +27,8 @@ from robbench.datasets.digits import Digits
 from robbench.datasets.fashion_mnist import FashionMNIST
 from robbench.datasets.image_folder import ImageFolder
 from robbench.errors import RequestError, StoreError
-from robbench.interfaces import Dataset, Raw, Source
 from robbench.registry import Registry
+from robbench.sources import Dataset, Raw, Source
 
 
 @dataclass(frozen=True)

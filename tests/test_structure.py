@@ -26,13 +26,13 @@ TOP = {"benchmark": "robbench"} | {
 
 # From the bottom up: a module imports from its own layer and from those below it.
 LAYERS = (
-    "errors threat records rng globalstate provenance grids leaderboards.templates",
+    "errors threat records request rng globalstate provenance grids leaderboards.templates",
     "component statistics audit store grid metrics.measures metrics",
-    "registry recipe",
+    "registry recipe sources",
     "interfaces",
     "data datasets balancing attacks defenses models metrics.builtin oracle referee composition",
     "choice conditions plan",
-    "training evaluation scoring costs cleaning leaderboards",
+    "training evaluation scoring costs cleaning standing leaderboards",
     "executors",
     "running",
     "display cli",

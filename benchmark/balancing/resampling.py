@@ -9,8 +9,9 @@ import torch
 from numpy.typing import NDArray
 
 from robbench.balancing._repeats import repeat
-from robbench.interfaces import Balancer, Dataset, Samples
+from robbench.interfaces import Balancer, Samples
 from robbench.registry import register_balancer
+from robbench.sources import Dataset
 
 
 @register_balancer("sampler")

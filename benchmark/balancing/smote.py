@@ -12,8 +12,9 @@ from torch import Tensor
 
 from robbench.balancing._repeats import append
 from robbench.errors import RequestError
-from robbench.interfaces import Balancer, Dataset, Samples
+from robbench.interfaces import Balancer, Samples
 from robbench.registry import register_balancer
+from robbench.sources import Dataset
 
 
 @register_balancer("smote")

@@ -12,8 +12,8 @@ import numpy as np
 
 from robbench.datasets._files import download, download_dir, list_images, roots, stamp
 from robbench.errors import RequestError
-from robbench.interfaces import Dataset, EpsList, Raw
 from robbench.registry import register_dataset
+from robbench.sources import Dataset, EpsList, Raw
 from robbench.threat import Norm
 
 CLASS_NAMES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")

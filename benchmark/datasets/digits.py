@@ -9,10 +9,9 @@ from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
-import torch
 
-from robbench.interfaces import Dataset, EpsList, Raw
 from robbench.registry import register_dataset
+from robbench.sources import Dataset, EpsList, Raw
 from robbench.threat import Norm
 
 
@@ -44,6 +43,7 @@ class Digits(Dataset):
 
 
 def _read() -> Raw:
+    import torch
     from sklearn.datasets import load_digits
 
     bunch = load_digits()

@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 
 from robbench.datasets._files import download, download_dir, roots
 from robbench.errors import RequestError
-from robbench.interfaces import Dataset, EpsList, Raw
 from robbench.records import digest
 from robbench.registry import register_dataset
+from robbench.sources import Dataset, EpsList, Raw
 from robbench.threat import Norm
 
 CLASS_NAMES = (

@@ -12,8 +12,8 @@ from pydantic import Field
 
 from robbench.datasets._files import IMAGE_SUFFIXES, list_images, subfolders
 from robbench.errors import RequestError
-from robbench.interfaces import Dataset, EpsList, Raw
 from robbench.registry import register_dataset
+from robbench.sources import Dataset, EpsList, Raw
 from robbench.threat import Norm
 
 

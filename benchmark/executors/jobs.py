@@ -68,7 +68,7 @@ def carry_out(plan: Plan, job: Job, cells: Sequence[Cell], tell: Tell) -> None:
     wanted = [cell for cell in cells if not cell.refusal]
     if job.refusal or not (wanted or not cells):
         return
-    device, precision = plan.request.device, plan.request.precision
+    device, precision = plan.device, plan.request.precision
     try:
         if not store.has_model(job.key):
             train(job, store, device, precision, lambda at, of: tell(Progress(label, "training", at, of)))

@@ -14,7 +14,8 @@ from typing import Any
 
 from robbench.errors import StoreError
 from robbench.executors.jobs import Progress, Tell, carry_out
-from robbench.plan import Cell, Job, Plan, Request, make_plan
+from robbench.plan import Cell, Job, Plan, make_plan
+from robbench.request import Request
 
 Work = Sequence[tuple[Job, Sequence[Cell]]]
 
@@ -43,7 +44,8 @@ def run_locally(plan: Plan, work: Work, workers: int, tell: Tell) -> None:
         import torch
 
         torch.set_num_threads(threads)
-        for job, cells in work:
+        order = {job.key: position for position, job in enumerate(plan.jobs)}
+        for job, cells in sorted(work, key=lambda item: order[item[0].key]):
             carry_out(plan, job, cells, tell)
         return
     context = multiprocessing.get_context("spawn")

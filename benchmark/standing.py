@@ -1,0 +1,64 @@
+"""Whether a request was carried out before and nothing that it rests on has changed since. Needs no torch.
+
+Making a plan imports every component, and torch with them, which takes seconds. A request whose grid, code, plugins and
+data are what they were when it was last carried out has the same plan, so that looking at its cells is enough.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from dataclasses import asdict
+from pathlib import Path
+
+import robbench
+from robbench.choice import choose
+from robbench.grid import read_grid
+from robbench.records import digest
+from robbench.registry import Registry, digest_files
+from robbench.request import Request
+from robbench.store import Store
+
+
+def standing(request: Request) -> str:
+    """Identifies everything that the plan of a request follows from.
+
+    Raises:
+        RequestError: If the grid, a plugin or a data set is not there.
+    """
+    name, folder, grid = read_grid(request.grid)
+    registry = Registry((*request.plugins, *(folder / plugin for plugin in grid.plugins)))
+    data = []
+    for wanted in grid.datasets:
+        choice = choose(registry, "dataset", grid.filled(wanted, request.dataset), request.grid)
+        data.append([choice.label, choice.component.locate(request.data_dir)[0]])
+    return digest(
+        {
+            "request": {key: str(value) for key, value in asdict(request).items() if key not in ("grid", "out")},
+            "grid": [name, grid.model_dump(mode="json")],
+            "data": data,
+            "code": digest_files(_code()),
+            "plugins": [[plugin.label, plugin.source] for plugin in registry.plugins()],
+            "devices": [os.environ.get("CUDA_VISIBLE_DEVICES"), shutil.which("nvidia-smi")],
+        }
+    )
+
+
+def _code() -> list[Path]:
+    names = ("", "attacks", "defenses", "leaderboards", "models")
+    packages = [robbench if not name else __import__(f"robbench.{name}", fromlist=["x"]) for name in names]
+    files = {path for package in packages for folder in package.__path__ for path in Path(folder).rglob("*")}
+    return sorted(path for path in files if path.suffix in (".py", ".toml", ".jinja") and "published" not in path.parts)
+
+
+def carried_out(request: Request, store: Store) -> tuple[str, int] | None:
+    """The grid's name and its number of cells if all is done and its boards are written, otherwise None."""
+    name = read_grid(request.grid)[0]
+    manifest = store.manifests().get(name)
+    if manifest is None or manifest.get("standing") != standing(request):
+        return None
+    boards: dict[str, list[str]] = manifest["boards"]
+    if not all((store.root / "leaderboards" / board / "README.md").is_file() for board in boards):
+        return None
+    keys = [key for keys in boards.values() for key in keys]
+    return (name, len(keys)) if all(store.finished(key) for key in keys) else None

@@ -1,0 +1,177 @@
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import tiny
+from robbench.cli import main
+
+MODELS = ("", "objective = 'angular'", "defense = 'fgm'")
+CONDITIONS = ("clean", "perturbation", "fgsm@ref", "pgd[steps=3]@ref")
+
+pytestmark = pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="looks for worker processes in /proc")
+
+
+def start(grid: Path, out: Path) -> subprocess.Popen[bytes]:
+    words = ["run", "--grid", str(grid), "--out", str(out), "--limit", "30", "--workers", "2", "--device", "cpu"]
+    return subprocess.Popen(
+        [sys.executable, "-m", "robbench.cli", *words],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+    )
+
+
+def finish(process: subprocess.Popen[bytes]) -> None:
+    _, complaints = process.communicate(timeout=300)
+    assert process.returncode == 0, complaints.decode()
+
+
+def descendants(pid: int) -> Iterator[int]:
+    """Processes below one, as long as it lives."""
+    for task in Path(f"/proc/{pid}/task").glob("*/children"):
+        for child in map(int, task.read_text().split()):
+            yield child
+            yield from descendants(child)
+
+
+def alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def kill(process: subprocess.Popen[bytes]) -> list[int]:
+    """Kill a run, not its workers; they must end by themselves."""
+    workers = list(descendants(process.pid))
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    until = time.monotonic() + 20
+    while any(map(alive, workers)):
+        assert time.monotonic() < until, "a worker goes on after its run was killed"
+        time.sleep(0.05)
+    return workers
+
+
+def finished_cells(out: Path) -> dict[str, tuple[int, int]]:
+    """When which file of a finished cell was written."""
+    found = {}
+    for path in out.glob("cells/*/record.json"):
+        if json.loads(path.read_text(encoding="utf-8"))["status"] == "done":
+            for file in path.parent.glob("[!.]*"):
+                found[str(file)] = (file.stat().st_ino, file.stat().st_mtime_ns)
+    return found
+
+
+def trained_models(out: Path) -> dict[str, tuple[int, int]]:
+    files = (file for path in out.glob("models/*/model.json") for file in (path, path.with_name("weights.safetensors")))
+    return {str(file): (file.stat().st_ino, file.stat().st_mtime_ns) for file in files}
+
+
+def repeatable(out: Path) -> dict[str, bytes]:
+    """The files of a store that must not depend on how often the run was killed."""
+    patterns = ("leaderboards/*/*", "cells/*/*.npz", "models/*/*.safetensors", "models/*/history.csv", "grids/*")
+    paths = (path for pattern in patterns for path in out.glob(pattern) if path.name != "timings.csv")
+    return {str(path.relative_to(out)): path.read_bytes() for path in paths}
+
+
+def all_files(out: Path) -> set[str]:
+    return {str(path.relative_to(out)) for path in out.rglob("*") if path.is_file()}
+
+
+def carry_on(grid: Path, out: Path, moments: list[Callable[[], bool]]) -> int:
+    """Start a run, kill it at each of some moments and start it again, until it is done; returns how many hit."""
+    done: dict[str, tuple[int, int]] = {}
+    hits = 0
+    for moment in moments:
+        process = start(grid, out)
+        while process.poll() is None and not moment():
+            time.sleep(0.005)
+        if process.poll() is not None:
+            finish(process)
+            break
+        kill(process)
+        hits += 1
+        assert not any(out.glob("leaderboards/*/.*")), "a board is written whole or not at all"
+        now = finished_cells(out) | trained_models(out)
+        assert done.items() <= now.items(), "something that was finished was done twice"
+        done = now
+    finish(start(grid, out))
+    assert done.items() <= (finished_cells(out) | trained_models(out)).items()
+    return hits
+
+
+def compare(grid: Path, whole: Path, parts: Path) -> None:
+    assert repeatable(parts) == repeatable(whole)
+    assert len(finished_cells(whole)) > 0
+    assert main(["gc", "--out", str(parts)]) == 0
+    assert all_files(parts) == all_files(whole)
+    before = finished_cells(parts)
+    finish(start(grid, parts))
+    assert finished_cells(parts) == before
+    assert repeatable(parts) == repeatable(whole)
+
+
+def test_a_run_that_is_killed_and_resumed_ends_as_one_that_was_not(tmp_path: Path) -> None:
+    grid, whole, parts = tmp_path / "tiny.toml", tmp_path / "whole", tmp_path / "parts"
+    grid.write_text(tiny.grid_text(MODELS, CONDITIONS, dataset="digits[train_fraction=0.3]"), encoding="utf-8")
+    undisturbed = start(grid, whole)
+    moments: list[Callable[[], bool]] = [
+        lambda: any(parts.glob("models/*/checkpoint.pt")),
+        lambda: any(parts.glob("cells/*/record.json")),
+        lambda: len(list(parts.glob("cells/*/record.json"))) >= 6,
+    ]
+    try:
+        assert carry_on(grid, parts, moments) == 3
+        finish(undisturbed)
+    finally:
+        undisturbed.kill()
+    compare(grid, whole, parts)
+
+
+@pytest.mark.slow
+def test_ten_kills_at_random_moments_change_nothing(tmp_path: Path) -> None:
+    grid, whole, parts = tmp_path / "tiny.toml", tmp_path / "whole", tmp_path / "parts"
+    text = tiny.grid_text(MODELS, CONDITIONS, recipe="epochs = 6", seeds=[0, 1, 2], dataset="digits")
+    grid.write_text(text, encoding="utf-8")
+    begun = time.monotonic()
+    finish(start(grid, whole))
+    needed = time.monotonic() - begun
+    draw = random.Random(0)
+
+    def after(share: float) -> Callable[[], bool]:
+        first: list[float] = []
+
+        def passed() -> bool:
+            first.append(time.monotonic())
+            return first[-1] - first[0] > share * needed
+
+        return passed
+
+    assert carry_on(grid, parts, [after(draw.uniform(0.05, 0.5)) for _ in range(10)]) >= 5
+    compare(grid, whole, parts)
+
+
+def test_an_interrupt_ends_a_run_with_130_and_keeps_what_was_finished(tmp_path: Path) -> None:
+    grid, out = tmp_path / "tiny.toml", tmp_path / "runs"
+    grid.write_text(tiny.grid_text(MODELS, CONDITIONS, recipe="epochs = 50"), encoding="utf-8")
+    process = start(grid, out)
+    while not any(out.glob("models/*/checkpoint.pt")) and process.poll() is None:
+        time.sleep(0.01)
+    workers = list(descendants(process.pid))
+    os.killpg(process.pid, signal.SIGINT)
+    _, complaints = process.communicate(timeout=60)
+    assert process.returncode == 130, complaints.decode()
+    assert complaints.decode().strip().splitlines()[-1].startswith("robbench: interrupted")
+    assert "Traceback" not in complaints.decode()
+    assert any(out.glob("models/*/checkpoint.pt"))
+    assert not any(map(alive, workers))

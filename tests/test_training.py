@@ -1,0 +1,456 @@
+from __future__ import annotations
+
+import csv
+import math
+import os
+import random
+import signal
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tiny
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from robbench.executors import local
+from robbench.executors.jobs import Progress, carry_out
+from robbench.globalstate import GlobalState
+from robbench.interfaces import to_float
+from robbench.plan import Job
+from robbench.recipe import Recipe
+from robbench.running import remaining
+from robbench.store import Store
+from robbench.training import Diverged, NormalizedBackbone, build, load_model, pixel_statistics, predictions, train
+
+
+class Stop(Exception):
+    pass
+
+
+def trained(job: Job, store: Store) -> dict[str, Tensor]:
+    train(job, store, "cpu", "float32")
+    return weights(job, store)
+
+
+def weights(job: Job, store: Store) -> dict[str, Tensor]:
+    return load_file(store.model_dir(job.key) / "weights.safetensors")
+
+
+def history(job: Job, store: Store) -> list[dict[str, float]]:
+    with (store.model_dir(job.key) / "history.csv").open() as file:
+        return [{name: float(value) for name, value in row.items()} for row in csv.DictReader(file)]
+
+
+def left_behind(job: Job, store: Store) -> dict[str, bytes]:
+    """The files of a model that must not depend on how often its training was interrupted."""
+    folder = store.model_dir(job.key)
+    return {name: (folder / name).read_bytes() for name in ("weights.safetensors", "history.csv")}
+
+
+def stopping_at(epoch: int) -> Any:
+    def report(done: int, of: int) -> None:
+        if done == epoch:
+            raise Stop
+
+    return report
+
+
+def differs(first: dict[str, Tensor], second: dict[str, Tensor]) -> list[str]:
+    assert first.keys() == second.keys()
+    return [name for name in first if not torch.equal(first[name], second[name])]
+
+
+# --- what is repeatable
+
+
+def test_the_same_seed_gives_the_same_weights_whatever_the_global_random_state(tmp_path: Path) -> None:
+    torch.manual_seed(1)
+    first = trained(tiny.job(tmp_path / "a"), Store(tmp_path / "a"))
+    torch.manual_seed(2)
+    np.random.seed(2)
+    random.seed(2)
+    assert not differs(first, trained(tiny.job(tmp_path / "b"), Store(tmp_path / "b")))
+
+
+def test_another_seed_gives_other_weights(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    changed = differs(trained(tiny.job(tmp_path, seed=0), store), trained(tiny.job(tmp_path, seed=1), store))
+    assert set(changed) >= {"head.weight", "backbone.network.layers.0.weight"}
+    assert "backbone.mean" not in changed
+
+
+@pytest.mark.parametrize("model", ["", "balancer = 'augmentation'\ndefense = 'perturbation+fgm'\nobjective = 'angular'"])
+def test_training_leaves_the_global_random_state_alone(tmp_path: Path, model: str) -> None:
+    before = GlobalState.now()
+    train(tiny.job(tmp_path, model), Store(tmp_path), "cpu", "float32")
+    assert GlobalState.now() == before
+
+
+# --- interruption
+
+
+NORMED = """
+from dataclasses import dataclass
+from robbench import Architecture, register_architecture
+from robbench.models.architectures import SequentialBackbone
+from torch import nn
+
+@register_architecture("normed")
+@dataclass(frozen=True)
+class Normed(Architecture):
+    def build(self, image_shape):
+        layers = [nn.Conv2d(image_shape[0], 8, 5, stride=4), nn.BatchNorm2d(8), nn.ReLU(), nn.Dropout(0.2), nn.Flatten()]
+        return SequentialBackbone(nn.Sequential(*layers), image_shape)
+"""
+
+
+RESUMED = {
+    "cross-entropy": ("", "epochs = 3"),
+    "angular": ("objective = 'angular'", "epochs = 3, schedule = 'cosine', optimizer = 'adam'"),
+    "fgm": ("defense = 'fgm'", "epochs = 3"),
+    "angular fgm": ("objective = 'angular'\ndefense = 'perturbation+fgm'", "epochs = 3, keep = 'best'"),
+    "best": ("", "epochs = 3, keep = 'best', optimizer = 'sgd', lr = 0.05, schedule = 'one-cycle'"),
+    "resampled": ("balancer = 'augmentation-sampler'", "epochs = 3, optimizer = 'sgd', momentum = 0.9"),
+    "batch norm and dropout": ("architecture = 'normed'", "epochs = 3"),
+}
+
+
+@pytest.mark.parametrize(("model", "recipe"), RESUMED.values(), ids=RESUMED)
+def test_an_interrupted_training_goes_on_to_the_same_bits(tmp_path: Path, model: str, recipe: str) -> None:
+    whole, parts = Store(tmp_path / "whole"), Store(tmp_path / "parts")
+    (tmp_path / "normed.py").write_text(NORMED)
+    job = tiny.job(tmp_path, model, recipe, plugins=[tmp_path / "normed.py"])
+    train(job, whole, "cpu", "float32")
+    before = GlobalState.now()
+    for epoch in (1, 2):
+        with pytest.raises(Stop):
+            train(job, parts, "cpu", "float32", stopping_at(epoch))
+        assert not parts.has_model(job.key)
+    assert GlobalState.now() == before
+    begun: list[int] = []
+    train(job, parts, "cpu", "float32", lambda done, of: begun.append(done))
+    assert begun == [2, 3], "epochs that were done must not be done again"
+    assert left_behind(job, parts) == left_behind(job, whole)
+    assert len(history(job, parts)) == 3
+
+
+@pytest.mark.parametrize("objective", ["cross-entropy", "angular"])
+def test_an_interruption_after_the_last_epoch_loses_nothing(tmp_path: Path, objective: str) -> None:
+    whole, parts = Store(tmp_path / "whole"), Store(tmp_path / "parts")
+    job = tiny.job(tmp_path, f"objective = '{objective}'", "epochs = 2, keep = 'best'")
+    train(job, whole, "cpu", "float32")
+    with pytest.raises(Stop):
+        train(job, parts, "cpu", "float32", stopping_at(2))
+    train(job, parts, "cpu", "float32")
+    assert left_behind(job, parts) == left_behind(job, whole)
+
+
+KILLED = """
+    import os, signal, sys
+    from pathlib import Path
+    import torch
+    torch.set_num_threads(1)
+    import tiny
+    from robbench.store import Store
+    from robbench.training import train
+
+    flush, calls = os.fsync, []
+
+    def killing(descriptor):
+        calls.append(descriptor)
+        if len(calls) == 2:
+            os.kill(os.getpid(), signal.SIGKILL)
+        flush(descriptor)
+
+    folder = Path(sys.argv[1])
+    job = tiny.job(folder, "defense = 'fgm'", "epochs = 3")
+    os.fsync = killing
+    train(job, Store(folder / "parts"), "cpu", "float32")
+"""
+
+
+def test_a_kill_in_the_middle_of_writing_a_checkpoint_costs_that_epoch_only(tmp_path: Path) -> None:
+    path = os.pathsep.join([str(Path(__file__).parent), *sys.path])
+    killed = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(KILLED), str(tmp_path)],
+        env={**os.environ, "PYTHONPATH": path},
+        capture_output=True,
+        timeout=120,
+    )
+    assert killed.returncode == -signal.SIGKILL, killed.stderr.decode()
+    whole, parts = Store(tmp_path / "whole"), Store(tmp_path / "parts")
+    job = tiny.job(tmp_path, "defense = 'fgm'", "epochs = 3")
+    assert [path.name for path in parts.model_dir(job.key).glob("*.pt")] == ["checkpoint.pt"]
+    assert not parts.has_model(job.key)
+    begun: list[int] = []
+    train(job, parts, "cpu", "float32", lambda done, of: begun.append(done))
+    assert begun == [1, 2, 3]
+    train(job, whole, "cpu", "float32")
+    assert left_behind(job, parts) == left_behind(job, whole)
+
+
+def test_a_finished_model_has_no_checkpoint(tmp_path: Path) -> None:
+    job, store = tiny.job(tmp_path), Store(tmp_path)
+    seen: list[bool] = []
+    train(job, store, "cpu", "float32", lambda *_: seen.append((store.model_dir(job.key) / "checkpoint.pt").is_file()))
+    assert seen == [False, True, True]
+    files = sorted(path.name for path in store.model_dir(job.key).iterdir())
+    assert files == ["history.csv", "model.json", "weights.safetensors"]
+
+
+# --- what is learned
+
+
+def test_one_step_is_gradient_descent_on_the_weighted_loss(tmp_path: Path) -> None:
+    job = tiny.job(tmp_path, "balancer = 'class-weights'", "epochs = 1, optimizer = 'sgd', lr = 0.05, batch_size = 500")
+    data, splits = job.data, job.data.splits
+    samples = splits.take(data.source, splits.train)
+    model = build(job, samples.labels[:0], *pixel_statistics(samples.images))
+    counts = samples.counts(3).double()
+    own = (counts.sum() / counts)[samples.labels]
+    losses = nn.functional.cross_entropy(model(to_float(samples.images)), samples.labels, reduction="none")
+    loss = (own * losses).sum() / own.sum()
+    loss.backward()  # type: ignore[no-untyped-call]
+    expected = {name: p.detach() - 0.05 * p.grad for name, p in model.named_parameters() if p.grad is not None}
+    after = trained(job, Store(tmp_path))
+    assert expected.keys() == {name for name, _ in model.named_parameters()}
+    for name, value in expected.items():
+        torch.testing.assert_close(after[name], value, rtol=1e-4, atol=1e-6)
+    assert history(job, Store(tmp_path))[0]["train_loss"] == pytest.approx(float(loss.detach()), rel=1e-5)
+
+
+def test_training_learns(tmp_path: Path) -> None:
+    job, store = tiny.job(tmp_path, recipe="epochs = 8"), Store(tmp_path)
+    train(job, store, "cpu", "float32")
+    assert history(job, store)[-1]["validation_accuracy"] > 0.8
+
+
+def test_history_says_what_happened(tmp_path: Path) -> None:
+    job = tiny.job(tmp_path, "defense = 'fgm'", "epochs = 3, schedule = 'cosine', lr = 0.004")
+    store = Store(tmp_path)
+    train(job, store, "cpu", "float32")
+    lines = history(job, store)
+    images = len(job.data.splits.train)
+    assert list(lines[0]) == [
+        "epoch",
+        "lr",
+        "passes",
+        "train_loss",
+        "train_accuracy",
+        "validation_loss",
+        "validation_accuracy",
+        "validation_balanced_accuracy",
+    ]
+    assert [line["epoch"] for line in lines] == [1, 2, 3]
+    assert [line["lr"] for line in lines] == pytest.approx([0.004, 0.003, 0.001])
+    # One pass to find the step, one over the images as they are, one over the attacked ones.
+    assert [line["passes"] for line in lines] == [3 * images] * 3
+    assert store.model_info(job.key)["costs"] == {"forwards": 9 * images, "backwards": 9 * images}
+
+
+def test_the_last_line_of_the_history_is_about_the_kept_weights(tmp_path: Path) -> None:
+    job, store = tiny.job(tmp_path, "objective = 'angular'"), Store(tmp_path)
+    train(job, store, "cpu", "float32")
+    last = history(job, store)[-1]
+    splits = job.data.splits
+    validation = splits.take(job.data.source, splits.validation)
+    decided = predictions(load_model(job, store, "cpu"), validation.images, "cpu")
+    right = (decided == validation.labels).double()
+    assert last["validation_accuracy"] == pytest.approx(float(right.mean()))
+    recalls = [float(right[validation.labels == c].mean()) for c in range(3)]
+    assert last["validation_balanced_accuracy"] == pytest.approx(np.mean(recalls))
+
+
+def test_best_keeps_the_first_epoch_of_the_highest_balanced_validation_accuracy(tmp_path: Path) -> None:
+    steps = "epochs = {}, optimizer = 'sgd', lr = 0.3, momentum = 0.0"
+    store = Store(tmp_path)
+    best = tiny.job(tmp_path, recipe=steps.format(6) + ", keep = 'best'")
+    kept = trained(best, store)
+    scores = [line["validation_balanced_accuracy"] for line in history(best, store)]
+    at = scores.index(max(scores))
+    assert at < 5, "the recipe must be one whose last epoch is not the best"
+    same = trained(tiny.job(tmp_path, recipe=steps.format(at + 1)), store)
+    assert not differs(kept, same)
+
+
+def test_pixel_statistics_are_those_of_the_pixels() -> None:
+    images = torch.randint(0, 256, (40, 3, 8, 8), generator=torch.Generator().manual_seed(0)).to(torch.uint8)
+    mean, std = pixel_statistics(images)
+    pixels = images.numpy() / 255
+    np.testing.assert_allclose(mean.numpy(), pixels.mean(axis=(0, 2, 3)), rtol=1e-6)
+    np.testing.assert_allclose(std.numpy(), pixels.std(axis=(0, 2, 3)), rtol=1e-6)
+
+
+def test_pixel_statistics_of_an_empty_channel_can_be_divided_by() -> None:
+    mean, std = pixel_statistics(torch.zeros(5, 3, 4, 4, dtype=torch.uint8))
+    assert bool((mean == 0).all())
+    assert bool((std > 0).all())
+
+
+def test_the_model_normalizes_by_itself(tmp_path: Path) -> None:
+    job, store = tiny.job(tmp_path), Store(tmp_path)
+    train(job, store, "cpu", "float32")
+    model = load_model(job, store, "cpu")
+    samples = job.data.splits.take(job.data.source, job.data.splits.train)
+    inner = model.backbone
+    assert isinstance(inner, NormalizedBackbone)
+    pixels = samples.images.numpy() / 255
+    mean, std = pixels.mean(axis=(0, 2, 3), keepdims=True), pixels.std(axis=(0, 2, 3), keepdims=True)
+    normalized = torch.from_numpy((pixels - mean) / std).float()
+    with torch.no_grad():
+        expected = model.head(inner.network(normalized))  # type: ignore[operator]
+        torch.testing.assert_close(model(to_float(samples.images)), expected, rtol=1e-4, atol=1e-4)
+
+
+# --- recipes
+
+
+@given(st.floats(0, 1), st.floats(1e-6, 10))
+def test_schedules_follow_their_formulas(progress: float, lr: float) -> None:
+    assert Recipe(lr=lr).lr_at(progress) == lr
+    cosine = Recipe(lr=lr, schedule="cosine").lr_at(progress)
+    assert cosine == pytest.approx(lr * math.cos(math.pi * progress / 2) ** 2, abs=lr * 1e-12)
+    cycle = Recipe(lr=lr, schedule="one-cycle").lr_at(progress)
+    assert cycle == pytest.approx(lr * np.interp(progress, [0, 1 / 3, 1], [0, 1, 0]), abs=lr * 1e-12)
+
+
+@given(st.integers(1, 50), st.integers(0, 10_000), st.integers(1, 400))
+def test_epochs_are_the_fewest_that_make_enough_steps(epochs: int, least: int, per_epoch: int) -> None:
+    count = Recipe(epochs=epochs, min_steps=least).epochs_for(per_epoch)
+    assert count >= epochs
+    assert count * per_epoch >= least
+    assert count == epochs or (count - 1) * per_epoch < least
+
+
+def test_more_epochs_are_run_where_there_would_be_too_few_steps(tmp_path: Path) -> None:
+    job, store = tiny.job(tmp_path, recipe="epochs = 1, batch_size = 32, min_steps = 8"), Store(tmp_path)
+    train(job, store, "cpu", "float32")
+    per_epoch = math.ceil(len(job.data.splits.train) / 32)
+    info = store.model_info(job.key)
+    assert info["epochs"] == len(history(job, store)) == math.ceil(8 / per_epoch) > 1
+    assert info["steps"] == per_epoch * info["epochs"]
+
+
+# --- what goes wrong
+
+
+@pytest.mark.parametrize("recipe", ["epochs = 3, optimizer = 'sgd', lr = 1e30", "epochs = 1, optimizer = 'sgd', lr = 1e38"])
+def test_a_loss_that_is_no_number_fails_the_cells(tmp_path: Path, recipe: str) -> None:
+    plan = tiny.make(tmp_path, recipe=recipe, conditions=["clean", "fgsm@ref"])
+    (job,) = plan.jobs
+    store = Store(plan.request.out)
+    with pytest.raises(Diverged, match="learning rate"):
+        train(job, store, "cpu", "float32")
+    assert not store.has_model(job.key)
+    finished: list[Progress] = []
+    carry_out(plan, job, job.cells, finished.append)
+    for cell in job.cells:
+        record = store.record(cell.key)
+        assert record is not None
+        assert record.status == "failed"
+        assert "the model: Diverged" in str(record.reason)
+        assert not record.metrics
+        assert store.outcome(record) is None
+        assert not store.finished(cell.key), "it must be tried again"
+    assert [progress.finished.status for progress in finished if progress.finished] == ["failed", "failed"]
+
+
+@pytest.mark.parametrize("objective", ["cross-entropy", "angular"])
+def test_weights_that_the_last_step_spoiled_are_not_scored(tmp_path: Path, objective: str) -> None:
+    model = f"objective = '{objective}'"
+    plan = tiny.make(tmp_path, [model], recipe="epochs = 1, optimizer = 'sgd', lr = 1e38, batch_size = 500")
+    (job,) = plan.jobs
+    store = Store(plan.request.out)
+    carry_out(plan, job, job.cells, lambda progress: None)
+    record = store.record(job.cells[0].key)
+    assert record is not None
+    assert record.status == "failed"
+    assert "Diverged" in str(record.reason)
+    assert not store.has_model(job.key)
+
+
+# --- warm starts
+
+
+CHAIN = [
+    "name = 'third'\nstart = 'second'\nrecipe = { epochs = 1 }",
+    "name = 'second'\nobjective = 'angular'\nstart = 'first'\nrecipe = { lr = 1e-30 }",
+    "name = 'first'",
+]
+
+
+def test_a_warm_start_copies_the_backbone_and_nothing_else(tmp_path: Path) -> None:
+    plan = tiny.make(tmp_path, CHAIN)
+    store = Store(plan.request.out)
+    jobs = {job.spec.label: job for job in plan.jobs}
+    first = trained(jobs["first"], store)
+    # A learning rate that is next to nothing shows what training started from.
+    second = trained(jobs["second"], store)
+    shared = {name for name in second if name.startswith("backbone.")}
+    assert shared == {name for name in first if name.startswith("backbone.")}
+    assert all(torch.equal(first[name], second[name]) for name in shared)
+    cold = tiny.job(tmp_path / "cold", "objective = 'angular'", "epochs = 2, lr = 1e-30")
+    started = trained(cold, store)
+    assert torch.equal(second["projection.weight"], started["projection.weight"])
+    assert any(not torch.equal(started[name], second[name]) for name in shared)
+
+
+def test_a_warm_start_from_another_architecture_fails_with_both_names(tmp_path: Path) -> None:
+    models = ["name = 'small'\narchitecture = 'small-cnn'", "name = 'other'\nstart = 'small'"]
+    plan = tiny.make(tmp_path, models)
+    store = Store(plan.request.out)
+    for job in plan.jobs:
+        carry_out(plan, job, job.cells, lambda progress: None)
+    records = [store.record(job.cells[0].key) for job in plan.jobs]
+    assert [record and record.status for record in records] == ["done", "failed"]
+    assert "small" in str(records[1] and records[1].reason)
+    assert "other" in str(records[1] and records[1].reason)
+
+
+def test_a_model_waits_for_the_one_it_starts_from(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plan = tiny.make(tmp_path, [*CHAIN, "name = 'alone'\nrecipe = { epochs = 1 }"])
+    labels = {job.key: job.spec.label for job in plan.jobs}
+    events: list[str] = []
+    lock = threading.Lock()
+
+    def do(key: str, cells: tuple[str, ...]) -> None:
+        with lock:
+            events.append(f"{labels[key]} begins")
+        time.sleep(0.05)
+        with lock:
+            events.append(f"{labels[key]} ends")
+
+    monkeypatch.setattr(local, "_do", do)
+    work = [(job, job.cells) for job in reversed(plan.jobs)]
+    with ThreadPoolExecutor(4) as pool:
+        local._dispatch(pool, work, lambda: None)  # type: ignore[arg-type]
+    assert len(events) == 8
+    assert events.index("first ends") < events.index("second begins")
+    assert events.index("second ends") < events.index("third begins")
+    assert events.index("alone begins") < events.index("first ends"), "the others need not wait"
+
+
+def test_a_start_whose_weights_are_gone_is_trained_again_before_those_that_need_it(tmp_path: Path) -> None:
+    plan = tiny.make(tmp_path, CHAIN)
+    store = Store(plan.request.out)
+    first = next(job for job in plan.jobs if job.spec.label == "first")
+    carry_out(plan, first, first.cells, lambda progress: None)
+    store.remove("models", first.key)
+    local.run_locally(plan, remaining(plan, store), 1, lambda progress: None)
+    torch.set_num_threads(1)
+    assert {job.spec.label: store.finished(job.cells[0].key) for job in plan.jobs} == {
+        "first": True,
+        "second": True,
+        "third": True,
+    }

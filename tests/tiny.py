@@ -1,0 +1,54 @@
+"""Grids small enough to be trained in a test."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from robbench.plan import Job, Plan, make_plan
+from robbench.request import Request
+
+THREE_DIGITS = "digits[classes=8|3|9,train_fraction=0.3]"
+"""Some 90 images to train on and 160 to test on."""
+
+
+def grid_text(
+    models: Sequence[str] = ("",),
+    conditions: Sequence[str] = ("clean",),
+    recipe: str = "epochs = 2",
+    dataset: str = THREE_DIGITS,
+    seeds: Sequence[int] = (0,),
+) -> str:
+    """A grid as TOML; every model is the body of its table."""
+    return "\n".join(
+        [
+            f"datasets = ['{dataset}']",
+            f"conditions = {list(conditions)}",
+            f"seeds = {list(seeds)}",
+            f"recipe = {{ {recipe} }}",
+            *(f"[[models]]\n{body}" for body in models),
+        ]
+    )
+
+
+def make(
+    folder: Path,
+    models: Sequence[str] = ("",),
+    conditions: Sequence[str] = ("clean",),
+    recipe: str = "epochs = 2",
+    dataset: str = THREE_DIGITS,
+    seeds: Sequence[int] = (0,),
+    limit: int | None = None,
+    plugins: Sequence[Path] = (),
+) -> Plan:
+    """The plan of such a grid, with its store in ``folder / "runs"``."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "tiny.toml"
+    path.write_text(grid_text(models, conditions, recipe, dataset, seeds), encoding="utf-8")
+    return make_plan(Request(grid=str(path), out=folder / "runs", limit=limit, device="cpu", plugins=tuple(plugins)))
+
+
+def job(folder: Path, model: str = "", recipe: str = "epochs = 2", seed: int = 0, plugins: Sequence[Path] = ()) -> Job:
+    """The only job of a grid with one model."""
+    (only,) = make(folder, [model], recipe=recipe, seeds=[seed], plugins=plugins).jobs
+    return only
