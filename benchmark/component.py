@@ -106,13 +106,20 @@ def number(text: str) -> float:
         raise ValueError(f"{text} divides by zero") from None
 
 
+def _integer(text: str) -> int:
+    value = int(text)
+    if not -(2**63) <= value < 2**63:
+        raise ValueError(f"{text} has more than 64 bits")
+    return value
+
+
 def _readings(value: object) -> list[object]:
     if not isinstance(value, str):
         return [_tuples(value)]
     readings: list[object] = [value]
     if value in ("true", "false"):
         readings.append(value == "true")
-    for read in (int, number):
+    for read in (_integer, number):
         try:
             readings.append(read(value))
         except ValueError:
@@ -127,11 +134,14 @@ def _readings(value: object) -> list[object]:
 
 
 def fit(adapter: TypeAdapter[Any], value: object) -> object:
-    """The reading of a value that fits a type, or the value itself where none does."""
+    """The reading of a value that fits a type; where none does, one that is only out of bounds, or the value itself."""
+    closest = value
     for reading in _readings(value):
         try:
             adapter.validate_python(reading, strict=True)
-        except ValidationError:
+        except ValidationError as error:
+            if any(problem["type"].startswith(("greater_", "less_")) for problem in error.errors()):
+                closest = reading
             continue
         return reading
-    return value
+    return closest

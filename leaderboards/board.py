@@ -129,7 +129,7 @@ class Board:
         ranked_by: Label of the threat model that ranks, or None where balanced clean accuracy does.
         reference: Whether ``ranked_by`` is at the data set's reference eps.
         threats: Conditions by threat model.
-        perturbed: The natural perturbation that costs the rows most on average: the one that the ranking shows.
+        perturbed: The natural perturbation that the ranking shows: ``perturbation``, or the one that costs most.
         imbalanced: Whether the test set is.
         rows: From best to worst, those that are not ranked last.
         settings: Protocol, precisions, devices and library versions, as lists of all that occur.
@@ -185,7 +185,7 @@ def board_data(title: str, grid: str, cells: Sequence[Cell]) -> Board:
         ranked_by=ranked_by.label if ranked_by else None,
         reference=ranked_by is not None and table.dataset.reference.get(ranked_by.norm) == ranked_by.eps,
         threats={threat.label: tuple(spec.label for spec in specs) for threat, specs in threats.items()},
-        perturbed=_hardest_natural(table, [row for row, _ in scored]),
+        perturbed=_natural(table, [row for row, _ in scored]),
         imbalanced=bool(test) and max(test) > IMBALANCE * min(test),
         rows=_ranked(scored),
         settings=_settings(table),
@@ -314,7 +314,11 @@ def _balanced(found: Scores) -> float:
     return balanced(class_rates(found.values, found.labels, 0)).value
 
 
-def _hardest_natural(table: Table, rows: Sequence[Row]) -> str | None:
+def _natural(table: Table, rows: Sequence[Row]) -> str | None:
+    """The natural perturbation to show first: the one of that name, or else the one that costs the rows most."""
+    for condition in table.conditions:
+        if condition.kind == "natural" and [stage.name for stage in condition.stages] == ["perturbation"]:
+            return condition.label
     means = {}
     for condition in table.conditions:
         entries = [row.cells[condition.label].rates for row in rows]

@@ -103,21 +103,27 @@ def _rarest_class(board: Board, rows: list[Row]) -> Iterator[str]:
     if not train or max(train) < 1.5 * min(train):
         return
     rarest = train.index(min(train))
-    recalls: dict[bool, list[float]] = {}
-    for row in rows:
-        clean = board.clean(row)
-        figure = clean.per_class[rarest] if clean else None
-        if figure is not None:
-            recalls.setdefault(row.model.balancer.name == "none", []).append(figure.value)
-    if recalls.keys() != {True, False}:
-        return
-    first = next((position for position, row in enumerate(rows, 1) if row.model.balancer.name == "none"), 0)
-    yield (
-        f"The rarest class, {escape(board.dataset.class_names[rarest])} with {train[rarest]} of {sum(train)} training "
-        f"images, is recognised unchanged in {_mean(recalls[True])} % on average where nothing is done about it "
-        f"({_count(len(recalls[True]), 'row')}) and in {_mean(recalls[False])} % under the countermeasures "
-        f"({_count(len(recalls[False]), 'row')}); the first row without one is number {first} of {len(rows)}."
-    )
+    objectives = {row.model.objective.label: row.model.objective for row in rows}
+    for objective in objectives.values():
+        recalls: dict[bool, list[float]] = {True: [], False: []}
+        places: list[int] = []
+        for place, row in enumerate(rows, 1):
+            clean = board.clean(row)
+            figure = clean.per_class[rarest] if clean else None
+            if row.model.objective == objective and figure is not None:
+                bare = row.model.balancer.name == "none"
+                recalls[bare].append(figure.value)
+                places += [place] * bare
+        if not (recalls[True] and recalls[False]):
+            continue
+        even = "per_class" in objective.parameters
+        yield (
+            f"With {escape(objective.label)}{', whose batches hold as many images of each class,' if even else ''} "
+            f"the rarest class, {escape(board.dataset.class_names[rarest])} with {train[rarest]} of {sum(train)} "
+            f"training images, is recognised unchanged in {_mean(recalls[True])} % on average where nothing is done "
+            f"about it ({_count(len(recalls[True]), 'row')}, the highest at place {min(places)} of {len(rows)}) and in "
+            f"{_mean(recalls[False])} % under the countermeasures ({_count(len(recalls[False]), 'row')})."
+        )
 
 
 def _undefended_row(row: Row) -> bool:

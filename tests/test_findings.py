@@ -28,4 +28,4 @@ def test_findings_compare_pairs_that_differ_in_one_thing() -> None:
     assert "higher in 2 of 2" in text
     assert "cat with 3 of 33 training images, is recognised unchanged in 0.0 % on average" in text
     assert "in 100.0 % under the countermeasures (2 rows)" in text
-    assert "the first row without one is number 2 of 4" in text
+    assert "(2 rows, the highest at place 2 of 4)" in text

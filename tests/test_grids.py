@@ -161,14 +161,14 @@ def test_a_damaged_grid_is_planned_or_refused_in_one_line(
 
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.one_of(st.binary(max_size=60), st.text(max_size=60).map(lambda text: text.encode(errors="replace"))))
-@example(b"\xff\xfe")
-@example(b"a = [" * 9)
-@example(b"[" * 100_000)
-@example(b"a = " + b"[" * 100_000)
-@example(b"recipe.a" + b".a" * 3000 + b" = 1")
-@example(b"seeds = [" + b"1" * 5000 + b"]")
-@example(b"\x00")
-@example(b"")
+@example(data=b"\xff\xfe")
+@example(data=b"a = [" * 9)
+@example(data=b"[" * 100_000)
+@example(data=b"a = " + b"[" * 100_000)
+@example(data=b"recipe.a" + b".a" * 3000 + b" = 1")
+@example(data=b"seeds = [" + b"1" * 5000 + b"]")
+@example(data=b"\x00")
+@example(data=b"")
 def test_raw_bytes_are_refused_in_one_line(data: bytes, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (folder / "grid.toml").write_bytes(data)
     assert answer(folder, capsys)
@@ -233,9 +233,10 @@ def test_a_valid_grid_is_run_to_the_end(
         ({"datasets": ["digits[train_fraction=2]"]}, ['"datasets.0"', "train_fraction = 2"]),
         ({"datasets": ["digits", "{dataset}"]}, ['"datasets.1"', '"digits" is asked for twice']),
         ({"datasets": []}, ['"datasets" = []']),
-        ({"conditions": ["fsgm@0.1"]}, ['"conditions.0"', 'no attack "fsgm"', 'did you mean "fgsm"?']),
+        ({"conditions": ["fgsmm@0.1"]}, ['"conditions.0"', 'no attack "fgsmm"', 'did you mean "fgsm"?']),
         ({"conditions": ["pgd[stps=3]@0.1"]}, ['"conditions.0"', '"stps"', 'did you mean "steps"?']),
         ({"conditions": ["pgd[steps=0]@0.1"]}, ['"conditions.0"', "steps = 0", "greater than or equal to 1"]),
+        ({"conditions": [f"pgd[steps={'9' * 400}]@0.1"]}, ['"conditions.0"', "valid integer"]),
         ({"conditions": ["clean", "pgd@linff:0.1"]}, ['"conditions.1"', '"linff"', 'did you mean "linf"?']),
         ({"conditions": ["fgsm@l2:0.1"]}, ["works in linf", '"l2"']),
         ({"conditions": ["fgsm@0.1->nxt"]}, ['no target "nxt"', 'did you mean "next"?']),

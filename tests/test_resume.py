@@ -14,7 +14,7 @@ import pytest
 import tiny
 from robbench.cli import main
 
-MODELS = ("", "objective = 'angular'", "defense = 'fgm'")
+MODELS = ("objective = 'angular'", "defense = 'fgm'")
 CONDITIONS = ("clean", "perturbation", "fgsm@ref", "pgd[steps=3]@ref")
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="looks for worker processes in /proc")
@@ -50,16 +50,19 @@ def alive(pid: int) -> bool:
         return False
 
 
-def kill(process: subprocess.Popen[bytes]) -> list[int]:
+def await_end(workers: list[int]) -> None:
+    until = time.monotonic() + 20
+    while any(map(alive, workers)):
+        assert time.monotonic() < until, "a worker goes on after its run has ended"
+        time.sleep(0.05)
+
+
+def kill(process: subprocess.Popen[bytes]) -> None:
     """Kill a run, not its workers; they must end by themselves."""
     workers = list(descendants(process.pid))
     process.send_signal(signal.SIGKILL)
     process.wait()
-    until = time.monotonic() + 20
-    while any(map(alive, workers)):
-        assert time.monotonic() < until, "a worker goes on after its run was killed"
-        time.sleep(0.05)
-    return workers
+    await_end(workers)
 
 
 def finished_cells(out: Path) -> dict[str, tuple[int, int]]:
@@ -128,7 +131,7 @@ def test_a_run_that_is_killed_and_resumed_ends_as_one_that_was_not(tmp_path: Pat
     moments: list[Callable[[], bool]] = [
         lambda: any(parts.glob("models/*/checkpoint.pt")),
         lambda: any(parts.glob("cells/*/record.json")),
-        lambda: len(list(parts.glob("cells/*/record.json"))) >= 6,
+        lambda: len(list(parts.glob("cells/*/record.json"))) >= 4,
     ]
     try:
         assert carry_on(grid, parts, moments) == 3
@@ -161,6 +164,7 @@ def test_ten_kills_at_random_moments_change_nothing(tmp_path: Path) -> None:
     compare(grid, whole, parts)
 
 
+@pytest.mark.slow
 def test_an_interrupt_ends_a_run_with_130_and_keeps_what_was_finished(tmp_path: Path) -> None:
     grid, out = tmp_path / "tiny.toml", tmp_path / "runs"
     grid.write_text(tiny.grid_text(MODELS, CONDITIONS, recipe="epochs = 50"), encoding="utf-8")
@@ -174,4 +178,4 @@ def test_an_interrupt_ends_a_run_with_130_and_keeps_what_was_finished(tmp_path: 
     assert complaints.decode().strip().splitlines()[-1].startswith("robbench: interrupted")
     assert "Traceback" not in complaints.decode()
     assert any(out.glob("models/*/checkpoint.pt"))
-    assert not any(map(alive, workers))
+    await_end(workers)

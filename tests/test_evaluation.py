@@ -1,0 +1,561 @@
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tiny
+import torch
+from closed_forms import SHAPE, Linear, largest_gain, numbers
+from robbench import audit, evaluation
+from robbench.attacks.noise import GaussianNoise
+from robbench.choice import Choice
+from robbench.conditions import Condition, ConditionRequest, Stage
+from robbench.evaluation import Result, Subject, evaluate
+from robbench.executors.jobs import carry_out
+from robbench.interfaces import Attack, Classifier, Samples, to_float
+from robbench.records import Outcome
+from robbench.referee import Breach
+from robbench.registry import Registry
+from robbench.rng import Streams
+from robbench.store import Store
+from robbench.threat import Norm, Threat
+from robbench.training import load_model, train
+from torch import Tensor
+
+REGISTRY = Registry(installed=False)
+CLASSES = ("ant", "bee", "cow", "dog")
+
+
+class Exact(Linear):
+    """Scores in float64 whatever the images are, so that no verdict hangs on rounding."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        return super().forward(images.double())
+
+
+class Constant(Exact):
+    def forward(self, images: Tensor) -> Tensor:
+        return super().forward(images) * 0 + torch.eye(self.num_classes, dtype=torch.float64)[1]
+
+
+def exact(classes: int, seed: int = 3) -> Exact:
+    weight = numbers(seed, classes, int(np.prod(SHAPE)))
+    return Exact(weight, -weight.sum(dim=1) / 2).eval()
+
+
+def samples(count: int, classes: int, seed: int = 1) -> Samples:
+    generator = torch.Generator().manual_seed(seed)
+    images = torch.randint(0, 256, (count, *SHAPE), generator=generator).to(torch.uint8)
+    labels = torch.randint(0, classes, (count,), generator=generator)
+    return Samples(images, labels, 1000 + 3 * torch.arange(count))
+
+
+def subject(model: Classifier, given: Samples | None = None, wrong: int = 10, **rest: Any) -> Subject:
+    """A subject whose model is right on all samples but some."""
+    if given is None:
+        given = samples(60, model.num_classes)
+        with torch.no_grad():
+            right = model.predict(to_float(given.images))
+        labels = torch.where(torch.arange(len(given)) < wrong, (right + 1) % model.num_classes, right)
+        given = replace(given, labels=labels)
+    options = {"num_classes": model.num_classes, "class_names": CLASSES, "seed": 5, "split_seed": 0, **rest}
+    return Subject.of(model, given, **options)
+
+
+def condition(chain: str, **options: int) -> Condition:
+    request = ConditionRequest.read({"chain": chain, **options}, "test")
+    (only,) = request.resolve(REGISTRY, {}, CLASSES, "test")
+    return only
+
+
+def put_to(attack: Attack, norm: Norm = "linf", eps: float | None = 0.1, target: str | None = None) -> Condition:
+    choice: Choice[Attack] = Choice("own", attack, None, "own")
+    return Condition((Stage(choice, Threat(norm, eps, target is not None)),), target)
+
+
+def arrays(outcome: Outcome) -> Mapping[str, Any]:
+    return {field.name: getattr(outcome, field.name) for field in fields(outcome)}
+
+
+def assert_same(first: Outcome, second: Outcome) -> None:
+    for name, value in arrays(first).items():
+        np.testing.assert_array_equal(value, arrays(second)[name], err_msg=name)
+
+
+def examples(result: Result) -> dict[str, Any]:
+    assert result.examples is not None
+    with np.load(io.BytesIO(result.examples)) as found:
+        return dict(found)
+
+
+@dataclass(frozen=True)
+class Idle(Attack):
+    def perturb(self, model: Classifier, images: Tensor, labels: Tensor, threat: Threat, rng: Streams) -> Tensor:
+        return images.clone()
+
+
+@dataclass(frozen=True)
+class Towards(Attack):
+    """The best that can be done in Linf for a target on a linear model."""
+
+    targetable = True
+
+    def perturb(self, model: Classifier, images: Tensor, labels: Tensor, threat: Threat, rng: Streams) -> Tensor:
+        weight: Any = model.model.weight  # type: ignore[union-attr]
+        slopes = weight[labels] - weight[model.predict(images)]
+        return (images + threat.radius * slopes.sign().reshape(images.shape).to(images.dtype)).clamp(0, 1)
+
+
+# --- what is attacked, and what counts
+
+
+def test_clean_is_the_decisions_on_the_images() -> None:
+    here = subject(exact(4))
+    result = evaluate(here, condition("clean"))
+    assert result.examples is None
+    outcome = result.outcome
+    np.testing.assert_array_equal(outcome.final, here.clean)
+    np.testing.assert_array_equal(outcome.final, outcome.clean)
+    assert not outcome.attempted.any()
+    assert outcome.robust.sum() == 50
+    assert outcome.forwards.sum() == outcome.linf.sum() == 0
+
+
+def test_samples_that_are_wrong_when_clean_are_not_attacked_and_keep_their_decision() -> None:
+    outcome = evaluate(subject(exact(4)), condition("fgsm@0.1")).outcome
+    wrong = outcome.clean != outcome.labels
+    assert wrong.sum() == 10
+    np.testing.assert_array_equal(outcome.attempted, ~wrong)
+    np.testing.assert_array_equal(outcome.final[wrong], outcome.clean[wrong])
+    assert not outcome.robust[wrong].any()
+    for spent in (outcome.forwards, outcome.backwards, outcome.linf, outcome.l2, outcome.l1, outcome.l0):
+        assert not spent[wrong].any()
+        assert (spent[~wrong] > 0).all()
+    np.testing.assert_array_equal(outcome.robust, ~wrong & (outcome.final == outcome.labels))
+    assert 0 < outcome.robust.sum() < 50
+
+
+def test_robust_accuracy_of_a_binary_linear_model_is_the_closed_form() -> None:
+    model = exact(2)
+    here = subject(model)
+    outcome = evaluate(here, condition("fgsm@0.1")).outcome
+    images, labels = to_float(here.samples.images, dtype=torch.float64), here.samples.labels
+    slopes = model.weight[1 - labels] - model.weight[labels]
+    with torch.no_grad():
+        scores = model(images)
+    margin = scores.gather(1, labels[:, None]) - scores.gather(1, 1 - labels[:, None])
+    survives = margin[:, 0] > largest_gain(slopes, images, "linf", 0.1)
+    np.testing.assert_array_equal(outcome.robust, survives.numpy())
+    assert 0 < outcome.robust.sum() < 50
+
+
+def test_chains_are_applied_to_every_sample() -> None:
+    outcome = evaluate(subject(exact(4)), condition("gaussian-noise+fgsm@0.1")).outcome
+    assert outcome.kind == "chain"
+    assert outcome.attempted.all()
+    assert (outcome.backwards == 1).all()
+    wrong = outcome.clean != outcome.labels
+    assert (outcome.final[wrong] != outcome.clean[wrong]).any()
+    assert not outcome.robust[wrong].any(), "robust means right on the unchanged image too"
+
+
+def test_natural_perturbations_are_drawn_independently_for_every_sample() -> None:
+    here = subject(exact(4))
+    outcome = evaluate(here, condition("gaussian-noise[std=0.3]", draws=3)).outcome
+    assert outcome.kind == "natural"
+    assert outcome.attempted.all()
+    assert outcome.draws.shape == (60, 3)
+    np.testing.assert_array_equal(outcome.draws[:, 0], outcome.final)
+    np.testing.assert_array_equal(outcome.robust, outcome.final == outcome.labels)
+    images = to_float(here.samples.images)
+    for draw in range(3):
+        streams = Streams.of(here.samples.ids, here.seed, "gaussian-noise", 0, draw)
+        noisy = GaussianNoise(0.3).perturb(here.model, images, here.samples.labels, Threat("none"), streams)
+        np.testing.assert_array_equal(outcome.draws[:, draw], here.model.predict(noisy).numpy())
+    assert (outcome.draws[:, 0] != outcome.draws[:, 1]).any()
+    assert (outcome.draws[:, 1] != outcome.draws[:, 2]).any()
+
+
+def test_stages_of_a_chain_draw_from_streams_of_their_own() -> None:
+    here = subject(exact(4))
+    noise = condition("gaussian-noise[std=0.1]").stages[0]
+    twice = Condition((noise, noise))
+    attacked = torch.from_numpy(examples(evaluate(here, twice))["attacked"])
+    images = to_float(here.samples.images[:16])
+    change = attacked - images
+    inside = (attacked > 0) & (attacked < 1) & (images > 0.3) & (images < 0.7)
+    # Were both draws the same, the variance would be four times that of one instead of twice.
+    assert float(change[inside].square().mean()) == pytest.approx(2 * 0.1**2, rel=0.3)
+
+
+def test_judging_rounds_to_8_bits_too() -> None:
+    here = subject(exact(4))
+    outcome = evaluate(here, condition("fgsm@0.0019")).outcome  # less than half a level
+    np.testing.assert_array_equal(outcome.rounded, outcome.clean)
+    large = evaluate(here, condition("fgsm@10/255")).outcome  # whole levels
+    np.testing.assert_array_equal(large.rounded, large.final)
+    assert (large.rounded != large.clean).any()
+
+
+def test_norms_are_those_of_the_whole_change() -> None:
+    here = subject(exact(4), wrong=0)
+    result = evaluate(here, condition("pgd[steps=3]@l2:0.5"))
+    found, outcome = examples(result), result.outcome
+    change = (found["attacked"].astype(np.float64) - to_float(here.samples.images[:16]).double().numpy()).reshape(16, -1)
+    np.testing.assert_array_equal(found["images"], here.samples.images[:16].numpy())
+    np.testing.assert_array_equal(found["ids"], outcome.ids[:16])
+    np.testing.assert_array_equal(found["final"], outcome.final[:16])
+    np.testing.assert_allclose(outcome.linf[:16], np.abs(change).max(axis=1))
+    np.testing.assert_allclose(outcome.l2[:16], np.sqrt((change**2).sum(axis=1)))
+    np.testing.assert_allclose(outcome.l1[:16], np.abs(change).sum(axis=1))
+    np.testing.assert_array_equal(outcome.l0[:16], (change != 0).sum(axis=1))
+
+
+def test_progress_is_told() -> None:
+    told: list[tuple[int, int]] = []
+    evaluate(subject(exact(4)), condition("gaussian-noise", draws=2), lambda done, of: told.append((done, of)))
+    assert told == [(60, 120), (120, 120)]
+
+
+def test_nothing_to_attack_is_no_error() -> None:
+    here = subject(exact(4), wrong=60)
+    for chain in ("fgsm@0.1", "fgsm@0.1->all", "fgsm@0.1->next"):
+        outcome = evaluate(here, condition(chain)).outcome
+        assert not outcome.attempted.any()
+        assert not outcome.robust.any()
+
+
+# --- targets
+
+
+def test_next_targets() -> None:
+    here = subject(exact(4))
+    outcome = evaluate(here, condition("fgsm@0.1->next")).outcome
+    at = outcome.attempted
+    np.testing.assert_array_equal(outcome.targets[at], (outcome.labels[at] + 1) % 4)
+    assert (outcome.targets[~at] == -1).all()
+
+
+def test_random_targets_belong_to_samples_and_are_never_the_true_class() -> None:
+    here = subject(exact(4), wrong=0)
+    outcome = evaluate(here, condition("fgsm@0.1->random")).outcome
+    assert outcome.attempted.all()
+    assert (outcome.targets != outcome.labels).all()
+    assert {(int(a), int(b)) for a, b in zip(outcome.labels, outcome.targets, strict=True)} >= {
+        (a, b) for a in range(4) for b in range(4) if a != b and (outcome.labels == a).sum() > 12
+    }
+    order = torch.randperm(60, generator=torch.Generator().manual_seed(0))
+    other = evaluate(subject(exact(4), here.samples[order]), condition("fgsm@0.1->random")).outcome
+    np.testing.assert_array_equal(other.targets, outcome.targets[order.numpy()])
+
+
+def test_least_likely_targets_have_the_lowest_score() -> None:
+    here = subject(exact(4), wrong=0)
+    outcome = evaluate(here, condition("fgsm@0.1->least-likely")).outcome
+    with torch.no_grad():
+        scores = here.model(to_float(here.samples.images))
+    np.testing.assert_array_equal(outcome.targets, scores.argmin(dim=1).numpy())
+
+
+def test_a_named_target_leaves_out_the_samples_of_that_class() -> None:
+    here = subject(exact(4))
+    outcome = evaluate(here, condition("fgsm@0.1->cow")).outcome
+    right = outcome.clean == outcome.labels
+    np.testing.assert_array_equal(outcome.attempted, right & (outcome.labels != 2))
+    assert set(outcome.targets[outcome.attempted]) == {2}
+    # A sample of the target's class is not attacked, and so not fooled.
+    assert outcome.robust[right & (outcome.labels == 2)].all()
+
+
+def test_all_targets_are_the_closed_form_on_a_linear_model() -> None:
+    model, eps = exact(4), 0.05
+    here = subject(model)
+    outcome = evaluate(here, put_to(Towards(), eps=eps, target="all")).outcome
+    images, labels = to_float(here.samples.images, dtype=torch.float64), here.samples.labels
+    with torch.no_grad():
+        scores = model(images)
+    right = (outcome.clean == outcome.labels).copy()
+    survives = right.copy()
+    for target in range(4):
+        slopes = model.weight[target] - model.weight[labels]
+        margin = scores.gather(1, labels[:, None])[:, 0] - scores[:, target]
+        reached = margin < largest_gain(slopes, images, "linf", eps)
+        survives &= ~(reached & (labels != target)).numpy()
+        tried = outcome.every_target[:, target]
+        np.testing.assert_array_equal(tried == -1, ~right | (labels == target).numpy())
+    np.testing.assert_array_equal(outcome.robust, survives)
+    assert 0 < survives.sum() < 50
+    fooled = right & ~survives
+    chosen = outcome.every_target[np.arange(60), outcome.targets.clip(0)]
+    np.testing.assert_array_equal(chosen[fooled], outcome.final[fooled])
+    assert (outcome.final[fooled] != outcome.labels[fooled]).all()
+    np.testing.assert_array_equal(outcome.forwards, 3.0 * right)
+
+
+def test_of_all_targets_the_smallest_change_that_fools_counts() -> None:
+    here = subject(exact(4), wrong=0)
+    whole = evaluate(here, put_to(Towards(), eps=0.1, target="all")).outcome
+    single = [evaluate(here, put_to(Towards(), eps=0.1, target=name)).outcome for name in CLASSES]
+    for i in range(60):
+        tried = [outcome for outcome in single if outcome.attempted[i]]
+        fooling = [outcome for outcome in tried if outcome.final[i] != outcome.labels[i]]
+        assert len(tried) == 3
+        assert (whole.final[i] != whole.labels[i]) == bool(fooling)
+        if fooling:
+            assert whole.l2[i] == min(outcome.l2[i] for outcome in fooling)
+
+
+# --- samples, batches, order
+
+
+def test_every_model_is_put_to_the_same_stratified_sample() -> None:
+    given = samples(200, 4)
+    chosen = [
+        evaluate(subject(exact(4, seed), given, seed=seed), condition("fgsm@0.1", sample=40)).outcome for seed in (3, 4)
+    ]
+    np.testing.assert_array_equal(chosen[0].ids, chosen[1].ids)
+    shares = np.bincount(given.labels.numpy(), minlength=4) / 200
+    np.testing.assert_allclose(np.bincount(chosen[0].labels, minlength=4) / 40, shares, atol=1 / 40)
+    other = evaluate(subject(exact(4), given, split_seed=1), condition("fgsm@0.1", sample=40)).outcome
+    assert set(other.ids) != set(chosen[0].ids)
+    everything = evaluate(subject(exact(4), given), condition("fgsm@0.1", sample=500)).outcome
+    np.testing.assert_array_equal(everything.ids, given.ids.numpy())
+
+
+CHAINS = [
+    "fgsm@0.05",
+    "pgd[steps=4,restarts=2]@0.05",
+    "pgd[steps=3]@l2:0.5",
+    "pgd[steps=3]@0.05->all",
+    "gaussian-noise[std=0.2]",
+    "gaussian-noise+uniform-noise@0.1",
+    "noise-optimization[steps=5,start=gaussian]->random",
+]
+
+
+@pytest.mark.parametrize("chain", CHAINS)
+def test_the_size_of_batches_changes_nothing(chain: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    here, outcomes = subject(exact(4)), []
+    for size in (128, 7, 1):
+        monkeypatch.setattr(evaluation, "ATTACK_BATCH", size)
+        outcomes.append(evaluate(here, condition(chain)).outcome)
+    assert (outcomes[0].final != outcomes[0].clean).any()
+    for other in outcomes[1:]:
+        for name in ("ids", "attempted", "final", "rounded", "targets", "draws", "every_target"):
+            np.testing.assert_array_equal(arrays(other)[name], arrays(outcomes[0])[name], err_msg=name)
+        for name in ("linf", "l2", "l1", "forwards", "backwards"):
+            np.testing.assert_allclose(arrays(other)[name], arrays(outcomes[0])[name], rtol=1e-6, err_msg=name)
+
+
+@pytest.mark.parametrize("chain", CHAINS)
+def test_the_order_of_samples_changes_nothing(chain: str) -> None:
+    here = subject(exact(4))
+    order = torch.randperm(60, generator=torch.Generator().manual_seed(0))
+    first = evaluate(here, condition(chain)).outcome
+    second = evaluate(subject(exact(4), here.samples[order]), condition(chain)).outcome
+    for name in ("ids", "attempted", "final", "rounded", "targets", "draws", "every_target"):
+        np.testing.assert_array_equal(arrays(second)[name], arrays(first)[name][order.numpy()], err_msg=name)
+
+
+@pytest.fixture(scope="module")
+def digits(tmp_path_factory: pytest.TempPathFactory) -> Subject:
+    folder = tmp_path_factory.mktemp("digits")
+    job, store = tiny.job(folder, recipe="epochs = 6"), Store(folder / "runs")
+    train(job, store, "cpu", "float32")
+    test = job.data.splits.take(job.data.source, job.data.splits.test)
+    return subject(load_model(job, store, "cpu"), test, num_classes=3)
+
+
+def test_the_size_of_batches_changes_next_to_nothing_on_a_network(
+    digits: Subject, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    outcomes = []
+    for size in (128, 7, 1):
+        monkeypatch.setattr(evaluation, "ATTACK_BATCH", size)
+        outcomes.append(evaluate(digits, condition("fgsm@0.15")).outcome)
+    assert 0.1 < outcomes[0].robust.mean() < 0.9
+    for other in outcomes[1:]:
+        assert (other.final == outcomes[0].final).mean() >= 0.995
+        np.testing.assert_array_equal(other.attempted, outcomes[0].attempted)
+
+
+# --- truths
+
+
+@pytest.mark.parametrize("chain", ["fgsm@0", "pgd[steps=3]@0", "pgd[steps=3]@l2:0", "pgd[steps=3]@l1:0", "uniform-noise@0"])
+def test_no_eps_changes_nothing_to_the_last_bit(digits: Subject, chain: str) -> None:
+    for here in (subject(exact(3)), digits):
+        result = evaluate(here, condition(chain))
+        outcome, found = result.outcome, examples(result)
+        assert outcome.attempted.any()
+        np.testing.assert_array_equal(found["attacked"], to_float(torch.from_numpy(found["images"])).numpy())
+        for norm in (outcome.linf, outcome.l2, outcome.l1, outcome.l0):
+            assert not norm.any()
+        np.testing.assert_array_equal(outcome.final, outcome.clean)
+
+
+@pytest.mark.parametrize("eps", ["0", "0.1", "0.5", "1"])
+def test_a_constant_classifier_keeps_its_share_and_is_flagged(eps: str) -> None:
+    model = Constant(exact(4).weight, exact(4).bias).eval()
+    given = samples(100, 4)
+    for chain in (f"fgsm@{eps}", f"pgd[steps=3]@{eps}", f"uniform-noise@{eps}"):
+        outcome = evaluate(subject(model, given), condition(chain)).outcome
+        assert outcome.robust.mean() == (given.labels == 1).double().mean()
+        assert audit.flags(outcome) == ("survives-everything",)
+
+
+def test_a_classifier_that_can_be_fooled_is_not_flagged() -> None:
+    assert audit.flags(evaluate(subject(exact(4)), condition("fgsm@0.1")).outcome) == ()
+    # On images that all show one class, saying so every time is no fault.
+    given = samples(20, 1)
+    model = Constant(exact(4).weight, exact(4).bias).eval()
+    same = replace(given, labels=torch.ones_like(given.labels))
+    assert audit.flags(evaluate(subject(model, same), condition("fgsm@0.1")).outcome) == ()
+
+
+def test_doing_nothing_fools_nobody() -> None:
+    outcome = evaluate(subject(exact(4)), put_to(Idle())).outcome
+    assert outcome.robust.sum() == 50
+    assert not outcome.linf.any()
+    assert evaluate(subject(exact(4)), condition("fgsm@0.1")).outcome.robust.sum() < 50
+
+
+# --- what goes wrong
+
+
+@dataclass(frozen=True)
+class Leaving(Attack):
+    """Leaves the ball by a share of its size, on one sample of all."""
+
+    share: float = 0.01
+
+    def perturb(self, model: Classifier, images: Tensor, labels: Tensor, threat: Threat, rng: Streams) -> Tensor:
+        changed = images.clone()
+        size = threat.radius * (1 + self.share)
+        flat = changed.flatten(1)
+        flat[3, 0] += size if flat[3, 0] < 0.5 else -size
+        return changed
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2", "l1"])
+def test_leaving_the_ball_by_one_percent_is_a_breach(norm: Norm) -> None:
+    here = subject(exact(4))
+    with pytest.raises(Breach, match="ball"):
+        evaluate(here, put_to(Leaving(), norm))
+    assert evaluate(here, put_to(Leaving(share=0.0), norm)).outcome.linf.max() == pytest.approx(0.1)
+
+
+PLUGIN = """
+from dataclasses import dataclass
+from robbench import Attack, register_attack
+
+@register_attack("raising", norms=("linf",))
+@dataclass(frozen=True)
+class Raising(Attack):
+    def perturb(self, model, images, labels, threat, rng):
+        raise RuntimeError("no luck\\ntoday")
+
+@register_attack("leaving", norms=("linf",))
+@dataclass(frozen=True)
+class Leaving(Attack):
+    def perturb(self, model, images, labels, threat, rng):
+        return (images + 1.01 * threat.radius).clamp(0, 1)
+
+@register_attack("idle", norms=("linf",))
+@dataclass(frozen=True)
+class Idle(Attack):
+    def perturb(self, model, images, labels, threat, rng):
+        return images.clone()
+"""
+
+
+def test_an_error_is_never_scored(tmp_path: Path) -> None:
+    (tmp_path / "own.py").write_text(PLUGIN)
+    chains = ["clean", "raising@0.1", "leaving@0.1", "idle@0.1", "noise-optimization"]
+    plan = tiny.make(tmp_path, conditions=chains, plugins=[tmp_path / "own.py"], limit=20)
+    (job,) = plan.jobs
+    store = Store(plan.request.out)
+    carry_out(plan, job, job.cells, lambda progress: None)
+    records = {cell.condition.label: store.record(cell.key) for cell in job.cells}
+    assert {label: record and record.status for label, record in records.items()} == {
+        "clean": "done",
+        "raising@0.1": "failed",
+        "leaving@0.1": "failed",
+        "idle@0.1": "done",
+        "noise-optimization": "unsupported",
+    }
+    assert str(records["raising@0.1"] and records["raising@0.1"].reason).startswith("RuntimeError: no luck today (")
+    assert "ball" in str(records["leaving@0.1"] and records["leaving@0.1"].reason)
+    assert "target" in str(records["noise-optimization"] and records["noise-optimization"].reason)
+    for record in records.values():
+        assert record is not None
+        files = {path.name for path in store.cell_dir(record.key).iterdir()}
+        if record.status == "done":
+            assert record.metrics
+            assert "outcome.npz" in files
+        else:
+            assert not record.metrics
+            assert not record.confusion
+            assert record.outcome_sha256 is None
+            assert files == {"record.json"}
+
+
+@dataclass(frozen=True)
+class Hungry(Attack):
+    """Has memory for so many images and no more."""
+
+    most: int = 10
+
+    def perturb(self, model: Classifier, images: Tensor, labels: Tensor, threat: Threat, rng: Streams) -> Tensor:
+        model.predict(images)
+        if len(images) > self.most:
+            raise torch.OutOfMemoryError("fake")
+        return (images + threat.radius * rng.signs("signs", SHAPE)).clamp(0, 1)
+
+
+def test_running_out_of_memory_halves_the_batch_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(evaluation, "ATTACK_BATCH", 32)
+    here = subject(exact(4))
+    result = evaluate(here, put_to(Hungry()))
+    assert result.notes == (
+        "batch size halved to 16: OutOfMemoryError",
+        "batch size halved to 8: OutOfMemoryError",
+    )
+    enough = evaluate(here, put_to(Hungry(most=1000)))
+    assert enough.notes == ()
+    assert_same(result.outcome, enough.outcome)
+
+
+def test_running_out_of_memory_on_a_single_image_is_an_error() -> None:
+    with pytest.raises(torch.OutOfMemoryError):
+        evaluate(subject(exact(4)), put_to(Hungry(most=0)))
+
+
+class Watched(Exact):
+    """Notes whether lower precision was on when it was asked."""
+
+    def __init__(self, weight: Tensor, bias: Tensor) -> None:
+        super().__init__(weight, bias)
+        self.seen: list[tuple[str, bool]] = []
+
+    def forward(self, images: Tensor) -> Tensor:
+        self.seen.append(("scores", torch.is_autocast_enabled("cpu")))
+        return super().forward(images)
+
+    def predict(self, images: Tensor) -> Tensor:
+        self.seen.append(("judged", torch.is_autocast_enabled("cpu")))
+        return Exact.forward(self, images).argmax(dim=1)
+
+
+def test_lower_precision_searches_and_never_judges() -> None:
+    model = Watched(exact(4).weight, exact(4).bias).eval()
+    here = subject(model, precision="bfloat16")
+    model.seen.clear()
+    evaluate(here, condition("fgsm@0.1"))
+    assert ("scores", True) in model.seen
+    assert {on for what, on in model.seen if what == "judged"} == {False}
