@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import abc
 import functools
 import typing
 from collections.abc import Hashable
@@ -14,7 +15,7 @@ from robbench.errors import RequestError, did_you_mean
 
 
 @dataclass(frozen=True)
-class Component:
+class Component(abc.ABC):  # noqa: B024 - what is abstract differs from kind to kind
     """A named thing of the benchmark.
 
     Fields are checked against their annotations when a component is made; ``Annotated[int, Field(ge=1)]`` with

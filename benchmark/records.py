@@ -90,6 +90,10 @@ class Outcome:
         np.savez(buffer, **arrays)
         return buffer.getvalue()
 
+    def sha256(self) -> str:
+        """The hash that a record keeps of its outcome."""
+        return hashlib.sha256(self.to_bytes()).hexdigest()
+
     @classmethod
     def from_bytes(cls, data: bytes) -> Outcome:
         """The outcome that ``to_bytes`` wrote."""

@@ -93,6 +93,9 @@ def fair_play(model: Classifier, images: Tensor, labels: Tensor) -> Iterator[Non
         Breach: If anything was not left as it was.
     """
     state = {name: value.clone() for name, value in model.state_dict().items()}
+    parts = [
+        (module, dict(module._parameters), dict(module._buffers), dict(module._modules)) for module in model.modules()
+    ]
     modes = [module.training for module in model.modules()]
     wanted = [parameter.requires_grad for parameter in model.parameters()]
     gradients = [parameter.grad for parameter in model.parameters()]
@@ -112,6 +115,8 @@ def fair_play(model: Classifier, images: Tensor, labels: Tensor) -> Iterator[Non
         with torch.no_grad():
             images.copy_(inputs)
             labels.copy_(targets)
+            for module, parameters, buffers, children in parts:
+                module._parameters, module._buffers, module._modules = parameters, buffers, children
             model.load_state_dict(state)
         for module, mode in zip(model.modules(), modes, strict=False):
             module.training = mode

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from robbench.errors import StoreError
 from robbench.executors.jobs import Tell
 from robbench.plan import Cell, Job, Plan
 from robbench.records import Outcome, Record
@@ -109,7 +108,7 @@ def write_boards(store: Store, grids: Sequence[str] = ()) -> Boards:
         grids: Their names; all that were run where none is given.
 
     Raises:
-        StoreError: If a cell is missing or damaged, or no grid was run.
+        StoreError: If a cell is damaged or a board cannot be written.
     """
     from robbench.leaderboards import write_board
 
@@ -125,9 +124,6 @@ def write_boards(store: Store, grids: Sequence[str] = ()) -> Boards:
                 continue
             cells = [(record, store.outcome(record)) for record in records]
             folder = store.root / "leaderboards" / board
-            try:
-                files[board] = write_board(folder, str(manifest["title"]), grid, cells)
-            except OSError as error:
-                raise StoreError(f"cannot write the board in {folder}: {error.strerror or error}") from error
+            files[board] = write_board(folder, str(manifest["title"]), grid, cells)
             found[board] = cells
     return Boards(files, found)

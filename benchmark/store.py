@@ -10,7 +10,6 @@ import contextlib
 import fcntl
 import hashlib
 import json
-import os
 import shutil
 import uuid
 from collections.abc import Iterator
@@ -21,27 +20,8 @@ from typing import Any
 from pydantic import ValidationError
 
 from robbench.errors import RequestError, StoreError
+from robbench.files import write_atomically
 from robbench.records import Outcome, Record, dumps
-
-
-def write_atomically(path: Path, data: bytes | str) -> None:
-    """Write a file whole or not at all.
-
-    Raises:
-        StoreError: If it cannot be written.
-    """
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("wb") as file:
-            file.write(data.encode() if isinstance(data, str) else data)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
-        raise StoreError(f"cannot write {path}: {error.strerror or error}; what was finished is kept") from error
 
 
 @dataclass(frozen=True)

@@ -16,13 +16,14 @@ from torch import Tensor, nn
 
 from robbench.composition import compose
 from robbench.data import stratified
+from robbench.files import write_atomically
 from robbench.globalstate import seeded
 from robbench.interfaces import Backbone, Batch, Classifier, Samples, to_float
 from robbench.plan import Job
 from robbench.provenance import provenance
 from robbench.records import dumps
 from robbench.rng import Streams, digest64
-from robbench.store import Store, write_atomically
+from robbench.store import Store
 
 JUDGING_BATCH = 256
 """Images per forward pass when predictions are collected; a constant, since sums in convolutions depend on it."""

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import csv
 import io
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from robbench.files import write_atomically
 from robbench.leaderboards import tables
 from robbench.leaderboards.board import Board, Figure, Rates, board_data
 from robbench.leaderboards.findings import findings
@@ -36,6 +36,7 @@ def write_board(directory: Path, title: str, grid: str, cells: Sequence[Cell]) -
 
     Raises:
         ValueError: If the cells do not make one table.
+        StoreError: If a file cannot be written.
     """
     board = board_data(title, grid, cells)
     contents = {
@@ -45,20 +46,9 @@ def write_board(directory: Path, title: str, grid: str, cells: Sequence[Cell]) -
         "leaderboard.json": dumps(plain_data(board)),
         "timings.csv": timings_csv(cells),
     }
-    directory.mkdir(parents=True, exist_ok=True)
-    paths = [directory / name for name in contents]
-    for path, text in zip(paths, contents.values(), strict=True):
-        _write(path, text)
-    return paths
-
-
-def _write(path: Path, text: str) -> None:
-    scratch = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        scratch.write_text(text, encoding="utf-8", newline="")
-        scratch.replace(path)
-    finally:
-        scratch.unlink(missing_ok=True)
+    for name, text in contents.items():
+        write_atomically(directory / name, text)
+    return [directory / name for name in contents]
 
 
 def readme(board: Board) -> str:

@@ -54,7 +54,7 @@ class NeighborClassifier(Classifier):
 
     def project(self, images: Tensor) -> Tensor:
         """Normalised embeddings, shape ``(N, embedding_size)``."""
-        return F.normalize(self.projection(self.embed(images)).float(), dim=1)
+        return F.normalize(self.projection(self.embed(images)).to(self.gallery.dtype), dim=1)
 
     def forward(self, images: Tensor) -> Tensor:
         """Log of the smooth vote, shape ``(N, K)``."""

@@ -65,6 +65,7 @@ def stage(name: str, norm: str = "linf", eps: float | None = 0.1, **parameters: 
     )
 
 
+A_MODEL = model("a")
 CLEAN = ConditionSpec(label="clean", kind="clean")
 ROTATION = ConditionSpec(label="rotation", kind="natural", stages=(stage("rotation", "none", None),), draws=2)
 FGSM = ConditionSpec(label="fgsm@0.1", kind="attack", stages=(stage("fgsm"),))

@@ -11,6 +11,8 @@ import pytest
 import tiny
 import torch
 from closed_forms import SHAPE, Linear, largest_gain, numbers
+from torch import Tensor
+
 from robbench import audit, evaluation
 from robbench.attacks.noise import GaussianNoise
 from robbench.choice import Choice
@@ -25,7 +27,6 @@ from robbench.rng import Streams
 from robbench.store import Store
 from robbench.threat import Norm, Threat
 from robbench.training import load_model, train
-from torch import Tensor
 
 REGISTRY = Registry(installed=False)
 CLASSES = ("ant", "bee", "cow", "dog")
@@ -127,7 +128,7 @@ def test_clean_is_the_decisions_on_the_images() -> None:
 
 
 def test_samples_that_are_wrong_when_clean_are_not_attacked_and_keep_their_decision() -> None:
-    outcome = evaluate(subject(exact(4)), condition("fgsm@0.1")).outcome
+    outcome = evaluate(subject(exact(4)), condition("fgsm@0.02")).outcome
     wrong = outcome.clean != outcome.labels
     assert wrong.sum() == 10
     np.testing.assert_array_equal(outcome.attempted, ~wrong)
@@ -155,7 +156,7 @@ def test_robust_accuracy_of_a_binary_linear_model_is_the_closed_form() -> None:
 
 
 def test_chains_are_applied_to_every_sample() -> None:
-    outcome = evaluate(subject(exact(4)), condition("gaussian-noise+fgsm@0.1")).outcome
+    outcome = evaluate(subject(exact(4)), condition("gaussian-noise[std=0.3]+fgsm@0.1")).outcome
     assert outcome.kind == "chain"
     assert outcome.attempted.all()
     assert (outcome.backwards == 1).all()
@@ -377,7 +378,7 @@ def test_the_size_of_batches_changes_next_to_nothing_on_a_network(
     outcomes = []
     for size in (128, 7, 1):
         monkeypatch.setattr(evaluation, "ATTACK_BATCH", size)
-        outcomes.append(evaluate(digits, condition("fgsm@0.15")).outcome)
+        outcomes.append(evaluate(digits, condition("fgsm@0.05")).outcome)
     assert 0.1 < outcomes[0].robust.mean() < 0.9
     for other in outcomes[1:]:
         assert (other.final == outcomes[0].final).mean() >= 0.995
@@ -445,7 +446,7 @@ class Leaving(Attack):
 @pytest.mark.parametrize("norm", ["linf", "l2", "l1"])
 def test_leaving_the_ball_by_one_percent_is_a_breach(norm: Norm) -> None:
     here = subject(exact(4))
-    with pytest.raises(Breach, match="ball"):
+    with pytest.raises(Breach, match="within eps"):
         evaluate(here, put_to(Leaving(), norm))
     assert evaluate(here, put_to(Leaving(share=0.0), norm)).outcome.linf.max() == pytest.approx(0.1)
 
@@ -490,7 +491,7 @@ def test_an_error_is_never_scored(tmp_path: Path) -> None:
         "noise-optimization": "unsupported",
     }
     assert str(records["raising@0.1"] and records["raising@0.1"].reason).startswith("RuntimeError: no luck today (")
-    assert "ball" in str(records["leaving@0.1"] and records["leaving@0.1"].reason)
+    assert "within eps" in str(records["leaving@0.1"] and records["leaving@0.1"].reason)
     assert "target" in str(records["noise-optimization"] and records["noise-optimization"].reason)
     for record in records.values():
         assert record is not None

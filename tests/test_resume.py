@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import tiny
+
 from robbench.cli import main
 
 MODELS = ("objective = 'angular'", "defense = 'fgm'")

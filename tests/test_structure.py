@@ -26,7 +26,7 @@ TOP = {"benchmark": "robbench"} | {
 
 # From the bottom up: a module imports from its own layer and from those below it.
 LAYERS = (
-    "errors threat records request rng globalstate provenance grids leaderboards.templates",
+    "errors files threat records request rng globalstate provenance grids leaderboards.templates",
     "component statistics audit store grid metrics.measures metrics",
     "registry recipe sources",
     "interfaces",
@@ -38,7 +38,7 @@ LAYERS = (
     "display cli",
 )
 # Boards are made from records and outcomes alone.
-BOARDS_MAY_IMPORT = ("errors", "threat", "records", "statistics", "audit", "metrics", "metrics.measures")
+BOARDS_MAY_IMPORT = ("errors", "files", "threat", "records", "statistics", "audit", "metrics", "metrics.measures")
 
 
 def directories() -> Iterator[tuple[str, Path]]:

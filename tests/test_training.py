@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 import tiny
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 from torch import Tensor, nn
@@ -316,6 +316,7 @@ def test_the_model_normalizes_by_itself(tmp_path: Path) -> None:
 # --- recipes
 
 
+@settings(deadline=None)
 @given(st.floats(0, 1), st.floats(1e-6, 10))
 def test_schedules_follow_their_formulas(progress: float, lr: float) -> None:
     assert Recipe(lr=lr).lr_at(progress) == lr
@@ -325,6 +326,7 @@ def test_schedules_follow_their_formulas(progress: float, lr: float) -> None:
     assert cycle == pytest.approx(lr * np.interp(progress, [0, 1 / 3, 1], [0, 1, 0]), abs=lr * 1e-12)
 
 
+@settings(deadline=None)
 @given(st.integers(1, 50), st.integers(0, 10_000), st.integers(1, 400))
 def test_epochs_are_the_fewest_that_make_enough_steps(epochs: int, least: int, per_epoch: int) -> None:
     count = Recipe(epochs=epochs, min_steps=least).epochs_for(per_epoch)

@@ -1,0 +1,361 @@
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from grid_files import tiny, write_grid
+
+from robbench.cli import KIND_NAMES, main
+from robbench.grid import built_in_grids
+from robbench.registry import KINDS, Registry
+from robbench.store import Store
+
+GRID = tiny(conditions=["clean", "rotation", "fgsm@ref"], seeds=[0])
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a grid that was run; not to be written to."""
+    folder = tmp_path_factory.mktemp("finished")
+    write_grid(folder / "grid.toml", GRID)
+    assert main(["run", "--workers", "1", *words(folder)]) == 0
+    return folder
+
+
+@pytest.fixture
+def folder(finished: Path, tmp_path: Path) -> Path:
+    """A copy of that folder."""
+    return shutil.copytree(finished, tmp_path / "copy")
+
+
+@pytest.fixture(autouse=True)
+def one_core(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "cpu_count", lambda: 1)
+
+
+def words(folder: Path, out: str = "runs") -> list[str]:
+    return ["--grid", str(folder / "grid.toml"), "--out", str(folder / out), "--limit", "20"]
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    """The content of every file but the lock."""
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file() and path.name != ".lock"
+    }
+
+
+def results(store: Path) -> dict[str, object]:
+    """Everything that a store holds but times."""
+    found: dict[str, object] = {}
+    for name, data in files(store).items():
+        if name.startswith("data/") or name.endswith("timings.csv"):
+            continue
+        if name.endswith(".json") and not name.startswith("leaderboards/"):
+            found[name] = {key: value for key, value in json.loads(data).items() if key != "timings"}
+        else:
+            found[name] = data
+    return found
+
+
+def refused(words: list[str], capsys: pytest.CaptureFixture[str]) -> str:
+    capsys.readouterr()
+    assert main(words) == 2
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    assert len(shown.err.splitlines()) == 1
+    assert shown.err.startswith("robbench: ")
+    return shown.err
+
+
+# --- wrong requests
+
+
+@pytest.mark.parametrize(
+    ("arguments", "parts"),
+    [
+        (["rum"], ['no command "rum"', 'did you mean "run"?']),
+        (["runn", "--grid", "quick"], ['did you mean "run"?']),
+        (["--outt", "x"], ['"--outt"']),
+        (["run", "--gird", "quick"], ['"--gird"', 'did you mean "--grid"?']),
+        (["run", "quick"], ['"quick"', "--help"]),
+        (["run", "--grid", "quik"], ['"quik"', 'did you mean "quick"?']),
+        (["run", "--grid"], ["--grid"]),
+        (["run", "--limit", "0"], ["--limit", "'0'", "positive"]),
+        (["run", "--limit", "-3"], ["--limit"]),
+        (["run", "--limit", "few"], ["--limit", "'few'"]),
+        (["run", "--limit", "²"], ["--limit", "'²'"]),
+        (["run", "--workers", "0"], ["--workers", "'0'"]),
+        (["run", "--seeds", "a,b"], ["--seeds", "'a,b'", "0,1,2"]),
+        (["run", "--seeds", ""], ["--seeds"]),
+        (["run", "--seeds", "0,-1"], ["--seeds", "0,-1"]),
+        (["run", "--seeds", str(2**31)], ["--seeds", str(2**31)]),
+        (["run", "--seeds", "0", "1"], ['"1"']),
+        (["run", "--device", "tpu"], ["--device", "'tpu'", "cpu"]),
+        (["run", "--precision", "float16"], ["--precision", "bfloat16"]),
+        (["plan", "--fresh"], ['"--fresh"']),
+        (["list", "atack"], ['no kind "atack"', 'did you mean "attack"?']),
+        (["list", "grids", "attack"], ['"attack"']),
+        (["report"], ["--out", '"runs"', "robbench run"]),
+        (["report", "--out", "gone"], ['"gone"']),
+        (["gc"], ["--out", '"runs"']),
+    ],
+)
+def test_wrong_requests_are_answered_in_one_line_and_write_nothing(
+    arguments: list[str],
+    parts: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    error = refused(arguments, capsys)
+    for part in parts:
+        assert part in error
+    assert files(tmp_path) == {}
+
+
+@pytest.mark.parametrize("command", ["run", "plan"])
+@pytest.mark.parametrize("out", ["taken", "taken/below"])
+def test_a_store_that_cannot_be_made_is_refused_before_anything_is_done(
+    command: str, out: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_grid(tmp_path / "grid.toml", GRID)
+    (tmp_path / "taken").write_text("mine", encoding="utf-8")
+    before = files(tmp_path)
+    error = refused([command, *words(tmp_path, out)], capsys)
+    assert "--out" in error
+    assert str(tmp_path / out) in error
+    assert files(tmp_path) == before
+
+
+def test_an_unknown_data_set_is_answered_with_the_nearest(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    error = refused(["plan", "--grid", "smoke", "--dataset", "digit", "--out", str(tmp_path)], capsys)
+    assert 'no dataset "digit"; did you mean "digits"?' in error
+
+
+def test_cuda_is_refused_where_there_is_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert "--device" in refused(["plan", "--grid", "smoke", "--device", "cuda", "--out", str(tmp_path)], capsys)
+
+
+# --- running
+
+
+def test_what_is_done_is_not_done_again(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = {path: path.stat().st_mtime_ns for path in (folder / "runs").rglob("*") if path.is_file()}
+    assert main(["run", "--workers", "1", *words(folder)]) == 0
+    assert "Nothing to do: all 3 cells of grid are done" in capsys.readouterr().out
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+
+
+def test_what_was_removed_is_done_again(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = results(folder / "runs")
+    store = Store(folder / "runs")
+    store.remove("cells", store.keys("cells")[0])
+    assert main(["run", "--workers", "1", *words(folder)]) == 0
+    assert "2 done, 1 to do" in capsys.readouterr().out
+    shutil.rmtree(folder / "runs" / "leaderboards")
+    assert main(["run", "--workers", "1", *words(folder)]) == 0
+    assert results(folder / "runs") == before
+
+
+def test_fresh_does_everything_again_and_comes_to_the_same(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before, times = results(folder / "runs"), Path.stat
+    kept = [*(folder / "runs" / "cells").glob("*/record.json"), *(folder / "runs" / "models").glob("*/model.json")]
+    old = [times(path).st_mtime_ns for path in kept]
+    assert main(["run", "--workers", "1", "--fresh", *words(folder)]) == 0
+    assert "0 done, 3 to do" in capsys.readouterr().out
+    assert len(kept) == 4
+    assert all(times(path).st_mtime_ns > when for path, when in zip(kept, old, strict=True))
+    assert results(folder / "runs") == before
+
+
+def test_two_workers_come_to_what_one_comes_to(tmp_path: Path) -> None:
+    models = [{"name": "first"}, {"name": "second", "start": "first", "defense": "fgm"}, {"objective": "angular"}]
+    write_grid(tmp_path / "grid.toml", tiny(conditions=["clean", "fgsm@ref"], models=models))
+    for workers in ("1", "2"):
+        assert main(["run", "--workers", workers, *words(tmp_path, workers)]) == 0
+    one, two = results(tmp_path / "1"), results(tmp_path / "2")
+    assert len([name for name in one if name.endswith("record.json")]) == 6
+    assert one == two
+
+
+def test_seeds_in_place_of_the_grids(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["plan", *words(folder), "--seeds", "1,0 1"]) == 0
+    assert "6 cells, 3 done" in capsys.readouterr().out
+
+
+def test_a_request_that_went_wrong_since_is_refused_as_a_new_one_is(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = files(folder / "runs")
+    for wrong in ("digit", "image-folder"):
+        write_grid(folder / "grid.toml", {**GRID, "datasets": [wrong]})
+        error = refused(["run", *words(folder)], capsys)
+        assert f'{folder / "grid.toml"}: key "datasets.0"' in error
+    assert files(folder / "runs") == before
+
+
+# --- planning
+
+
+def test_a_plan_counts_what_is_done_and_what_is_left(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["plan", *words(folder, "new")]) == 0
+    assert "3 cells, 0 done" in capsys.readouterr().out
+    assert main(["plan", *words(folder)]) == 0
+    assert "3 cells, 3 done; left: at most about 0 passes" in " ".join(capsys.readouterr().out.split())
+    store = Store(folder / "runs")
+    records = {key: store.record(key) for key in store.keys("cells")}
+    removed = next(key for key, record in records.items() if record and record.spec.condition.kind == "attack")
+    store.remove("cells", removed)
+    assert main(["plan", "--cells", *words(folder)]) == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    # 20 images, a forward and a backward pass each.
+    assert "3 cells, 2 done; left: at most about 40 passes" in shown
+    for part in ("clean done", "rotation done", "fgsm@0.1 to do"):
+        assert part in shown
+
+
+# --- reports
+
+
+def test_a_report_makes_the_same_boards_from_the_records_alone(folder: Path) -> None:
+    before = files(folder / "runs" / "leaderboards")
+    assert len(before) > 3
+    for part in ("leaderboards", "models", "data"):
+        shutil.rmtree(folder / "runs" / part)
+    (folder / "grid.toml").unlink()
+    assert main(["report", "--out", str(folder / "runs")]) == 0
+    assert files(folder / "runs" / "leaderboards") == before
+    assert main(["report", "--out", str(folder / "runs"), "--grid", "grid"]) == 0
+    assert files(folder / "runs" / "leaderboards") == before
+
+
+def test_a_report_of_an_unknown_grid_is_answered_with_the_nearest(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    error = refused(["report", "--out", str(folder / "runs"), "--grid", "gird"], capsys)
+    assert 'no grid "gird"' in error
+    assert 'did you mean "grid"?' in error
+
+
+def test_a_report_of_an_empty_folder_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "holds no run yet" in refused(["report", "--out", str(tmp_path)], capsys)
+    assert files(tmp_path) == {}
+
+
+def test_a_report_with_failed_cells_ends_as_the_run_did(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    store = Store(folder / "runs")
+    record = store.record(store.keys("cells")[0])
+    assert record is not None
+    failed = {"status": "failed", "reason": "it rained", "metrics": {}, "outcome_sha256": None}
+    store.write_cell(record.model_copy(update=failed), None, None)
+    assert main(["report", "--out", str(folder / "runs")]) == 1
+    assert "it rained" in capsys.readouterr().out
+
+
+# --- cleaning up
+
+
+def test_gc_removes_what_no_board_needs_and_nothing_else(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    store = Store(folder / "runs")
+    before, had = results(store.root), {kind: set(store.keys(kind)) for kind in ("cells", "models")}
+    write_grid(folder / "grid.toml", {**GRID, "models": [{}, {"defense": "fgm"}]})
+    assert main(["run", "--workers", "1", *words(folder)]) == 0
+    write_grid(folder / "grid.toml", GRID)
+    assert main(["run", "--workers", "1", *words(folder)]) == 0
+    assert len(store.keys("cells")) == 6
+    assert len(store.keys("models")) == 2
+    leftover = store.root / "cells" / min(had["cells"]) / ".record.json.12345678.tmp"
+    leftover.write_text("half a rec", encoding="utf-8")
+
+    whole = files(store.root)
+    capsys.readouterr()
+    assert main(["gc", "--dry-run", "--out", str(store.root)]) == 0
+    assert "would be removed" in capsys.readouterr().out
+    assert files(store.root) == whole
+
+    assert main(["gc", "--out", str(store.root)]) == 0
+    assert not leftover.exists()
+    assert {kind: set(store.keys(kind)) for kind in had} == had
+    assert results(store.root) == before
+    assert main(["run", "--workers", "1", *words(folder)]) == 0
+    assert "Nothing to do" in capsys.readouterr().out
+
+
+def test_gc_keeps_the_model_that_another_starts_from(tmp_path: Path) -> None:
+    models = [{"name": "first"}, {"name": "second", "start": "first", "defense": "fgm"}]
+    write_grid(tmp_path / "grid.toml", tiny(conditions=["clean"], models=models))
+    assert main(["run", "--workers", "1", *words(tmp_path)]) == 0
+    store = Store(tmp_path / "runs")
+    manifest = store.root / "grids" / "grid.json"
+    content = json.loads(manifest.read_text(encoding="utf-8"))
+    records = {key: store.record(key) for key in store.keys("cells")}
+    second = [key for key, record in records.items() if record and record.spec.model.label == "second"]
+    content["boards"] = dict.fromkeys(content["boards"], second)
+    manifest.write_text(json.dumps(content), encoding="utf-8")
+    assert main(["gc", "--out", str(store.root)]) == 0
+    assert store.keys("cells") == second
+    assert len(store.keys("models")) == 2
+
+
+def test_gc_waits_for_nobody(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = files(folder / "runs")
+    with Store(folder / "runs").lock():
+        assert "in use" in refused(["gc", "--out", str(folder / "runs")], capsys)
+    assert files(folder / "runs") == before
+
+
+# --- lists
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_component_is_listed_with_its_line(
+    kind: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    entries = Registry(installed=False).entries(kind)  # type: ignore[arg-type]
+    for word in (kind, f"{kind}s"):
+        assert main(["list", word]) == 0
+        shown = capsys.readouterr().out
+        flat = " ".join(shown.split())
+        for name, entry in entries.items():
+            assert name in shown.split()
+            assert " ".join(entry.summary.split())[:60] in flat
+            assert all(field in flat for field in entry.cls.field_names())
+
+
+def test_a_plain_list_shows_every_kind(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["list"]) == 0
+    shown = capsys.readouterr().out.split()
+    assert set(KIND_NAMES) <= set(shown)
+    assert {"digits", "smote", "fgsm", "angular", "perturbation"} <= set(shown)
+    assert set(built_in_grids()) <= set(shown)
+
+
+def test_grids_and_the_toolbox_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["list", "grid"]) == 0
+    assert set(built_in_grids()) <= set(capsys.readouterr().out.split())
+    assert main(["list", "toolbox"]) == 0
+    assert "art:ProjectedGradientDescent" in capsys.readouterr().out.split()
+
+
+def test_a_reader_that_goes_away_is_no_error() -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-m", "robbench.cli", "list", "grid"], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    assert process.stdout is not None
+    assert process.stderr is not None
+    process.stdout.close()
+    assert process.stderr.read() == b""
+    assert process.wait(60) == 0

@@ -1,0 +1,394 @@
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from closed_forms import numbers
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from robbench.choice import choose
+from robbench.interfaces import Backbone
+from robbench.models.angular import Angular, NeighborClassifier
+from robbench.models.architectures import CompactCNN
+from robbench.models.cross_entropy import CrossEntropy, LogitClassifier
+from robbench.registry import Registry
+from robbench.training import NormalizedBackbone
+from sklearn.neighbors import KNeighborsClassifier
+from torch import Tensor, nn
+
+
+class Flat(Backbone):
+    """The image as it is, so that embeddings can be chosen."""
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self.out_features = size
+
+    def forward(self, images: Tensor) -> Tensor:
+        return images.flatten(1)
+
+
+def neighbors(
+    gallery: Tensor, labels: Tensor, k: int = 5, tau: float = 0.1, classes: int | None = None
+) -> NeighborClassifier:
+    """A classifier in float64 whose embedding is the normalized image."""
+    size = gallery.shape[1]
+    count = int(labels.max()) + 1 if classes is None else classes
+    model = NeighborClassifier(Flat(size), size, count, labels, k, tau).double().eval().requires_grad_(False)
+    model.projection.weight.copy_(torch.eye(size))
+    model.projection.bias.zero_()
+    model.gallery.copy_(nn.functional.normalize(gallery, dim=1))
+    return model
+
+
+def clouds(per_class: int, classes: int, size: int = 6, seed: int = 0) -> tuple[Tensor, Tensor]:
+    """Points around one center per class."""
+    centers = numbers(seed, classes, size)
+    labels = torch.arange(classes).repeat_interleave(per_class)
+    return centers[labels] + 0.8 * numbers(seed + 1, len(labels), size), labels
+
+
+def similarities(model: NeighborClassifier, images: Tensor) -> Any:
+    return (nn.functional.normalize(images, dim=1) @ model.gallery.T).numpy()
+
+
+# --- the hard vote
+
+
+@pytest.mark.parametrize(("k", "classes"), [(1, 3), (5, 2), (11, 4), (20, 3)])
+def test_the_hard_vote_is_that_of_scikit_learn(k: int, classes: int) -> None:
+    gallery, labels = clouds(20, classes)
+    model = neighbors(gallery, labels, k)
+    images = numbers(7, 300, 6)
+    oracle = KNeighborsClassifier(n_neighbors=k, metric="cosine").fit(gallery.numpy(), labels.numpy())
+    votes = np.sort(oracle.predict_proba(images.numpy()), axis=1)
+    clear = votes[:, -1] > votes[:, -2] + 1e-9
+    assert clear.mean() > 0.6
+    decided = model.predict(images).numpy()
+    np.testing.assert_array_equal(decided[clear], oracle.predict(images.numpy())[clear])
+    assert len(np.unique(decided)) == classes
+
+
+def test_equal_votes_go_to_the_larger_summed_similarity() -> None:
+    # Angles to the image at 0°: class 0 at 10° and 40°, class 1 at 20° and 21°; all four vote.
+    degrees = torch.tensor([10.0, 40.0, 20.0, 21.0, 170.0, 175.0], dtype=torch.float64)
+    gallery = torch.stack([torch.cos(torch.deg2rad(degrees)), torch.sin(torch.deg2rad(degrees))], dim=1)
+    labels = torch.tensor([0, 0, 1, 1, 0, 1])
+    model = neighbors(gallery, labels, k=2)
+    model.k = 4
+    cosines = np.cos(np.deg2rad(degrees.numpy()))
+    assert cosines[:2].sum() < cosines[2:4].sum()
+    assert model.predict(torch.tensor([[1.0, 0.0]], dtype=torch.float64)).tolist() == [1]
+    assert neighbors(gallery, 1 - labels, k=2).predict(torch.tensor([[1.0, 0.0]]).double()).tolist() == [1]
+
+
+@pytest.mark.parametrize("labels", [[0, 1], [1, 0], [2, 1], [2, 0]])
+def test_equal_votes_and_similarities_go_to_the_lower_class(labels: list[int]) -> None:
+    gallery = torch.tensor([[1.0, 1.0], [1.0, -1.0], [-1.0, 0.1], [-1.0, -0.1]], dtype=torch.float64)
+    rest = [c for c in range(4) if c not in labels]
+    model = neighbors(gallery, torch.tensor(labels + rest), k=1)
+    model.k = 2
+    assert model.predict(torch.tensor([[1.0, 0.0]], dtype=torch.float64)).tolist() == [min(labels)]
+
+
+@settings(deadline=None)
+@given(st.integers(0, 10**6), st.integers(1, 8), st.integers(2, 4))
+def test_the_hard_vote_is_a_plain_count(seed: int, k: int, classes: int) -> None:
+    gallery, labels = clouds(8, classes, seed=seed)
+    model = neighbors(gallery, labels, k)
+    images = numbers(seed + 9, 5, 6)
+    for row, decided in zip(similarities(model, images), model.predict(images).tolist(), strict=True):
+        nearest = np.argsort(-row, kind="stable")[:k]
+        of = [[row[j] for j in nearest if labels[j] == c] for c in range(classes)]
+        ranked = sorted(range(classes), key=lambda c: (-len(of[c]), -sum(of[c]), c))
+        assert decided == ranked[0]
+
+
+def test_no_more_neighbors_vote_than_a_class_has_references() -> None:
+    gallery, labels = clouds(7, 3)
+    assert neighbors(gallery, labels, k=100).k == 7
+    assert neighbors(gallery, labels, k=3).k == 3
+    assert neighbors(gallery[:-2], labels[:-2], k=100).k == 5
+
+
+# --- the smooth vote
+
+
+@pytest.mark.parametrize("tau", [0.003, 0.1, 1.0])
+@pytest.mark.parametrize("k", [1, 4, 9])
+def test_the_smooth_vote_is_its_formula(k: int, tau: float) -> None:
+    gallery, labels = clouds(9, 3)
+    model = neighbors(gallery, labels, k, tau)
+    images = numbers(3, 10, 6)
+    expected = np.zeros((10, 3))
+    for i, row in enumerate(similarities(model, images)):
+        ordered = sorted(row, reverse=True)
+        threshold = (ordered[k - 1] + ordered[k]) / 2
+        for j, similarity in enumerate(row):
+            expected[i, labels[j]] += 1 / (1 + math.exp(min(700, -(similarity - threshold) / tau)))
+    np.testing.assert_allclose(model(images).numpy(), np.log(expected + 1e-3), rtol=1e-9)
+    scores, decisions = model.decide(images)
+    assert torch.equal(scores, model(images))
+    assert torch.equal(decisions, model.predict(images))
+
+
+@settings(deadline=None)
+@given(st.integers(0, 10**6), st.integers(1, 10), st.sampled_from([0.001, 0.01, 0.03, 0.1]))
+def test_the_certificate_proves_the_hard_vote(seed: int, k: int, tau: float) -> None:
+    gallery, labels = clouds(10, 3, seed=seed)
+    model = neighbors(gallery, labels, k, tau)
+    images = gallery[::3] + 0.3 * numbers(seed + 5, 10, 6)
+    smooth = model(images).exp().numpy() - 1e-3
+    decided = model.predict(images).tolist()
+    for i, row in enumerate(similarities(model, images)):
+        ordered = np.sort(row)[::-1]
+        distance = np.abs(row - (ordered[k - 1] + ordered[k]) / 2) / tau
+        errors = np.array([(1 / (1 + np.exp(np.minimum(distance[labels == c], 700)))).sum() for c in range(3)])
+        winner = int(smooth[i].argmax())
+        others = [c for c in range(3) if c != winner]
+        if all(smooth[i, winner] - smooth[i, c] > errors[winner] + errors[c] + 1e-9 * len(row) for c in others):
+            assert decided[i] == winner
+
+
+def test_the_certificate_holds_for_most_clear_votes() -> None:
+    # Without this the property above could hold for want of cases.
+    gallery, labels = clouds(10, 3)
+    model = neighbors(gallery, labels, 5, tau=0.001)
+    smooth = model(gallery).exp().sort(dim=1).values
+    assert float((smooth[:, -1] - smooth[:, -2] > 1).double().mean()) > 0.5
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_clear_vote_has_a_gradient_that_an_attack_can_follow(dtype: torch.dtype) -> None:
+    gallery, labels = clouds(10, 3)
+    model = neighbors(gallery, labels, 5, tau=0.1).to(dtype)
+    images = (gallery[[0, 12, 25]]).to(dtype).requires_grad_()
+    scores, decided = model.decide(images)
+    assert decided.tolist() == [0, 1, 2]
+    assert scores.dtype == dtype
+    (gradient,) = torch.autograd.grad(nn.functional.cross_entropy(scores, decided, reduction="sum"), images)
+    assert bool(gradient.isfinite().all())
+    assert bool((gradient.flatten(1).norm(dim=1) > 1e-6).all())
+    # Against the gradient of central differences, the threshold held constant.
+    if dtype == torch.float64:
+        similarity = nn.functional.normalize(gallery[[0, 12, 25]], dim=1) @ model.gallery.T
+        threshold = similarity.topk(6, dim=1).values[:, -2:].mean(dim=1, keepdim=True)
+        members = nn.functional.one_hot(labels, 3).double()
+
+        def loss(at: Tensor) -> Tensor:
+            votes = torch.sigmoid((nn.functional.normalize(at, dim=1) @ model.gallery.T - threshold) / 0.1) @ members
+            return nn.functional.cross_entropy(torch.log(votes + 1e-3), decided, reduction="sum")
+
+        step = 1e-6 * torch.eye(6, dtype=torch.float64)
+        start = images.detach()
+        for i in range(3):
+            for d in range(6):
+                up, down = start.clone(), start.clone()
+                up[i] += step[d]
+                down[i] -= step[d]
+                assert float(gradient[i, d]) == pytest.approx(float(loss(up) - loss(down)) / 2e-6, rel=1e-4, abs=1e-7)
+
+
+def test_scale_of_an_embedding_does_not_matter() -> None:
+    gallery, labels = clouds(10, 3)
+    model, images = neighbors(gallery, labels), numbers(2, 20, 6)
+    torch.testing.assert_close(model(images), model(17 * images))
+    assert torch.equal(model.predict(images), model.predict(17 * images))
+
+
+# --- the angular loss
+
+
+def embeddings(count: int = 12, seed: int = 0) -> Tensor:
+    return nn.functional.normalize(numbers(seed, count, 5), dim=1)
+
+
+def angular_by_hand(anchors: Any, references: Any, labels: Any, alpha: float, weights: Any, same: bool) -> float:
+    """Equation 8 of Wang et al. (2017), for every pair of anchor and positive, all other classes as negatives."""
+    tangent = math.tan(math.radians(alpha)) ** 2
+    losses = []
+    for a in range(len(labels)):
+        for p in range(len(labels)):
+            if labels[a] != labels[p] or (same and a == p):
+                continue
+            total = 1.0
+            for n in range(len(labels)):
+                if labels[n] != labels[a]:
+                    middle = (anchors[a] + references[p]) @ references[n]
+                    total += math.exp(4 * tangent * middle - 2 * (1 + tangent) * (anchors[a] @ references[p]))
+            losses.append(math.log(total) * (1.0 if weights is None else weights[labels[a]]))
+    return float(np.mean(losses))
+
+
+@pytest.mark.parametrize("alpha", [20.0, 40.0, 55.0])
+@pytest.mark.parametrize("weights", [None, [1.0, 4.0, 0.5]])
+def test_angular_loss_is_its_formula(alpha: float, weights: list[float] | None) -> None:
+    labels = torch.tensor([0, 0, 0, 0, 1, 1, 1, 2, 2, 2, 2, 0])
+    model, points = neighbors(*clouds(4, 3, size=5)), embeddings()
+    given = None if weights is None else torch.tensor(weights, dtype=torch.float64)
+    loss = Angular(alpha=alpha).loss(model, 3 * points, labels, given)
+    found = points.numpy()
+    assert float(loss) == pytest.approx(angular_by_hand(found, found, labels.tolist(), alpha, weights, True), rel=1e-6)
+
+
+def test_angular_loss_is_that_of_pytorch_metric_learning() -> None:
+    from pytorch_metric_learning.losses import AngularLoss
+
+    labels = torch.tensor([0, 0, 0, 1, 1, 1, 1, 2, 2, 0, 2, 1])
+    model = neighbors(*clouds(4, 3, size=5))
+    images = numbers(4, 12, 5).requires_grad_()
+    loss = Angular(alpha=35).loss(model, images, labels, None)
+    expected = AngularLoss(35)(nn.functional.normalize(images, dim=1), labels)
+    torch.testing.assert_close(loss, expected)
+    gradients = [torch.autograd.grad(value, images, retain_graph=True)[0] for value in (loss, expected)]
+    torch.testing.assert_close(*gradients)
+
+
+def test_angular_loss_against_frozen_references() -> None:
+    labels = torch.tensor([0, 0, 0, 1, 1, 1, 2, 2, 2, 0, 1, 2])
+    model, clean = neighbors(*clouds(4, 3, size=5)), embeddings()
+    changed = embeddings(seed=1).requires_grad_()
+    anchor = clean.clone().requires_grad_()
+    loss = Angular().loss(model, changed, labels, None, anchor=anchor)
+    by_hand = [
+        angular_by_hand(changed.detach().numpy(), clean.numpy(), labels.tolist(), 40.0, None, same)
+        for same in (True, False)
+    ]
+    assert min(abs(float(loss.detach()) - value) for value in by_hand) < 1e-6
+    loss.backward()  # type: ignore[no-untyped-call]
+    assert changed.grad is not None
+    assert anchor.grad is None
+
+
+# --- batches
+
+
+def labels_of(counts: list[int]) -> Tensor:
+    return torch.cat([torch.full((count,), c) for c, count in enumerate(counts)])
+
+
+@settings(deadline=None)
+@given(st.integers(2, 200), st.integers(2, 64), st.integers(0, 100))
+def test_cross_entropy_sees_every_image_once_and_never_a_batch_of_one(count: int, size: int, seed: int) -> None:
+    batches = list(CrossEntropy().batches(torch.zeros(count), size, np.random.default_rng(seed)))
+    assert sorted(torch.cat(batches).tolist()) == list(range(count))
+    assert all(2 <= len(batch) <= size + 1 for batch in batches)
+    assert all(len(batch) == size for batch in batches[:-1])
+
+
+def test_cross_entropy_order_follows_the_generator() -> None:
+    labels = torch.zeros(50)
+    first, again, other = ([*CrossEntropy().batches(labels, 8, np.random.default_rng(s))] for s in (0, 0, 1))
+    assert all(map(torch.equal, first, again))
+    assert not torch.equal(torch.cat(first), torch.cat(other))
+    assert torch.cat(first).tolist() != list(range(50))
+
+
+@settings(deadline=None)
+@given(
+    st.lists(st.integers(1, 40), min_size=2, max_size=6),
+    st.integers(2, 8),
+    st.integers(2, 64),
+    st.integers(0, 100),
+)
+def test_angular_batches_hold_the_same_number_of_several_classes(
+    counts: list[int], per_class: int, size: int, seed: int
+) -> None:
+    labels = labels_of(counts)
+    batches = list(Angular(per_class=per_class).batches(labels, size, np.random.default_rng(seed)))
+    classes = min(len(counts), max(2, size // per_class))
+    assert len(batches) == math.ceil(sum(counts) / (classes * per_class))
+    for batch in batches:
+        found, times = torch.unique(labels[batch], return_counts=True)
+        assert len(found) == classes
+        assert times.tolist() == [per_class] * classes
+
+
+def test_angular_batches_walk_through_a_class_before_they_repeat() -> None:
+    labels = labels_of([24, 24])
+    batches = list(Angular(per_class=8).batches(labels, 16, np.random.default_rng(0)))
+    assert sorted(torch.cat(batches).tolist()) == list(range(48))
+    rare = list(Angular(per_class=4).batches(labels_of([40, 6]), 8, np.random.default_rng(0)))
+    seen = [index for index in torch.cat(rare).tolist() if index >= 40]
+    for start in range(0, len(seen) - 5, 6):
+        assert sorted(seen[start : start + 6]) == [40, 41, 42, 43, 44, 45]
+
+
+def test_class_weights_weigh_cross_entropy() -> None:
+    model = LogitClassifier(Flat(5), 3).double()
+    images, labels = numbers(0, 9, 5), torch.tensor([0, 1, 2] * 3)
+    weights = torch.tensor([1.0, 2.0, 5.0], dtype=torch.float32)
+    scores = model(images).detach().float()
+    own = -torch.log_softmax(scores, dim=1)[torch.arange(9), labels]
+    expected = (own * weights[labels]).sum() / weights[labels].sum()
+    torch.testing.assert_close(CrossEntropy().loss(model, images, labels, weights), expected)
+    torch.testing.assert_close(CrossEntropy().loss(model, images, labels, None), own.mean())
+
+
+# --- architectures
+
+REGISTRY = Registry(installed=False)
+ARCHITECTURES = [*REGISTRY.entries("architecture"), "resnet18[stem=3x3]", "compact-cnn[width=4]"]
+
+
+@pytest.mark.parametrize("size", [32, 28])
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_architectures_take_small_color_images(name: str, size: int) -> None:
+    torch.manual_seed(0)
+    backbone = choose(REGISTRY, "architecture", name, "test").component.build((3, size, size)).eval()
+    images = torch.rand(6, 3, size, size, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        together = backbone(images)
+        alone = torch.cat([backbone(image[None]) for image in images])
+    assert together.shape == (6, backbone.out_features)
+    torch.testing.assert_close(together, alone, rtol=1e-4, atol=1e-5)
+    assert bool((together[0] != together[1]).any())
+    assert all(parameter.requires_grad for parameter in backbone.parameters())
+    logits = CrossEntropy().build(backbone, 7, torch.zeros(0)).eval()
+    assert logits(images).shape == (6, 7)
+    assert backbone.train().training
+
+
+def test_weights_of_an_architecture_follow_the_global_generator() -> None:
+    made = []
+    for seed in (0, 0, 1):
+        torch.manual_seed(seed)
+        made.append(CompactCNN().build((3, 32, 32)).state_dict())
+    assert all(torch.equal(made[0][name], made[1][name]) for name in made[0])
+    assert any(not torch.equal(made[0][name], made[2][name]) for name in made[0])
+
+
+def multiply_adds(backbone: nn.Module, shape: tuple[int, int, int]) -> int:
+    count = 0
+
+    def add(module: nn.Module, inputs: Any, output: Tensor) -> None:
+        nonlocal count
+        if isinstance(module, nn.Conv2d):
+            kernel = module.in_channels // module.groups * math.prod(module.kernel_size)
+            count += output[0].numel() * kernel
+        elif isinstance(module, nn.Linear):
+            count += module.in_features * module.out_features
+
+    for module in backbone.modules():
+        module.register_forward_hook(add)
+    backbone.eval()(torch.zeros(1, *shape))
+    return count
+
+
+def test_the_compact_network_is_cheap() -> None:
+    by_hand = 16 * 256 * 27 + 32 * 64 * 144 + 64 * 16 * 288 + 1024 * 128
+    assert multiply_adds(CompactCNN().build((3, 32, 32)), (3, 32, 32)) == by_hand < 1_000_000
+
+
+def test_normalization_stands_in_front_of_the_network() -> None:
+    mean, std = torch.tensor([0.1, 0.5, 0.7]), torch.tensor([0.2, 0.3, 1.5])
+    inner = CompactCNN(width=4).build((3, 16, 16))
+    images = torch.rand(5, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    wrapped = NormalizedBackbone(inner, mean, std)
+    by_hand = torch.stack([(images[:, c] - mean[c]) / std[c] for c in range(3)], dim=1)
+    torch.testing.assert_close(wrapped(images), inner(by_hand), rtol=1e-5, atol=1e-6)
+    assert wrapped.out_features == inner.out_features
+    assert {"mean", "std"} <= set(wrapped.state_dict())

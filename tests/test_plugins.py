@@ -1,0 +1,353 @@
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from grid_files import tiny, write_grid
+
+from robbench.cli import main
+from robbench.plan import make_plan
+from robbench.records import Record
+from robbench.request import Request
+from robbench.store import Store
+
+GRAY = '''
+from dataclasses import dataclass
+from robbench import Attack, register_attack
+
+@register_attack("gray", norms=("linf",))
+@dataclass(frozen=True)
+class Gray(Attack):
+    """Moves every pixel toward gray."""
+
+    share: float = 1.0
+
+    def perturb(self, model, images, labels, threat, rng):
+        return images + (0.5 - images).clamp(-threat.eps, threat.eps) * self.share
+'''
+SHRINK = '''
+from dataclasses import dataclass
+from robbench import Defense, register_defense
+
+@register_defense("shrink")
+@dataclass(frozen=True)
+class Shrink(Defense):
+    """Trains on images of less contrast."""
+
+    def training_loss(self, batch):
+        return batch.loss(batch.images * 0.9)
+'''
+GRID = tiny(conditions=["clean", "fgsm@ref", "gray@ref"], models=[{}, {"defense": "shrink"}])
+
+
+@pytest.fixture(autouse=True)
+def one_core(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "cpu_count", lambda: 1)
+
+
+def write(path: Path, text: str) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def words(folder: Path, plugins: Sequence[Path]) -> list[str]:
+    named = [word for plugin in plugins for word in ("--plugin", str(plugin))]
+    return ["--grid", str(folder / "grid.toml"), "--out", str(folder / "runs"), "--limit", "20", *named]
+
+
+def run(folder: Path, *plugins: Path) -> int:
+    return main(["run", "--workers", "1", *words(folder, plugins)])
+
+
+def cells(folder: Path, *plugins: Path) -> dict[tuple[str, str], Record]:
+    """The records of the folder's grid, by model and condition."""
+    plan = make_plan(Request(str(folder / "grid.toml"), folder / "runs", limit=20, plugins=plugins))
+    records = (Store(folder / "runs").record(cell.key) for _, cell in plan.cells)
+    return {(r.spec.model.label, r.spec.condition.label): r for r in records if r is not None}
+
+
+def changed_files(folder: Path) -> Mapping[str, int]:
+    return {path.parent.name: path.stat().st_mtime_ns for path in (folder / "runs" / "cells").glob("*/record.json")}
+
+
+PLAIN, SHRUNK = "cross-entropy · clean", "cross-entropy · shrink"
+EVERYTHING = {(model, condition) for model in (PLAIN, SHRUNK) for condition in ("clean", "fgsm@0.1", "gray@0.1")}
+
+
+# --- plugin files
+
+
+def test_a_plugin_is_listed_only_when_it_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    gray = write(tmp_path / "gray.py", GRAY)
+    assert main(["list", "attack"]) == 0
+    assert "gray" not in capsys.readouterr().out.split()
+    assert main(["list", "attack", "--plugin", str(gray)]) == 0
+    shown = capsys.readouterr().out
+    assert "gray" in shown.split()
+    assert "Moves every pixel toward gray." in shown
+    assert "share=1" in shown
+    assert "gray.py" in shown
+
+
+def test_an_edited_plugin_has_its_own_cells_done_again_and_no_others(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    gray, shrink = write(tmp_path / "gray.py", GRAY), write(tmp_path / "shrink.py", SHRINK)
+    write_grid(tmp_path / "grid.toml", GRID)
+    assert run(tmp_path, gray, shrink) == 0
+    first = cells(tmp_path, gray, shrink)
+    assert set(first) == EVERYTHING
+    board = next((tmp_path / "runs" / "leaderboards").glob("*/README.md")).read_text(encoding="utf-8")
+    assert "shrink" in board
+    assert "gray@0.1" in board
+    assert any("gray.py" in label for label in first[PLAIN, "clean"].provenance["plugins"])
+    sources = {
+        first[PLAIN, "gray@0.1"].spec.condition.stages[0].source,
+        first[SHRUNK, "clean"].spec.model.defenses[0].source,
+        first[PLAIN, "fgsm@0.1"].spec.condition.stages[0].source,
+    }
+    assert len(sources) == 3
+    assert None in sources
+
+    capsys.readouterr()
+    assert run(tmp_path, gray, shrink) == 0
+    assert "Nothing to do" in capsys.readouterr().out
+
+    before = changed_files(tmp_path)
+    write(gray, GRAY.replace("share: float = 1.0", "share: float = 0.5"))
+    assert run(tmp_path, gray, shrink) == 0
+    assert "4 done, 2 to do" in capsys.readouterr().out
+    second = cells(tmp_path, gray, shrink)
+    again = {name for name in EVERYTHING if second[name].key != first[name].key}
+    assert again == {(PLAIN, "gray@0.1"), (SHRUNK, "gray@0.1")}
+    assert {key: when for key, when in changed_files(tmp_path).items() if key in before} == before
+    moved = [Store(tmp_path / "runs").outcome(found[PLAIN, "gray@0.1"]) for found in (first, second)]
+    assert moved[0] is not None
+    assert moved[1] is not None
+    assert moved[1].linf.max() == pytest.approx(moved[0].linf.max() / 2)
+
+    write(shrink, SHRINK.replace("0.9", "0.8"))
+    assert run(tmp_path, gray, shrink) == 0
+    third = cells(tmp_path, gray, shrink)
+    assert {name for name in EVERYTHING if third[name].key != second[name].key} == {
+        name for name in EVERYTHING if name[0] == SHRUNK
+    }
+    assert third[SHRUNK, "clean"].spec.model_key != second[SHRUNK, "clean"].spec.model_key
+
+
+def test_plugins_of_a_grid_lie_beside_it(tmp_path: Path) -> None:
+    write(tmp_path / "parts" / "gray.py", GRAY)
+    grid = write_grid(tmp_path / "grid.toml", tiny(conditions=["gray@ref"], plugins=["parts/gray.py"]))
+    (job,) = make_plan(Request(str(grid), tmp_path / "runs")).jobs
+    assert job.cells[0].condition.stages[0].attack.source is not None
+
+
+@pytest.mark.parametrize(("name", "known"), [("gray", "one.py"), ("fgsm", "fgm.py")])
+def test_two_components_of_one_name_are_an_error_that_names_both_files(
+    name: str, known: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    one = write(tmp_path / "one.py", GRAY)
+    two = write(tmp_path / "two.py", GRAY.replace('"gray"', f'"{name}"'))
+    assert main(["list", "attack", "--plugin", str(one), "--plugin", str(two)]) == 2
+    error = capsys.readouterr().err
+    assert len(error.splitlines()) == 1
+    assert f'are named "{name}"' in error
+    assert known in error
+    assert str(two) in error
+
+
+def test_one_file_named_twice_is_one_plugin(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    gray = write(tmp_path / "gray.py", GRAY)
+    assert main(["list", "attack", "--plugin", str(gray), "--plugin", str(tmp_path / "x" / ".." / "gray.py")]) == 0
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize(
+    ("text", "part"),
+    [
+        ("def broken(:", "SyntaxError"),
+        ("import no_such_module", "no_such_module"),
+        ("raise ValueError('two\\nlines')", "ValueError: two lines"),
+        ("import sys; sys.exit(0)", "SystemExit"),
+        (GRAY.replace("frozen=True", "frozen=False"), "non-frozen"),
+        (GRAY.replace('"linf"', '"linff"'), 'did you mean "linf"?'),
+        (GRAY.replace('("linf",)', "()"), "names no norm"),
+        (GRAY.replace('"gray"', '"gr[ay"'), "cannot be the name"),
+        (GRAY.replace("(Attack)", ""), "Gray is not derived from robbench.Attack"),
+        (SHRINK.replace("register_defense", "register_balancer"), "Shrink is not derived from robbench.Balancer"),
+        ("\0", "null bytes"),
+    ],
+)
+def test_a_broken_plugin_is_refused_in_one_line(
+    text: str, part: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plugin = write(tmp_path / "plugin.py", text)
+    assert main(["list", "attack", "--plugin", str(plugin)]) == 2
+    error = capsys.readouterr().err
+    assert len(error.splitlines()) == 1
+    assert str(plugin) in error
+    assert part in error
+    # Broken once is broken the next time, too.
+    assert main(["list", "attack", "--plugin", str(plugin)]) == 2
+
+
+@pytest.mark.parametrize("name", ["gone.py", "folder", "plugin.txt"])
+def test_a_plugin_that_is_no_python_file_is_refused(
+    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "folder").mkdir()
+    write(tmp_path / "plugin.txt", GRAY)
+    assert main(["list", "--plugin", str(tmp_path / name)]) == 2
+    assert str(tmp_path / name) in capsys.readouterr().err
+
+
+def test_an_attack_without_perturb_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    plugin = write(tmp_path / "plugin.py", GRAY.replace("def perturb", "def disturb"))
+    write_grid(tmp_path / "grid.toml", tiny(conditions=["gray@ref"]))
+    assert main(["plan", *words(tmp_path, [plugin])]) == 2
+    error = capsys.readouterr().err
+    assert len(error.splitlines()) == 1
+    assert "perturb" in error
+    assert '"conditions.0"' in error
+
+
+# --- installed plugins
+
+
+def test_an_installed_plugin_is_found_by_its_entry_point(tmp_path: Path) -> None:
+    package = tmp_path / "site" / "gray_plugin"
+    write(package / "__init__.py", "from gray_plugin.attack import Gray\nfrom gray_plugin.defense import Shrink\n")
+    write(package / "attack.py", GRAY)
+    write(package / "defense.py", SHRINK)
+    info = tmp_path / "site" / "gray_plugin-1.5.dist-info"
+    write(info / "METADATA", "Metadata-Version: 2.1\nName: gray-plugin\nVersion: 1.5\n")
+    write(info / "entry_points.txt", "[robbench.plugins]\ngray = gray_plugin\n")
+    write_grid(tmp_path / "grid.toml", GRID)
+    code = """
+import os, sys
+os.cpu_count = lambda: 1
+from robbench.cli import main
+assert main(["list", "attack"]) == 0
+sys.exit(main(sys.argv[1:]))
+"""
+
+    def fresh_process(*command: str) -> str:
+        done = subprocess.run(
+            [sys.executable, "-c", code, *command, *words(tmp_path, [])],
+            capture_output=True,
+            text=True,
+            env={**os.environ, "PYTHONPATH": str(tmp_path / "site"), "PYTHONDONTWRITEBYTECODE": "1"},
+            timeout=120,
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    assert "gray 1.5" in fresh_process("run", "--workers", "1")
+    records = [Store(tmp_path / "runs").record(key) for key in changed_files(tmp_path)]
+    assert {(r.spec.model.label, r.spec.condition.label) for r in records if r is not None} == EVERYTHING
+    assert all("gray 1.5" in r.provenance["plugins"] for r in records if r is not None)
+
+    # A package is one plugin: an edit anywhere in it concerns all its components, and nothing else.
+    write(package / "attack.py", GRAY.replace("share: float = 1.0", "share: float = 0.5"))
+    assert "6 cells, 2 done" in fresh_process("plan")
+
+
+# --- plugins that break the rules
+
+CRIMES = {
+    "raises": ("raise ValueError('no luck today')", "ValueError: no luck today"),
+    "leaves-the-ball": ("return (images + 2 * threat.eps).clamp(0, 1)", "the change stays within eps"),
+    "leaves-the-box": ("return images - threat.eps", "images stay inside [0, 1]"),
+    "not-a-number": ("return images * float('nan')", "images are finite"),
+    "wrong-shape": ("return images[:, :1]", "images keep their shape"),
+    "wrong-type": ("return images.double()", "images stay floats of the same type"),
+    "nothing": ("return None", "images are a tensor"),
+    "writes-images": ("return images.zero_()", "inputs are not written to"),
+    "writes-labels": ("labels.zero_(); return images.clone()", "labels are not written to"),
+    "changes-weights": (
+        "next(p for p in model.parameters()).data.mul_(2); return images.clone()",
+        "weights and statistics stay",
+    ),
+    "trains": ("model.train(); return images.clone()", "the training mode stays"),
+    "thaws": ("model.requires_grad_(True); return images.clone()", "the gradient state stays"),
+    "turns-off-gradients": ("torch.set_grad_enabled(False); return images.clone()", "the gradient state stays"),
+    "draws-torch": ("torch.rand(1); return images.clone()", "the global random state stays"),
+    "draws-numpy": ("numpy.random.rand(); return images.clone()", "the global random state stays"),
+    "draws-python": ("random.random(); return images.clone()", "the global random state stays"),
+}
+
+
+def crime_plugin(crimes: Mapping[str, tuple[str, str]]) -> str:
+    text = "import random\nimport numpy\nimport torch\n" + GRAY.partition("@register")[0]
+    for number, (name, (body, _)) in enumerate(crimes.items()):
+        text += f"""
+@register_attack("{name}", norms=("linf",))
+@dataclass(frozen=True)
+class Crime{number}(Attack):
+    \"\"\"Breaks a rule.\"\"\"
+
+    def perturb(self, model, images, labels, threat, rng):
+        {body}
+"""
+    return text
+
+
+def test_what_breaks_a_rule_fails_alone_and_is_tried_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    plugin = write(tmp_path / "crimes.py", crime_plugin(CRIMES))
+    conditions = [*(f"{name}@ref" for name in CRIMES), "clean", "fgsm@ref"]
+    write_grid(tmp_path / "grid.toml", tiny(conditions=conditions))
+    assert run(tmp_path, plugin) == 1
+    shown = capsys.readouterr()
+    assert "Traceback" not in shown.out + shown.err
+    found = {condition: record for (_, condition), record in cells(tmp_path, plugin).items()}
+    for name, (_, rule) in CRIMES.items():
+        record = found[f"{name}@0.1"]
+        assert record.status == "failed"
+        assert rule in str(record.reason)
+        assert f"{name}@0.1" in shown.out
+        assert not record.metrics
+        assert Store(tmp_path / "runs").outcome(record) is None
+
+    # What came after the breaches is what it is without them.
+    honest = tmp_path / "honest"
+    honest.mkdir()
+    write_grid(honest / "grid.toml", tiny(conditions=["clean", "fgsm@ref"]))
+    assert run(honest) == 0
+    alone = {condition: record for (_, condition), record in cells(honest).items()}
+    for name in ("clean", "fgsm@0.1"):
+        assert found[name].status == "done"
+        assert found[name].key == alone[name].key
+        assert found[name].outcome_sha256 == alone[name].outcome_sha256
+
+    capsys.readouterr()
+    before = changed_files(tmp_path)
+    assert run(tmp_path, plugin) == 1
+    assert f"2 done, {len(CRIMES)} to do" in capsys.readouterr().out
+    after = changed_files(tmp_path)
+    untouched = {found["clean"].key, found["fgsm@0.1"].key}
+    assert {key for key in before if after[key] == before[key]} == untouched
+
+    mended: dict[str, tuple[str, str]] = {name: ("return images.clone()", "") for name in CRIMES}
+    write(plugin, crime_plugin(mended))
+    assert run(tmp_path, plugin) == 0
+    assert {record.status for record in cells(tmp_path, plugin).values()} == {"done"}
+
+
+def test_a_defense_that_raises_fails_its_own_models_cells(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    body = "raise RuntimeError('out of order')"
+    plugin = write(tmp_path / "shrink.py", SHRINK.replace("return batch.loss(batch.images * 0.9)", body))
+    write_grid(tmp_path / "grid.toml", GRID | {"conditions": ["clean", "fgsm@ref"]})
+    assert run(tmp_path, plugin) == 1
+    found = cells(tmp_path, plugin)
+    statuses: dict[str, set[Any]] = {PLAIN: set(), SHRUNK: set()}
+    for (model, _), record in found.items():
+        statuses[model].add(record.status)
+        assert record.status == "done" or "the model: RuntimeError: out of order" in str(record.reason)
+    assert statuses == {PLAIN: {"done"}, SHRUNK: {"failed"}}
+    assert "out of order" in capsys.readouterr().out

@@ -1,0 +1,56 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from board_cells import A_MODEL, CLEAN, PGD, cell, outcome
+
+from robbench.errors import StoreError
+from robbench.leaderboards import write_board
+from robbench.leaderboards.archive import read_archive, write_archive
+
+PUBLISHED = Path(__file__).resolve().parents[1] / "leaderboards" / "published"
+BOARDS = sorted(folder for folder in PUBLISHED.iterdir() if folder.is_dir()) if PUBLISHED.is_dir() else []
+
+
+@pytest.mark.parametrize("folder", BOARDS, ids=lambda folder: folder.name)
+def test_every_number_of_a_published_board_follows_from_its_records(folder: Path, tmp_path: Path) -> None:
+    cells = read_archive(folder)
+    title = (folder / "README.md").read_text(encoding="utf-8").split("\n")[0].removeprefix("# ")
+    grid = folder.name.partition("-")[0]
+    for made in write_board(tmp_path, title, grid, cells):
+        assert made.read_bytes() == (folder / made.name).read_bytes(), made.name
+
+
+def test_no_published_cell_failed() -> None:
+    assert BOARDS
+    for folder in BOARDS:
+        assert {record.status for record, _ in read_archive(folder)} == {"done"}
+
+
+def test_an_archive_gives_back_its_cells(tmp_path: Path) -> None:
+    labels = np.array([0, 1, 1])
+    cells = []
+    for condition, result in ((CLEAN, outcome("clean", labels)), (PGD, outcome("attack", labels, labels, 1 - labels))):
+        record, made = cell(A_MODEL, condition, result)
+        assert made is not None
+        cells.append((record.model_copy(update={"outcome_sha256": made.sha256()}), made))
+    cells.append(cell(A_MODEL, CLEAN, "it broke", seed=1))
+    write_archive(tmp_path, cells)
+    back = read_archive(tmp_path)
+    assert [record for record, _ in back] == [record for record, _ in cells]
+    for (_, before), (_, after) in zip(cells, back, strict=True):
+        assert (before is None) == (after is None)
+        if before is not None and after is not None:
+            assert before.to_bytes() == after.to_bytes()
+
+
+def test_an_outcome_that_was_changed_is_noticed(tmp_path: Path) -> None:
+    labels = np.array([0, 1, 1])
+    record, made = cell(A_MODEL, CLEAN, outcome("clean", labels))
+    assert made is not None
+    good = record.model_copy(update={"outcome_sha256": made.sha256()})
+    write_archive(tmp_path, [(good, outcome("clean", labels, 1 - labels))])
+    with pytest.raises(StoreError, match="is not what its record was made from"):
+        read_archive(tmp_path)
