@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -69,4 +70,7 @@ def _sweep(store: Store, kind: str, wanted: set[str], dry_run: bool) -> Holding:
 
 
 def _leftovers(root: Path) -> Iterator[Path]:
-    return (path for path in root.rglob(".*.tmp") if path.is_file())
+    # Only where the store writes: the directory may hold other things, too.
+    folders = (root / name for name in ("cells", "data", "grids", "leaderboards", "models"))
+    found = itertools.chain(root.glob(".*.tmp"), *(folder.rglob(".*.tmp") for folder in folders))
+    return (path for path in found if path.is_file())

@@ -26,6 +26,14 @@ from robbench.running import Boards, Work, remaining
 from robbench.store import Store
 
 
+class Terminal(Console):
+    """A console whose reader may go away; what to do about that is the command's to say."""
+
+    def on_broken_pipe(self) -> None:
+        """Let the error through, in place of leaving with status 1."""
+        raise BrokenPipeError
+
+
 def _duration(seconds: float) -> str:
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
@@ -49,7 +57,7 @@ class Display:
 
     plan: Plan
     work: Work
-    console: Console = field(default_factory=Console)
+    console: Console = field(default_factory=Terminal)
     _started: float = field(default_factory=time.monotonic)
     _bars: Progress | None = None
     _overall: TaskID | None = None
@@ -138,7 +146,7 @@ def show_boards(boards: Boards, root: Path) -> None:
     """The top of every board, and the files that were written."""
     from robbench.leaderboards.summary import summary_rows
 
-    console = Console()
+    console = Terminal()
     for board, cells in boards.cells.items():
         rows = summary_rows(cells)
         table = _table(f"\n{board}", *(rows[0] if rows else ()))
@@ -156,7 +164,7 @@ def show_boards(boards: Boards, root: Path) -> None:
 
 def show_plan(plan: Plan, store: Store, every_cell: bool) -> None:
     """The jobs of a plan, what is done and what the rest will cost."""
-    console = Console()
+    console = Terminal()
     rates = Rates.of(store, plan.jobs)
     left = {job.key: cells for job, cells in remaining(plan, store)}
     total, done, count = NOTHING, 0, 0
@@ -191,7 +199,7 @@ def show_components(kind: str | None, plugins: Sequence[Path]) -> None:
     from robbench.grid import built_in_grids, parse_grid
     from robbench.registry import KINDS, Registry
 
-    console = Console()
+    console = Terminal()
     if kind == "toolbox":
         from robbench.attacks.toolbox import toolbox_names
 
@@ -224,10 +232,8 @@ def show_components(kind: str | None, plugins: Sequence[Path]) -> None:
 
 def _parameters(entry: Entry) -> list[str]:
     """What can be set, less what every component of the kind has and this one leaves as it is."""
-    shared = {
-        name: parameter.default
-        for name, parameter in inspect.signature(entry.cls.__base__ or object).parameters.items()
-    }
+    kind = next(cls for cls in entry.cls.__mro__ if cls.__name__ == entry.mark.kind.capitalize())
+    shared = {name: parameter.default for name, parameter in inspect.signature(kind).parameters.items()}
     found = []
     for name, parameter in inspect.signature(entry.cls).parameters.items():
         default = entry.mark.preset.get(name, parameter.default)
@@ -239,6 +245,8 @@ def _parameters(entry: Entry) -> list[str]:
 def _value(value: object) -> str:
     if isinstance(value, tuple):
         return "|".join(_value(item) for item in value) or "()"
+    if isinstance(value, bool):
+        return str(value).lower()
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
@@ -250,4 +258,4 @@ def show_cleaning(holdings: Sequence[Holding], dry_run: bool) -> None:
     for holding in holdings:
         (kept, size), (removed, freed) = holding.kept, holding.removed
         table.add_row(holding.name, str(kept), _bytes(size), str(removed), _bytes(freed))
-    Console().print(table)
+    Terminal().print(table)

@@ -231,8 +231,8 @@ class Record(_Model):
         return cls.model_validate(_migrate(json.loads(text)))
 
 
-def _migrate(data: dict[str, Any]) -> dict[str, Any]:
-    schema = data.get("schema_version")
+def _migrate(data: Any) -> Any:
+    schema = data.get("schema_version") if isinstance(data, dict) else None
     if not isinstance(schema, int) or schema > SCHEMA:
         raise ValueError(f"record schema {schema!r} is not known to this robbench (it knows up to {SCHEMA})")
     return data

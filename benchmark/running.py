@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from robbench.executors.jobs import Tell
+from robbench.executors.jobs import Tell, explain
 from robbench.plan import Cell, Job, Plan
 from robbench.records import Outcome, Record
 from robbench.standing import standing
@@ -82,7 +82,11 @@ def rescore(plan: Plan, store: Store) -> int:
             continue
         outcome = store.outcome(record)
         assert outcome is not None
-        store.write_cell(scored(record, outcome, plan.registry), None, None)
+        try:
+            record = scored(record, outcome, plan.registry)
+        except Exception as error:
+            raise RequestError(f"a metric fails on finished cells: {explain(error)}") from error
+        store.write_cell(record, None, None)
         count += 1
     return count
 

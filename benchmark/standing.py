@@ -13,6 +13,7 @@ from pathlib import Path
 
 import robbench
 from robbench.choice import choose
+from robbench.errors import RequestError
 from robbench.grid import read_grid
 from robbench.records import digest
 from robbench.registry import Registry, digest_files
@@ -55,7 +56,11 @@ def carried_out(request: Request, store: Store) -> tuple[str, int] | None:
     """The grid's name and its number of cells if all is done and its boards are written, otherwise None."""
     name = read_grid(request.grid)[0]
     manifest = store.manifests().get(name)
-    if manifest is None or manifest.get("standing") != standing(request):
+    try:
+        if manifest is None or manifest.get("standing") != standing(request):
+            return None
+    except RequestError:
+        # Making the plan fails as well, and says where.
         return None
     boards: dict[str, list[str]] = manifest["boards"]
     if not all((store.root / "leaderboards" / board / "README.md").is_file() for board in boards):

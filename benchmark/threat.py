@@ -50,5 +50,5 @@ def format_eps(eps: float) -> str:
     short = f"{eps:.4g}"
     if float(short) == eps:
         return short
-    levels = eps * 255
-    return f"{levels:.0f}/255" if abs(levels - round(levels)) < 1e-9 else f"{eps!r}"
+    levels = round(eps * 255)
+    return f"{levels}/255" if levels / 255 == eps else f"{eps!r}"

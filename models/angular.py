@@ -132,17 +132,23 @@ class Angular(Objective):
         negatives.
         """
         from pytorch_metric_learning.losses import AngularLoss
-        from pytorch_metric_learning.reducers import ClassWeightedReducer
+        from pytorch_metric_learning.reducers import DoNothingReducer
 
         assert isinstance(model, NeighborClassifier)
-        criterion = AngularLoss(self.alpha, reducer=None if weights is None else ClassWeightedReducer(weights))
         embeddings = model.project(images)
         frozen: dict[str, Tensor] = {}
         if anchor is not None:
             with torch.no_grad():
                 frozen = {"ref_emb": model.project(anchor), "ref_labels": labels}
-        loss: Tensor = criterion(embeddings, labels, **frozen)
-        return loss
+        found = AngularLoss(self.alpha, reducer=DoNothingReducer())(embeddings, labels, **frozen)["loss"]
+        if found["indices"] is None:  # no two images of a class, or no other class
+            return embeddings.sum() * 0
+        # Losses come as a column, which the library's own weighting multiplies by every weight instead of by its own.
+        losses: Tensor = found["losses"].flatten()
+        if weights is None:
+            return losses.mean()
+        anchors, _ = found["indices"]
+        return (losses * weights.to(losses.dtype)[labels[anchors]]).mean()
 
     def finish(self, model: Classifier, gallery: Tensor) -> None:
         """Embed the reference images."""

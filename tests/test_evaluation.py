@@ -207,7 +207,9 @@ def test_norms_are_those_of_the_whole_change() -> None:
     here = subject(exact(4), wrong=0)
     result = evaluate(here, condition("pgd[steps=3]@l2:0.5"))
     found, outcome = examples(result), result.outcome
-    change = (found["attacked"].astype(np.float64) - to_float(here.samples.images[:16]).double().numpy()).reshape(16, -1)
+    change = (found["attacked"].astype(np.float64) - to_float(here.samples.images[:16]).double().numpy()).reshape(
+        16, -1
+    )
     np.testing.assert_array_equal(found["images"], here.samples.images[:16].numpy())
     np.testing.assert_array_equal(found["ids"], outcome.ids[:16])
     np.testing.assert_array_equal(found["final"], outcome.final[:16])
@@ -388,7 +390,9 @@ def test_the_size_of_batches_changes_next_to_nothing_on_a_network(
 # --- truths
 
 
-@pytest.mark.parametrize("chain", ["fgsm@0", "pgd[steps=3]@0", "pgd[steps=3]@l2:0", "pgd[steps=3]@l1:0", "uniform-noise@0"])
+@pytest.mark.parametrize(
+    "chain", ["fgsm@0", "pgd[steps=3]@0", "pgd[steps=3]@l2:0", "pgd[steps=3]@l1:0", "uniform-noise@0"]
+)
 def test_no_eps_changes_nothing_to_the_last_bit(digits: Subject, chain: str) -> None:
     for here in (subject(exact(3)), digits):
         result = evaluate(here, condition(chain))

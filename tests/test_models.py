@@ -9,6 +9,9 @@ import torch
 from closed_forms import numbers
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sklearn.neighbors import KNeighborsClassifier
+from torch import Tensor, nn
+
 from robbench.choice import choose
 from robbench.interfaces import Backbone
 from robbench.models.angular import Angular, NeighborClassifier
@@ -16,8 +19,6 @@ from robbench.models.architectures import CompactCNN
 from robbench.models.cross_entropy import CrossEntropy, LogitClassifier
 from robbench.registry import Registry
 from robbench.training import NormalizedBackbone
-from sklearn.neighbors import KNeighborsClassifier
-from torch import Tensor, nn
 
 
 class Flat(Backbone):
@@ -165,7 +166,8 @@ def test_the_certificate_holds_for_most_clear_votes() -> None:
 def test_a_clear_vote_has_a_gradient_that_an_attack_can_follow(dtype: torch.dtype) -> None:
     gallery, labels = clouds(10, 3)
     model = neighbors(gallery, labels, 5, tau=0.1).to(dtype)
-    images = (gallery[[0, 12, 25]]).to(dtype).requires_grad_()
+    middle = torch.stack([gallery[labels == c].mean(dim=0) for c in range(3)])
+    images = middle.to(dtype).requires_grad_()
     scores, decided = model.decide(images)
     assert decided.tolist() == [0, 1, 2]
     assert scores.dtype == dtype
@@ -174,22 +176,23 @@ def test_a_clear_vote_has_a_gradient_that_an_attack_can_follow(dtype: torch.dtyp
     assert bool((gradient.flatten(1).norm(dim=1) > 1e-6).all())
     # Against the gradient of central differences, the threshold held constant.
     if dtype == torch.float64:
-        similarity = nn.functional.normalize(gallery[[0, 12, 25]], dim=1) @ model.gallery.T
+        similarity = nn.functional.normalize(middle, dim=1) @ model.gallery.T
         threshold = similarity.topk(6, dim=1).values[:, -2:].mean(dim=1, keepdim=True)
         members = nn.functional.one_hot(labels, 3).double()
 
-        def loss(at: Tensor) -> Tensor:
+        def loss(at: Tensor) -> float:
             votes = torch.sigmoid((nn.functional.normalize(at, dim=1) @ model.gallery.T - threshold) / 0.1) @ members
-            return nn.functional.cross_entropy(torch.log(votes + 1e-3), decided, reduction="sum")
+            return float(nn.functional.cross_entropy(torch.log(votes + 1e-3), decided, reduction="sum").detach())
 
         step = 1e-6 * torch.eye(6, dtype=torch.float64)
-        start = images.detach()
+        start = middle.clone()
         for i in range(3):
             for d in range(6):
                 up, down = start.clone(), start.clone()
                 up[i] += step[d]
                 down[i] -= step[d]
-                assert float(gradient[i, d]) == pytest.approx(float(loss(up) - loss(down)) / 2e-6, rel=1e-4, abs=1e-7)
+                slope = (loss(up) - loss(down)) / 2e-6
+                assert float(gradient[i, d]) == pytest.approx(slope, rel=1e-4, abs=1e-7)
 
 
 def test_scale_of_an_embedding_does_not_matter() -> None:
@@ -263,6 +266,16 @@ def test_angular_loss_against_frozen_references() -> None:
     assert anchor.grad is None
 
 
+@pytest.mark.parametrize("labels", [[0, 1, 2], [1, 1, 1]])
+def test_angular_loss_without_a_triplet_is_zero_and_can_be_descended_on(labels: list[int]) -> None:
+    model, images = neighbors(*clouds(4, 3, size=5)), embeddings(3).requires_grad_()
+    loss = Angular().loss(model, images, torch.tensor(labels), torch.ones(3))
+    loss.backward()  # type: ignore[no-untyped-call]
+    assert float(loss.detach()) == 0
+    assert images.grad is not None
+    assert not images.grad.any()
+
+
 # --- batches
 
 
@@ -318,7 +331,7 @@ def test_angular_batches_walk_through_a_class_before_they_repeat() -> None:
 
 
 def test_class_weights_weigh_cross_entropy() -> None:
-    model = LogitClassifier(Flat(5), 3).double()
+    model = LogitClassifier(Flat(5), 3).double().requires_grad_(False)
     images, labels = numbers(0, 9, 5), torch.tensor([0, 1, 2] * 3)
     weights = torch.tensor([1.0, 2.0, 5.0], dtype=torch.float32)
     scores = model(images).detach().float()

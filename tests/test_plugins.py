@@ -339,6 +339,41 @@ def test_what_breaks_a_rule_fails_alone_and_is_tried_again(tmp_path: Path, capsy
     assert {record.status for record in cells(tmp_path, plugin).values()} == {"done"}
 
 
+METRIC = '''
+from dataclasses import dataclass
+from robbench import Measure, Metric, register_metric
+
+@register_metric("thirds")
+@dataclass(frozen=True)
+class Thirds(Metric):
+    """Is always a third."""
+
+    def measure(self, outcome):
+        return {"third": Measure(1 / 3)}
+'''
+
+
+def test_a_new_metric_is_taken_of_what_is_finished(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    metric = write(tmp_path / "metric.py", METRIC)
+    write_grid(tmp_path / "grid.toml", tiny(conditions=["clean"]))
+    assert run(tmp_path) == 0
+    (before,) = cells(tmp_path).values()
+    assert run(tmp_path, metric) == 0
+    (after,) = cells(tmp_path).values()
+    assert "third" not in before.metrics
+    assert after.metrics["third"].value == 1 / 3
+    assert (after.key, after.outcome_sha256) == (before.key, before.outcome_sha256)
+    assert {name: after.metrics[name] for name in before.metrics} == before.metrics
+
+    write(metric, METRIC.replace("return {", "raise ValueError('uncountable') or {"))
+    capsys.readouterr()
+    assert run(tmp_path, metric) == 2
+    error = capsys.readouterr().err
+    assert len(error.splitlines()) == 1
+    assert "uncountable (metric.py:" in error
+    assert cells(tmp_path)[PLAIN, "clean"] == after
+
+
 def test_a_defense_that_raises_fails_its_own_models_cells(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     body = "raise RuntimeError('out of order')"
     plugin = write(tmp_path / "shrink.py", SHRINK.replace("return batch.loss(batch.images * 0.9)", body))

@@ -147,21 +147,30 @@ def test_ten_kills_at_random_moments_change_nothing(tmp_path: Path) -> None:
     grid, whole, parts = tmp_path / "tiny.toml", tmp_path / "whole", tmp_path / "parts"
     text = tiny.grid_text(MODELS, CONDITIONS, recipe="epochs = 6", seeds=[0, 1, 2], dataset="digits")
     grid.write_text(text, encoding="utf-8")
-    begun = time.monotonic()
     finish(start(grid, whole))
-    needed = time.monotonic() - begun
     draw = random.Random(0)
 
-    def after(share: float) -> Callable[[], bool]:
+    def later(seconds: float) -> Callable[[], bool]:
         first: list[float] = []
 
         def passed() -> bool:
             first.append(time.monotonic())
-            return first[-1] - first[0] > share * needed
+            return first[-1] - first[0] > seconds
 
         return passed
 
-    assert carry_on(grid, parts, [after(draw.uniform(0.05, 0.5)) for _ in range(10)]) >= 5
+    def further(steps: int) -> Callable[[], bool]:
+        first: list[int] = []
+
+        def reached() -> bool:
+            first.append(len(list(parts.glob("*/*/*.json"))))
+            return first[-1] - first[0] > steps
+
+        return reached
+
+    # Half of them while processes start, half in the midst of work.
+    pairs = [(later(draw.uniform(0.5, 5)), further(draw.randrange(3))) for _ in range(5)]
+    assert carry_on(grid, parts, [moment for pair in pairs for moment in pair]) == 10
     compare(grid, whole, parts)
 
 

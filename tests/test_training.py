@@ -90,7 +90,9 @@ def test_another_seed_gives_other_weights(tmp_path: Path) -> None:
     assert "backbone.mean" not in changed
 
 
-@pytest.mark.parametrize("model", ["", "balancer = 'augmentation'\ndefense = 'perturbation+fgm'\nobjective = 'angular'"])
+@pytest.mark.parametrize(
+    "model", ["", "balancer = 'augmentation'\ndefense = 'perturbation+fgm'\nobjective = 'angular'"]
+)
 def test_training_leaves_the_global_random_state_alone(tmp_path: Path, model: str) -> None:
     before = GlobalState.now()
     train(tiny.job(tmp_path, model), Store(tmp_path), "cpu", "float32")
@@ -110,8 +112,9 @@ from torch import nn
 @dataclass(frozen=True)
 class Normed(Architecture):
     def build(self, image_shape):
-        layers = [nn.Conv2d(image_shape[0], 8, 5, stride=4), nn.BatchNorm2d(8), nn.ReLU(), nn.Dropout(0.2), nn.Flatten()]
-        return SequentialBackbone(nn.Sequential(*layers), image_shape)
+        convolution = nn.Conv2d(image_shape[0], 8, 5, stride=4)
+        layers = nn.Sequential(convolution, nn.BatchNorm2d(8), nn.ReLU(), nn.Dropout(0.2), nn.Flatten())
+        return SequentialBackbone(layers, image_shape)
 """
 
 
@@ -347,7 +350,9 @@ def test_more_epochs_are_run_where_there_would_be_too_few_steps(tmp_path: Path) 
 # --- what goes wrong
 
 
-@pytest.mark.parametrize("recipe", ["epochs = 3, optimizer = 'sgd', lr = 1e30", "epochs = 1, optimizer = 'sgd', lr = 1e38"])
+@pytest.mark.parametrize(
+    "recipe", ["epochs = 3, optimizer = 'sgd', lr = 1e30", "epochs = 1, optimizer = 'sgd', lr = 1e38"]
+)
 def test_a_loss_that_is_no_number_fails_the_cells(tmp_path: Path, recipe: str) -> None:
     plan = tiny.make(tmp_path, recipe=recipe, conditions=["clean", "fgsm@ref"])
     (job,) = plan.jobs

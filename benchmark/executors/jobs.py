@@ -69,6 +69,7 @@ def carry_out(plan: Plan, job: Job, cells: Sequence[Cell], tell: Tell) -> None:
     if job.refusal or not (wanted or not cells):
         return
     device, precision = plan.device, plan.request.precision
+    _settle(device)
     try:
         if not store.has_model(job.key):
             train(job, store, device, precision, lambda at, of: tell(Progress(label, "training", at, of)))
@@ -101,6 +102,17 @@ def carry_out(plan: Plan, job: Job, cells: Sequence[Cell], tell: Tell) -> None:
             finish(without_result(cell, "failed", explain(error), facts))
         else:
             finish(record, result.outcome, result.examples)
+
+
+def _settle(device: str) -> None:
+    """Have an accelerator compute in true float32, and the same each time."""
+    import torch
+
+    if device == "cuda":
+        torch.backends.cudnn.allow_tf32 = False
+        torch.backends.cuda.matmul.allow_tf32 = False
+        torch.backends.cudnn.benchmark = False
+        torch.backends.cudnn.deterministic = True
 
 
 def _reporter(tell: Tell, label: str, cell: Cell) -> Callable[[int, int], None]:

@@ -1,0 +1,328 @@
+from __future__ import annotations
+
+import errno
+import importlib.metadata
+import json
+import os
+import time
+from dataclasses import fields, replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tiny
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from robbench import store as store_module
+from robbench.cli import main
+from robbench.errors import RequestError, StoreError
+from robbench.executors.jobs import carry_out
+from robbench.records import SCHEMA, Outcome, Record
+from robbench.running import remaining
+from robbench.store import Store, write_atomically
+
+
+def outcome(count: int = 12, seed: int = 0) -> Outcome:
+    rng = np.random.default_rng(seed)
+
+    def classes(*shape: int) -> np.ndarray:
+        return rng.integers(0, 4, shape)
+
+    return Outcome(
+        ids=np.arange(count) * 7,
+        labels=classes(count),
+        clean=classes(count),
+        final=classes(count),
+        rounded=classes(count),
+        attempted=rng.random(count) < 0.5,
+        targets=np.full(count, -1),
+        draws=classes(count, 3),
+        every_target=classes(count, 0),
+        linf=rng.random(count),
+        l2=rng.random(count),
+        l1=rng.random(count),
+        l0=rng.random(count),
+        forwards=rng.random(count),
+        backwards=rng.random(count),
+        num_classes=4,
+        kind="natural",
+    )
+
+
+@pytest.fixture(scope="module")
+def a_record(tmp_path_factory: pytest.TempPathFactory) -> Record:
+    """A record as a run makes it."""
+    plan = tiny.make(tmp_path_factory.mktemp("made"), conditions=["fgsm@ref"], recipe="epochs = 1", limit=12)
+    (job,) = plan.jobs
+    carry_out(plan, job, job.cells, lambda progress: None)
+    record = Store(plan.request.out).record(job.cells[0].key)
+    assert record is not None
+    return record
+
+
+# --- files
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+@pytest.mark.parametrize("data", ["text with ä", b"\x00\x01\xff", "", b"x" * 10_000_000])
+def test_what_is_written_can_be_read(tmp_path: Path, data: bytes | str) -> None:
+    path = tmp_path / "deep" / "er" / "file"
+    write_atomically(path, data)
+    assert path.read_bytes() == (data.encode() if isinstance(data, str) else data)
+    assert names(path.parent) == ["file"]
+
+
+@pytest.mark.parametrize("call", ["fsync", "replace", "open"])
+def test_an_error_while_writing_leaves_the_old_file_and_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
+    path = tmp_path / "file"
+    write_atomically(path, "old")
+
+    def full(*arguments: object, **options: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(*{"fsync": (os, "fsync"), "replace": (Path, "replace"), "open": (Path, "open")}[call], full)
+    with pytest.raises(StoreError, match=r"cannot write .*file: No space left on device; what was finished is kept"):
+        write_atomically(path, "new")
+    monkeypatch.undo()
+    assert names(tmp_path) == ["file"]
+    assert path.read_text() == "old"
+
+
+def test_a_crash_between_writing_and_renaming_leaves_no_entry(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, a_record: Record
+) -> None:
+    store, rename = Store(tmp_path), Path.replace
+
+    class Crash(BaseException):
+        pass
+
+    def crash_at_the_record(self: Path, target: Path) -> Path:
+        if Path(target).name == "record.json":
+            raise Crash
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "replace", crash_at_the_record)
+    with pytest.raises(Crash):
+        store.write_cell(a_record, outcome(), None)
+    monkeypatch.undo()
+    assert store.record(a_record.key) is None
+    assert not store.finished(a_record.key)
+    written = store.write_cell(a_record, outcome(), b"examples")
+    assert store.record(a_record.key) == written
+    assert store.finished(a_record.key)
+
+
+def test_the_record_is_written_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, a_record: Record) -> None:
+    order: list[str] = []
+    write = store_module.write_atomically
+
+    def noting(path: Path, data: bytes | str) -> None:
+        order.append(path.name)
+        write(path, data)
+
+    monkeypatch.setattr(store_module, "write_atomically", noting)
+    Store(tmp_path).write_cell(a_record, outcome(), b"examples")
+    assert order == ["outcome.npz", "examples.npz", "record.json"]
+
+
+# --- outcomes and records
+
+
+@settings(deadline=None)
+@given(st.integers(0, 30), st.integers(0, 1000))
+def test_outcomes_survive_the_round_trip(count: int, seed: int) -> None:
+    first = outcome(count, seed)
+    second = Outcome.from_bytes(first.to_bytes())
+    for field in fields(Outcome):
+        before, after = getattr(first, field.name), getattr(second, field.name)
+        assert type(before) is type(after)
+        np.testing.assert_array_equal(before, after)
+        assert np.asarray(before).dtype == np.asarray(after).dtype
+
+
+def test_the_same_outcome_gives_the_same_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
+    first = outcome().to_bytes()
+    monkeypatch.setattr(time, "time", lambda: 2_000_000_000.0)
+    assert outcome().to_bytes() == first
+    assert outcome(seed=1).to_bytes() != first
+
+
+def test_robust_is_right_before_and_after() -> None:
+    made = replace(
+        outcome(4),
+        labels=np.array([0, 0, 0, 0]),
+        clean=np.array([0, 0, 1, 1]),
+        final=np.array([0, 1, 0, 1]),
+    )
+    assert replace(made, kind="attack").robust.tolist() == [True, False, False, False]
+    assert replace(made, kind="chain").robust.tolist() == [True, False, False, False]
+    assert replace(made, kind="natural").robust.tolist() == [True, False, True, False]
+    assert len(made) == 4
+
+
+def test_records_survive_the_round_trip(a_record: Record) -> None:
+    text = a_record.to_json()
+    assert Record.from_json(text) == a_record
+    assert Record.from_json(text).to_json() == text
+    assert text.endswith("}\n")
+    assert list(json.loads(text)) == sorted(json.loads(text))
+
+
+def test_a_record_says_what_was_done(a_record: Record) -> None:
+    assert a_record.status == "done"
+    assert a_record.spec.condition.label == "fgsm@0.1"
+    assert a_record.spec.condition.sample == 12
+    assert a_record.costs.forwards == a_record.costs.backwards > 0
+    assert sum(map(sum, a_record.confusion)) == 12
+    assert a_record.metrics
+    for measure in a_record.metrics.values():
+        if measure.low is not None and measure.high is not None:
+            assert measure.low <= measure.value <= measure.high
+    assert a_record.provenance["versions"]["torch"] == importlib.metadata.version("torch")
+    assert "seconds" in a_record.timings
+
+
+@pytest.mark.parametrize("schema", [SCHEMA + 1, 999, "1", None, 1.5])
+def test_a_record_of_a_newer_robbench_is_refused(tmp_path: Path, schema: object, a_record: Record) -> None:
+    store = Store(tmp_path)
+    store.write_cell(a_record, outcome(), None)
+    path = store.cell_dir(a_record.key) / "record.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "schema_version": schema}))
+    with pytest.raises(StoreError, match="schema"):
+        store.record(a_record.key)
+
+
+@pytest.mark.parametrize(
+    "content", ["", "{", "[]", "null", "3", '"text"', "{}", '{"schema_version": 1}', "\udce4", "{]"]
+)
+def test_a_damaged_record_is_named(tmp_path: Path, content: str, a_record: Record) -> None:
+    store = Store(tmp_path)
+    store.write_cell(a_record, outcome(), None)
+    path = store.cell_dir(a_record.key) / "record.json"
+    path.write_bytes(content.encode(errors="surrogateescape"))
+    for read in (store.record, store.finished):
+        with pytest.raises(StoreError) as caught:
+            read(a_record.key)
+        assert str(path) in str(caught.value)
+        assert f"remove {path.parent} and run again" in str(caught.value)
+        assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("damage", ["gone", "short", "changed"])
+def test_a_damaged_outcome_is_named(tmp_path: Path, damage: str, a_record: Record) -> None:
+    store = Store(tmp_path)
+    record = store.write_cell(a_record, outcome(), None)
+    read = store.outcome(record)
+    assert read is not None
+    np.testing.assert_array_equal(read.final, outcome().final)
+    path = store.cell_dir(record.key) / "outcome.npz"
+    data = path.read_bytes()
+    if damage == "gone":
+        path.unlink()
+    else:
+        path.write_bytes(data[:-100] if damage == "short" else bytes([data[0] ^ 1]) + data[1:])
+    with pytest.raises(StoreError, match=str(path)):
+        store.outcome(record)
+    assert store.outcome(record.model_copy(update={"outcome_sha256": None})) is None
+
+
+def test_a_damaged_model_description_is_named(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    write_atomically(store.model_dir("abc") / "model.json", "{")
+    assert store.has_model("abc")
+    with pytest.raises(StoreError, match=r"model\.json"):
+        store.model_info("abc")
+
+
+def test_failed_cells_are_not_finished_and_unsupported_ones_are(tmp_path: Path, a_record: Record) -> None:
+    store = Store(tmp_path)
+    assert store.record("nothing") is None
+    for status, finished in (("failed", False), ("unsupported", True), ("done", True)):
+        store.write_cell(a_record.model_copy(update={"status": status}), None, None)
+        assert store.finished(a_record.key) is finished
+
+
+def test_keys_sizes_and_removal(tmp_path: Path, a_record: Record) -> None:
+    store = Store(tmp_path)
+    assert store.keys("cells") == []
+    store.write_cell(a_record, None, b"12345")
+    assert store.keys("cells") == [a_record.key]
+    assert store.size("cells", a_record.key) == 5 + len(a_record.to_json().encode())
+    store.remove("cells", a_record.key)
+    assert store.keys("cells") == []
+    store.remove("cells", a_record.key)
+
+
+# --- locks and directories
+
+
+def test_runs_share_a_store_and_cleaning_needs_it_alone(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    with store.lock(), store.lock(), pytest.raises(RequestError, match="in use"), store.lock(exclusive=True):
+        pass
+    with store.lock(exclusive=True):
+        for exclusive in (False, True):
+            with pytest.raises(RequestError, match="in use"), store.lock(exclusive):
+                pass
+    with store.lock(exclusive=True):
+        pass
+
+
+def test_a_lock_is_given_back_after_an_error(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    with pytest.raises(ZeroDivisionError), store.lock(exclusive=True):
+        raise ZeroDivisionError
+    with store.lock(exclusive=True):
+        pass
+
+
+def test_a_store_that_cannot_be_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    for root in (tmp_path / "file", tmp_path / "file" / "runs"):
+        with pytest.raises(RequestError, match="--out"):
+            Store(root).prepare()
+    Store(tmp_path / "new" / "runs").prepare()
+    assert names(tmp_path / "new" / "runs") == []
+
+
+# --- a full disk in the middle of a run
+
+
+def test_a_full_disk_ends_a_run_with_one_line_and_keeps_what_was_finished(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plan = tiny.make(tmp_path, ["", "objective = 'angular'"], ["clean", "fgsm@ref"], "epochs = 1")
+    out = plan.request.out
+    words = ["run", "--grid", plan.request.grid, "--out", str(out), "--workers", "1", "--device", "cpu"]
+    flush = os.fsync
+
+    def full(descriptor: int) -> None:
+        if len(list(out.glob("cells/*/record.json"))) >= 3:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        flush(descriptor)
+
+    monkeypatch.setattr(os, "fsync", full)
+    assert main(words) == 1
+    torch.set_num_threads(1)
+    monkeypatch.undo()
+    complaints = capsys.readouterr().err.strip().splitlines()
+    assert complaints[-1].startswith(f"robbench: cannot write {out}")
+    assert "No space left on device" in complaints[-1]
+    assert not any("Traceback" in line for line in complaints)
+    assert not list(out.rglob(".*.tmp"))
+    store = Store(out)
+    left = remaining(plan, store)
+    assert sum(len(cells) for _, cells in left) == 1
+    kept = {path: path.stat().st_mtime_ns for path in out.glob("cells/*/record.json")}
+    assert len(kept) == 3
+    assert main(words) == 0
+    torch.set_num_threads(1)
+    assert not remaining(plan, store)
+    assert all(path.stat().st_mtime_ns == time for path, time in kept.items())
