@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,9 +27,9 @@ class Holding:
 
 
 def clean(store: Store, dry_run: bool) -> list[Holding]:
-    """Remove what no record needs: cells of no board, models of no remaining cell, unfinished files.
+    """Remove what no board needs: cells and models of none, unfinished files.
 
-    Models that a remaining one was warm-started from stay, since they would be needed to explain it.
+    What an interrupted run has finished stays, since its boards are noted when it begins.
 
     Args:
         store: The store.
@@ -36,23 +37,21 @@ def clean(store: Store, dry_run: bool) -> list[Holding]:
 
     Raises:
         RequestError: If the store is in use.
-        StoreError: If a manifest or a record cannot be read.
+        StoreError: If the note of a board cannot be read.
     """
     with store.lock(exclusive=True):
-        wanted = {
-            key for manifest in store.manifests().values() for keys in manifest["boards"].values() for key in keys
-        }
-        records = [record for key in sorted(wanted) if (record := store.record(key)) is not None]
-        models = {record.spec.model_key for record in records}
-        starts = {store.model_info(key).get("start") for key in models if store.has_model(key)}
-        models |= {key for key in starts if key}
-        holdings = [_sweep(store, "cells", wanted, dry_run), _sweep(store, "models", models, dry_run)]
+        notes = list(store.boards().values())
+        cells = {key for note in notes for key in note["cells"]}
+        models = {key for note in notes for key in note["models"]}
+        holdings = [_sweep(store, "cells", cells, dry_run), _sweep(store, "models", models, dry_run)]
         leftovers = list(_leftovers(store.root))
         size = sum(path.stat().st_size for path in leftovers)
         if not dry_run:
             for path in leftovers:
                 path.unlink(missing_ok=True)
-    data = [path for path in (store.root / "data").rglob("*") if path.is_file()]
+            for folder in (store.root / "data").glob(".*"):
+                shutil.rmtree(folder, ignore_errors=True)
+    data = [path for path in (store.root / "data").glob("[!.]*/*") if path.is_file()]
     holdings.append(Holding("unfinished files", (0, 0), (len(leftovers), size)))
     holdings.append(Holding("decoded images", (len(data), sum(path.stat().st_size for path in data)), (0, 0)))
     return holdings
@@ -71,6 +70,12 @@ def _sweep(store: Store, kind: str, wanted: set[str], dry_run: bool) -> Holding:
 
 def _leftovers(root: Path) -> Iterator[Path]:
     # Only where the store writes: the directory may hold other things, too.
-    folders = (root / name for name in ("cells", "data", "grids", "leaderboards", "models"))
-    found = itertools.chain(root.glob(".*.tmp"), *(folder.rglob(".*.tmp") for folder in folders))
+    folders = (root / name for name in ("boards", "cells", "data", "leaderboards", "models", "requests"))
+    found = itertools.chain(
+        *(folder.rglob(".*.tmp") for folder in folders), (root / "data").glob(".*/**/*"), _checkpoints(root)
+    )
     return (path for path in found if path.is_file())
+
+
+def _checkpoints(root: Path) -> Iterator[Path]:
+    return (path for path in root.glob("models/*/checkpoint.pt") if path.with_name("model.json").is_file())

@@ -141,13 +141,16 @@ def _refuse_option(word: str, command: argparse.ArgumentParser) -> NoReturn:
 
 
 def _run(options: argparse.Namespace) -> int:
-    from robbench.standing import carried_out
+    from robbench.grid import read_grid
+    from robbench.standing import carried_out, standing
     from robbench.store import Store
 
     request = _request(options)
     store = Store(options.out)
-    store.prepare()
-    before = None if options.fresh else carried_out(request, store)
+    read_grid(request.grid)
+    store.check()
+    rests_on = standing(request)
+    before = None if options.fresh else carried_out(rests_on, store)
     if before is not None:
         print(f"Nothing to do: all {before[1]} cells of {before[0]} are done. Boards: {store.root / 'leaderboards'}")
         return 0
@@ -155,29 +158,34 @@ def _run(options: argparse.Namespace) -> int:
     from robbench.display import Display, show_boards
     from robbench.executors.local import default_workers
     from robbench.plan import make_plan
-    from robbench.running import execute, forget, note_boards, remaining, rescore, write_boards
+    from robbench.running import execute, forget, note_boards, refresh, remaining, write_boards
 
     plan = make_plan(request)
-    with store.lock():
-        if options.fresh:
+    if options.fresh:
+        with store.lock(exclusive=True):
             forget(plan, store)
+    with store.lock():
+        store.forget_request(rests_on)
+        noted = note_boards(plan, store)
         work = remaining(plan, store)
-        rescore(plan, store)
+        refresh(plan, store)
         with Display(plan, work) as display:
             execute(plan, work, options.workers or default_workers(plan.device), display.tell)
-        note_boards(plan, store)
-        boards = write_boards(store, [plan.name])
+        boards = write_boards(store, noted)
+        store.note_request(rests_on, plan.name, noted)
     show_boards(boards, store.root)
     return 1 if boards.failed() else 0
 
 
 def _plan(options: argparse.Namespace) -> int:
     from robbench.display import show_plan
+    from robbench.grid import read_grid
     from robbench.plan import make_plan
     from robbench.store import Store
 
     store = Store(options.out)
-    store.prepare()
+    read_grid(options.grid)
+    store.check()
     show_plan(make_plan(_request(options)), store, every_cell=options.cells)
     return 0
 
@@ -200,15 +208,15 @@ def _report(options: argparse.Namespace) -> int:
     from robbench.store import Store
 
     store = Store(options.out)
-    manifests = store.manifests()
-    if not manifests:
+    known: dict[str, list[str]] = {}
+    for board, note in store.boards().items():
+        known.setdefault(str(note["grid"]), []).append(board)
+    if not known:
         raise RequestError(f'"{options.out}" holds no run yet; robbench run makes one', "--out")
     for grid in options.grid:
-        if grid not in manifests:
-            raise RequestError(
-                f'no grid "{grid}" was run into {options.out}; {did_you_mean(grid, manifests)}', "--grid"
-            )
-    boards = write_boards(store, options.grid)
+        if grid not in known:
+            raise RequestError(f'no grid "{grid}" was run into {options.out}; {did_you_mean(grid, known)}', "--grid")
+    boards = write_boards(store, [board for grid in options.grid or known for board in known[grid]])
     show_boards(boards, store.root)
     return 1 if boards.failed() else 0
 

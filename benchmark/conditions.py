@@ -96,10 +96,10 @@ class Condition:
             sample=self.sample,
         )
 
-    def limited(self, limit: int | None) -> Condition:
-        """The condition on at most ``limit`` test images."""
-        sizes = [size for size in (self.sample, limit) if size is not None]
-        return replace(self, sample=min(sizes, default=None))
+    def limited(self, limit: int | None, available: int) -> Condition:
+        """The condition on at most ``limit`` of the test images, of which so many are available."""
+        size = min(size for size in (self.sample, limit, available) if size is not None)
+        return replace(self, sample=None if size == available else size)
 
     def refusal(self, num_classes: int) -> str | None:
         """Why it cannot be run on so many classes, or None."""

@@ -7,10 +7,10 @@ import json
 import math
 import os
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, NoReturn, TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from robbench.sources import Dataset, Raw, Source
 
 CACHE_FORMAT = 1
+
+T = TypeVar("T")
 
 
 # ------------------------------------------------------------------------------------------------------------- decoding
@@ -43,11 +45,11 @@ def load(dataset: Dataset, data_dir: Path | None, cache: Path) -> Source:
         RequestError: If the files are not there or cannot be read.
         StoreError: If the cache cannot be written.
     """
-    stamp, read = dataset.locate(data_dir)
+    stamp, read = locate(dataset, data_dir)
     entry = cache / f"{type(dataset).__name__.lower()}-{_key(dataset, stamp)}"
     source = _cached(entry)
     if source is None:
-        raw = read()
+        raw = _guarded(dataset, read)
         _check(raw, type(dataset).__name__)
         try:
             _keep(raw, entry)
@@ -57,6 +59,24 @@ def load(dataset: Dataset, data_dir: Path | None, cache: Path) -> Source:
         if source is None:
             raise StoreError(f"decoded images were written to {entry} and cannot be read from there")
     return source
+
+
+def locate(dataset: Dataset, data_dir: Path | None) -> tuple[str, Callable[[], Raw]]:
+    """Find a data set's files; see ``Dataset.locate``.
+
+    Raises:
+        RequestError: If they cannot be found, whatever the reason.
+    """
+    return _guarded(dataset, lambda: dataset.locate(data_dir))
+
+
+def _guarded(dataset: Dataset, step: Callable[[], T]) -> T:
+    try:
+        return step()
+    except RequestError:
+        raise
+    except Exception as error:
+        raise RequestError(f"cannot be read: {type(error).__name__}: {error}", type(dataset).__name__) from error
 
 
 def _key(dataset: Dataset, stamp: str) -> str:

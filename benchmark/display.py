@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 from rich import box
 from rich.console import Console
@@ -17,13 +17,15 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from rich.table import Table
 from rich.text import Text
 
-from robbench.cleaning import Holding
-from robbench.costs import NOTHING, Cost, Rates, cost
-from robbench.executors.jobs import Progress as Event
-from robbench.plan import Plan
-from robbench.registry import Entry
-from robbench.running import Boards, Work, remaining
 from robbench.store import Store
+
+if TYPE_CHECKING:
+    from robbench.cleaning import Holding
+    from robbench.costs import Cost
+    from robbench.executors.jobs import Progress as Event
+    from robbench.plan import Plan
+    from robbench.registry import Entry
+    from robbench.running import Boards, Work
 
 
 class Terminal(Console):
@@ -122,7 +124,9 @@ class Display:
                 self._say(f"[{state}] {event.job}")
             return
         if record is not None and not self._left[event.job]:
-            self._bars.remove_task(self._tasks.pop(event.job, self._bars.add_task("")))
+            task = self._tasks.pop(event.job, None)
+            if task is not None:
+                self._bars.remove_task(task)
         elif record is None:
             task = self._tasks.get(event.job)
             if task is None:
@@ -157,6 +161,9 @@ def show_boards(boards: Boards, root: Path) -> None:
             console.print(f"… and {len(rows) - 10} more rows in the board", highlight=False)
         console.print(Text("Files: " + str(root / "leaderboards" / board)), soft_wrap=True)
         console.print(Text("  " + ", ".join(path.name for path in boards.files[board])), soft_wrap=True)
+    for board, count in boards.missing.items():
+        if count:
+            console.print(f"{board}: {count} cells were not run yet", highlight=False)
     for record in boards.failed():
         line = f"failed: {record.spec.model.label} · {record.spec.condition.label}: {record.reason}"
         console.print(Text(line), soft_wrap=True)
@@ -164,6 +171,9 @@ def show_boards(boards: Boards, root: Path) -> None:
 
 def show_plan(plan: Plan, store: Store, every_cell: bool) -> None:
     """The jobs of a plan, what is done and what the rest will cost."""
+    from robbench.costs import NOTHING, Rates, cost
+    from robbench.running import remaining
+
     console = Terminal()
     rates = Rates.of(store, plan.jobs)
     left = {job.key: cells for job, cells in remaining(plan, store)}

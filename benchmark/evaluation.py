@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import io
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
@@ -109,9 +110,10 @@ def evaluate(subject: Subject, condition: Condition, report: Report = lambda don
         Breach: If an attack breaks a rule of the referee.
     """
     subject = subject.sampled(condition.sample)
-    runner = _Runner(subject, condition, report)
     if condition.kind == "clean":
         return Result(_outcome(subject, condition), None, ())
+    # The judge is another copy of the model than the one that attacks get their hands on.
+    runner = _Runner(subject, copy.deepcopy(subject.model), condition, report)
     if condition.target == "all":
         return runner.every_target()
     labels, right = subject.samples.labels, subject.clean == subject.samples.labels
@@ -121,12 +123,13 @@ def evaluate(subject: Subject, condition: Condition, report: Report = lambda don
         attempted &= targets != labels
     index = torch.nonzero(attempted).flatten()
     trials = [runner.run(index, targets, draw) for draw in range(condition.draws)]
-    return runner.result(_outcome(subject, condition, index, trials, targets), index, trials[0])
+    return runner.result(_outcome(subject, condition, index, trials, targets), index, trials[0].images)
 
 
 @dataclass(frozen=True)
 class _Runner:
     subject: Subject
+    attacked: Classifier
     condition: Condition
     report: Report
     notes: list[str] = field(default_factory=list)
@@ -154,31 +157,34 @@ class _Runner:
         right = subject.clean == labels
         decisions = torch.full((len(labels), subject.num_classes), -1)
         best: Outcome | None = None
-        first: tuple[Tensor, Trial] | None = None
+        trials: list[tuple[Tensor, Trial]] = []
         for target in range(subject.num_classes):
             index = torch.nonzero(right & (labels != target)).flatten()
             targets = torch.full_like(labels, target)
             trial = self.run(index, targets, 0)
+            trials.append((index, trial))
             decisions[index, target] = trial.final
             outcome = _outcome(subject, self.condition, index, [trial], targets)
             best = outcome if best is None else _stronger(best, outcome)
-            first = first or (index, trial)
         assert best is not None
-        assert first is not None
-        return self.result(replace(best, every_target=decisions.numpy()), *first)
+        shown = torch.nonzero(right).flatten()[:EXAMPLES]
+        picked = [(trials[int(best.targets[sample])], sample) for sample in shown]
+        images = [trial.images[index == sample] for (index, trial), sample in picked]
+        attacked = torch.cat(images) if images else torch.zeros(0, *subject.samples.images.shape[1:])
+        return self.result(replace(best, every_target=decisions.numpy()), shown, attacked)
 
-    def result(self, outcome: Outcome, index: Tensor, trial: Trial) -> Result:
-        few = slice(0, EXAMPLES)
-        chosen = self.subject.samples[index[few]]
+    def result(self, outcome: Outcome, index: Tensor, attacked: Tensor) -> Result:
+        shown = index[:EXAMPLES]
+        chosen = self.subject.samples[shown]
         buffer = io.BytesIO()
         np.savez_compressed(
             buffer,
             ids=chosen.ids.numpy(),
             labels=chosen.labels.numpy(),
             images=chosen.images.numpy(),
-            attacked=trial.images[few].numpy(),
-            clean=self.subject.clean[index[few]].numpy(),
-            final=trial.final[few].numpy(),
+            attacked=attacked[:EXAMPLES].numpy(),
+            clean=outcome.clean[shown.numpy()],
+            final=outcome.final[shown.numpy()],
         )
         return Result(outcome, buffer.getvalue(), tuple(self.notes))
 
@@ -201,8 +207,8 @@ class _Runner:
             part = index[start : start + size]
             try:
                 trial = self._trial(part, targets, draw)
-            except (torch.OutOfMemoryError, MemoryError) as error:
-                if size == 1:
+            except (RuntimeError, MemoryError) as error:
+                if size == 1 or not _out_of_memory(error):
                     raise
                 size = max(1, size // 2)
                 self.notes.append(f"batch size halved to {size}: {type(error).__name__}")
@@ -214,7 +220,7 @@ class _Runner:
         subject = self.subject
         samples = subject.samples[index]
         images = to_float(samples.images, subject.device)
-        oracle = Oracle(subject.model, len(index))
+        oracle = Oracle(self.attacked, len(index))
         changed = images
         for position, stage in enumerate(self.condition.stages):
             labels = targets[index] if stage.threat.targeted and targets is not None else samples.labels
@@ -238,7 +244,7 @@ class _Runner:
         subject, attack = self.subject, stage.attack.component
         search = torch.autocast(subject.device, torch.bfloat16, enabled=subject.precision == "bfloat16")
         given = images.clone()
-        with fair_play(subject.model, given, labels), search:
+        with fair_play(self.attacked, given, labels), search:
             changed = attack.perturb(oracle, given, labels, stage.threat, streams)
         return check_images(images, changed, stage.threat)
 
@@ -286,6 +292,11 @@ def _outcome(
         num_classes=subject.num_classes,
         kind=condition.kind,
     )
+
+
+def _out_of_memory(error: Exception) -> bool:
+    # On the CPU torch has no type of its own for it.
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)
 
 
 def _stronger(first: Outcome, second: Outcome) -> Outcome:

@@ -38,7 +38,7 @@ class ModelEntry(_Table):
     objective: Sweep = "cross-entropy"
     defense: Sweep = "none"
     balancer: Sweep = "none"
-    datasets: list[str] | None = None
+    datasets: Annotated[list[str], Field(min_length=1)] | None = None
     start: str | None = None
     recipe: dict[str, Any] = {}
 
@@ -75,7 +75,10 @@ class GridFile(_Table):
         """
         if isinstance(wanted, dict):
             return {key: self.filled(value, dataset) for key, value in wanted.items()}
-        return wanted.replace("{dataset}", dataset or self.dataset) if isinstance(wanted, str) else wanted
+        if not (isinstance(wanted, str) and "{dataset}" in wanted):
+            return wanted
+        name, bracket, options = (dataset or self.dataset).partition("[")
+        return wanted.replace("{dataset}", name) + bracket + options
 
 
 def built_in_grids() -> dict[str, str]:

@@ -188,7 +188,8 @@ class Batch:
         labels: int64, shape ``(N,)``.
         rng: Streams of the samples, other ones in every epoch.
         loss: The loss that is to become small, as a function of images.
-        attack_loss: The loss that an attacker would raise, as a function of images.
+        attack_loss: The loss that an attacker would raise, as a function of the images under attack and of those that
+            they were made from.
         eps: The data set's reference size of change in Linf.
     """
 
@@ -196,7 +197,7 @@ class Batch:
     labels: Tensor
     rng: Streams
     loss: Callable[[Tensor], Tensor]
-    attack_loss: Callable[[Tensor], Tensor]
+    attack_loss: Callable[[Tensor, Tensor], Tensor]
     eps: float
 
 

@@ -194,7 +194,7 @@ class _Resolver:
             where = f'{self.where}: key "conditions.{position}"'
             request = ConditionRequest.read(wanted, where)
             for condition in request.resolve(self.registry, data.choice.component.eps, data.splits.class_names, where):
-                condition = condition.limited(self.request.limit)
+                condition = condition.limited(self.request.limit, len(data.splits.test))
                 if condition.label in found:
                     raise RequestError(f'"{condition.label}" is asked for twice', where)
                 found[condition.label] = condition
@@ -264,6 +264,8 @@ class _Resolver:
             start = rows[entry.start].key if entry.start else None
             key = _model_key(self.request.precision, self.device, data.spec, spec, seed, start)
             refusal = _refusal(balancer, data.spec.counts["train"])
+            if refusal is None and entry.start and rows[entry.start].refusal:
+                refusal = f"it starts from {entry.start}, which is refused: {rows[entry.start].refusal}"
             job = Job(key, data, architecture, objective, balancer, defenses, recipe, seed, spec, start, refusal)
             yield replace(job, cells=tuple(self._cell(job, condition) for condition in conditions))
 

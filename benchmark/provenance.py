@@ -53,7 +53,7 @@ def _git(folder: Path, *words: str) -> str:
     return done.stdout.strip()
 
 
-def provenance() -> dict[str, Any]:
+def provenance(device: str) -> dict[str, Any]:
     """The facts that are recorded with a result."""
     import torch
 
@@ -62,7 +62,7 @@ def provenance() -> dict[str, Any]:
         "commit": commit(),
         "threads": torch.get_num_threads(),
         "machine": platform.machine(),
-        "processor": torch.cuda.get_device_name() if torch.cuda.is_available() else _processor(),
+        "processor": torch.cuda.get_device_name() if device == "cuda" else _processor(),
         "platform": f"{sys.platform} {platform.release()}",
         "cores": os.cpu_count(),
     }

@@ -162,7 +162,7 @@ class DatasetSpec(PartSpec):
     class_names: tuple[str, ...]
     counts: dict[str, tuple[int, ...]] = Field(description="images per class in train, validation, test, gallery")
     duplicates: int
-    crossing: int = Field(description="test images that are equal to a training image")
+    crossing: int = Field(description="test images that are equal to a training or validation image")
     eps: dict[str, tuple[float, ...]]
     reference: dict[str, float]
 

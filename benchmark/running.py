@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, TypeAlias
 
-from robbench.executors.jobs import Tell, explain
-from robbench.plan import Cell, Job, Plan
-from robbench.records import Outcome, Record
-from robbench.standing import standing
+from robbench.errors import RequestError
+from robbench.records import Outcome, Record, digest
 from robbench.store import Store
 
-Work = list[tuple[Job, list[Cell]]]
+if TYPE_CHECKING:
+    from robbench.executors.jobs import Tell
+    from robbench.plan import Cell, Job, Plan
+
+Work: TypeAlias = "list[tuple[Job, list[Cell]]]"
 
 
 @dataclass(frozen=True)
@@ -22,10 +25,12 @@ class Boards:
     Attributes:
         files: The boards' files, by board.
         cells: The records and outcomes that they rest on, by board.
+        missing: How many of their cells were not run yet, by board.
     """
 
     files: dict[str, list[Path]]
     cells: dict[str, list[tuple[Record, Outcome | None]]]
+    missing: dict[str, int]
 
     def failed(self) -> list[Record]:
         """The records of failed cells."""
@@ -71,63 +76,75 @@ def execute(plan: Plan, work: Work, workers: int, tell: Tell) -> None:
         run_locally(plan, work, workers, tell)
 
 
-def rescore(plan: Plan, store: Store) -> int:
-    """Measure anew the cells whose records hold other metrics than are registered now; returns how many."""
+def refresh(plan: Plan, store: Store) -> None:
+    """Bring finished records up to date: the names by which cells are asked for now, and the metrics registered now.
+
+    Raises:
+        RequestError: If a metric fails.
+        StoreError: If a record cannot be read or written.
+    """
+    from robbench.executors.jobs import explain
     from robbench.scoring import metrics_digest, scored
 
-    wanted, count = metrics_digest(plan.registry), 0
+    wanted = metrics_digest(plan.registry)
     for _, cell in plan.cells:
         record = store.record(cell.key)
-        if record is None or record.status != "done" or record.metrics_digest == wanted:
+        if record is None:
             continue
-        outcome = store.outcome(record)
-        assert outcome is not None
-        try:
-            record = scored(record, outcome, plan.registry)
-        except Exception as error:
-            raise RequestError(f"a metric fails on finished cells: {explain(error)}") from error
-        store.write_cell(record, None, None)
-        count += 1
-    return count
+        fresh = record.model_copy(update={"spec": cell.spec})
+        if record.status == "done" and record.metrics_digest != wanted:
+            outcome = store.outcome(record)
+            assert outcome is not None
+            try:
+                fresh = scored(fresh, outcome, plan.registry)
+            except Exception as error:
+                raise RequestError(f"a metric fails on finished cells: {explain(error)}") from error
+        if fresh != record:
+            store.write_cell(fresh, None, None)
+
+
+def note_boards(plan: Plan, store: Store) -> dict[str, list[str]]:
+    """Write down which cells the plan's boards are made of; returns their keys by board."""
+    boards: dict[str, list[str]] = {}
+    models: dict[str, dict[str, None]] = {}
+    for job in plan.jobs:
+        board = board_name(plan.name, job.data.choice.label)
+        boards.setdefault(board, []).extend(cell.key for cell in job.cells)
+        models.setdefault(board, {})[job.key] = None
+    for board, cells in boards.items():
+        store.note_board(board, plan.name, plan.title, cells, list(models[board]))
+    return boards
 
 
 def board_name(grid: str, dataset: str) -> str:
-    """The directory of a board: grid and data set, with what a file name cannot hold replaced."""
-    return "".join(letter if letter.isalnum() or letter in "-_." else "_" for letter in f"{grid}-{dataset}")
+    """The directory of a board: grid and data set; what does not suit a file name is replaced by a short hash."""
+    name = f"{grid}-{dataset}"
+    plain = "".join(letter if letter.isalnum() or letter in "-_." else "_" for letter in name)[:80]
+    return plain if plain == name else f"{plain}-{digest(name)[:6]}"
 
 
-def note_boards(plan: Plan, store: Store) -> None:
-    """Write down which cells the plan's boards are made of."""
-    boards: dict[str, list[str]] = {}
-    for job, cell in plan.cells:
-        boards.setdefault(board_name(plan.name, job.data.choice.label), []).append(cell.key)
-    store.write_manifest(plan.name, boards, plan.title, standing(plan.request))
-
-
-def write_boards(store: Store, grids: Sequence[str] = ()) -> Boards:
-    """Make the boards of grids that were run, from records and outcomes alone.
+def write_boards(store: Store, boards: Collection[str] | None = None) -> Boards:
+    """Make boards from records and outcomes alone.
 
     Args:
         store: The store.
-        grids: Their names; all that were run where none is given.
+        boards: Their names; all that the store knows of where it is None.
 
     Raises:
         StoreError: If a cell is damaged or a board cannot be written.
     """
     from robbench.leaderboards import write_board
 
-    manifests = store.manifests()
     files: dict[str, list[Path]] = {}
     found: dict[str, list[tuple[Record, Outcome | None]]] = {}
-    for grid, manifest in manifests.items():
-        if grids and grid not in grids:
+    missing: dict[str, int] = {}
+    for board, note in store.boards().items():
+        if boards is not None and board not in boards:
             continue
-        for board, keys in manifest["boards"].items():
-            records = [record for record in map(store.record, keys) if record is not None]
-            if not records:
-                continue
-            cells = [(record, store.outcome(record)) for record in records]
+        records = [record for record in map(store.record, note["cells"]) if record is not None]
+        missing[board] = len(note["cells"]) - len(records)
+        if records:
+            found[board] = [(record, store.outcome(record)) for record in records]
             folder = store.root / "leaderboards" / board
-            files[board] = write_board(folder, str(manifest["title"]), grid, cells)
-            found[board] = cells
-    return Boards(files, found)
+            files[board] = write_board(folder, str(note["title"]), str(note["grid"]), found[board])
+    return Boards(files, found, missing)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from robbench import audit
@@ -17,11 +18,20 @@ def metrics_digest(registry: Registry) -> str:
 
 
 def measure(outcome: Outcome, registry: Registry) -> dict[str, Measure]:
-    """All registered metrics of an outcome."""
+    """All registered metrics of an outcome.
+
+    Raises:
+        ValueError: If a figure is no finite number.
+    """
     figures: dict[str, Measure] = {}
     for name, entry in registry.entries("metric").items():
         component: Any = entry.cls.make(entry.mark.preset, f'metric "{name}"')
-        figures.update(component.measure(outcome))
+        for figure, found in component.measure(outcome).items():
+            value, low, high, count = found
+            plain = [None if number is None else float(number) for number in (value, low, high)]
+            if plain[0] is None or not all(number is None or math.isfinite(number) for number in plain):
+                raise ValueError(f'metric "{name}": {figure} = {value} ({low} to {high}) is not a finite number')
+            figures[str(figure)] = Measure(plain[0], plain[1], plain[2], int(count))
     return figures
 
 

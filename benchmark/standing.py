@@ -13,6 +13,7 @@ from pathlib import Path
 
 import robbench
 from robbench.choice import choose
+from robbench.data import locate
 from robbench.errors import RequestError
 from robbench.grid import read_grid
 from robbench.records import digest
@@ -30,9 +31,13 @@ def standing(request: Request) -> str:
     name, folder, grid = read_grid(request.grid)
     registry = Registry((*request.plugins, *(folder / plugin for plugin in grid.plugins)))
     data = []
-    for wanted in grid.datasets:
-        choice = choose(registry, "dataset", grid.filled(wanted, request.dataset), request.grid)
-        data.append([choice.label, choice.component.locate(request.data_dir)[0]])
+    for position, wanted in enumerate(grid.datasets):
+        where = f'{request.grid}: key "datasets.{position}"'
+        choice = choose(registry, "dataset", grid.filled(wanted, request.dataset), where)
+        try:
+            data.append([choice.label, locate(choice.component, request.data_dir)[0]])
+        except RequestError as error:
+            raise RequestError(f'"{choice.label}": {error}', where) from None
     return digest(
         {
             "request": {key: str(value) for key, value in asdict(request).items() if key not in ("grid", "out")},
@@ -52,18 +57,18 @@ def _code() -> list[Path]:
     return sorted(path for path in files if path.suffix in (".py", ".toml", ".jinja") and "published" not in path.parts)
 
 
-def carried_out(request: Request, store: Store) -> tuple[str, int] | None:
+def carried_out(rests_on: str, store: Store) -> tuple[str, int] | None:
     """The grid's name and its number of cells if all is done and its boards are written, otherwise None."""
-    name = read_grid(request.grid)[0]
-    manifest = store.manifests().get(name)
-    try:
-        if manifest is None or manifest.get("standing") != standing(request):
+    note = store.request(rests_on)
+    if note is None:
+        return None
+    boards: dict[str, list[str]] = note["boards"]
+    known = store.boards()
+    for board, keys in boards.items():
+        if (
+            known.get(board, {}).get("cells") != keys
+            or not (store.root / "leaderboards" / board / "README.md").is_file()
+        ):
             return None
-    except RequestError:
-        # Making the plan fails as well, and says where.
-        return None
-    boards: dict[str, list[str]] = manifest["boards"]
-    if not all((store.root / "leaderboards" / board / "README.md").is_file() for board in boards):
-        return None
     keys = [key for keys in boards.values() for key in keys]
-    return (name, len(keys)) if all(store.finished(key) for key in keys) else None
+    return (str(note["grid"]), len(keys)) if all(store.finished(key) for key in keys) else None

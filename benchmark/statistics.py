@@ -6,7 +6,7 @@ import functools
 import hashlib
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import NormalDist
 from typing import Any, TypeAlias
 
@@ -31,8 +31,8 @@ class Scores:
     Attributes:
         ids: Sample ids, none twice, shape ``(N,)``.
         labels: True classes, shape ``(N,)``.
-        values: Numbers in [0, 1], for instance whether the sample is right, or the share of seeds for which it is,
-            shape ``(N,)``.
+        values: Mostly numbers in [0, 1], for instance whether the sample is right, or the share of seeds for which it
+            is; or distances, shape ``(N,)``.
     """
 
     ids: Ints
@@ -60,6 +60,33 @@ def combine(parts: Sequence[Scores], reduce: Callable[..., Any]) -> Scores:
 def _places(ids: Ints, wanted: Ints) -> NDArray[np.intp]:
     order = np.argsort(ids)
     return order[np.searchsorted(ids, wanted, sorter=order)]
+
+
+# --------------------------------------------------------------------------------------------------------------- curves
+
+
+def survival(distances: Scores, radius: float) -> Scores:
+    """Whether each sample withstands changes of at most ``radius``: 1 where its distance is larger, else 0.
+
+    A change that succeeds within a radius is there within any larger one, so over rising radii the mean never rises.
+
+    Args:
+        distances: The smallest change that is known to succeed, 0 where none is needed, infinite where none is known.
+        radius: Of a ball around the sample.
+    """
+    return replace(distances, values=(distances.values > radius).astype(np.float64))
+
+
+def covered(distances: Scores, largest: float) -> Scores:
+    """The share of the radii in [0, largest] that each sample withstands, ``min(d, largest) / largest``.
+
+    Its mean is the area under the curve of ``survival`` over [0, largest], divided by ``largest``.
+
+    Args:
+        distances: As for ``survival``.
+        largest: Where the curve ends, above 0.
+    """
+    return replace(distances, values=np.minimum(distances.values, largest) / largest)
 
 
 # ------------------------------------------------------------------------------------------------------------ intervals

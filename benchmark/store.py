@@ -10,9 +10,9 @@ import contextlib
 import fcntl
 import hashlib
 import json
+import os
 import shutil
-import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,28 +34,33 @@ class Store:
 
     root: Path
 
-    def prepare(self) -> None:
-        """Make the directory.
+    def check(self) -> None:
+        """See, without writing anything, whether the directory can be written to.
 
         Raises:
-            RequestError: If it cannot be written to.
+            RequestError: If it cannot.
         """
-        probe = self.root / f".{uuid.uuid4().hex[:8]}.tmp"
-        try:
-            self.root.mkdir(parents=True, exist_ok=True)
-            probe.touch()
-            probe.unlink()
-        except OSError as error:
-            raise RequestError(f'"{self.root}" cannot be written to: {error.strerror or error}', "--out") from None
+        place = self.root.absolute()
+        while not place.exists() and place != place.parent:
+            place = place.parent
+        if not place.is_dir():
+            raise RequestError(f'"{self.root}" cannot be written to: {place} is not a directory', "--out")
+        if not os.access(place, os.W_OK | os.X_OK):
+            raise RequestError(f'"{self.root}" cannot be written to: no permission to write in {place}', "--out")
 
     @contextlib.contextmanager
     def lock(self, exclusive: bool = False) -> Iterator[None]:
-        """Hold the store while it is written to; runs share it, cleaning up needs it alone.
+        """Hold the store while it is written to; runs share it, removing needs it alone.
 
         Raises:
-            RequestError: If somebody holds it in a way that excludes this.
+            RequestError: If somebody holds it in a way that excludes this, or it cannot be written to.
         """
-        with (self.root / ".lock").open("a") as file:
+        try:
+            self.root.mkdir(parents=True, exist_ok=True)
+            file = (self.root / ".lock").open("a")
+        except OSError as error:
+            raise RequestError(f'"{self.root}" cannot be written to: {error.strerror or error}', "--out") from None
+        with file:
             try:
                 fcntl.flock(file, (fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH) | fcntl.LOCK_NB)
             except OSError:
@@ -72,7 +77,8 @@ class Store:
 
     def has_model(self, key: str) -> bool:
         """Whether a model is trained."""
-        return (self.model_dir(key) / "model.json").is_file()
+        folder = self.model_dir(key)
+        return (folder / "model.json").is_file() and (folder / "weights.safetensors").is_file()
 
     def model_info(self, key: str) -> dict[str, Any]:
         """What is recorded of a trained model.
@@ -140,31 +146,58 @@ class Store:
         record = self.record(key)
         return record is not None and record.status != "failed"
 
-    def write_manifest(self, name: str, boards: dict[str, list[str]], title: str, standing: str) -> None:
-        """Note which cells the boards of a grid are made of, so that they can be made again from the store alone.
+    def note_board(self, board: str, grid: str, title: str, cells: Sequence[str], models: Sequence[str]) -> None:
+        """Note which cells a board is made of, so that it can be made again from the store alone.
 
         Args:
-            name: The grid's name.
-            boards: Keys of the cells by board.
+            board: The board's name.
+            grid: Name of the grid that it belongs to.
             title: The grid's title.
-            standing: Identifies what the request rested on; see ``robbench.standing``.
+            cells: Keys of the cells, in order.
+            models: Keys of their models.
         """
-        manifest = {"title": title, "boards": boards, "standing": standing}
-        write_atomically(self.root / "grids" / f"{name}.json", dumps(manifest))
+        note = {"grid": grid, "title": title, "cells": list(cells), "models": list(models)}
+        write_atomically(self.root / "boards" / f"{board}.json", dumps(note))
 
-    def manifests(self) -> dict[str, dict[str, Any]]:
-        """What ``write_manifest`` noted, by grid.
+    def boards(self) -> dict[str, dict[str, Any]]:
+        """What ``note_board`` noted, by board.
 
         Raises:
-            StoreError: If one cannot be read.
+            StoreError: If a note cannot be read.
         """
-        found: dict[str, dict[str, Any]] = {}
-        for path in sorted((self.root / "grids").glob("*.json")):
-            try:
-                found[path.stem] = json.loads(path.read_text(encoding="utf-8"))
-            except (OSError, ValueError) as error:
-                raise StoreError(f"cannot read {path}: {error}; remove it and run its grid again") from error
-        return found
+        return {path.stem: self._note(path) for path in sorted((self.root / "boards").glob("*.json"))}
+
+    def note_request(self, standing: str, grid: str, boards: Mapping[str, Sequence[str]]) -> None:
+        """Note that a request was carried out.
+
+        Args:
+            standing: Identifies what it rested on; see ``robbench.standing``.
+            grid: Name of its grid.
+            boards: Keys of its cells, by board.
+        """
+        write_atomically(self.root / "requests" / f"{standing}.json", dumps({"grid": grid, "boards": boards}))
+
+    def forget_request(self, standing: str) -> None:
+        """Take the note of a request back, while its cells are worked on."""
+        (self.root / "requests" / f"{standing}.json").unlink(missing_ok=True)
+
+    def request(self, standing: str) -> dict[str, Any] | None:
+        """What ``note_request`` noted, or None.
+
+        Raises:
+            StoreError: If the note cannot be read.
+        """
+        path = self.root / "requests" / f"{standing}.json"
+        return self._note(path) if path.is_file() else None
+
+    def _note(self, path: Path) -> dict[str, Any]:
+        try:
+            note = json.loads(path.read_text(encoding="utf-8"))
+            if not isinstance(note, dict):
+                raise ValueError("it is not what robbench writes")
+        except (OSError, ValueError) as error:
+            raise StoreError(f"cannot read {path}: {error}; remove it and run its grid again") from error
+        return note
 
     def keys(self, kind: str) -> list[str]:
         """The keys under ``models`` or ``cells``, finished or not."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import io
 import time
 from collections.abc import Callable, Sequence
@@ -140,7 +141,7 @@ def train(
     best: tuple[float, dict[str, Tensor]] | None = None
     checkpoint = folder / "checkpoint.pt"
     if checkpoint.is_file():
-        saved = torch.load(checkpoint, map_location=device, weights_only=True)
+        saved = torch.load(checkpoint, map_location="cpu", weights_only=True)
         run.model.load_state_dict(saved["model"])
         run.optimizer.load_state_dict(saved["optimizer"])
         history = [Epoch(**line) for line in saved["history"]]
@@ -192,7 +193,8 @@ def _keep(run: _Run, history: Sequence[Epoch], store: Store, seconds: float) -> 
         "steps": steps,
         "costs": {"forwards": sum(line.passes for line in history), "backwards": sum(line.passes for line in history)},
         "last": vars(history[-1]),
-        "provenance": provenance(),
+        "weights_sha256": hashlib.sha256(weights).hexdigest(),
+        "provenance": provenance(run.device),
         "timings": {"training_seconds": seconds},
     }
     write_atomically(folder / "weights.safetensors", weights)
@@ -262,7 +264,7 @@ class _Run:
                 images = balancer.augment(to_float(samples.images, self.device), dataset, rng.fork("augment"))
                 labels = samples.labels.to(self.device)
 
-                def attack_loss(changed: Tensor, clean: Tensor = images, labels: Tensor = labels) -> Tensor:
+                def attack_loss(changed: Tensor, clean: Tensor, labels: Tensor = labels) -> Tensor:
                     passes.append(len(changed))
                     return self._loss(changed, labels, anchor=clean)
 

@@ -45,7 +45,7 @@ class FGMTraining(Defense):
     def training_loss(self, batch: Batch) -> Tensor:
         """The mixed loss, a scalar."""
         eps = batch.eps if self.eps is None else self.eps
-        gradient = input_gradient(batch.attack_loss, batch.images)
+        gradient = input_gradient(lambda images: batch.attack_loss(images, batch.images), batch.images)
         step = steepest_step(batch.images, gradient, self.norm, eps)
         attacked = batch.loss(project(batch.images, step, self.norm, eps))
         return attacked if self.alpha == 0 else self.alpha * batch.loss(batch.images) + (1 - self.alpha) * attacked

@@ -8,10 +8,12 @@ from typing import Any
 
 import numpy as np
 
+from robbench.leaderboards.curves import Curve, sizes, strength
+from robbench.leaderboards.figures import Figure, Rates, accuracy_scores, rates, scores
 from robbench.leaderboards.table import Cell, Status, Table, ThreatModel, is_audited
 from robbench.metrics import measures
 from robbench.records import ConditionSpec, DatasetSpec, Measure, ModelSpec, Outcome
-from robbench.statistics import Scores, balanced, class_rates, combine, tie_leaders, wilson, worst_class
+from robbench.statistics import Scores, balanced, class_rates, combine, tie_leaders, wilson
 
 IMBALANCE = 1.5
 """From this ratio of the largest to the smallest class of the test set on, balanced figures stand beside plain ones."""
@@ -35,39 +37,10 @@ _DETAILS: tuple[str, ...] = (
     "draws_min",
     "draws_max",
     *(f"worst_of_{n}" for n in measures.DRAWS),
-    *(f"{norm}_median{suffix}" for norm in ("linf", "l2", "l1") for suffix in ("", "_success")),
+    *(f"{norm}_median{suffix}" for norm in measures.NORM_NAMES for suffix in ("", "_success")),
     "forwards",
     "backwards",
 )
-
-
-@dataclass(frozen=True)
-class Figure:
-    """A figure over the seeds of a row.
-
-    Attributes:
-        value: Mean over seeds.
-        low: Lower end of the 95 % interval over samples, or None where none is defined.
-        high: Upper end.
-        n: Number of samples.
-        seeds: The figure of each seed, in the order of the row's seeds.
-    """
-
-    value: float
-    low: float | None
-    high: float | None
-    n: int
-    seeds: tuple[float, ...] = ()
-
-
-@dataclass(frozen=True)
-class Rates:
-    """A share of samples: over all, averaged over classes, of the worst class, and per class (None without samples)."""
-
-    share: Figure
-    balanced: Figure
-    worst_class: Figure
-    per_class: tuple[Figure | None, ...]
 
 
 @dataclass(frozen=True)
@@ -80,7 +53,8 @@ class Entry:
         rates: Right after a natural perturbation; right before and after an attack or chain.
         accuracy: For chains, right after it, whatever the decision on the unchanged image.
         confusion: Counts by true class and decision, all seeds together.
-        details: Further figures by name.
+        details: Other built-in figures by name.
+        further: Figures of plugins' metrics by name, as they were recorded.
         keys: The records' keys by seed.
     """
 
@@ -90,6 +64,7 @@ class Entry:
     accuracy: Rates | None = None
     confusion: tuple[tuple[int, ...], ...] = ()
     details: Mapping[str, Figure] | None = None
+    further: Mapping[str, Figure] | None = None
     keys: Mapping[str, str] | None = None
 
 
@@ -130,6 +105,8 @@ class Board:
         reference: Whether ``ranked_by`` is at the data set's reference eps.
         threats: Conditions by threat model.
         perturbed: The natural perturbation that the ranking shows: ``perturbation``, or the one that costs most.
+        strength: Robust accuracy over eps, for each norm in which attacks within a ball were run at two eps or more.
+        sizes: The share that withstands changes of a size, for each attack that looks for a small change.
         imbalanced: Whether the test set is.
         rows: From best to worst, those that are not ranked last.
         settings: Protocol, precisions, devices and library versions, as lists of all that occur.
@@ -143,6 +120,8 @@ class Board:
     reference: bool
     threats: Mapping[str, tuple[str, ...]]
     perturbed: str | None
+    strength: tuple[Curve, ...]
+    sizes: tuple[Curve, ...]
     imbalanced: bool
     rows: tuple[Row, ...]
     settings: Mapping[str, Any]
@@ -186,6 +165,8 @@ def board_data(title: str, grid: str, cells: Sequence[Cell]) -> Board:
         reference=ranked_by is not None and table.dataset.reference.get(ranked_by.norm) == ranked_by.eps,
         threats={threat.label: tuple(spec.label for spec in specs) for threat, specs in threats.items()},
         perturbed=_natural(table, [row for row, _ in scored]),
+        strength=strength(table, threats),
+        sizes=sizes(table),
         imbalanced=bool(test) and max(test) > IMBALANCE * min(test),
         rows=_ranked(scored),
         settings=_settings(table),
@@ -195,37 +176,11 @@ def board_data(title: str, grid: str, cells: Sequence[Cell]) -> Board:
 # -------------------------------------------------------------------------------------------------------------- figures
 
 
-def scores(outcome: Outcome) -> Scores:
-    """Per sample, whether it counts as right under the condition."""
-    return Scores(outcome.ids, outcome.labels, outcome.robust.astype(np.float64))
+def _measures(outcome: Outcome) -> dict[str, Measure]:
+    return {name: figure for part in _PARTS for name, figure in part(outcome).items()}
 
 
-def _accuracy_scores(outcome: Outcome) -> Scores:
-    return Scores(outcome.ids, outcome.labels, (outcome.final == outcome.labels).astype(np.float64))
-
-
-def _rates(by_seed: Sequence[Scores], num_classes: int) -> tuple[Rates, Scores]:
-    mean = combine(by_seed, np.mean)
-    seeds = [combine((part, mean), lambda values, axis: values[0]) for part in by_seed]
-    per_seed = [class_rates(part.values, part.labels, num_classes) for part in seeds]
-    rates = class_rates(mean.values, mean.labels, num_classes)
-    return Rates(
-        share=_figure(wilson(float(mean.values.sum()), len(mean)), [part.values.mean() for part in seeds if len(part)]),
-        balanced=_figure(balanced(rates), [balanced(part).value for part in per_seed]),
-        worst_class=_figure(worst_class(rates), [worst_class(part).value for part in per_seed]),
-        per_class=tuple(
-            _figure(rate, [part[label].value for part in per_seed]) if rate.n else None
-            for label, rate in enumerate(rates)
-        ),
-    ), mean
-
-
-def _figure(measure: Measure, seeds: Sequence[float]) -> Figure:
-    return Figure(measure.value, measure.low, measure.high, measure.n, tuple(float(value) for value in seeds))
-
-
-def _details(outcomes: Sequence[Outcome]) -> dict[str, Figure]:
-    by_seed = [{name: figure for part in _PARTS for name, figure in part(outcome).items()} for outcome in outcomes]
+def _details(by_seed: Sequence[Mapping[str, Measure]]) -> dict[str, Figure]:
     found = {}
     for name in _DETAILS:
         parts_found = [figures[name] for figures in by_seed if name in figures]
@@ -233,8 +188,21 @@ def _details(outcomes: Sequence[Outcome]) -> dict[str, Figure]:
             values = [figure.value for figure in parts_found]
             mean, n = float(np.mean(values)), min(figure.n for figure in parts_found)
             is_rate = all(figure.low is not None for figure in parts_found)
-            found[name] = _figure(wilson(mean * n, n) if is_rate else Measure(mean, n=n), values)
+            found[name] = Figure.of(wilson(mean * n, n) if is_rate else Measure(mean, n=n), values)
     return found
+
+
+def _further(
+    recorded: Sequence[Mapping[str, Measure]], known: Sequence[Mapping[str, Measure]]
+) -> dict[str, Figure] | None:
+    """What every seed's record has beyond the built-in figures; of several seeds there is no interval to tell."""
+    found = {}
+    for name in recorded[0]:
+        parts = [figures[name] for figures in recorded if name in figures]
+        if len(parts) == len(recorded) and not any(name in figures for figures in known):
+            mean = Measure(float(np.mean([part.value for part in parts])), n=min(part.n for part in parts))
+            found[name] = Figure.of(parts[0] if len(parts) == 1 else mean, [part.value for part in parts])
+    return found or None
 
 
 # ----------------------------------------------------------------------------------------------------------------- rows
@@ -247,16 +215,16 @@ def _entry(table: Table, model: str, condition: ConditionSpec) -> Entry:
     if outcomes is None or not any(len(outcome) for outcome in outcomes):
         return Entry(status, reason, keys=keys)
     confusion = sum(measures.confusion(part.labels, part.final, table.num_classes) for part in outcomes)
+    right = rates([scores(outcome) for outcome in outcomes], table.num_classes)
+    plain = rates([accuracy_scores(outcome) for outcome in outcomes], table.num_classes)
+    by_seed = [_measures(outcome) for outcome in outcomes]
     return Entry(
         status=status,
-        rates=_rates([scores(outcome) for outcome in outcomes], table.num_classes)[0],
-        accuracy=(
-            _rates([_accuracy_scores(outcome) for outcome in outcomes], table.num_classes)[0]
-            if condition.kind == "chain"
-            else None
-        ),
+        rates=right[0] if right else None,
+        accuracy=plain[0] if plain and condition.kind == "chain" else None,
         confusion=tuple(tuple(int(count) for count in line) for line in np.asarray(confusion)),
-        details=_details(outcomes),
+        details=_details(by_seed),
+        further=_further([record.metrics for record in table.records(model, condition.label)], by_seed),
         keys=keys,
     )
 
@@ -267,8 +235,7 @@ def _worst_case(table: Table, model: str, conditions: Sequence[ConditionSpec]) -
     if len(done) < len(by_condition):
         return None
     by_seed = [combine([scores(part) for part in parts], np.min) for parts in zip(*done, strict=True)]
-    rates, mean = _rates(by_seed, table.num_classes)
-    return (rates, mean) if len(mean) else None
+    return rates(by_seed, table.num_classes)
 
 
 def _row(
@@ -283,7 +250,7 @@ def _row(
     ranking = worst[ranked_by] if ranked_by else _worst_case(table, model.label, needed) if needed else None
     troubles = [f"{spec.label}: {cells[spec.label].reason}" for spec in needed if cells[spec.label].reason]
     records = table.records(model.label)
-    left = {spec.label: rates.balanced.value for spec in needed if (rates := cells[spec.label].rates)}
+    left = {spec.label: found.balanced.value for spec in needed if (found := cells[spec.label].rates)}
     row = Row(
         model=model,
         seeds=table.seeds[model.label],
@@ -293,7 +260,7 @@ def _row(
         flags=tuple(dict.fromkeys(flag for record in records for flag in record.flags)),
         notes=tuple(dict.fromkeys(note for record in records for note in record.notes)),
         cells=cells,
-        worst={threat.label: found[0] if found else None for threat, found in worst.items()},
+        worst={threat.label: case[0] if case else None for threat, case in worst.items()},
         hardest=min(left, key=lambda label: left[label]) if left and ranked_by else None,
     )
     return row, ranking[1] if ranking else None
@@ -322,7 +289,7 @@ def _natural(table: Table, rows: Sequence[Row]) -> str | None:
     means = {}
     for condition in table.conditions:
         entries = [row.cells[condition.label].rates for row in rows]
-        done = [rates.balanced.value for rates in entries if rates]
+        done = [found.balanced.value for found in entries if found]
         if condition.kind == "natural" and done:
             means[condition.label] = sum(done) / len(done)
     return min(means, key=lambda label: means[label]) if means else None

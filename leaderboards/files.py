@@ -11,7 +11,8 @@ from typing import Any
 
 from robbench.files import write_atomically
 from robbench.leaderboards import tables
-from robbench.leaderboards.board import Board, Figure, Rates, board_data
+from robbench.leaderboards.board import Board, board_data
+from robbench.leaderboards.figures import Figure, Rates
 from robbench.leaderboards.findings import findings
 from robbench.leaderboards.table import AUDIT_STEPS, Cell
 from robbench.leaderboards.text import escape, escape_html, value_list

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-from robbench.leaderboards.board import Board, Figure, Rates, Row
+from robbench.leaderboards.board import Board, Row
+from robbench.leaderboards.figures import Figure, Rates
 from robbench.leaderboards.text import escape, percent
 
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 
 from robbench.audit import BLOCKING
-from robbench.leaderboards.board import Board, Entry, Figure, Rates, Row
+from robbench.leaderboards.board import Board, Entry, Row
+from robbench.leaderboards.curves import Curve
+from robbench.leaderboards.figures import Figure, Rates
 from robbench.leaderboards.text import NONE, TextTable, escape, interval, number, percent, value_list
 from robbench.metrics import measures
 from robbench.records import ConditionSpec
@@ -28,9 +30,12 @@ def ranking(board: Board) -> TextTable:
     """Who stands where: clean, perturbed, worst cases, remarks."""
     others = [label for label in board.threats if label != board.ranked_by]
     both = board.imbalanced or not board.ranked_by
+    plain = balanced if board.imbalanced else share
     headers = ["Rank", "Model", "Clean", *["Clean, balanced"] * both]
     if board.perturbed:
         headers.append(f"{escape(board.perturbed)}{', balanced' * board.imbalanced}")
+    attacks = board.threats[board.ranked_by] if board.ranked_by else ()
+    headers += [f"{escape(label)}{', balanced' * board.imbalanced}" for label in attacks]
     if board.ranked_by:
         headers.append(f"**Worst case {escape(board.ranked_by)}**{_samples(board, board.ranked_by)}")
     headers += [f"Worst case {escape(label)}{_samples(board, label)}" for label in others]
@@ -41,7 +46,8 @@ def ranking(board: Board) -> TextTable:
         if both:
             line.append(interval(_of(clean, balanced)))
         if board.perturbed:
-            line.append(_cell(row.cells[board.perturbed], balanced if board.imbalanced else share))
+            line.append(_cell(row.cells[board.perturbed], plain))
+        line += [_cell(row.cells[label], plain) for label in attacks]
         if board.ranked_by:
             line.append(f"**{interval(_of(board.ranking(row), balanced))}**")
         line += [percent(_of(row.worst[label], balanced)) for label in others]
@@ -103,7 +109,7 @@ def conditions(board: Board, choose: Choose) -> TextTable:
     headers = ["Model"]
     for condition in board.conditions:
         sizes = {rates.share.n for row in board.rows if (rates := row.cells[condition.label].rates)}
-        subset = f" (n = {_range(sizes)})" if condition.sample is not None and sizes else ""
+        subset = f" (n = {_range(sizes)})" if sizes and (condition.sample is not None or condition.target) else ""
         headers.append(escape(condition.label) + subset)
         if condition.kind == "chain":
             headers.append(f"{escape(condition.label)}, plain")
@@ -194,6 +200,50 @@ def aimed(board: Board) -> TextTable:
                 )
     headers = ["Model", "Condition", "Wrong", "Target reached", "Mean over targets"]
     return TextTable([*headers, "Median Linf", "Median L2", "Median L1"], lines, left=(0, 1)).without_empty()
+
+
+def withstood(board: Board, curve: Curve, median: bool) -> TextTable:
+    """One curve: a row per model, a column per eps or size; with the median size at success where that is asked for."""
+    choose = balanced if board.imbalanced else share
+    lines = []
+    for row in board.rows:
+        line = curve.lines.get(row.label)
+        if line is not None:
+            points = [percent(choose(point)) for point in line.points]
+            details = row.cells[curve.conditions[0]].details or {}
+            size = details.get(f"{curve.norm}_median_success")
+            lines.append(
+                [
+                    escape(row.label),
+                    *points,
+                    percent(choose(line.area)),
+                    *[number(size.value) if size else NONE] * median,
+                    str(line.area.share.n),
+                ]
+            )
+    radii = [f"{curve.norm.capitalize()} ≤ {format_eps(radius)}" for radius in curve.radii]
+    return TextTable(["Model", *radii, "Area", *["Median at success"] * median, "n"], lines)
+
+
+def further(board: Board) -> TextTable:
+    """Figures of plugins' metrics, a column each."""
+    entries = [entry for row in board.rows for entry in row.cells.values()]
+    names = list(dict.fromkeys(name for entry in entries for name in entry.further or ()))
+    lines = [
+        [escape(row.label), escape(label), *(_measured((entry.further or {}).get(name)) for name in names)]
+        for row in board.rows
+        for label, entry in row.cells.items()
+        if entry.further
+    ]
+    return TextTable(["Model", "Condition", *map(escape, names)], lines, left=(0, 1))
+
+
+def _measured(figure: Figure | None) -> str:
+    if figure is None:
+        return NONE
+    if figure.low is None or figure.high is None:
+        return number(figure.value)
+    return f"{number(figure.value)} ({number(figure.low)}–{number(figure.high)})"
 
 
 def rounding(board: Board) -> TextTable:

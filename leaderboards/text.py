@@ -7,7 +7,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from robbench.leaderboards.board import Figure
+from robbench.leaderboards.figures import Figure
 
 NONE = "–"
 

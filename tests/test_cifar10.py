@@ -41,8 +41,8 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
 
 
 def records(store: Store, grid: str) -> list[Record]:
-    (keys,) = store.manifests()[grid]["boards"].values()
-    found = [store.record(key) for key in keys]
+    (note,) = [note for note in store.boards().values() if note["grid"] == grid]
+    found = [store.record(key) for key in note["cells"]]
     return [record for record in found if record is not None]
 
 
@@ -51,7 +51,7 @@ def test_a_small_grid_ends_in_a_board(store: Store, grid: str) -> None:
     made = records(store, grid)
     assert len(made) == 2 * 6
     assert {record.status for record in made} == {"done"}
-    (board,) = store.manifests()[grid]["boards"]
+    (board,) = [board for board, note in store.boards().items() if note["grid"] == grid]
     folder = store.root / "leaderboards" / board
     with (folder / "leaderboard.csv").open() as file:
         rows = list(csv.DictReader(file))

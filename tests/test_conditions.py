@@ -198,8 +198,9 @@ def test_any_text_is_a_condition_or_refused(text: str) -> None:
 
 def test_samples_are_the_smaller_of_limit_and_own() -> None:
     condition = one({"chain": "fgsm@0.1", "sample": 30})
-    assert [condition.limited(limit).sample for limit in (None, 10, 50)] == [30, 10, 30]
-    assert one("fgsm@0.1").limited(None).sample is None
+    assert [condition.limited(limit, 40).sample for limit in (None, 10, 50)] == [30, 10, 30]
+    assert one("fgsm@0.1").limited(None, 40).sample is None
+    assert one("fgsm@0.1").limited(40, 40).sample is None
 
 
 # --- what a cell is known by

@@ -4,7 +4,7 @@ import io
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -542,11 +542,9 @@ def test_running_out_of_memory_on_a_single_image_is_an_error() -> None:
 
 
 class Watched(Exact):
-    """Notes whether lower precision was on when it was asked."""
+    """Notes whether lower precision was on when it, or a copy of it, was asked."""
 
-    def __init__(self, weight: Tensor, bias: Tensor) -> None:
-        super().__init__(weight, bias)
-        self.seen: list[tuple[str, bool]] = []
+    seen: ClassVar[list[tuple[str, bool]]] = []
 
     def forward(self, images: Tensor) -> Tensor:
         self.seen.append(("scores", torch.is_autocast_enabled("cpu")))

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from random import Random
 
 import numpy as np
 import pytest
@@ -105,6 +106,40 @@ def test_attacked_samples_that_were_wrong_before_keep_their_decision() -> None:
     assert found["accuracy"] == measures.robustness(attack)["robust_accuracy"]
     assert found["recall/0"].value == 1 / 2
     assert measures.success(attack)["success_rate"][::3] == (1 / 3, 3)
+
+
+def test_right_samples_of_the_target_class_tell_nothing_of_robustness() -> None:
+    # Reached; survives; its label is the target, right before, so not attacked; wrong before.
+    arguments = ([0, 0, 1, 1], [0, 0, 1, 0], [1, 0, 1, 0])
+    targeted = make("attack", *arguments, k=2, attempted=[True, True, False, False], targets=[1, 1, -1, -1])
+    assert measures.judged(targeted).tolist() == [True, True, False, True]
+    found = measures.robustness(targeted)
+    assert found["robust_accuracy"][::3] == (1 / 3, 3)
+    assert found["robust_accuracy_8bit"][::3] == (1 / 3, 3)
+    assert found["robust_accuracy/1"][::3] == (0, 1)
+    assert found["balanced_robust_accuracy"].value == pytest.approx((1 / 2 + 0) / 2)
+    assert measures.robustness(make("attack", [1], [1], [1], attempted=[False])) == {}
+
+
+@given(pairs, st.randoms())
+def test_every_sample_of_an_untargeted_attack_is_judged(
+    case: tuple[int, list[tuple[int, int]]], random: Random
+) -> None:
+    k, both = case
+    labels, clean = (list(column) for column in zip(*both, strict=True))
+    final = [random.randrange(k) if a == b else b for a, b in both]
+    attack = make("attack", labels, clean, final, k)
+    assert measures.judged(attack).all()
+    assert measures.robustness(attack)["robust_accuracy"].value == pytest.approx(attack.robust.mean())
+
+
+def test_distances() -> None:
+    # Fooled; fooled a rounding error above eps; survives; wrong before, whatever its norm.
+    attack = make("attack", [0, 0, 0, 0], [0, 0, 0, 1], [1, 1, 0, 1], k=2, linf=[0.05, 0.1000001, 0.1, 0.3])
+    assert measures.distances(attack, "linf", 0.1).tolist() == [0.05, 0.1, np.inf, 0]
+    assert measures.distances(attack, "linf").tolist() == [0.05, 0.1000001, np.inf, 0]
+    targeted = make("attack", [0, 0], [0, 0], [1, 2], targets=[1, 1], l1=[3.0, 4.0])
+    assert measures.distances(targeted, "l1").tolist() == [3.0, np.inf]
 
 
 def test_draws() -> None:

@@ -47,7 +47,7 @@ GRID = tiny(conditions=["clean", "fgsm@ref", "gray@ref"], models=[{}, {"defense"
 
 @pytest.fixture(autouse=True)
 def one_core(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(os, "cpu_count", lambda: 1)
+    monkeypatch.setattr("robbench.executors.local.cores", lambda: 1)
 
 
 def write(path: Path, text: str) -> Path:
@@ -230,9 +230,10 @@ def test_an_installed_plugin_is_found_by_its_entry_point(tmp_path: Path) -> None
     write(info / "entry_points.txt", "[robbench.plugins]\ngray = gray_plugin\n")
     write_grid(tmp_path / "grid.toml", GRID)
     code = """
-import os, sys
-os.cpu_count = lambda: 1
+import sys
+import robbench.executors.local
 from robbench.cli import main
+robbench.executors.local.cores = lambda: 1
 assert main(["list", "attack"]) == 0
 sys.exit(main(sys.argv[1:]))
 """

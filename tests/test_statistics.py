@@ -9,7 +9,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from robbench.records import Measure
-from robbench.statistics import Scores, balanced, class_rates, combine, holm, paired_p, tie_leaders, wilson, worst_class
+from robbench.statistics import (
+    Scores,
+    balanced,
+    class_rates,
+    combine,
+    covered,
+    holm,
+    paired_p,
+    survival,
+    tie_leaders,
+    wilson,
+    worst_class,
+)
 
 Z = 1.959963984540054
 
@@ -92,6 +104,24 @@ def test_combine_takes_the_common_samples_in_any_order() -> None:
     assert both.labels.tolist() == [0, 2]
     assert both.values.tolist() == [0.5, 0.5]
     assert combine([first, second], np.min).values.tolist() == [0.0, 0.0]
+
+
+def test_a_curve_and_its_area_by_hand() -> None:
+    # Wrong unchanged; fooled within 0.1; fooled at the end; never fooled.
+    distances = rows([0.0, 0.1, 0.2, math.inf])[0]
+    assert survival(distances, 0.05).values.tolist() == [0, 1, 1, 1]
+    assert survival(distances, 0.1).values.tolist() == [0, 0, 1, 1]
+    assert survival(distances, 0.2).values.tolist() == [0, 0, 0, 1]
+    assert covered(distances, 0.2).values.tolist() == [0, 0.5, 1, 1]
+
+
+@given(st.lists(st.one_of(st.floats(0, 2), st.just(math.inf)), min_size=1, max_size=20), st.floats(0.1, 3))
+def test_curves_fall_and_the_area_is_their_integral(found: list[float], largest: float) -> None:
+    distances = rows(found)[0]
+    radii = (np.arange(2000) + 0.5) / 2000 * largest
+    curve = np.array([survival(distances, radius).values.mean() for radius in radii])
+    assert (np.diff(curve) <= 0).all()
+    assert covered(distances, largest).values.mean() == pytest.approx(curve.mean(), abs=1e-3)
 
 
 def test_paired_p_is_the_share_of_resamples_for_a_case_that_can_be_enumerated() -> None:

@@ -236,7 +236,6 @@ def test_a_damaged_outcome_is_named(tmp_path: Path, damage: str, a_record: Recor
 def test_a_damaged_model_description_is_named(tmp_path: Path) -> None:
     store = Store(tmp_path)
     write_atomically(store.model_dir("abc") / "model.json", "{")
-    assert store.has_model("abc")
     with pytest.raises(StoreError, match=r"model\.json"):
         store.model_info("abc")
 
@@ -283,13 +282,17 @@ def test_a_lock_is_given_back_after_an_error(tmp_path: Path) -> None:
         pass
 
 
-def test_a_store_that_cannot_be_is_refused(tmp_path: Path) -> None:
+def test_a_store_that_cannot_be_is_refused_and_looking_makes_none(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     for root in (tmp_path / "file", tmp_path / "file" / "runs"):
         with pytest.raises(RequestError, match="--out"):
-            Store(root).prepare()
-    Store(tmp_path / "new" / "runs").prepare()
-    assert names(tmp_path / "new" / "runs") == []
+            Store(root).check()
+        with pytest.raises(RequestError, match="--out"), Store(root).lock():
+            pass
+    Store(tmp_path / "new" / "runs").check()
+    assert names(tmp_path) == ["file"]
+    with Store(tmp_path / "new" / "runs").lock():
+        assert (tmp_path / "new" / "runs").is_dir()
 
 
 # --- a full disk in the middle of a run

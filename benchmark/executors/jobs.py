@@ -49,14 +49,18 @@ def carry_out(plan: Plan, job: Job, cells: Sequence[Cell], tell: Tell) -> None:
     Raises:
         StoreError: If results cannot be kept.
     """
-    from robbench.evaluation import Subject, evaluate
+    from robbench.evaluation import ATTACK_BATCH, Subject, evaluate
     from robbench.provenance import provenance
     from robbench.scoring import done, without_result
-    from robbench.training import load_model, train
+    from robbench.training import JUDGING_BATCH, load_model, train
 
     store = Store(plan.request.out)
     label = f"{job.data.choice.label} · {job.spec.label} · seed {job.seed}"
-    facts = {**provenance(), "plugins": [plugin.label for plugin in plan.registry.plugins()]}
+    facts = {
+        **provenance(plan.device),
+        "plugins": [plugin.label for plugin in plan.registry.plugins()],
+        "batch": {"attacking": ATTACK_BATCH, "judging": JUDGING_BATCH},
+    }
 
     def finish(record: Record, *parts: Any) -> None:
         outcome, examples = parts or (None, None)
@@ -92,12 +96,13 @@ def carry_out(plan: Plan, job: Job, cells: Sequence[Cell], tell: Tell) -> None:
         for cell in wanted:
             finish(without_result(cell, "failed", f"the model: {explain(error)}", facts))
         return
+    notes = tuple(store.model_info(job.key)["notes"])
     for cell in wanted:
         started = time.perf_counter()
         try:
             result = evaluate(subject, cell.condition, _reporter(tell, label, cell))
             seconds = time.perf_counter() - started
-            record = done(cell, result.outcome, result.notes, facts, seconds, plan.registry)
+            record = done(cell, result.outcome, (*notes, *result.notes), facts, seconds, plan.registry)
         except Exception as error:
             finish(without_result(cell, "failed", explain(error), facts))
         else:

@@ -22,7 +22,12 @@ Work = Sequence[tuple[Job, Sequence[Cell]]]
 
 def default_workers(device: str) -> int:
     """One on an accelerator; on a CPU one per core, four at the most."""
-    return 1 if device != "cpu" else max(1, min(4, os.cpu_count() or 1))
+    return 1 if device != "cpu" else min(4, cores())
+
+
+def cores() -> int:
+    """The cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def run_locally(plan: Plan, work: Work, workers: int, tell: Tell) -> None:
@@ -39,7 +44,7 @@ def run_locally(plan: Plan, work: Work, workers: int, tell: Tell) -> None:
     Raises:
         StoreError: If results cannot be kept, or a worker dies.
     """
-    threads = max(1, (os.cpu_count() or 1) // workers)
+    threads = max(1, cores() // workers)
     if workers == 1:
         import torch
 
@@ -60,9 +65,9 @@ def run_locally(plan: Plan, work: Work, workers: int, tell: Tell) -> None:
         _dispatch(pool, work, lambda: _pass_on(messages, tell))
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
+        _pass_on(messages, tell)
         for process in multiprocessing.active_children():
             process.terminate()
-        _pass_on(messages, tell)
 
 
 def _dispatch(pool: ProcessPoolExecutor, work: Work, drain: Callable[[], None]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 from robbench.interfaces import Metric
 from robbench.metrics import measures
@@ -25,6 +26,8 @@ class Decisions(Metric):
 @dataclass(frozen=True)
 class Robustness(Metric):
     """Robust accuracy under attacks and chains: over all, per class, balanced, and after rounding to 8 bits."""
+
+    version: ClassVar[int] = 2
 
     def measure(self, outcome: Outcome) -> Mapping[str, Measure]:
         """See ``measures.robustness``."""

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from robbench.records import Ints, Measure, Outcome
+from robbench.records import Floats, Ints, Measure, Outcome
 from robbench.statistics import balanced, class_rates, wilson, worst_class
 
 DRAWS = (1, 10, 100)
@@ -64,8 +64,8 @@ def decisions(outcome: Outcome) -> dict[str, Measure]:
     """The classification report after the condition, and what the same samples give unchanged.
 
     For an attack ``accuracy`` is the robust accuracy, since samples wrong on the unchanged image keep that decision;
-    for a chain it is the plain accuracy after it. ``clean_accuracy`` and ``balanced_clean_accuracy`` are of the
-    unchanged images.
+    for a chain it is the plain accuracy after it. With one target for all, both are over the samples of that class too,
+    with their decisions unchanged. ``clean_accuracy`` and ``balanced_clean_accuracy`` are of the unchanged images.
     """
     figures = classification(outcome.labels, outcome.final, outcome.num_classes)
     if outcome.kind != "clean" and len(outcome):
@@ -75,21 +75,35 @@ def decisions(outcome: Outcome) -> dict[str, Measure]:
     return figures
 
 
+def judged(outcome: Outcome) -> NDArray[np.bool_]:
+    """Which samples tell of robustness; bool, shape ``(N,)``.
+
+    With one target for all, a sample of that class is right already where it should be brought to: the condition is
+    not tried on it, which proves nothing. So of attacks and chains, samples that were right unchanged count only where
+    they were attempted.
+    """
+    if outcome.kind not in ("attack", "chain"):
+        return np.ones(len(outcome), dtype=np.bool_)
+    kept: NDArray[np.bool_] = outcome.attempted | (outcome.clean != outcome.labels)
+    return kept
+
+
 def robustness(outcome: Outcome) -> dict[str, Measure]:
-    """Share of samples right on the unchanged image and right after an attack or a chain.
+    """Share of judged samples right on the unchanged image and right after an attack or a chain.
 
     ``robust_accuracy`` over all and per class, ``balanced_robust_accuracy``, ``worst_class_robust_accuracy``, and
     ``robust_accuracy_8bit`` where attacked images are rounded to 8 bits before they are judged.
     """
-    if outcome.kind not in ("attack", "chain") or len(outcome) == 0:
+    kept = judged(outcome)
+    if outcome.kind not in ("attack", "chain") or not kept.any():
         return {}
-    rates = class_rates(outcome.robust, outcome.labels, outcome.num_classes)
+    rates = class_rates(outcome.robust[kept], outcome.labels[kept], outcome.num_classes)
     rounded = (outcome.clean == outcome.labels) & (outcome.rounded == outcome.labels)
     figures = {
-        "robust_accuracy": wilson(int(outcome.robust.sum()), len(outcome)),
+        "robust_accuracy": _share(outcome.robust, kept),
         "balanced_robust_accuracy": balanced(rates),
         "worst_class_robust_accuracy": worst_class(rates),
-        "robust_accuracy_8bit": wilson(int(rounded.sum()), len(outcome)),
+        "robust_accuracy_8bit": _share(rounded, kept),
     }
     return figures | {f"robust_accuracy/{label}": rate for label, rate in enumerate(rates) if rate.n}
 
@@ -122,6 +136,20 @@ def succeeded(outcome: Outcome) -> NDArray[np.bool_]:
     reached = np.where(outcome.targets >= 0, outcome.final == outcome.targets, outcome.final != outcome.labels)
     success: NDArray[np.bool_] = np.logical_and(outcome.attempted, reached)
     return success
+
+
+def distances(outcome: Outcome, norm: str, eps: float | None = None) -> Floats:
+    """The size of the change that brought each sample where the condition wants it; float64, shape ``(N,)``.
+
+    0 where the sample was wrong unchanged, infinite where the condition did not succeed.
+
+    Args:
+        outcome: Of an attack.
+        norm: In which to measure.
+        eps: Largest norm allowed, or None; what lies above it within the referee's tolerance counts as eps.
+    """
+    sizes = np.minimum(getattr(outcome, norm), np.inf if eps is None else eps)
+    return np.where(outcome.clean != outcome.labels, 0.0, np.where(succeeded(outcome), sizes, np.inf))
 
 
 def success(outcome: Outcome) -> dict[str, Measure]:

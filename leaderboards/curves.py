@@ -1,0 +1,123 @@
+"""How many samples withstand changes of a size, over the size."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from robbench.leaderboards.figures import Rates, distance_scores, rates
+from robbench.leaderboards.table import Table, ThreatModel
+from robbench.records import ConditionSpec
+from robbench.statistics import Scores, combine, covered, survival
+
+QUANTILES = (0.25, 0.5, 0.75, 1.0)
+"""Of the changes that succeed, where curves of attacks without an eps are read off."""
+
+
+@dataclass(frozen=True)
+class Line:
+    """One model's curve.
+
+    Attributes:
+        points: The samples that withstand every known change of at most each of the curve's radii.
+        area: Under the curve, from 0 to the last radius, as a share of what a model that withstands all would have.
+    """
+
+    points: tuple[Rates, ...]
+    area: Rates
+
+
+@dataclass(frozen=True)
+class Curve:
+    """The share of samples that withstand changes of a size; samples wrong unchanged withstand none.
+
+    Attributes:
+        label: What is done: any attack within a ball of the norm, as ``Linf``; or the condition.
+        norm: In which changes are measured.
+        conditions: Those whose successes it is made of.
+        radii: Where it is read off, rising.
+        lines: By the models' labels, of those for which all of the conditions are done.
+    """
+
+    label: str
+    norm: str
+    conditions: tuple[str, ...]
+    radii: tuple[float, ...]
+    lines: Mapping[str, Line]
+
+
+def strength(table: Table, threats: Mapping[ThreatModel, Sequence[ConditionSpec]]) -> tuple[Curve, ...]:
+    """Robust accuracy over eps, for each norm with attacks at two eps or more above 0.
+
+    Per seed and sample, the smallest change known to fool the model counts, of all attacks of the norm at any eps: so
+    successes carry forward to larger eps.
+    """
+    curves = []
+    for norm in dict.fromkeys(threat.norm for threat in threats):
+        radii = sorted(threat.eps for threat in threats if threat.norm == norm and threat.eps > 0)
+        conditions = [spec for threat, specs in threats.items() if threat.norm == norm for spec in specs]
+        if len(radii) > 1:
+            distances = _distances(table, norm, conditions)
+            curves.append(_curve(table, norm.capitalize(), norm, conditions, radii, distances))
+    return tuple(curves)
+
+
+def sizes(table: Table) -> tuple[Curve, ...]:
+    """For each attack without an eps that ever succeeds, the share that withstands changes of a size.
+
+    It is read off where a quarter, half, three quarters and all of the successes over all rows lie, rounded up to two
+    digits.
+    """
+    curves = []
+    for condition in table.conditions:
+        if condition.kind != "attack" or condition.stages[0].bounded:
+            continue
+        norm = condition.stages[0].norm
+        distances = _distances(table, norm, [condition])
+        known = np.concatenate([part.values for parts in distances.values() for part in parts] or [np.zeros(0)])
+        known = known[(known > 0) & np.isfinite(known)]
+        if len(known):
+            radii = list(dict.fromkeys(_round_up(float(radius)) for radius in np.quantile(known, QUANTILES)))
+            curves.append(_curve(table, condition.label, norm, [condition], radii, distances))
+    return tuple(curves)
+
+
+def _distances(table: Table, norm: str, conditions: Sequence[ConditionSpec]) -> dict[str, list[Scores]]:
+    """Per row and seed, the smallest known distance of the samples that all conditions cover."""
+    found = {}
+    for model in table.models:
+        outcomes = [table.outcomes(model.label, condition.label) for condition in conditions]
+        done = [
+            [distance_scores(outcome, norm, condition.stages[0].eps) for outcome in by_seed]
+            for condition, by_seed in zip(conditions, outcomes, strict=True)
+            if by_seed is not None
+        ]
+        if len(done) == len(conditions):
+            found[model.label] = [combine(parts, np.min) for parts in zip(*done, strict=True)]
+    return found
+
+
+def _curve(
+    table: Table,
+    label: str,
+    norm: str,
+    conditions: Sequence[ConditionSpec],
+    radii: Sequence[float],
+    distances: Mapping[str, Sequence[Scores]],
+) -> Curve:
+    lines = {}
+    for model, by_seed in distances.items():
+        points = [rates([survival(part, radius) for part in by_seed], table.num_classes) for radius in radii]
+        area = rates([covered(part, radii[-1]) for part in by_seed], table.num_classes)
+        if area is not None:
+            lines[model] = Line(tuple(point[0] for point in points if point), area[0])
+    return Curve(label, norm, tuple(condition.label for condition in conditions), tuple(radii), lines)
+
+
+def _round_up(value: float) -> float:
+    """``29.71`` as ``30.0``: so that no success lies above the last radius."""
+    digits = 1 - math.floor(math.log10(value))
+    return round(math.ceil(round(value * 10.0**digits, 9)) / 10.0**digits, max(digits, 0))

@@ -1,0 +1,85 @@
+"""Shares of samples over the seeds of a row."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from robbench.metrics import measures
+from robbench.records import Floats, Measure, Outcome
+from robbench.statistics import Scores, balanced, class_rates, combine, wilson, worst_class
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A figure over the seeds of a row.
+
+    Attributes:
+        value: Mean over seeds.
+        low: Lower end of the 95 % interval over samples, or None where none is defined.
+        high: Upper end.
+        n: Number of samples.
+        seeds: The figure of each seed, in the order of the row's seeds.
+    """
+
+    value: float
+    low: float | None
+    high: float | None
+    n: int
+    seeds: tuple[float, ...] = ()
+
+    @classmethod
+    def of(cls, measure: Measure, seeds: Sequence[float]) -> Figure:
+        """A measure over all seeds, with what each of them gives."""
+        return cls(measure.value, measure.low, measure.high, measure.n, tuple(float(value) for value in seeds))
+
+
+@dataclass(frozen=True)
+class Rates:
+    """A share of samples: over all, averaged over classes, of the worst class, and per class (None without samples)."""
+
+    share: Figure
+    balanced: Figure
+    worst_class: Figure
+    per_class: tuple[Figure | None, ...]
+
+
+def scores(outcome: Outcome) -> Scores:
+    """Per judged sample, whether it counts as right under the condition."""
+    return _judged(outcome, outcome.robust.astype(np.float64))
+
+
+def accuracy_scores(outcome: Outcome) -> Scores:
+    """Per judged sample, whether it is right after the condition, whatever it was before."""
+    return _judged(outcome, (outcome.final == outcome.labels).astype(np.float64))
+
+
+def distance_scores(outcome: Outcome, norm: str, eps: float | None) -> Scores:
+    """Per judged sample, the smallest change that is known to succeed: see ``measures.distances``."""
+    return _judged(outcome, measures.distances(outcome, norm, eps))
+
+
+def _judged(outcome: Outcome, values: Floats) -> Scores:
+    kept = measures.judged(outcome)
+    return Scores(outcome.ids[kept], outcome.labels[kept], values[kept])
+
+
+def rates(by_seed: Sequence[Scores], num_classes: int) -> tuple[Rates, Scores] | None:
+    """The rates of some seeds, and each sample's mean over them, on the samples that all have; None without any."""
+    mean = combine(by_seed, np.mean)
+    if not len(mean):
+        return None
+    seeds = [combine((part, mean), lambda values, axis: values[0]) for part in by_seed]
+    per_seed = [class_rates(part.values, part.labels, num_classes) for part in seeds]
+    found = class_rates(mean.values, mean.labels, num_classes)
+    return Rates(
+        share=Figure.of(wilson(float(mean.values.sum()), len(mean)), [part.values.mean() for part in seeds]),
+        balanced=Figure.of(balanced(found), [balanced(part).value for part in per_seed]),
+        worst_class=Figure.of(worst_class(found), [worst_class(part).value for part in per_seed]),
+        per_class=tuple(
+            Figure.of(rate, [part[label].value for part in per_seed]) if rate.n else None
+            for label, rate in enumerate(found)
+        ),
+    ), mean
