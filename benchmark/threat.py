@@ -48,7 +48,7 @@ class Threat:
 def format_eps(eps: float) -> str:
     """``0.1`` as ``0.1``, and ``0.03137…`` as ``8/255``: the shorter of the two usual ways to write it."""
     short = f"{eps:.4g}"
-    if float(short) == eps:
-        return short
     levels = round(eps * 255)
-    return f"{levels}/255" if levels / 255 == eps else f"{eps!r}"
+    text = short if float(short) == eps else f"{levels}/255" if levels / 255 == eps else f"{eps!r}"
+    # A plus sign joins the attacks of a chain.
+    return text.replace("+", "")

@@ -48,7 +48,7 @@ def one(wanted: object) -> Condition:
 sizes = st.one_of(
     st.floats(0, 1e6, allow_nan=False),
     st.integers(0, 255).map(lambda levels: levels / 255),
-    st.sampled_from([0.0, 1e-12, 0.1, 1 / 3]),
+    st.sampled_from([0.0, 1e-12, 0.1, 1 / 3, 12_500.0, 1e22]),
 )
 
 
@@ -61,7 +61,7 @@ def chains(draw: st.DrawFn) -> str:
             options = ""
             if name == "pgd":
                 options = f"[steps={draw(st.integers(1, 99))},rel_step={draw(st.floats(1e-6, 10))!r}]"
-            parts.append(f"{name}{options}@{norm}:{draw(sizes)!r}")
+            parts.append(f"{name}{options}@{norm}:{draw(sizes)!r}".replace("+", ""))
         else:
             options = f"[degrees={draw(st.floats(0, 180))!r}]"
             parts.append(
