@@ -1,10 +1,12 @@
-"""Writing files whole or not at all."""
+"""Writing files whole or not at all, and telling by their content whether they changed."""
 
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 import uuid
+from collections.abc import Sequence
 from pathlib import Path
 
 from robbench.errors import StoreError
@@ -28,3 +30,11 @@ def write_atomically(path: Path, data: bytes | str) -> None:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
         raise StoreError(f"cannot write {path}: {error.strerror or error}; what was finished is kept") from error
+
+
+def digest_files(files: Sequence[Path]) -> str:
+    """A hash of the names and contents of files."""
+    digest = hashlib.sha256()
+    for path in files:
+        digest.update(path.name.encode() + b"\0" + path.read_bytes() + b"\0")
+    return digest.hexdigest()[:20]

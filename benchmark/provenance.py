@@ -11,6 +11,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import robbench
+from robbench.files import digest_files
+
 LIBRARIES = (
     "robbench",
     "torch",
@@ -48,6 +51,19 @@ def commit() -> str | None:
     return f"{head[:12]}{'+' if changed else ''}"
 
 
+@functools.cache
+def source_digest() -> str:
+    """A hash of robbench's own source, which tells versions apart where there is no commit to name."""
+    return digest_files(_code())
+
+
+def _code() -> list[Path]:
+    names = ("", "attacks", "defenses", "leaderboards", "models")
+    packages = [robbench if not name else __import__(f"robbench.{name}", fromlist=["x"]) for name in names]
+    files = {path for package in packages for folder in package.__path__ for path in Path(folder).rglob("*")}
+    return sorted(path for path in files if path.suffix in (".py", ".toml", ".jinja") and "published" not in path.parts)
+
+
 def _git(folder: Path, *words: str) -> str:
     done = subprocess.run(["git", "-C", str(folder), *words], capture_output=True, text=True, timeout=10, check=True)
     return done.stdout.strip()
@@ -60,6 +76,7 @@ def provenance(device: str) -> dict[str, Any]:
     return {
         "versions": versions(),
         "commit": commit(),
+        "source": source_digest(),
         "threads": torch.get_num_threads(),
         "machine": platform.machine(),
         "processor": torch.cuda.get_device_name() if device == "cuda" else _processor(),

@@ -100,7 +100,7 @@ def fair_play(model: Classifier, images: Tensor, labels: Tensor) -> Iterator[Non
     wanted = [parameter.requires_grad for parameter in model.parameters()]
     gradients = [parameter.grad for parameter in model.parameters()]
     inputs, targets = images.clone(), labels.clone()
-    grad_mode = torch.is_grad_enabled()
+    grad_mode, dtype = torch.is_grad_enabled(), torch.get_default_dtype()
     randomness = GlobalState.now()
     try:
         yield
@@ -111,6 +111,8 @@ def fair_play(model: Classifier, images: Tensor, labels: Tensor) -> Iterator[Non
             raise Breach("labels are not written to", "the labels given to the attack were changed")
         if GlobalState.now() != randomness:
             raise Breach("the global random state stays", "it was drawn from or set")
+        if torch.get_default_dtype() != dtype:
+            raise Breach("the default type stays", f"{dtype} became {torch.get_default_dtype()}")
     finally:
         with torch.no_grad():
             images.copy_(inputs)
@@ -124,6 +126,7 @@ def fair_play(model: Classifier, images: Tensor, labels: Tensor) -> Iterator[Non
             parameter.requires_grad_(flag)
             parameter.grad = gradient
         torch.set_grad_enabled(grad_mode)
+        torch.set_default_dtype(dtype)
         randomness.restore()
 
 

@@ -22,6 +22,7 @@ from typing import Any, Literal, TypeVar, get_args
 
 from robbench.component import Component
 from robbench.errors import RequestError, did_you_mean
+from robbench.files import digest_files
 from robbench.threat import NORMS, Norm
 
 Kind = Literal["dataset", "balancer", "architecture", "objective", "defense", "attack", "metric"]
@@ -228,14 +229,6 @@ def _marked(module: ModuleType, kind: Kind, plugin: Plugin | None) -> Iterator[E
             for mark in value.__dict__.get(_MARK, ()):
                 if mark.kind == kind:
                     yield Entry(mark, value, inspect.getfile(value), source, label)
-
-
-def digest_files(files: Sequence[Path]) -> str:
-    """A hash of the names and contents of files."""
-    digest = hashlib.sha256()
-    for path in files:
-        digest.update(path.name.encode() + b"\0" + path.read_bytes() + b"\0")
-    return digest.hexdigest()[:20]
 
 
 def _file_plugin(path: Path) -> Plugin:

@@ -9,15 +9,14 @@ from __future__ import annotations
 import os
 import shutil
 from dataclasses import asdict
-from pathlib import Path
 
-import robbench
 from robbench.choice import choose
 from robbench.data import locate
 from robbench.errors import RequestError
 from robbench.grid import read_grid
+from robbench.provenance import source_digest
 from robbench.records import digest
-from robbench.registry import Registry, digest_files
+from robbench.registry import Registry
 from robbench.request import Request
 from robbench.store import Store
 
@@ -43,18 +42,11 @@ def standing(request: Request) -> str:
             "request": {key: str(value) for key, value in asdict(request).items() if key not in ("grid", "out")},
             "grid": [name, grid.model_dump(mode="json")],
             "data": data,
-            "code": digest_files(_code()),
+            "code": source_digest(),
             "plugins": [[plugin.label, plugin.source] for plugin in registry.plugins()],
             "devices": [os.environ.get("CUDA_VISIBLE_DEVICES"), shutil.which("nvidia-smi")],
         }
     )
-
-
-def _code() -> list[Path]:
-    names = ("", "attacks", "defenses", "leaderboards", "models")
-    packages = [robbench if not name else __import__(f"robbench.{name}", fromlist=["x"]) for name in names]
-    files = {path for package in packages for folder in package.__path__ for path in Path(folder).rglob("*")}
-    return sorted(path for path in files if path.suffix in (".py", ".toml", ".jinja") and "published" not in path.parts)
 
 
 def carried_out(rests_on: str, store: Store) -> tuple[str, int] | None:

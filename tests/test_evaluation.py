@@ -562,3 +562,15 @@ def test_lower_precision_searches_and_never_judges() -> None:
     evaluate(here, condition("fgsm@0.1"))
     assert ("scores", True) in model.seen
     assert {on for what, on in model.seen if what == "judged"} == {False}
+
+
+class Hooking(Attack):
+    def perturb(self, model: Classifier, images: Tensor, labels: Tensor, threat: Threat, rng: Streams) -> Tensor:
+        model.model.register_forward_hook(lambda module, given, scores: -scores)
+        return images
+
+
+def test_what_an_attack_does_to_its_model_reaches_neither_the_judge_nor_the_next_attack() -> None:
+    here = subject(exact(3))
+    assert evaluate(here, put_to(Hooking(), eps=0.0)).outcome.robust.sum() == 50
+    assert evaluate(here, put_to(Idle(), eps=0.0)).outcome.robust.sum() == 50

@@ -226,6 +226,10 @@ def seed_torch(model: Classifier, images: Tensor, labels: Tensor) -> None:
     torch.manual_seed(0)
 
 
+def switch_default_type(model: Classifier, images: Tensor, labels: Tensor) -> None:
+    torch.set_default_dtype(torch.float64)
+
+
 FOULS: list[tuple[Callable[[Classifier, Tensor, Tensor], None], str]] = [
     (write_weights, "weights"),
     (write_one_weight, "head.bias"),
@@ -243,6 +247,7 @@ FOULS: list[tuple[Callable[[Classifier, Tensor, Tensor], None], str]] = [
     (seed_numpy, "random state"),
     (draw_from_torch, "random state"),
     (seed_torch, "random state"),
+    (switch_default_type, "default type"),
 ]
 
 
@@ -256,6 +261,7 @@ def everything(model: Classifier, images: Tensor, labels: Tensor) -> list[object
         images.tolist(),
         labels.tolist(),
         torch.is_grad_enabled(),
+        torch.get_default_dtype(),
         GlobalState.now(),
     ]
 

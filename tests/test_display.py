@@ -1,0 +1,41 @@
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import tiny
+from rich.console import Console
+
+from robbench.cleaning import clean
+from robbench.display import Display
+from robbench.executors.local import run_locally
+from robbench.running import note_boards, remaining, write_boards
+from robbench.store import Store
+
+
+def test_a_run_in_a_terminal_shows_bars_and_ends_without_them(tmp_path: Path) -> None:
+    plan = tiny.make(tmp_path, ["", "defense = 'fgm'"], ["clean", "fgsm@ref"], limit=20)
+    work = remaining(plan, Store(plan.request.out))
+    text = io.StringIO()
+    console = Console(file=text, force_terminal=True, width=80, color_system=None)
+    with Display(plan, work, console) as display:
+        run_locally(plan, work, 1, display.tell)
+        assert not display._tasks
+    shown = text.getvalue()
+    assert "training 2/2" in shown
+    assert "4 cells in" in shown
+    assert "4 to do" in shown
+
+
+def test_what_an_interrupted_run_finished_survives_cleaning(tmp_path: Path) -> None:
+    plan = tiny.make(tmp_path, ["", "defense = 'fgm'"], ["clean", "fgsm@ref"], limit=20)
+    store = Store(plan.request.out)
+    note_boards(plan, store)
+    work = remaining(plan, store)
+    run_locally(plan, work[:1], 1, lambda event: None)
+    (store.model_dir(work[1][0].key)).mkdir(parents=True)
+    (store.model_dir(work[1][0].key) / "checkpoint.pt").write_bytes(b"half way")
+    clean(store, dry_run=False)
+    assert len(store.keys("cells")) == 2
+    assert len(store.keys("models")) == 2
+    assert [count for count in write_boards(store).missing.values()] == [2]
