@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import pytest
@@ -31,20 +30,22 @@ class Seen:
 
     trained: list[Tensor] = field(default_factory=list)
     attacked: list[Tensor] = field(default_factory=list)
-
-
-def cross_entropy(seen: list[Tensor], weight: Tensor, labels: Tensor) -> Callable[[Tensor], Tensor]:
-    def loss(images: Tensor) -> Tensor:
-        seen.append(images.detach())
-        return functional.cross_entropy(images.flatten(1) @ weight.T, labels)
-
-    return loss
+    references: list[Tensor] = field(default_factory=list)
 
 
 def step(seen: Seen, weight: Tensor, eps: float = 0.03, seed: int = 0) -> Batch:
     images, labels = images_near(0.5, 0.4, 6), torch.arange(6) % 3
-    losses = (cross_entropy(entries, weight, labels) for entries in (seen.trained, seen.attacked))
-    return Batch(images, labels, streams(6, seed), *losses, eps)
+
+    def loss(images: Tensor) -> Tensor:
+        seen.trained.append(images.detach())
+        return functional.cross_entropy(images.flatten(1) @ weight.T, labels)
+
+    def attack_loss(images: Tensor, unchanged: Tensor) -> Tensor:
+        seen.attacked.append(images.detach())
+        seen.references.append(unchanged)
+        return functional.cross_entropy(images.flatten(1) @ weight.T, labels)
+
+    return Batch(images, labels, streams(6, seed), loss, attack_loss, eps)
 
 
 def test_no_defense_is_the_loss_itself() -> None:
@@ -105,6 +106,7 @@ def test_fgm_after_perturbation_attacks_the_perturbed_images() -> None:
     compose([MILD, FGMTraining()])(batch)
     (attacked,) = seen.attacked
     assert torch.equal(attacked, Perturbation(pixels=2).apply(batch.images, batch.rng.fork("defense", 0)))
+    assert torch.equal(seen.references[0], attacked)
     examples, plain = seen.trained
     assert torch.equal(plain, attacked)
     moved = norms(examples - attacked, "linf")
@@ -152,7 +154,7 @@ def test_a_loss_that_does_not_see_the_images_leaves_them() -> None:
         torch.zeros(2).long(),
         streams(2),
         lambda x: (seen.append(x), x.sum())[1],
-        lambda x: torch.zeros(()),
+        lambda x, unchanged: torch.zeros(()),
         0.1,
     )
     FGMTraining(alpha=0.0).training_loss(batch)
