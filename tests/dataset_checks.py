@@ -1,0 +1,18 @@
+"""Ways to ask for a data set and to count what a split holds."""
+
+from __future__ import annotations
+
+from robbench.data import Splits
+from robbench.registry import Registry
+from robbench.sources import Dataset
+
+
+def preset(name: str) -> Dataset:
+    entry = Registry(installed=False).entry("dataset", name)
+    dataset = entry.cls.make(entry.mark.preset, name)
+    assert isinstance(dataset, Dataset)
+    return dataset
+
+
+def counts(splits: Splits) -> tuple[tuple[int, ...], ...]:
+    return tuple(splits.counts(part) for part in (splits.train, splits.validation, splits.test))
