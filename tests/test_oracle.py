@@ -2,26 +2,11 @@ from __future__ import annotations
 
 import pytest
 import torch
-from torch import Tensor, nn
+from networks import SHAPE, Network
+from torch import Tensor
 
 from robbench.interfaces import Classifier
 from robbench.oracle import Oracle
-
-SHAPE = (4, 3, 5, 5)
-
-
-class Network(Classifier):
-    def __init__(self) -> None:
-        super().__init__()
-        self.num_classes = 3
-        self.body = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Dropout(0.5), nn.Flatten())
-        self.head = nn.Linear(36, 3)
-
-    def forward(self, images: Tensor) -> Tensor:
-        return self.head(self.embed(images))
-
-    def embed(self, images: Tensor) -> Tensor:
-        return self.body(images)
 
 
 @pytest.fixture

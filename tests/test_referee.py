@@ -8,6 +8,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from networks import SHAPE, Network
 from torch import Tensor, nn
 
 from robbench.globalstate import GlobalState
@@ -15,24 +16,6 @@ from robbench.interfaces import Classifier
 from robbench.oracle import Oracle
 from robbench.referee import Breach, change_norms, check_images, fair_play
 from robbench.threat import Norm, Threat
-
-SHAPE = (4, 3, 5, 5)
-
-
-class Network(Classifier):
-    """A network with everything that an attack could leave changed."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.num_classes = 3
-        self.body = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Dropout(0.5), nn.Flatten())
-        self.head = nn.Linear(36, 3)
-
-    def forward(self, images: Tensor) -> Tensor:
-        return self.head(self.embed(images))
-
-    def embed(self, images: Tensor) -> Tensor:
-        return self.body(images)
 
 
 @pytest.fixture
