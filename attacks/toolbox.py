@@ -117,6 +117,17 @@ class ToolboxAttack(Attack):
         return LossGradientsMixin in requirements or ClassGradientsMixin in requirements
 
     @property
+    def black_box(self) -> bool:  # type: ignore[override]
+        """Whether the class requires no gradients."""
+        return not self.white_box
+
+    @property
+    def gradient_steps(self) -> int:
+        """The class's iterations; one where it has none."""
+        steps = (_defaults(self.attack) | dict(self.options)).get("max_iter")
+        return (steps if isinstance(steps, int) and steps > 0 else 1) if self.white_box else 0
+
+    @property
     def global_state(self) -> bool:  # type: ignore[override]
         """Always: the toolbox knows no other randomness."""
         return True

@@ -48,6 +48,9 @@ class Stage:
             norm=self.threat.norm,
             eps=self.threat.eps,
             white_box=attack.white_box,
+            black_box=attack.black_box,
+            margin_loss=attack.margin_loss,
+            gradient_steps=attack.gradient_steps,
             bounded=attack.bounded,
             global_state=attack.global_state,
         )

@@ -25,6 +25,13 @@ class Classifier(nn.Module, abc.ABC):
 
     num_classes: int
 
+    surrogates: tuple[str, ...] = ()
+    """Names of other scores than those of ``forward`` that follow the same decision; attacks that adapt to the model
+    try them as well."""
+
+    draws: int = 1
+    """Passes through the network that one call makes: more than one where a random defense is averaged."""
+
     @abc.abstractmethod
     def forward(self, images: Tensor) -> Tensor:
         """Differentiable scores, shape ``(N, K)``: logits, or what attacks can use in their place."""
@@ -51,6 +58,17 @@ class Classifier(nn.Module, abc.ABC):
             index: Mask or indices into the batch.
         """
         return self
+
+    def surrogate(self, name: str) -> Classifier:
+        """The same model with the same hard decisions, whose ``forward`` gives other scores.
+
+        Args:
+            name: One of ``surrogates``.
+
+        Raises:
+            KeyError: If there are none of that name.
+        """
+        raise KeyError(name)
 
 
 # --- data
@@ -230,6 +248,10 @@ class Attack(Component):
     """Whether the attack takes an eps; otherwise it looks for a small change by itself."""
     white_box: ClassVar[bool] = False
     """Whether the attack uses gradients."""
+    black_box: ClassVar[bool] = False
+    """Whether the attack asks the model for scores or decisions and learns from them without gradients."""
+    margin_loss: ClassVar[bool] = False
+    """Whether some part of the attack follows margins between scores, which do not saturate as cross-entropy does."""
     global_state: ClassVar[bool] = False
     """Whether the attack draws from global random state, which it then sets, saves and restores."""
 
@@ -247,6 +269,11 @@ class Attack(Component):
         Returns:
             Images of the same shape and dtype, inside [0, 1] and inside the ball of ``threat`` around ``images``.
         """
+
+    @property
+    def gradient_steps(self) -> int:
+        """Gradient steps in a row from one start: none without gradients, one where there is no number of steps."""
+        return int(getattr(self, "steps", 1)) if self.white_box else 0
 
     def refusal(self, threat: Threat, num_classes: int) -> str | None:
         """Why this attack cannot be run so, or None."""

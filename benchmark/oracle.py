@@ -24,6 +24,8 @@ class Oracle(Classifier):
         super().__init__()
         self.model = model
         self.num_classes = model.num_classes
+        self.surrogates = model.surrogates
+        self.draws = model.draws
         # Plain attributes: a buffer would be part of the model's state, which attacks must leave alone.
         self.spent = torch.zeros(2, size, dtype=torch.float64)
         self.rows = torch.arange(size)
@@ -44,6 +46,12 @@ class Oracle(Classifier):
         view = Oracle(self.model, 0)
         view.spent = self.spent
         view.rows = self.rows[index.cpu()]
+        return view
+
+    def surrogate(self, name: str) -> Oracle:
+        """A view of the model with other scores that shares the count."""
+        view = Oracle(self.model.surrogate(name), 0)
+        view.spent, view.rows = self.spent, self.rows
         return view
 
     def forward(self, images: Tensor) -> Tensor:
@@ -74,4 +82,4 @@ class Oracle(Classifier):
 
     def _charge(self, kind: int, images: int) -> None:
         if len(self.rows):
-            self.spent[kind, self.rows] += images / len(self.rows)
+            self.spent[kind, self.rows] += self.draws * images / len(self.rows)

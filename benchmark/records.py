@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
-SCHEMA = 1
+SCHEMA = 2
 
 Kind = Literal["clean", "natural", "attack", "chain"]
 
@@ -140,6 +140,9 @@ class StageSpec(PartSpec):
     norm: str
     eps: float | None
     white_box: bool
+    black_box: bool = False
+    margin_loss: bool = False
+    gradient_steps: int = 0
     bounded: bool
     global_state: bool
 
@@ -235,4 +238,11 @@ def _migrate(data: Any) -> Any:
     schema = data.get("schema_version") if isinstance(data, dict) else None
     if not isinstance(schema, int) or schema > SCHEMA:
         raise ValueError(f"record schema {schema!r} is not known to this robbench (it knows up to {SCHEMA})")
+    if schema < 2:
+        try:
+            for stage in data["spec"]["condition"].get("stages", ()):
+                stage["gradient_steps"] = stage["parameters"].get("steps", 1) if stage["white_box"] else 0
+        except (KeyError, TypeError, AttributeError) as error:
+            raise ValueError(f"not a record of schema {schema}: {error!r}") from None
+        data["schema_version"] = SCHEMA
     return data

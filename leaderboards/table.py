@@ -141,8 +141,4 @@ class Table:
 
 def is_audited(conditions: Sequence[ConditionSpec]) -> bool:
     """Whether any of the attacks uses gradients for at least 20 steps."""
-    return any(
-        stage.white_box and isinstance(steps := stage.parameters.get("steps"), int) and steps >= AUDIT_STEPS
-        for condition in conditions
-        for stage in condition.stages
-    )
+    return any(stage.gradient_steps >= AUDIT_STEPS for condition in conditions for stage in condition.stages)
