@@ -1,23 +1,310 @@
-"""The audit: what makes a row untrustworthy, with the reason in plain words."""
+"""The audit: what makes a row untrustworthy, derived from what its cells left behind. Needs no torch.
+
+Every rule compares outcomes on the samples that they share, and needs more than 1 % of the samples and at least three
+of them. A flag blocks: its row ranks below every row without one. A caution tells what had to be done to attack a model
+at all; where it was not done, it is a flag.
+"""
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
 import numpy as np
+from numpy.typing import NDArray
 
-from robbench.records import Outcome
+from robbench.records import Outcome, Record, StageSpec
+from robbench.threat import format_eps
 
-BLOCKING = {
-    "survives-everything": (
-        "decides for the same class on every test image: keeping that decision under attack is no robustness"
-    ),
+Cell: TypeAlias = tuple[Record, Outcome]
+Bools: TypeAlias = NDArray[np.bool_]
+
+FLAGS = {
+    "survives-everything": "keeps decisions that an attack of this size must be able to change",
+    "not-monotone": "images that are fooled within a small eps withstand a larger one, so the attack fails there",
+    "single-step-wins": "one gradient step finds what many steps do not: the gradients mislead",
+    "noise-wins": "random noise finds what gradients do not: the gradients mislead",
+    "black-box-wins": "search without gradients finds what gradients do not: the gradients mislead",
+    "transfer-wins": "images made on other models fool it where its own gradients do not",
+    "not-converged": "twice the steps still lower the result, so what is shown is too high",
+    "zero-gradient": "the input gradient is exactly zero, so attacks that follow it stand still",
+    "surrogate-gap": "the scores that attacks follow are already fooled where the decision is not",
+    "randomised": "answers the same image differently, and no attack averaged over its draws",
+    "outputs-probabilities": "gives probabilities, which saturate, and no attack followed margins between them",
+    "no-gradient": "cannot be differentiated, and no attack did without gradients",
+    "defense-in-the-way": "a defense stops the gradient, and no attack went straight through it",
 }
-"""Flags that put a row below every row without one, and what they mean."""
+"""What each flag means, in plain words."""
+
+CAUTIONS = {
+    "randomised": "answers the same image differently; attacks follow an average over draws",
+    "outputs-probabilities": "gives probabilities, which saturate; an attack on margins was run",
+    "no-gradient": "cannot be differentiated; attacks without gradients were run",
+    "defense-in-the-way": "a defense stops the gradient; attacks went straight through it",
+}
+"""What each caution means, and its remedy."""
+
+SHARE = 0.01
+LEAST = 3
+STILL = 0.05
+"""Share of zero gradients from which on they are flagged."""
+LOWERED = 0.005
+"""By how much twice the steps may lower robust accuracy."""
 
 
-def flags(outcome: Outcome) -> tuple[str, ...]:
-    """The blocking flags that a single cell's outcome gives rise to.
+@dataclass(frozen=True)
+class Finding:
+    """What the audit found on one row.
 
-    A classifier that decides for one class on all unchanged images, though they show several, is constant.
+    Attributes:
+        key: The record that it belongs to.
+        name: One of ``FLAGS`` or ``CAUTIONS``.
+        text: What was found, with its figures.
+        blocks: Whether it is a flag.
     """
-    several = len(np.unique(outcome.labels)) > 1
-    return ("survives-everything",) if several and len(np.unique(outcome.clean)) == 1 else ()
+
+    key: str
+    name: str
+    text: str
+    blocks: bool = True
+
+
+def examine(cells: Sequence[Cell]) -> list[Finding]:
+    """Everything that the cells of one model of one seed tell against it, in the order of the rules.
+
+    Args:
+        cells: The finished ones.
+    """
+    return [finding for rule in _RULES for finding in rule(cells)]
+
+
+def flags_of(findings: Sequence[Finding], key: str) -> dict[str, str]:
+    """The flags that belong to one record, each with what was found."""
+    return _texts(finding for finding in findings if finding.key == key and finding.blocks)
+
+
+def cautions_of(findings: Sequence[Finding], key: str) -> dict[str, str]:
+    """The cautions that belong to one record."""
+    return _texts(finding for finding in findings if finding.key == key and not finding.blocks)
+
+
+def _texts(findings: Iterator[Finding]) -> dict[str, str]:
+    found: dict[str, list[str]] = {}
+    for finding in findings:
+        found.setdefault(finding.name, []).append(finding.text)
+    return {name: "; ".join(texts) for name, texts in found.items()}
+
+
+# ---------------------------------------------------------------------------------------------- what cells are and say
+
+
+def _stage(cell: Cell) -> StageSpec:
+    return cell[0].spec.condition.stages[0]
+
+
+def _label(cell: Cell) -> str:
+    return cell[0].spec.condition.label
+
+
+def _attacks(cells: Sequence[Cell]) -> list[Cell]:
+    """Attacks of a norm, alone, on any wrong class."""
+    return [
+        cell
+        for cell in cells
+        if cell[0].spec.condition.kind == "attack"
+        and cell[0].spec.condition.target in (None, "all")
+        and _stage(cell).norm != "none"
+    ]
+
+
+def _threats(cells: Sequence[Cell]) -> dict[tuple[str, float], list[Cell]]:
+    found: dict[tuple[str, float], list[Cell]] = {}
+    for cell in _attacks(cells):
+        eps = _stage(cell).eps
+        if eps is not None and eps > 0:
+            found.setdefault((_stage(cell).norm, eps), []).append(cell)
+    return found
+
+
+def _is_strong(cell: Cell) -> bool:
+    """Whether it is one of the attacks that others are compared with: gradients, and more than one step of them."""
+    return _stage(cell).white_box and _stage(cell).gradient_steps > 1
+
+
+def _is_doubled(cell: Cell, cells: Sequence[Cell]) -> bool:
+    """Whether it is a check that differs from another attack by twice the steps or restarts alone."""
+    return cell[0].spec.condition.check and any(_doubles(_stage(other), _stage(cell)) for other in cells)
+
+
+def _doubles(once: StageSpec, twice: StageSpec) -> bool:
+    if (once.name, once.norm, once.eps) != (twice.name, twice.norm, twice.eps):
+        return False
+    differing = {name for name, value in twice.parameters.items() if once.parameters.get(name) != value}
+    return len(differing) == 1 and all(
+        name in ("steps", "restarts") and twice.parameters[name] == 2 * once.parameters.get(name, 0)
+        for name in differing
+    )
+
+
+def _fooled(cell: Cell, norm: str, eps: float) -> Bools:
+    """Which samples it fooled by a change of at most eps."""
+    outcome = cell[1]
+    fooled: Bools = outcome.attempted & (outcome.final != outcome.labels)
+    if _stage(cell).eps is None:
+        fooled = fooled & (getattr(outcome, norm) <= eps)
+    return fooled
+
+
+def _tried(cell: Cell) -> Bools:
+    """Which samples it tells of: those that it attacked."""
+    return cell[1].attempted
+
+
+def _left(cells: Sequence[Cell], norm: str, eps: float) -> Mapping[int, bool]:
+    """By sample that any of the attacks was run on, whether all that were run on it left it."""
+    left: dict[int, bool] = {}
+    for cell in cells:
+        fooled = _fooled(cell, norm, eps)
+        for sample in np.flatnonzero(_tried(cell)):
+            number = int(cell[1].ids[sample])
+            left[number] = left.get(number, True) and not fooled[sample]
+    return left
+
+
+def _enough(count: int, of: int) -> bool:
+    return count >= LEAST and count > SHARE * of
+
+
+# ----------------------------------------------------------------------------------------------------------- the rules
+
+
+def _survives_everything(cells: Sequence[Cell]) -> Iterator[Finding]:
+    name = "survives-everything"
+    if cells:
+        record, outcome = max(cells, key=lambda cell: len(cell[1]))
+        if len(np.unique(outcome.labels)) > 1 and len(np.unique(outcome.clean)) == 1:
+            yield Finding(record.key, name, f"decides for the same class on all {len(outcome)} unchanged images")
+    for (norm, eps), found in _threats(cells).items():
+        strong = [cell for cell in found if _is_strong(cell)]
+        if norm != "linf" or eps < 0.5 or not strong:
+            continue
+        left = _left(strong, norm, eps)
+        kept = {number for number, stays in left.items() if stays}
+        classes = {int(label) for _, outcome in strong for label in outcome.labels[np.isin(outcome.ids, list(kept))]}
+        if len(classes) > 1 or (eps >= 1 and kept):
+            names = ", ".join(_label(cell) for cell in strong)
+            several = f", of {len(classes)} classes," if len(classes) > 1 else ""
+            text = f"{len(kept)} of {len(left)} images{several} withstand {names}"
+            yield Finding(strong[-1][0].key, name, text)
+
+
+def _not_monotone(cells: Sequence[Cell]) -> Iterator[Finding]:
+    families: dict[str, dict[float, Cell]] = {}
+    for (norm, eps), found in _threats(cells).items():
+        for cell in filter(_is_strong, found):
+            stage = _stage(cell)
+            family = f"{stage.name} {norm} {sorted(stage.parameters.items())} {cell[0].spec.condition.target}"
+            families.setdefault(family, {})[eps] = cell
+    for by_eps in families.values():
+        sizes = sorted(by_eps)
+        for small, large in itertools.pairwise(sizes):
+            first, second = by_eps[small], by_eps[large]
+            norm = _stage(first).norm
+            fooled = {int(number) for number in first[1].ids[_fooled(first, norm, small)]}
+            later = _left([second], norm, large)
+            lost = sum(later[number] for number in fooled if number in later)
+            if _enough(lost, len(later)):
+                text = f"{lost} of {len(later)} images fooled by {_label(first)} withstand {_label(second)}"
+                yield Finding(second[0].key, "not-monotone", text)
+
+
+def _weaker_wins(cells: Sequence[Cell]) -> Iterator[Finding]:
+    smallest = [cell for cell in _attacks(cells) if _stage(cell).eps is None]
+    for (norm, eps), found in _threats(cells).items():
+        strong = [cell for cell in found if _is_strong(cell) and not _is_doubled(cell, found)]
+        if not strong:
+            continue
+        left = _left(strong, norm, eps)
+        for cell in (*found, *(other for other in smallest if _stage(other).norm == norm)):
+            flag = _weaker(_stage(cell))
+            if flag is None:
+                continue
+            tried = _tried(cell)
+            shared = [int(number) for number in cell[1].ids[tried] if int(number) in left]
+            broken = {int(number) for number in cell[1].ids[_fooled(cell, norm, eps)]}
+            won = sum(left[number] for number in shared if number in broken)
+            if _enough(won, len(shared)):
+                names = ", ".join(_label(other) for other in strong)
+                within = "" if _stage(cell).eps is not None else f" within {norm} {format_eps(eps)}"
+                text = f"{_label(cell)} fools{within} {won} of {len(shared)} images that {names} left"
+                yield Finding(cell[0].key, flag, text)
+
+
+def _weaker(stage: StageSpec) -> str | None:
+    """The flag that an attack raises where it wins; None for those that nobody calls weaker."""
+    if stage.white_box:
+        return "single-step-wins" if stage.gradient_steps == 1 and stage.eps is not None else None
+    if stage.through_peers:
+        return "transfer-wins"
+    return "black-box-wins" if stage.black_box else "noise-wins"
+
+
+def _not_converged(cells: Sequence[Cell]) -> Iterator[Finding]:
+    for (norm, eps), found in _threats(cells).items():
+        doubled = [cell for cell in found if _is_doubled(cell, found)]
+        strong = [cell for cell in found if _is_strong(cell) and cell not in doubled]
+        left = _left(strong, norm, eps)
+        for cell in doubled:
+            with_it = _left([*strong, cell], norm, eps)
+            shared = [int(number) for number in cell[1].ids[_tried(cell)] if int(number) in left]
+            lost = sum(left[number] and not with_it[number] for number in shared)
+            if lost >= LEAST and lost > LOWERED * len(cell[1]):
+                text = f"{_label(cell)} fools {lost} more of {len(cell[1])} images than {_label(strong[0])}"
+                yield Finding(cell[0].key, "not-converged", text)
+
+
+def _zero_gradient(cells: Sequence[Cell]) -> Iterator[Finding]:
+    for record, outcome in cells:
+        still = int(outcome.flat.sum())
+        if still >= LEAST and still > STILL * len(outcome):
+            text = f"the input gradient of {still} of {len(outcome)} images is zero"
+            yield Finding(record.key, "zero-gradient", text)
+
+
+def _surrogate_gap(cells: Sequence[Cell]) -> Iterator[Finding]:
+    for cell in filter(_is_strong, _attacks(cells)):
+        record, outcome = cell
+        # Where the decision has changed, the attack has done its work whatever the scores say.
+        gap = outcome.attempted & (outcome.final == outcome.labels) & (outcome.scored != outcome.final)
+        tried = int(outcome.attempted.sum())
+        if _enough(int(gap.sum()), tried):
+            text = f"after {_label(cell)} the scores of {int(gap.sum())} of {tried} images are fooled, the decision not"
+            yield Finding(record.key, "surrogate-gap", text)
+
+
+def _remedies(cells: Sequence[Cell]) -> Iterator[Finding]:
+    stages = [_stage(cell) for cell in _attacks(cells)]
+    for record, _ in cells:
+        traits = record.traits
+        remedied: Mapping[str, Any] = {
+            "randomised": "averaged" in traits,
+            "outputs-probabilities": any(stage.margin_loss for stage in stages),
+            "no-gradient": any(stage.black_box and not stage.white_box for stage in stages),
+            "defense-in-the-way": "straight-through" in traits,
+        }
+        for name, remedy in remedied.items():
+            if name in traits and (remedy or stages):
+                yield Finding(record.key, name, (CAUTIONS if remedy else FLAGS)[name], blocks=not remedy)
+
+
+_RULES: tuple[Callable[[Sequence[Cell]], Iterator[Finding]], ...] = (
+    _survives_everything,
+    _not_monotone,
+    _weaker_wins,
+    _not_converged,
+    _zero_gradient,
+    _surrogate_gap,
+    _remedies,
+)

@@ -71,6 +71,11 @@ def choose(registry: Registry, kind: Kind, wanted: object, where: str) -> Choice
     return Choice(name, component, entry.source, _label(name, component.changed(entry.mark.preset)))
 
 
+def full_choice(choice: Choice[T], component: T) -> Choice[T]:
+    """Another component of the same name, whose label says every hyperparameter."""
+    return Choice(choice.name, component, choice.source, _label(choice.name, component.parameters()))
+
+
 def _read(wanted: object, kind: Kind, where: str) -> tuple[str, dict[str, object]]:
     if isinstance(wanted, str):
         return read_text(wanted, where)

@@ -7,16 +7,16 @@ eps in turn.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Annotated, cast
 
 from pydantic import Field
 
-from robbench.choice import Choice, choose, split_outside_brackets
+from robbench.choice import Choice, choose, full_choice, split_outside_brackets
 from robbench.component import Component, number
 from robbench.errors import RequestError, did_you_mean
-from robbench.interfaces import Attack
+from robbench.interfaces import Attack, Classifier
 from robbench.records import ConditionSpec, Kind, StageSpec
 from robbench.registry import Registry
 from robbench.sources import EpsList
@@ -27,16 +27,23 @@ TARGET_RULES = ("next", "random", "least-likely", "all")
 
 @dataclass(frozen=True)
 class Stage:
-    """One attack of a chain under its own limits."""
+    """One attack of a chain under its own limits.
+
+    Attributes:
+        attack: The attack.
+        threat: Its limits.
+        usual: Whether the norm is the one that the attack means where none is named.
+    """
 
     attack: Choice[Attack]
     threat: Threat
+    usual: bool = True
 
     @property
     def label(self) -> str:
         """The stage as it can be asked for again."""
         if self.threat.eps is None:
-            return self.attack.label
+            return self.attack.label if self.usual else f"{self.attack.label}@{self.threat.norm}:"
         norm = "" if self.threat.norm == "linf" else f"{self.threat.norm}:"
         return f"{self.attack.label}@{norm}{format_eps(self.threat.eps)}"
 
@@ -51,6 +58,7 @@ class Stage:
             black_box=attack.black_box,
             margin_loss=attack.margin_loss,
             gradient_steps=attack.gradient_steps,
+            through_peers=attack.needs_peers,
             bounded=attack.bounded,
             global_state=attack.global_state,
         )
@@ -66,19 +74,25 @@ class Condition:
             ``all`` others in turn, or the name of a class.
         draws: Independent draws of a random transform.
         sample: Largest number of test images to apply it to, stratified; None for all.
+        check: Whether it only looks into some rows or samples and has no part in the ranking.
+        survivors: Whether its samples are drawn among those that the row's other attacks of its threat model left.
+        models: Labels of the rows that it is for; None for all.
     """
 
     stages: tuple[Stage, ...] = ()
     target: str | None = None
     draws: int = 1
     sample: int | None = None
+    check: bool = False
+    survivors: bool = False
+    models: tuple[str, ...] | None = None
 
     @property
     def kind(self) -> Kind:
         """``clean``, ``natural`` (no adversary), ``attack`` (one, alone), or ``chain``."""
         if not self.stages:
             return "clean"
-        if all(stage.threat.norm == "none" for stage in self.stages):
+        if all(stage.threat.norm == "none" and not stage.attack.component.adversarial for stage in self.stages):
             return "natural"
         return "attack" if len(self.stages) == 1 else "chain"
 
@@ -97,7 +111,28 @@ class Condition:
             target=self.target,
             draws=self.draws if self.kind == "natural" else 0,
             sample=self.sample,
+            check=self.check,
+            survivors=self.survivors,
         )
+
+    def bound(self, peers: Sequence[Classifier]) -> Condition:
+        """The condition with the models that its attacks work through."""
+        stages = tuple(
+            replace(stage, attack=replace(stage.attack, component=stage.attack.component.bind(peers)))
+            for stage in self.stages
+        )
+        return replace(self, stages=stages)
+
+    @property
+    def ranks(self) -> bool:
+        """Whether it is part of a worst case: an attack within a ball on any wrong class, and no check."""
+        within = len(self.stages) == 1 and self.stages[0].threat.eps is not None
+        return self.kind == "attack" and within and self.target in (None, "all") and not self.check
+
+    @property
+    def needs_peers(self) -> bool:
+        """Whether any of its attacks works through other models."""
+        return any(stage.attack.component.needs_peers for stage in self.stages)
 
     def limited(self, limit: int | None, available: int) -> Condition:
         """The condition on at most ``limit`` of the test images, of which so many are available."""
@@ -118,11 +153,15 @@ class ConditionRequest(Component):
         chain: The chain as text.
         draws: Independent draws of a random transform.
         sample: Largest number of test images, stratified.
+        check: Whether it only looks into some rows or samples, and has no part in the ranking.
+        models: Labels of the rows that a check is for; all where it is None.
     """
 
     chain: str
     draws: Annotated[int, Field(ge=1, le=10_000)] = 1
     sample: Annotated[int, Field(ge=1)] | None = None
+    check: bool = False
+    models: tuple[str, ...] | None = None
 
     @classmethod
     def read(cls, wanted: object, where: str) -> ConditionRequest:
@@ -162,11 +201,17 @@ class ConditionRequest(Component):
                 continue
             options = self._stages(part, registry, eps, target is not None, where)
             variants = [(*stages, stage) for stages in variants for stage in options]
-        conditions = [Condition(stages, target, self.draws, self.sample) for stages in variants]
+        conditions = [
+            Condition(stages, target, self.draws, self.sample, self.check, models=self.models) for stages in variants
+        ]
         self._check(conditions[0], where)
         return conditions
 
     def _check(self, condition: Condition, where: str) -> None:
+        if self.models is not None and not self.check:
+            raise RequestError(f'"{self.chain}": only a check can be for some models; add check = true', where)
+        if self.check and condition.kind != "attack":
+            raise RequestError(f'"{self.chain}": only a single attack can be a check', where)
         if condition.target and condition.kind in ("clean", "natural"):
             raise RequestError(f'"{self.chain}": only attacks can have a target', where)
         if condition.target == "all" and condition.kind == "chain":
@@ -195,8 +240,11 @@ class ConditionRequest(Component):
         targeted = targeted and component.targetable
         if norm == "none" or not component.bounded:
             if at and eps_text:
-                raise RequestError(f'"{text}": {attack.name} takes no eps', where)
-            return [Stage(attack, Threat(norm, None, targeted))]
+                variants = [full_choice(attack, variant) for variant in component.variants(eps_text)]
+                if not variants:
+                    raise RequestError(f'"{text}": {attack.name} takes no eps', where)
+                return [Stage(variant, Threat(norm, None, targeted)) for variant in variants]
+            return [Stage(attack, Threat(norm, None, targeted), usual=norm == norms[0])]
         if not at or not eps_text:
             raise RequestError(f'"{text}": {attack.name} needs an eps, as in "{head}@ref" or "{head}@0.1"', where)
         return [Stage(attack, Threat(norm, size, targeted)) for size in _sizes(eps_text, norm, eps, text, where)]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import io
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -16,7 +16,8 @@ from robbench.conditions import Condition, Stage
 from robbench.data import stratified
 from robbench.interfaces import Classifier, Samples, to_float
 from robbench.oracle import Oracle
-from robbench.records import Outcome
+from robbench.probes import traits, zero_gradients
+from robbench.records import Ints, Outcome
 from robbench.referee import change_norms, check_images, fair_play
 from robbench.rng import Streams
 from robbench.training import JUDGING_BATCH, predictions
@@ -64,7 +65,13 @@ class Subject:
         """The same on a stratified subsample."""
         if size is None or size >= len(self.samples):
             return self
-        index = torch.from_numpy(stratified(self.samples.labels.numpy(), size, self.split_seed))
+        return self._at(torch.from_numpy(stratified(self.samples.labels.numpy(), size, self.split_seed)))
+
+    def among(self, ids: Ints) -> Subject:
+        """The same on some of the samples."""
+        return self._at(torch.isin(self.samples.ids, torch.from_numpy(ids)).nonzero().flatten())
+
+    def _at(self, index: Tensor) -> Subject:
         return replace(self, samples=self.samples[index], clean=self.clean[index])
 
 
@@ -76,6 +83,7 @@ class Trial:
         images: The images it returned, shape ``(M, C, H, W)``.
         final: Hard decisions on them, int64, shape ``(M,)``.
         rounded: Hard decisions on them rounded to 8 bits.
+        scored: Arg max of the differentiable scores on them.
         norms: Norms of the whole change, float64, shape ``(M, 4)``: Linf, L2, L1, L0.
         passes: Forward and backward passes, float64, shape ``(M, 2)``.
     """
@@ -83,20 +91,28 @@ class Trial:
     images: Tensor
     final: Tensor
     rounded: Tensor
+    scored: Tensor
     norms: Tensor
     passes: Tensor
 
 
 @dataclass(frozen=True)
 class Result:
-    """What a cell leaves behind: its outcome, its first attacked images as an npz, and notes."""
+    """What a cell leaves behind: its outcome, its first attacked images as an npz, traits of the model, and notes."""
 
     outcome: Outcome
     examples: bytes | None
+    traits: tuple[str, ...]
     notes: tuple[str, ...]
 
 
-def evaluate(subject: Subject, condition: Condition, report: Report = lambda done, of: None) -> Result:
+def evaluate(
+    subject: Subject,
+    condition: Condition,
+    report: Report = lambda done, of: None,
+    peers: Sequence[Classifier] = (),
+    survivors: Ints | None = None,
+) -> Result:
     """Apply a condition to a model and judge what comes of it.
 
     Natural perturbations and chains are applied to every sample, single attacks to those that the model gets right.
@@ -105,15 +121,23 @@ def evaluate(subject: Subject, condition: Condition, report: Report = lambda don
         subject: Model and images.
         condition: What is done to the images.
         report: Called after every batch with the number of samples done and to do.
+        peers: Other models, for attacks that work through them.
+        survivors: Ids of the samples to draw from, where the condition asks for those that other attacks left.
 
     Raises:
         Breach: If an attack breaks a rule of the referee.
     """
+    if condition.survivors and survivors is not None:
+        subject = subject.among(survivors)
     subject = subject.sampled(condition.sample)
     if condition.kind == "clean":
-        return Result(_outcome(subject, condition), None, ())
-    # The judge is another copy of the model than the one that attacks get their hands on.
-    runner = _Runner(subject, copy.deepcopy(subject.model), condition, report)
+        return _clean(subject, condition)
+    condition = condition.bound(peers)
+    # The judge is another copy of the model than the one that attacks get their hands on; and a random defense draws
+    # the same in every cell, whatever was evaluated before it.
+    attacked = copy.deepcopy(subject.model)
+    attacked.redraw(1)
+    runner = _Runner(replace(subject, model=copy.deepcopy(subject.model)), attacked, condition, report)
     if condition.target == "all":
         return runner.every_target()
     labels, right = subject.samples.labels, subject.clean == subject.samples.labels
@@ -124,6 +148,26 @@ def evaluate(subject: Subject, condition: Condition, report: Report = lambda don
     index = torch.nonzero(attempted).flatten()
     trials = [runner.run(index, targets, draw) for draw in range(condition.draws)]
     return runner.result(_outcome(subject, condition, index, trials, targets), index, trials[0].images)
+
+
+def _clean(subject: Subject, condition: Condition) -> Result:
+    """The unchanged images, with what can be seen on them of the model's scores and gradients."""
+    model, samples = copy.deepcopy(subject.model), subject.samples
+    scored, flat = [], []
+    seen: tuple[str, ...] = ()
+    for start in range(0, len(samples), ATTACK_BATCH):
+        index = torch.arange(start, min(start + ATTACK_BATCH, len(samples)))
+        images = to_float(samples.images[index], subject.device)
+        labels = samples.labels[index].to(subject.device)
+        if start == 0:
+            seen = traits(model, images)
+        with torch.no_grad():
+            scored.append(model(images).argmax(dim=1).cpu())
+        flat.append(zero_gradients(model, images, labels).cpu())
+    outcome = _outcome(subject, condition)
+    if scored:
+        outcome = replace(outcome, scored=torch.cat(scored).numpy(), flat=torch.cat(flat).numpy())
+    return Result(outcome, None, seen, ())
 
 
 @dataclass(frozen=True)
@@ -186,7 +230,7 @@ class _Runner:
             clean=outcome.clean[shown.numpy()],
             final=outcome.final[shown.numpy()],
         )
-        return Result(outcome, buffer.getvalue(), tuple(self.notes))
+        return Result(outcome, buffer.getvalue(), (), tuple(self.notes))
 
     def run(self, index: Tensor, targets: Tensor | None, draw: int) -> Trial:
         trials = []
@@ -198,7 +242,8 @@ class _Runner:
         if not trials:
             shape = self.subject.samples.images.shape[1:]
             none = torch.zeros(0, dtype=torch.int64)
-            return Trial(torch.zeros(0, *shape), none, none, torch.zeros(0, 4).double(), torch.zeros(0, 2).double())
+            nothing = torch.zeros(0, 4).double(), torch.zeros(0, 2).double()
+            return Trial(torch.zeros(0, *shape), none, none, none, *nothing)
         return Trial(*(torch.cat([getattr(trial, name) for trial in trials]) for name in Trial.__dataclass_fields__))
 
     def _batches(self, index: Tensor, targets: Tensor | None, draw: int) -> Iterator[tuple[Tensor, Trial]]:
@@ -232,10 +277,12 @@ class _Runner:
             # A natural perturbation has nobody whose work rounding could undo.
             attacked = self.condition.kind != "natural"
             rounded = subject.model.predict((changed * 255).round() / 255) if attacked else final
+            scored = subject.model(changed).argmax(dim=1) if attacked else final
         return Trial(
             images=changed.cpu(),
             final=final.cpu(),
             rounded=rounded.cpu(),
+            scored=scored.cpu(),
             norms=torch.stack([norms["linf"], norms["l2"], norms["l1"], norms["l0"]], dim=1).cpu(),
             passes=oracle.spent.T,
         )
@@ -258,7 +305,7 @@ def _outcome(
 ) -> Outcome:
     size = len(subject.samples)
     clean = subject.clean.numpy()
-    final, rounded = clean.copy(), clean.copy()
+    final, rounded, scored = clean.copy(), clean.copy(), clean.copy()
     attempted = np.zeros(size, dtype=np.bool_)
     norms, passes = np.zeros((size, 4)), np.zeros((size, 2))
     reached = np.full(size, -1, dtype=np.int64)
@@ -266,6 +313,7 @@ def _outcome(
     if index is not None and trials:
         at = index.numpy()
         final[at], rounded[at], attempted[at] = trials[0].final.numpy(), trials[0].rounded.numpy(), True
+        scored[at] = trials[0].scored.numpy()
         norms[at] = trials[0].norms.numpy()
         passes[at] = torch.stack([trial.passes for trial in trials]).sum(dim=0).numpy()
         if targets is not None:
@@ -289,6 +337,8 @@ def _outcome(
         l0=norms[:, 3],
         forwards=passes[:, 0],
         backwards=passes[:, 1],
+        scored=scored,
+        flat=np.zeros(size, dtype=np.bool_),
         num_classes=subject.num_classes,
         kind=condition.kind,
     )
@@ -304,7 +354,7 @@ def _stronger(first: Outcome, second: Outcome) -> Outcome:
     fooled_1, fooled_2 = first.final != first.labels, second.final != second.labels
     tried = second.attempted & ~first.attempted
     better = tried | (second.attempted & fooled_2 & (~fooled_1 | (second.l2 < first.l2)))
-    names = ("final", "rounded", "targets", "linf", "l2", "l1", "l0")
+    names = ("final", "rounded", "scored", "targets", "linf", "l2", "l1", "l0")
     picked = {name: np.where(better, getattr(second, name), getattr(first, name)) for name in names}
     return replace(
         first,

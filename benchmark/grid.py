@@ -52,6 +52,7 @@ class GridFile(_Table):
         datasets: The data sets.
         seeds: The seeds.
         conditions: The conditions, texts or tables.
+        audit: Whether to add the audit's checks.
         recipe: Fields of the recipe that differ from those that the data set suggests.
         plugins: Plugin files to load, relative to the grid file.
         models: The models.
@@ -62,6 +63,7 @@ class GridFile(_Table):
     datasets: Annotated[list[str | dict[str, Any]], Field(min_length=1)] = ["{dataset}"]
     seeds: Annotated[list[Seed], Field(min_length=1)] = [0]
     conditions: Annotated[list[str | dict[str, Any]], Field(min_length=1)]
+    audit: bool = False
     recipe: dict[str, Any] = {}
     plugins: list[str] = []
     models: Annotated[list[ModelEntry], Field(min_length=1)]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import abc
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -32,6 +32,9 @@ class Classifier(nn.Module, abc.ABC):
     draws: int = 1
     """Passes through the network that one call makes: more than one where a random defense is averaged."""
 
+    votes: int = 0
+    """Further passes that a hard decision makes: those of a random defense that lets fresh draws vote."""
+
     @abc.abstractmethod
     def forward(self, images: Tensor) -> Tensor:
         """Differentiable scores, shape ``(N, K)``: logits, or what attacks can use in their place."""
@@ -58,6 +61,12 @@ class Classifier(nn.Module, abc.ABC):
             index: Mask or indices into the batch.
         """
         return self
+
+    def redraw(self, stream: int) -> None:
+        """Draw other random numbers from here on, independent of those of other streams."""
+        for part in self.children():
+            if isinstance(part, Classifier):
+                part.redraw(stream)
 
     def surrogate(self, name: str) -> Classifier:
         """The same model with the same hard decisions, whose ``forward`` gives other scores.
@@ -224,7 +233,7 @@ class Defense(Component):
     """A change of training, of inference, or of both. Override either method, or both."""
 
     gradients: ClassVar[str] = "exact"
-    """How gradients pass what ``wrap`` adds: ``exact``, ``straight-through`` or ``expectation``."""
+    """How gradients pass what ``wrap`` adds: ``exact``, ``straight-through``, ``expectation`` or ``none``."""
 
     def training_loss(self, batch: Batch) -> Tensor:
         """The loss of one step, a scalar to descend on."""
@@ -252,6 +261,11 @@ class Attack(Component):
     """Whether the attack asks the model for scores or decisions and learns from them without gradients."""
     margin_loss: ClassVar[bool] = False
     """Whether some part of the attack follows margins between scores, which do not saturate as cross-entropy does."""
+    adversarial: ClassVar[bool] = False
+    """For attacks without a norm: whether the change is chosen by what the model answers, so that it is no natural
+    perturbation."""
+    needs_peers: ClassVar[bool] = False
+    """Whether the attack works through other models of the grid; ``bind`` hands them to it."""
     global_state: ClassVar[bool] = False
     """Whether the attack draws from global random state, which it then sets, saves and restores."""
 
@@ -273,7 +287,24 @@ class Attack(Component):
     @property
     def gradient_steps(self) -> int:
         """Gradient steps in a row from one start: none without gradients, one where there is no number of steps."""
-        return int(getattr(self, "steps", 1)) if self.white_box else 0
+        steps = getattr(self, "steps", 1)
+        return (steps if isinstance(steps, int) else 1) if self.white_box else 0
+
+    def variants(self, which: str) -> Sequence[Attack]:
+        """What ``@which`` stands for where the attack has no eps: several of its kind, or none if nothing is meant.
+
+        Args:
+            which: ``each`` or another word of the attack's own.
+        """
+        return ()
+
+    def bind(self, peers: Sequence[Classifier]) -> Attack:
+        """The attack that works through other models.
+
+        Args:
+            peers: In evaluation mode, their weights frozen.
+        """
+        return self
 
     def refusal(self, threat: Threat, num_classes: int) -> str | None:
         """Why this attack cannot be run so, or None."""

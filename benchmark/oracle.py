@@ -65,21 +65,22 @@ class Oracle(Classifier):
 
     def predict(self, images: Tensor) -> Tensor:
         """The model's hard decisions, counted."""
-        self._charge(0, len(images))
+        self._charge(0, len(images), self.model.votes or self.model.draws)
         return self.model.predict(images)
 
     def decide(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """The model's scores and hard decisions, counted as one pass."""
         scores, decisions = self.model.decide(images)
+        self._charge(0, len(images), self.model.votes)
         return self._count(images, scores), decisions
 
     def _count(self, images: Tensor, output: Tensor) -> Tensor:
-        self._charge(0, len(images))
+        self._charge(0, len(images), self.model.draws)
         if output.requires_grad:
             size = len(images)
-            output.register_hook(lambda gradient: self._charge(1, size))  # type: ignore[no-untyped-call]
+            output.register_hook(lambda gradient: self._charge(1, size, self.model.draws))  # type: ignore[no-untyped-call]
         return output
 
-    def _charge(self, kind: int, images: int) -> None:
+    def _charge(self, kind: int, images: int, each: int) -> None:
         if len(self.rows):
-            self.spent[kind, self.rows] += self.draws * images / len(self.rows)
+            self.spent[kind, self.rows] += each * images / len(self.rows)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from robbench.checks import audit_conditions
 from robbench.choice import Choice, choose, plain, split_outside_brackets
 from robbench.conditions import Condition, ConditionRequest
 from robbench.data import Splits, load, split
@@ -21,7 +22,7 @@ from robbench.registry import Kind, Registry
 from robbench.request import Request
 from robbench.sources import Dataset, Source
 
-PROTOCOL = 1
+PROTOCOL = 2
 """Raised when training or evaluation give other results for the same specification."""
 
 
@@ -57,12 +58,23 @@ class Data:
 
 @dataclass(frozen=True)
 class Cell:
-    """One condition of one model."""
+    """One condition of one model.
+
+    Attributes:
+        key: Its address.
+        condition: What is done to the images.
+        spec: Everything that can change its result, as plain data.
+        refusal: Why it cannot be run, or None.
+        peers: Keys of the other models that its attack works through.
+        needs: Keys of the row's other cells whose survivors its samples are drawn from.
+    """
 
     key: str
     condition: Condition
     spec: CellSpec
     refusal: str | None
+    peers: tuple[str, ...] = ()
+    needs: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -198,6 +210,11 @@ class _Resolver:
                 if condition.label in found:
                     raise RequestError(f'"{condition.label}" is asked for twice', where)
                 found[condition.label] = condition
+        if self.grid.audit or self.request.audit:
+            resolved = list(found.values())
+            usual = {norm: sizes.reference for norm, sizes in data.choice.component.eps.items()}
+            for condition in audit_conditions(resolved, usual, self.registry):
+                found[condition.label] = condition.limited(self.request.limit, len(data.splits.test))
         return list(found.values())
 
     def _models(self, name: Any, data: Data, conditions: list[Condition], seed: int) -> list[Job]:
@@ -218,7 +235,7 @@ class _Resolver:
                     self.where,
                 )
             for at, entry in ready:
-                for job in self._sweep(at, entry, data, conditions, seed, rows):
+                for job in self._sweep(at, entry, data, seed, rows):
                     if job.spec.label in rows:
                         raise RequestError(
                             f'key "models.{at}": a second model called "{job.spec.label}"; give it a name', self.where
@@ -230,11 +247,25 @@ class _Resolver:
                         )
                     rows[job.spec.label] = job
             waiting = [item for item in waiting if item not in ready]
-        return list(rows.values())
+        for position, condition in enumerate(conditions):
+            for label in condition.models or ():
+                if label not in rows:
+                    raise RequestError(
+                        f'key "conditions.{position}.models" names "{label}", which is no row on {data.choice.label}; '
+                        f"{did_you_mean(label, rows)}",
+                        self.where,
+                    )
+        return [replace(job, cells=self._cells(job, conditions, rows.values())) for job in rows.values()]
 
-    def _sweep(
-        self, at: int, entry: ModelEntry, data: Data, conditions: list[Condition], seed: int, rows: Mapping[str, Job]
-    ) -> Iterable[Job]:
+    def _cells(self, job: Job, conditions: Sequence[Condition], jobs: Iterable[Job]) -> tuple[Cell, ...]:
+        peers = tuple(other.key for other in jobs if other.key != job.key and not other.refusal)
+        cells: list[Cell] = []
+        for condition in sorted(conditions, key=lambda condition: condition.survivors):
+            if condition.models is None or job.spec.label in condition.models:
+                cells.append(self._cell(job, condition, peers if condition.needs_peers else (), cells))
+        return tuple(cells)
+
+    def _sweep(self, at: int, entry: ModelEntry, data: Data, seed: int, rows: Mapping[str, Job]) -> Iterable[Job]:
         where = f'{self.where}: key "models.{at}'
         suggested = dict(data.choice.component.recipe)
         usual = suggested.pop("architecture", "small-cnn")
@@ -266,8 +297,7 @@ class _Resolver:
             refusal = _refusal(balancer, data.spec.counts["train"])
             if refusal is None and entry.start and rows[entry.start].refusal:
                 refusal = f"it starts from {entry.start}, which is refused: {rows[entry.start].refusal}"
-            job = Job(key, data, architecture, objective, balancer, defenses, recipe, seed, spec, start, refusal)
-            yield replace(job, cells=tuple(self._cell(job, condition) for condition in conditions))
+            yield Job(key, data, architecture, objective, balancer, defenses, recipe, seed, spec, start, refusal)
 
     def _swept(self, kind: Kind, wanted: Any, where: str) -> list[Choice[Any]]:
         return [choose(self.registry, kind, item, where) for item in _listed(wanted)]
@@ -276,7 +306,11 @@ class _Resolver:
         parts = split_outside_brackets(wanted, "+") if isinstance(wanted, str) else [wanted]
         return tuple(choose(self.registry, "defense", part, where) for part in parts)
 
-    def _cell(self, job: Job, condition: Condition) -> Cell:
+    def _cell(self, job: Job, condition: Condition, peers: tuple[str, ...], before: Sequence[Cell]) -> Cell:
+        needs: tuple[str, ...] = ()
+        if condition.survivors:
+            threat = condition.stages[0].threat
+            needs = tuple(c.key for c in before if c.condition.ranks and c.condition.stages[0].threat == threat)
         spec = CellSpec(
             dataset=job.data.spec,
             model=job.spec,
@@ -287,8 +321,12 @@ class _Resolver:
             device=self.device,
             protocol=PROTOCOL,
         )
-        key = digest({"model": job.key, "condition": _condition_identity(spec.condition), "protocol": PROTOCOL})
-        return Cell(key, condition, spec, job.refusal or condition.refusal(job.data.num_classes))
+        identity = {"model": job.key, "condition": _condition_identity(spec.condition), "protocol": PROTOCOL}
+        key = digest({**identity, "peers": sorted(peers), "needs": sorted(needs)})
+        refusal = job.refusal or condition.refusal(job.data.num_classes)
+        if refusal is None and condition.needs_peers and not peers:
+            refusal = "there is no other model in the grid to work through"
+        return Cell(key, condition, spec, refusal, peers, needs)
 
 
 def _listed(wanted: Any) -> list[Any]:
@@ -326,6 +364,7 @@ def _condition_identity(condition: ConditionSpec) -> dict[str, Any]:
     return {
         "stages": [{**_part_identity(stage), "norm": stage.norm, "eps": stage.eps} for stage in condition.stages],
         "target": condition.target,
+        "survivors": condition.survivors,
         "draws": condition.draws,
         "sample": condition.sample,
     }

@@ -50,6 +50,10 @@ class Outcome:
         linf, l2, l1, l0: Norms of the whole change, float64, shape ``(N,)``.
         forwards, backwards: Passes spent, float64, shape ``(N,)``; fractions where an attack's calls could not be told
             apart by sample.
+        scored: Arg max of the differentiable scores on the changed image, shape ``(N,)``; ``final`` where nobody
+            looked.
+        flat: Whether the input gradient at the unchanged image is exactly zero under both cross-entropy and margin
+            loss, bool, shape ``(N,)``; measured in the clean condition alone.
     """
 
     ids: Ints
@@ -67,6 +71,8 @@ class Outcome:
     l0: Floats
     forwards: Floats
     backwards: Floats
+    scored: Ints
+    flat: NDArray[np.bool_]
     num_classes: int
     kind: Kind
 
@@ -98,7 +104,10 @@ class Outcome:
     def from_bytes(cls, data: bytes) -> Outcome:
         """The outcome that ``to_bytes`` wrote."""
         with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
-            values: dict[str, Any] = {field.name: arrays[field.name] for field in fields(cls)}
+            values: dict[str, Any] = {name: arrays[name] for name in arrays.files}
+        # Schema 1 did not have these.
+        values.setdefault("scored", values["final"])
+        values.setdefault("flat", np.zeros(len(values["ids"]), dtype=np.bool_))
         values["num_classes"] = int(values["num_classes"])
         values["kind"] = str(values["kind"])
         return cls(**values)
@@ -143,6 +152,7 @@ class StageSpec(PartSpec):
     black_box: bool = False
     margin_loss: bool = False
     gradient_steps: int = 0
+    through_peers: bool = False
     bounded: bool
     global_state: bool
 
@@ -156,6 +166,8 @@ class ConditionSpec(_Model):
     target: str | None = None
     draws: int = 0
     sample: int | None = None
+    check: bool = Field(default=False, description="looks into some rows or samples; has no part in the ranking")
+    survivors: bool = Field(default=False, description="samples are drawn among those that the other attacks left")
 
 
 class DatasetSpec(PartSpec):
@@ -214,7 +226,9 @@ class Record(_Model):
     metrics_digest: str = ""
     confusion: tuple[tuple[int, ...], ...] = Field(default=(), description="counts, true class by decision")
     costs: Costs = Costs()
-    flags: tuple[str, ...] = ()
+    traits: tuple[str, ...] = Field(default=(), description="what was observed of the model that matters to attacks")
+    flags: dict[str, str] = Field(default={}, description="blocking audit flags, each with what was found")
+    cautions: dict[str, str] = Field(default={}, description="audit notes that do not block, each with its remedy")
     notes: tuple[str, ...] = ()
     outcome_sha256: str | None = None
     provenance: dict[str, Any] = {}
@@ -241,7 +255,9 @@ def _migrate(data: Any) -> Any:
     if schema < 2:
         try:
             for stage in data["spec"]["condition"].get("stages", ()):
-                stage["gradient_steps"] = stage["parameters"].get("steps", 1) if stage["white_box"] else 0
+                steps = stage["parameters"].get("steps", 1)
+                stage["gradient_steps"] = (steps if isinstance(steps, int) else 1) if stage["white_box"] else 0
+            data["flags"] = dict.fromkeys(data.get("flags", ()), "")
         except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"not a record of schema {schema}: {error!r}") from None
         data["schema_version"] = SCHEMA

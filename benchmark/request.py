@@ -20,6 +20,7 @@ class Request:
         device: ``cpu``, ``cuda``, or ``auto`` for CUDA where there is any.
         precision: ``float32``, or ``bfloat16`` for training and searching; judging is always float32.
         plugins: Plugin files.
+        audit: Whether to add the audit's checks, whatever the grid says.
     """
 
     grid: str
@@ -31,3 +32,4 @@ class Request:
     device: str = "auto"
     precision: str = "float32"
     plugins: tuple[Path, ...] = ()
+    audit: bool = False

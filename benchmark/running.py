@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
+from robbench.audit import cautions_of, examine, flags_of
 from robbench.errors import RequestError
 from robbench.records import Outcome, Record, digest
 from robbench.store import Store
@@ -38,22 +39,33 @@ class Boards:
 
 
 def remaining(plan: Plan, store: Store) -> Work:
-    """The jobs that have cells to be done, and those whose weights another of them starts from; largest first."""
+    """The jobs that have cells to be done, and those whose weights another of them needs; largest first.
+
+    Cells that work through other models stand apart from their job's other cells, and come last.
+    """
     work: Work = []
+    late: Work = []
+    by_key = {job.key: job for job in plan.jobs}
     for job in plan.jobs:
         cells = [cell for cell in job.cells if not store.finished(cell.key)]
-        if cells:
-            work.append((job, cells))
-    by_key = {job.key: job for job in plan.jobs}
+        alone = [cell for cell in cells if not cell.peers]
+        if alone:
+            work.append((job, alone))
+        if len(alone) < len(cells):
+            late.append((job, [cell for cell in cells if cell.peers]))
+    needed = {key for job, cells in late for cell in cells for key in (job.key, *cell.peers)}
+    begun = {job.key for job, _ in work}
+    work += [(by_key[key], []) for key in sorted(needed - begun) if not store.has_model(key)]
     listed = {job.key for job, _ in work}
     for job, cells in list(work):
         start = by_key.get(job.start) if job.start else None
-        while start is not None and start.key not in listed and any(not cell.refusal for cell in cells):
+        wanted = not cells or any(not cell.refusal for cell in cells)
+        while start is not None and start.key not in listed and wanted:
             if not store.has_model(job.key) and not store.has_model(start.key):
                 work.append((start, []))
                 listed.add(start.key)
             start = by_key.get(start.start) if start.start else None
-    return sorted(work, key=lambda item: -len(item[0].data.splits.train))
+    return sorted(work, key=lambda item: -len(item[0].data.splits.train)) + late
 
 
 def forget(plan: Plan, store: Store) -> None:
@@ -103,6 +115,31 @@ def refresh(plan: Plan, store: Store) -> None:
             store.write_cell(fresh, None, None)
 
 
+def audited(store: Store, cells: Sequence[tuple[Record, Outcome | None]]) -> list[tuple[Record, Outcome | None]]:
+    """The cells of a board with what the audit finds on its rows in their records, which are written where they change.
+
+    Args:
+        store: Where the records are kept.
+        cells: Records with their outcomes, None unless done.
+
+    Raises:
+        StoreError: If a record cannot be written.
+    """
+    rows: dict[tuple[str, int], list[tuple[Record, Outcome]]] = {}
+    for record, outcome in cells:
+        if outcome is not None:
+            rows.setdefault((record.spec.model_key, record.spec.seed), []).append((record, outcome))
+    findings = [finding for row in rows.values() for finding in examine(row)]
+    result = []
+    for record, outcome in cells:
+        marks = {"flags": flags_of(findings, record.key), "cautions": cautions_of(findings, record.key)}
+        fresh = record.model_copy(update=marks)
+        if fresh != record:
+            store.write_cell(fresh, None, None)
+        result.append((fresh, outcome))
+    return result
+
+
 def note_boards(plan: Plan, store: Store) -> dict[str, list[str]]:
     """Write down which cells the plan's boards are made of; returns their keys by board."""
     boards: dict[str, list[str]] = {}
@@ -144,7 +181,7 @@ def write_boards(store: Store, boards: Collection[str] | None = None) -> Boards:
         records = [record for record in map(store.record, note["cells"]) if record is not None]
         missing[board] = len(note["cells"]) - len(records)
         if records:
-            found[board] = [(record, store.outcome(record)) for record in records]
+            found[board] = audited(store, [(record, store.outcome(record)) for record in records])
             folder = store.root / "leaderboards" / board
             files[board] = write_board(folder, str(note["title"]), str(note["grid"]), found[board])
     return Boards(files, found, missing)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from robbench import audit
+from robbench.evaluation import Result
 from robbench.metrics.measures import confusion
 from robbench.plan import Cell
 from robbench.records import Costs, Measure, Outcome, Record, digest
@@ -41,7 +41,6 @@ def scored(record: Record, outcome: Outcome, registry: Registry) -> Record:
     return record.model_copy(
         update={
             "metrics": measure(outcome, registry),
-            "flags": audit.flags(outcome),
             "metrics_digest": metrics_digest(registry),
             "confusion": tuple(tuple(int(count) for count in row) for row in matrix),
         }
@@ -49,15 +48,26 @@ def scored(record: Record, outcome: Outcome, registry: Registry) -> Record:
 
 
 def done(
-    cell: Cell, outcome: Outcome, notes: tuple[str, ...], provenance: dict[str, Any], seconds: float, registry: Registry
+    cell: Cell, result: Result, notes: tuple[str, ...], provenance: dict[str, Any], seconds: float, registry: Registry
 ) -> Record:
-    """The record of a cell that was evaluated."""
+    """The record of a cell that was evaluated, before its row is audited.
+
+    Args:
+        cell: What was evaluated.
+        result: What came of it.
+        notes: What is to be noted of the model.
+        provenance: What it was done with.
+        seconds: How long it took.
+        registry: The known metrics.
+    """
+    outcome = result.outcome
     record = Record(
         key=cell.key,
         status="done",
         spec=cell.spec,
         costs=Costs(forwards=float(outcome.forwards.sum()), backwards=float(outcome.backwards.sum())),
-        notes=notes,
+        traits=result.traits,
+        notes=(*notes, *result.notes),
         provenance=provenance,
         timings={"seconds": seconds},
     )

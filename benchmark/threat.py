@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -43,6 +44,18 @@ class Threat:
     def radius(self) -> float:
         """The limit as a number: ``eps``, or infinity where there is none."""
         return math.inf if self.eps is None else self.eps
+
+
+def precedence(norm: str, eps: float, reference: Mapping[str, float]) -> tuple[bool, int, float, float]:
+    """Sorts limits by how much they matter: a data set's reference sizes first, Linf before L2, L1 and L0.
+
+    Args:
+        norm: The norm.
+        eps: The limit.
+        reference: The data set's reference size per norm.
+    """
+    usual = reference.get(norm, 0.0)
+    return eps != usual, [str(known) for known in NORMS].index(norm), abs(eps - usual), eps
 
 
 def format_eps(eps: float) -> str:

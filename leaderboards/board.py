@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from robbench.leaderboards.checked import Checked, checked
+from robbench.leaderboards.corrupted import Corrupted, corrupted
 from robbench.leaderboards.curves import Curve, sizes, strength
 from robbench.leaderboards.figures import Figure, Rates, accuracy_scores, rates, scores
 from robbench.leaderboards.table import Cell, Status, Table, ThreatModel, is_audited
@@ -77,6 +79,9 @@ class Row:
         unranked: Why it is not ranked.
         worst: The worst case by threat model; None where one of its conditions is not done.
         hardest: The condition of the ranking threat model that leaves the least; None where there is none.
+        flags: Blocking audit flags, each with what was found.
+        cautions: Audit notes, each with its remedy.
+        checks: What checks found, by condition; None where a check is not for this row.
     """
 
     model: ModelSpec
@@ -84,9 +89,11 @@ class Row:
     rank: str
     unranked: str
     audited: bool
-    flags: tuple[str, ...]
+    flags: Mapping[str, str]
+    cautions: Mapping[str, str]
     notes: tuple[str, ...]
     cells: Mapping[str, Entry]
+    checks: Mapping[str, Checked | None]
     worst: Mapping[str, Rates | None]
     hardest: str | None
 
@@ -103,10 +110,12 @@ class Board:
     Attributes:
         ranked_by: Label of the threat model that ranks, or None where balanced clean accuracy does.
         reference: Whether ``ranked_by`` is at the data set's reference eps.
+        checks: Conditions that have no part in the ranking: they look for what the others missed.
         threats: Conditions by threat model.
         perturbed: The natural perturbation that the ranking shows: ``perturbation``, or the one that costs most.
         strength: Robust accuracy over eps, for each norm in which attacks within a ball were run at two eps or more.
         sizes: The share that withstands changes of a size, for each attack that looks for a small change.
+        corrupted: The rows under the suite of common corruptions, by label; the baseline is the first.
         imbalanced: Whether the test set is.
         rows: From best to worst, those that are not ranked last.
         settings: Protocol, precisions, devices and library versions, as lists of all that occur.
@@ -116,12 +125,14 @@ class Board:
     grid: str
     dataset: DatasetSpec
     conditions: tuple[ConditionSpec, ...]
+    checks: tuple[ConditionSpec, ...]
     ranked_by: str | None
     reference: bool
     threats: Mapping[str, tuple[str, ...]]
     perturbed: str | None
     strength: tuple[Curve, ...]
     sizes: tuple[Curve, ...]
+    corrupted: Mapping[str, Corrupted]
     imbalanced: bool
     rows: tuple[Row, ...]
     settings: Mapping[str, Any]
@@ -161,12 +172,14 @@ def board_data(title: str, grid: str, cells: Sequence[Cell]) -> Board:
         grid=grid,
         dataset=table.dataset,
         conditions=table.conditions,
+        checks=table.checks,
         ranked_by=ranked_by.label if ranked_by else None,
         reference=ranked_by is not None and table.dataset.reference.get(ranked_by.norm) == ranked_by.eps,
         threats={threat.label: tuple(spec.label for spec in specs) for threat, specs in threats.items()},
         perturbed=_natural(table, [row for row, _ in scored]),
         strength=strength(table, threats),
         sizes=sizes(table),
+        corrupted=corrupted(table),
         imbalanced=bool(test) and max(test) > IMBALANCE * min(test),
         rows=_ranked(scored),
         settings=_settings(table),
@@ -257,13 +270,25 @@ def _row(
         rank="",
         unranked="" if ranking else "; ".join(troubles) or "no sample that every condition covers",
         audited=ranked_by is not None and ranking is not None and is_audited(needed),
-        flags=tuple(dict.fromkeys(flag for record in records for flag in record.flags)),
+        flags=_gathered([(record.spec.seed, record.flags) for record in records]),
+        cautions=_gathered([(record.spec.seed, record.cautions) for record in records]),
         notes=tuple(dict.fromkeys(note for record in records for note in record.notes)),
         cells=cells,
+        checks={spec.label: checked(table, model.label, spec, threats) for spec in table.checks},
         worst={threat.label: case[0] if case else None for threat, case in worst.items()},
         hardest=min(left, key=lambda label: left[label]) if left and ranked_by else None,
     )
     return row, ranking[1] if ranking else None
+
+
+def _gathered(marks: Sequence[tuple[int, Mapping[str, str]]]) -> dict[str, str]:
+    """Flags or cautions of a row's records, each once, with what was found; by seed where there are several."""
+    several = len({seed for seed, _ in marks}) > 1
+    texts: dict[str, dict[str, None]] = {}
+    for seed, found in marks:
+        for name, text in found.items():
+            texts.setdefault(name, {})[f"seed {seed}: {text}" if several else text] = None
+    return {name: "; ".join(found) for name, found in texts.items()}
 
 
 def _ranked(scored: Sequence[tuple[Row, Scores | None]]) -> tuple[Row, ...]:

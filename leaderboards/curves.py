@@ -52,17 +52,32 @@ class Curve:
 def strength(table: Table, threats: Mapping[ThreatModel, Sequence[ConditionSpec]]) -> tuple[Curve, ...]:
     """Robust accuracy over eps, for each norm with attacks at two eps or more above 0.
 
-    Per seed and sample, the smallest change known to fool the model counts, of all attacks of the norm at any eps: so
-    successes carry forward to larger eps.
+    Per seed and sample, the smallest change known to fool the model counts, of all attacks of the norm at any eps, and
+    of those that look for a smallest change on all of the same samples: so successes carry forward to larger eps.
     """
     curves = []
     for norm in dict.fromkeys(threat.norm for threat in threats):
         radii = sorted(threat.eps for threat in threats if threat.norm == norm and threat.eps > 0)
         conditions = [spec for threat, specs in threats.items() if threat.norm == norm for spec in specs]
+        conditions += [spec for spec in table.conditions if _seeks(spec, norm) and _covers(spec, conditions)]
         if len(radii) > 1:
             distances = _distances(table, norm, conditions)
             curves.append(_curve(table, norm.capitalize(), norm, conditions, radii, distances))
     return tuple(curves)
+
+
+def _seeks(condition: ConditionSpec, norm: str) -> bool:
+    """Whether it is a single attack that looks for a smallest change in the norm, towards whatever wrong class."""
+    if condition.kind != "attack" or condition.target not in (None, "all"):
+        return False
+    stage = condition.stages[0]
+    return stage.eps is None and stage.norm == norm
+
+
+def _covers(condition: ConditionSpec, others: Sequence[ConditionSpec]) -> bool:
+    """Whether it was run on as many samples as each of the others."""
+    sizes = [math.inf if spec.sample is None else spec.sample for spec in (condition, *others)]
+    return sizes[0] >= max(sizes[1:], default=0)
 
 
 def sizes(table: Table) -> tuple[Curve, ...]:

@@ -24,7 +24,8 @@ KEY_DIGITS = 8
 def write_board(directory: Path, title: str, grid: str, cells: Sequence[Cell]) -> list[Path]:
     """Write ``README.md``, ``leaderboard.csv``, ``per_class.csv``, ``leaderboard.json`` and ``timings.csv``.
 
-    The same cells give the same bytes; timings stand in ``timings.csv`` alone.
+    With ``corruptions.csv`` where the suite of common corruptions was run. The same cells give the same bytes; timings
+    stand in ``timings.csv`` alone.
 
     Args:
         directory: Where to; made if need be. Other files in it stay.
@@ -45,6 +46,7 @@ def write_board(directory: Path, title: str, grid: str, cells: Sequence[Cell]) -
         "leaderboard.csv": leaderboard_csv(board),
         "per_class.csv": per_class_csv(board),
         "leaderboard.json": dumps(plain_data(board)),
+        **({"corruptions.csv": corruptions_csv(board)} if board.corrupted else {}),
         "timings.csv": timings_csv(cells),
     }
     for name, text in contents.items():
@@ -74,11 +76,16 @@ def plain_data(board: Board) -> dict[str, Any]:
     """The board as JSON values, without the fields of figures that are not defined."""
     plain: dict[str, Any] = asdict(board)
     plain["dataset"] = board.dataset.model_dump(mode="json")
-    plain["conditions"] = [condition.model_dump(mode="json") for condition in board.conditions]
+    for name in ("conditions", "checks"):
+        plain[name] = [condition.model_dump(mode="json") for condition in getattr(board, name)]
     for row, entry in zip(board.rows, plain["rows"], strict=True):
         entry["model"] = row.model.model_dump(mode="json")
         entry["cells"] = _defined(entry["cells"])
         entry["worst"] = _defined(entry["worst"])
+        entry["checks"] = _defined(entry["checks"])
+    for label, figures in board.corrupted.items():
+        places = {f"{kind} {severity}": asdict(rates) for (kind, severity), rates in figures.rates.items()}
+        plain["corrupted"][label]["rates"] = places
     return plain
 
 
@@ -146,6 +153,15 @@ def per_class_csv(board: Board) -> str:
                 images = train[place] if place < len(train) else ""
                 if figure is not None:
                     lines.append([row.label, label, board.dataset.class_names[place], images, *_values(figure)])
+    return _csv(lines)
+
+
+def corruptions_csv(board: Board) -> str:
+    """One line per row, kind of corruption and severity."""
+    lines: list[list[object]] = [["model", "kind", "severity", "value", "low", "high", "n", "by seed"]]
+    for label, figures in board.corrupted.items():
+        for (kind, severity), rates in figures.rates.items():
+            lines.append([label, kind, severity, *_values(rates.share)])
     return _csv(lines)
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
 from robbench.records import ConditionSpec, DatasetSpec, ModelSpec, Outcome, Record
-from robbench.threat import NORMS, format_eps
+from robbench.threat import format_eps, precedence
 
 Cell: TypeAlias = tuple[Record, Outcome | None]
 Status = Literal["done", "failed", "unsupported", "missing"]
@@ -36,6 +36,8 @@ class Table:
         dataset: The data set, the same for all.
         models: The rows.
         conditions: The columns.
+        checks: Conditions that only look into some rows or samples.
+        corruptions: Those of the suite of common corruptions, which boards show together.
         places: Cells by seed, by labels of model and condition.
         seeds: The seeds of which a row has any cell, rising, by label.
     """
@@ -43,6 +45,8 @@ class Table:
     dataset: DatasetSpec
     models: tuple[ModelSpec, ...]
     conditions: tuple[ConditionSpec, ...]
+    checks: tuple[ConditionSpec, ...]
+    corruptions: tuple[ConditionSpec, ...]
     places: Mapping[tuple[str, str], Mapping[int, Cell]]
     seeds: Mapping[str, tuple[int, ...]]
 
@@ -74,10 +78,15 @@ class Table:
             models.setdefault(row, spec.model)
             conditions.setdefault(column, spec.condition)
             seeds.setdefault(row, set()).add(spec.seed)
+        groups: dict[str, list[ConditionSpec]] = {"column": [], "check": [], "corruption": []}
+        for condition in conditions.values():
+            groups[_group(condition)].append(condition)
         return cls(
             specs[0].dataset,
             tuple(models.values()),
-            tuple(conditions.values()),
+            tuple(groups["column"]),
+            tuple(groups["check"]),
+            tuple(groups["corruption"]),
             places,
             {label: tuple(sorted(found)) for label, found in seeds.items()},
         )
@@ -90,7 +99,8 @@ class Table:
     def records(self, model: str | None = None, condition: str | None = None) -> list[Record]:
         """The records of a row, a column, a place or the whole table, by row, column and seed."""
         rows = [model] if model is not None else [spec.label for spec in self.models]
-        columns = [condition] if condition is not None else [spec.label for spec in self.conditions]
+        every = [spec.label for spec in (*self.conditions, *self.checks, *self.corruptions)]
+        columns = [condition] if condition is not None else every
         places = [self.places.get((row, column), {}) for row in rows for column in columns]
         return [place[seed][0] for place in places for seed in sorted(place)]
 
@@ -127,16 +137,15 @@ class Table:
                 statuses = {record.status for record in self.records(condition=condition.label)}
                 if stage.eps is not None and statuses != {"unsupported"}:
                     found.setdefault(ThreatModel(stage.norm, stage.eps), []).append(condition)
-        return {threat: tuple(found[threat]) for threat in sorted(found, key=self._precedence)}
+        reference = self.dataset.reference
+        order = sorted(found, key=lambda threat: precedence(threat.norm, threat.eps, reference))
+        return {threat: tuple(found[threat]) for threat in order}
 
-    def _precedence(self, threat: ThreatModel) -> tuple[bool, int, float, float]:
-        reference = self.dataset.reference.get(threat.norm, 0.0)
-        return (
-            threat.eps != reference,
-            [str(norm) for norm in NORMS].index(threat.norm),
-            abs(threat.eps - reference),
-            threat.eps,
-        )
+
+def _group(condition: ConditionSpec) -> str:
+    if condition.check:
+        return "check"
+    return "corruption" if [stage.name for stage in condition.stages] == ["corruption"] else "column"
 
 
 def is_audited(conditions: Sequence[ConditionSpec]) -> bool:

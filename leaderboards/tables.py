@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
-from robbench.audit import BLOCKING
+from robbench.audit import CAUTIONS, FLAGS
 from robbench.leaderboards.board import Board, Entry, Row
 from robbench.leaderboards.curves import Curve
 from robbench.leaderboards.figures import Figure, Rates
@@ -311,7 +311,9 @@ def _mean(entries: list[Entry], name: str) -> str:
 def _stage(condition: ConditionSpec, place: int) -> str:
     stage = condition.stages[place]
     parameters = value_list([f"{name} = {value}" for name, value in sorted(stage.parameters.items())])
-    limit = "natural perturbation" if stage.norm == "none" else f"{stage.norm.capitalize()}, smallest change sought"
+    limit = f"{stage.norm.capitalize()}, smallest change sought"
+    if stage.norm == "none":
+        limit = "chosen by the model's answers" if condition.kind == "attack" else "natural perturbation"
     if stage.eps is not None:
         limit = f"{stage.norm.capitalize()} ≤ {format_eps(stage.eps)}"
     traits = ["uses gradients"] * stage.white_box + ["toolbox: global random state, fixed batches"] * stage.global_state
@@ -347,11 +349,68 @@ def remarks(board: Board) -> TextTable:
         [escape(row.label), kind, escape(text)]
         for row in board.rows
         for kind, text in (
-            *(("flag", f"{flag}: {BLOCKING[flag]}" if flag in BLOCKING else flag) for flag in row.flags),
+            *(("flag", _explained(flag, found, FLAGS)) for flag, found in row.flags.items()),
+            *(("caution", _explained(name, found, CAUTIONS)) for name, found in row.cautions.items()),
             *(("note", note) for note in row.notes),
         )
     ]
     return TextTable(["Model", "Kind", "Remark"], lines, left=range(3))
+
+
+def _explained(name: str, found: str, meanings: Mapping[str, str]) -> str:
+    parts = dict.fromkeys(part for part in (meanings.get(name, ""), found) if part)
+    return ": ".join([name, ". ".join(parts)]) if parts else name
+
+
+def corruptions(board: Board) -> TextTable:
+    """The suite of corruptions, row by row: means, errors relative to the baseline, and every kind."""
+    kinds = list(dict.fromkeys(kind for figures in board.corrupted.values() for kind, _ in figures.rates))
+    lines = []
+    for label, figures in board.corrupted.items():
+        errors = (figures.mce, figures.relative_mce)
+        lines.append(
+            [
+                escape(label),
+                _percent(figures.mean),
+                _percent(figures.mean_all),
+                *(NONE if error is None else f"{100 * error:.1f}" for error in errors),
+                *(_percent(figures.kind(kind)) for kind in kinds),
+            ]
+        )
+    headers = ["Model", "Mean of 15", "Mean of 19", "mCE", "Relative mCE", *kinds]
+    return TextTable(headers, lines).without_empty()
+
+
+def _percent(value: float | None) -> str:
+    return NONE if value is None else f"{100 * value:.1f}"
+
+
+def checks(board: Board) -> TextTable:
+    """What checks leave of each row, beside what the ranking attacks leave of the very same images."""
+    lines = []
+    for check in board.checks:
+        for row in board.rows:
+            found = row.checks[check.label]
+            if found is not None and found.left is not None:
+                lines.append(
+                    [
+                        escape(check.label),
+                        escape(row.label),
+                        str(found.left.n),
+                        interval(found.left),
+                        percent(found.others),
+                        percent(found.both),
+                        NONE if found.found is None else str(found.found),
+                        _cost(found.passes),
+                        _cost(found.other_passes),
+                    ]
+                )
+    headers = ["Check", "Model", "n", "Left", "Ranking attacks", "Both", "Found", "Passes", "Theirs"]
+    return TextTable(headers, lines, left=(0, 1))
+
+
+def _cost(passes: tuple[float, float] | None) -> str:
+    return " + ".join(number(part) for part in passes) if passes else NONE
 
 
 def troubles(board: Board) -> TextTable:
@@ -360,7 +419,10 @@ def troubles(board: Board) -> TextTable:
     lines = [
         [escape(row.label), escape(condition.label), words[entry.status], escape(entry.reason)]
         for row in board.rows
-        for condition in board.conditions
-        if (entry := row.cells[condition.label]).status != "done"
+        for condition in (*board.conditions, *board.checks)
+        if (entry := row.cells.get(condition.label) or row.checks[condition.label]) and entry.status != "done"
     ]
+    for label, figures in board.corrupted.items():
+        for condition, (status, reason) in figures.troubles.items():
+            lines.append([escape(label), escape(condition), words[status], escape(reason)])
     return TextTable(["Model", "Condition", "State", "Why"], lines, left=range(4))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -102,6 +102,8 @@ def outcome(
         **{norm: np.full(n, 0.1) for norm in ("linf", "l2", "l1", "l0")},
         "forwards": np.full(n, 3.0),
         "backwards": np.full(n, 2.0),
+        "scored": after,
+        "flat": np.zeros(n, dtype=np.bool_),
     }
     return Outcome(
         ids=np.arange(n) if ids is None else np.asarray(ids, dtype=np.int64),
@@ -121,7 +123,7 @@ def cell(
     *,
     seed: int = 0,
     data: DatasetSpec | None = None,
-    flags: tuple[str, ...] = (),
+    flags: Mapping[str, str] | None = None,
     seconds: float = 1.0,
 ) -> Cell:
     """A finished cell; or, with a text, one that failed for that reason ("!" in front: that is not supported)."""
@@ -141,7 +143,7 @@ def cell(
         status=("unsupported" if str(result).startswith("!") else "failed") if failed else "done",
         reason=str(result) if failed else None,
         spec=spec,
-        flags=flags,
+        flags=dict(flags or {}),
         provenance={"versions": {"torch": "2.4.0"}, "host": "thishost", "date": "2024-05-06"},
         timings={"attack": seconds, "training": {"seconds": 2 * seconds}},
     )

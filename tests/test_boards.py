@@ -155,7 +155,7 @@ def test_a_condition_that_suits_no_row_does_not_keep_rows_from_a_rank() -> None:
 def test_flagged_rows_rank_below_the_others() -> None:
     labels = [0, 1] * 30
     cells = [
-        cell(A, PGD, attacked([1] * 60, labels), flags=("zero-gradient",)),
+        cell(A, PGD, attacked([1] * 60, labels), flags={"zero-gradient": "of 9 images"}),
         cell(B, PGD, attacked([0] * 60, labels)),
     ]
     made = board(cells)

@@ -16,15 +16,18 @@ from robbench.registry import Registry
 
 def make(kind: Kind, labels: list[int], clean: list[int], final: list[int], k: int = 3, **arrays: object) -> Outcome:
     n = len(labels)
+    floats = ("linf", "l2", "l1", "l0", "forwards", "backwards")
     values: dict[str, object] = {
         "rounded": final,
+        "scored": final,
+        "flat": [False] * n,
         "attempted": [kind != "clean" and (kind != "attack" or a == b) for a, b in zip(labels, clean, strict=True)],
         "targets": [-1] * n,
         "draws": np.zeros((n, 0)),
         "every_target": np.zeros((n, 0)),
-        **dict.fromkeys(("linf", "l2", "l1", "l0", "forwards", "backwards"), [0.0] * n),
+        **dict.fromkeys(floats, [0.0] * n),
     } | arrays
-    kinds = {"attempted": np.bool_} | dict.fromkeys(("linf", "l2", "l1", "l0", "forwards", "backwards"), np.float64)
+    kinds = dict.fromkeys(("attempted", "flat"), np.bool_) | dict.fromkeys(floats, np.float64)
     cast = {name: np.asarray(value).astype(kinds.get(name, np.int64)) for name, value in values.items()}
     return Outcome(
         ids=np.arange(n),

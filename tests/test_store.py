@@ -46,6 +46,8 @@ def outcome(count: int = 12, seed: int = 0) -> Outcome:
         l0=rng.random(count),
         forwards=rng.random(count),
         backwards=rng.random(count),
+        scored=classes(count),
+        flat=rng.random(count) < 0.5,
         num_classes=4,
         kind="natural",
     )

@@ -27,18 +27,21 @@ TOP = {"benchmark": "robbench"} | {
 # From the bottom up: a module imports from its own layer and from those below it.
 LAYERS = (
     "errors files threat records request rng globalstate provenance grids leaderboards.templates",
-    "component statistics audit store grid metrics.measures metrics",
+    "component statistics audit store grid metrics.measures metrics.corruptions metrics",
     "registry recipe sources",
     "interfaces",
-    "data datasets balancing attacks defenses models metrics.builtin oracle referee composition",
-    "choice conditions plan",
-    "training evaluation scoring costs cleaning standing leaderboards",
+    "data datasets balancing attacks defenses models metrics.builtin oracle referee composition probes",
+    "choice conditions checks plan",
+    "training evaluation scoring costs cleaning standing conformance leaderboards",
     "executors",
     "running",
     "display cli",
 )
 # Boards are made from records and outcomes alone.
-BOARDS_MAY_IMPORT = ("errors", "files", "threat", "records", "statistics", "audit", "metrics", "metrics.measures")
+BOARDS_MAY_IMPORT = (
+    *("errors", "files", "threat", "records", "statistics", "audit"),
+    *("metrics", "metrics.corruptions", "metrics.measures"),
+)
 
 
 def directories() -> Iterator[tuple[str, Path]]:

@@ -5,13 +5,15 @@ from __future__ import annotations
 import time
 import traceback
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from robbench.errors import StoreError
+import numpy as np
+
+from robbench.errors import RequestError, StoreError
 from robbench.plan import Cell, Job, Plan
-from robbench.records import Record
+from robbench.records import Ints, Record
 from robbench.store import Store
 
 
@@ -97,16 +99,50 @@ def carry_out(plan: Plan, job: Job, cells: Sequence[Cell], tell: Tell) -> None:
             finish(without_result(cell, "failed", f"the model: {explain(error)}", facts))
         return
     notes = tuple(store.model_info(job.key)["notes"])
+    seen = _defended(job)
+    others = {other.key: other for other in plan.jobs}
     for cell in wanted:
         started = time.perf_counter()
         try:
-            result = evaluate(subject, cell.condition, _reporter(tell, label, cell))
+            peers = [load_model(others[key], store, device) for key in cell.peers]
+            survivors = _survivors(store, cell) if cell.condition.survivors else None
+            result = evaluate(subject, cell.condition, _reporter(tell, label, cell), peers, survivors)
             seconds = time.perf_counter() - started
-            record = done(cell, result.outcome, (*notes, *result.notes), facts, seconds, plan.registry)
+            if cell.condition.kind == "clean":
+                result = replace(result, traits=(*result.traits, *seen))
+            record = done(cell, result, notes, facts, seconds, plan.registry)
         except Exception as error:
             finish(without_result(cell, "failed", explain(error), facts))
         else:
             finish(record, result.outcome, result.examples)
+
+
+def _defended(job: Job) -> tuple[str, ...]:
+    """What attacks must know of the defenses that stand in front of the model."""
+    from robbench.interfaces import Defense
+
+    wrapping = [choice.component for choice in job.defenses if type(choice.component).wrap is not Defense.wrap]
+    through = {component.gradients for component in wrapping} - {"exact", "expectation"}
+    if not through:
+        return ()
+    return ("defense-in-the-way", "straight-through") if through == {"straight-through"} else ("defense-in-the-way",)
+
+
+def _survivors(store: Store, cell: Cell) -> Ints:
+    """Ids of the samples that every attack that the cell rests on has left.
+
+    Raises:
+        RequestError: If one of them has no result.
+    """
+    left: set[int] | None = None
+    for key in cell.needs:
+        record = store.record(key)
+        outcome = store.outcome(record) if record is not None and record.status == "done" else None
+        if outcome is None:
+            raise RequestError("an attack whose survivors it is drawn from has no result")
+        kept = {int(number) for number in outcome.ids[outcome.robust]}
+        left = kept if left is None else left & kept
+    return np.array(sorted(left or ()), dtype=np.int64)
 
 
 def _settle(device: str) -> None:

@@ -50,7 +50,7 @@ def run_locally(plan: Plan, work: Work, workers: int, tell: Tell) -> None:
 
         torch.set_num_threads(threads)
         order = {job.key: position for position, job in enumerate(plan.jobs)}
-        for job, cells in sorted(work, key=lambda item: order[item[0].key]):
+        for job, cells in sorted(work, key=lambda item: (_is_late(item[1]), order[item[0].key])):
             carry_out(plan, job, cells, tell)
         return
     context = multiprocessing.get_context("spawn")
@@ -71,11 +71,12 @@ def run_locally(plan: Plan, work: Work, workers: int, tell: Tell) -> None:
 
 
 def _dispatch(pool: ProcessPoolExecutor, work: Work, drain: Callable[[], None]) -> None:
-    unfinished = {job.key for job, _ in work}
+    # A job whose cells work through other models comes as two items, and only the first of them trains.
+    unfinished = {job.key for job, cells in work if not _is_late(cells)}
     waiting = list(work)
     running: dict[Future[None], str] = {}
     while waiting or running:
-        ready = [item for item in waiting if item[0].start not in unfinished]
+        ready = [item for item in waiting if not unfinished.intersection(_awaited(*item))]
         for item in ready:
             waiting.remove(item)
             future = pool.submit(_do, item[0].key, tuple(cell.key for cell in item[1]))
@@ -90,6 +91,16 @@ def _dispatch(pool: ProcessPoolExecutor, work: Work, drain: Callable[[], None]) 
                 raise StoreError(
                     "a worker process died (out of memory?); what was finished is kept; run again with fewer --workers"
                 ) from error
+
+
+def _is_late(cells: Sequence[Cell]) -> bool:
+    return any(cell.peers for cell in cells)
+
+
+def _awaited(job: Job, cells: Sequence[Cell]) -> set[str]:
+    """Keys of the models that must be trained first."""
+    own = {job.key} if _is_late(cells) else set()
+    return own | ({job.start} if job.start else set()) | {key for cell in cells for key in cell.peers}
 
 
 def _pass_on(messages: Any, tell: Tell) -> None:

@@ -1,0 +1,98 @@
+"""The conditions that a whole audit adds to a grid: what could break a row where its attacks did not."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+
+from robbench.choice import Choice, choose
+from robbench.conditions import Condition, Stage, attack_norms
+from robbench.interfaces import Attack
+from robbench.registry import Registry
+from robbench.threat import Norm, Threat, precedence
+
+SAMPLE = 200
+"""Images per check, stratified."""
+SURVIVORS = 16
+"""Images for the random draws, among those that the row's attacks left."""
+EVERYTHING = (0.5, 1.0)
+"""Sizes in Linf that nothing withstands: at the first every image can be made mid-grey, at the second any image."""
+
+QUERIES = 1000
+"""Of the search without gradients."""
+
+_SEARCH: Mapping[Norm, str] = {"linf": "square", "l2": "square", "l1": "square", "l0": "sparse-rs"}
+
+
+def audit_conditions(
+    conditions: Sequence[Condition], reference: Mapping[Norm, float], registry: Registry
+) -> list[Condition]:
+    """What the audit of PROTOCOL adds to the conditions of a grid, each as a check.
+
+    In the threat model that ranks: one gradient step; its strongest attack with twice the steps; search without
+    gradients; images made on other models; and 10,000 random draws on images that the attacks left. In Linf, the
+    strongest attack at sizes that nothing withstands.
+
+    Args:
+        conditions: The grid's own, resolved.
+        reference: The data set's reference eps by norm.
+        registry: The known attacks.
+
+    Returns:
+        Those that are not among the grid's own; none where no attack within a ball ranks.
+    """
+    known = {condition.label for condition in conditions}
+    found = {condition.label: condition for condition in _wanted(conditions, reference, registry)}
+    return [condition for label, condition in found.items() if label not in known]
+
+
+def ranking_threat(conditions: Sequence[Condition], reference: Mapping[Norm, float]) -> Threat | None:
+    """The limits of the attacks that rank, or None where there are none."""
+    threats = [condition.stages[0].threat for condition in conditions if condition.ranks]
+    usual = {str(norm): eps for norm, eps in reference.items()}
+    return min(
+        (Threat(threat.norm, threat.eps) for threat in threats if threat.eps),
+        key=lambda threat: precedence(threat.norm, threat.radius, usual),
+        default=None,
+    )
+
+
+def _wanted(
+    conditions: Sequence[Condition], reference: Mapping[Norm, float], registry: Registry
+) -> Iterator[Condition]:
+    threat = ranking_threat(conditions, reference)
+    if threat is None:
+        return
+    ranking = [c.stages[0].attack for c in conditions if c.ranks and c.stages[0].threat == threat]
+    strongest = max(ranking, key=lambda attack: (attack.component.gradient_steps, attack.component.passes(10)))
+    if threat.norm in attack_norms(registry, _attack(registry, "fgm")):
+        yield _check(_attack(registry, "fgsm" if threat.norm == "linf" else "fgm"), threat)
+    doubled = _doubled(registry, strongest)
+    if doubled is not None:
+        yield _check(doubled, threat)
+    yield _check(_attack(registry, f"{_SEARCH[threat.norm]}[queries={QUERIES}]"), threat)
+    if threat.norm in attack_norms(registry, _attack(registry, "transfer")):
+        yield _check(_attack(registry, "transfer"), threat)
+    if threat.norm in attack_norms(registry, _attack(registry, "noise-search")):
+        yield replace(_check(_attack(registry, "noise-search"), threat), sample=SURVIVORS, survivors=True)
+    if "linf" in attack_norms(registry, strongest) and strongest.component.gradient_steps > 1:
+        for eps in EVERYTHING:
+            yield _check(strongest, Threat("linf", eps))
+
+
+def _attack(registry: Registry, text: str) -> Choice[Attack]:
+    return choose(registry, "attack", text, "the audit")
+
+
+def _check(attack: Choice[Attack], threat: Threat) -> Condition:
+    return Condition((Stage(attack, threat),), sample=SAMPLE, check=True)
+
+
+def _doubled(registry: Registry, attack: Choice[Attack]) -> Choice[Attack] | None:
+    """The attack with twice the steps or, where it has none, twice the restarts; None where it has neither."""
+    parameters = attack.component.parameters()
+    for name in ("steps", "restarts"):
+        if name in parameters:
+            options = {**attack.component.changed({}), name: 2 * parameters[name]}
+            return choose(registry, "attack", {"name": attack.name, **options}, "the audit")
+    return None

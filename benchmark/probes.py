@@ -1,0 +1,60 @@
+"""What of a model makes attacks on it fail: looked for in its own answers and gradients."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from robbench.interfaces import Classifier
+
+
+def zero_gradients(model: Classifier, images: Tensor, labels: Tensor) -> Tensor:
+    """Whether the input gradient is exactly zero under both cross-entropy and the margin to the best other class.
+
+    Args:
+        model: One forward and two backward passes.
+        images: Float in [0, 1], shape ``(N, C, H, W)``.
+        labels: int64, shape ``(N,)``.
+
+    Returns:
+        bool, shape ``(N,)``.
+    """
+    with torch.enable_grad():
+        images = images.detach().requires_grad_()
+        scores = model(images)
+        if not scores.requires_grad:
+            return torch.ones(len(images), dtype=torch.bool, device=images.device)
+        own = scores.gather(1, labels[:, None]).squeeze(1)
+        other = scores.scatter(1, labels[:, None], -torch.inf).amax(dim=1)
+        losses = (functional.cross_entropy(scores, labels, reduction="sum"), (other - own).sum())
+        gradients = [
+            torch.autograd.grad(loss, images, retain_graph=True, allow_unused=True, materialize_grads=True)[0]
+            for loss in losses
+        ]
+    still = [(gradient == 0).flatten(1).all(dim=1) for gradient in gradients]
+    return still[0] & still[1]
+
+
+def traits(model: Classifier, images: Tensor) -> tuple[str, ...]:
+    """What can be seen of a model from its answers on some images.
+
+    ``randomised``: it answers the same images differently; ``averaged``: its scores are an expectation over draws;
+    ``outputs-probabilities``: its scores are not negative and sum to one; ``no-gradient``: they depend on the image in
+    no way that can be differentiated.
+    """
+    return tuple(name for name, holds in _traits(model, images) if holds)
+
+
+def _traits(model: Classifier, images: Tensor) -> Iterator[tuple[str, bool]]:
+    with torch.no_grad():
+        first, second = model(images), model(images)
+        decided, again = model.predict(images), model.predict(images)
+    yield "randomised", not (torch.equal(first, second) and torch.equal(decided, again))
+    yield "averaged", model.draws > 1
+    sums = first.double().sum(dim=1)
+    yield "outputs-probabilities", bool((first >= 0).all()) and bool(((sums - 1).abs() < 1e-4).all())
+    with torch.enable_grad():
+        yield "no-gradient", not model(images.detach().requires_grad_()).requires_grad

@@ -1,0 +1,102 @@
+"""What checks found: attacks on some rows or samples that have no part in the ranking."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from robbench.leaderboards.figures import Figure, rates, scores
+from robbench.leaderboards.table import Status, Table, ThreatModel
+from robbench.records import ConditionSpec, Outcome
+from robbench.statistics import Scores, combine
+
+
+@dataclass(frozen=True)
+class Checked:
+    """One check of one row, with what the row's other attacks left of the very same samples.
+
+    Attributes:
+        status: ``done``, or what is wrong with at least one seed.
+        reason: Why it is not done.
+        left: Share of samples that the check leaves right.
+        others: Share that the attacks which rank leave, in the same threat model; None where there are none.
+        both: Share that neither changes.
+        passes: Forward and backward passes that the check spent per sample.
+        other_passes: Those that the ranking attacks spent on the same samples.
+        keys: The records' keys by seed.
+    """
+
+    status: Status
+    reason: str = ""
+    left: Figure | None = None
+    others: Figure | None = None
+    both: Figure | None = None
+    passes: tuple[float, float] | None = None
+    other_passes: tuple[float, float] | None = None
+    keys: Mapping[str, str] | None = None
+
+    @property
+    def found(self) -> int | None:
+        """Samples that the check alone changes, over all seeds together."""
+        if self.others is None or self.both is None:
+            return None
+        drops = [before - after for before, after in zip(self.others.seeds, self.both.seeds, strict=True)]
+        return round(sum(drops) * self.both.n)
+
+
+def checked(
+    table: Table, model: str, check: ConditionSpec, threats: Mapping[ThreatModel, Sequence[ConditionSpec]]
+) -> Checked | None:
+    """What a check found on a row, or None where it is not for that row.
+
+    Args:
+        table: The cells.
+        model: The row's label.
+        check: The check.
+        threats: The conditions that rank, by threat model.
+    """
+    records = table.records(model, check.label)
+    if not records:
+        return None
+    status, reason = table.status(model, check.label)
+    keys = {str(record.spec.seed): record.key for record in records}
+    outcomes = table.outcomes(model, check.label)
+    left = rates([scores(part) for part in outcomes], table.num_classes) if outcomes else None
+    if outcomes is None or left is None:
+        return Checked(status, reason, keys=keys)
+    stage = check.stages[0]
+    ranking = threats.get(ThreatModel(stage.norm, stage.eps), ()) if stage.eps is not None else ()
+    done = [found for spec in ranking if (found := table.outcomes(model, spec.label)) is not None]
+    others = both = None
+    other_passes = None
+    if done and len(done) == len(ranking):
+        parts = list(zip(outcomes, *done, strict=True))
+        others = rates([_worst(part[1:], part[0]) for part in parts], table.num_classes)
+        both = rates([_worst(part, part[0]) for part in parts], table.num_classes)
+        other_passes = _passes([outcome for part in parts for outcome in part[1:]], outcomes[0], len(parts))
+    return Checked(
+        status,
+        left=left[0].share,
+        others=others[0].share if others else None,
+        both=both[0].share if both else None,
+        passes=_passes(outcomes, outcomes[0], len(outcomes)),
+        other_passes=other_passes,
+        keys=keys,
+    )
+
+
+def _worst(outcomes: Sequence[Outcome], of: Outcome) -> Scores:
+    """Per sample of one outcome, whether it survives all of them."""
+    return combine([scores(of), *(scores(outcome) for outcome in outcomes)], lambda values, axis: values[1:].min(axis))
+
+
+def _passes(outcomes: Sequence[Outcome], of: Outcome, seeds: int) -> tuple[float, float]:
+    forwards = backwards = 0.0
+    for outcome in outcomes:
+        shared = np.isin(outcome.ids, of.ids)
+        forwards += float(outcome.forwards[shared].sum())
+        backwards += float(outcome.backwards[shared].sum())
+    count = max(1, seeds * len(of))
+    return forwards / count, backwards / count

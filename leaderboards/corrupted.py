@@ -1,0 +1,113 @@
+"""What common corruptions cost, over the whole suite of kinds and severities."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from robbench.errors import RequestError
+from robbench.leaderboards.figures import Rates, rates, scores
+from robbench.leaderboards.table import Status, Table
+from robbench.metrics.corruptions import EXTRA, MAIN, SEVERITIES, mce, mean_corruption_accuracy, relative_mce
+
+Place = tuple[str, int]
+
+
+@dataclass(frozen=True)
+class Corrupted:
+    """A row under the suite.
+
+    Attributes:
+        rates: By kind and severity, of the conditions that are done.
+        mean: Mean accuracy over the fifteen kinds and all severities; None where some are not done.
+        mean_all: The same over all nineteen.
+        mce: Mean corruption error relative to the baseline, 1 for the baseline itself.
+        relative_mce: The same of errors beyond those on unchanged images.
+        troubles: How the conditions that are not done stand, and why.
+    """
+
+    rates: Mapping[Place, Rates]
+    mean: float | None
+    mean_all: float | None
+    mce: float | None
+    relative_mce: float | None
+    troubles: Mapping[str, tuple[Status, str]]
+
+    def kind(self, name: str) -> float | None:
+        """Mean accuracy over the severities of a kind; None where some are not done."""
+        found = [self.rates[name, severity].share.value for severity in SEVERITIES if (name, severity) in self.rates]
+        return sum(found) / len(found) if len(found) == len(SEVERITIES) else None
+
+
+def corrupted(table: Table) -> dict[str, Corrupted]:
+    """The rows under the suite, by label; none where the grid has no corruptions.
+
+    The table's first row is the baseline.
+    """
+    places = {
+        (str(stage.parameters["kind"]), int(stage.parameters["severity"])): spec.label
+        for spec in table.corruptions
+        for stage in spec.stages
+    }
+    if not places:
+        return {}
+    found = {model.label: _rates(table, model.label, places) for model in table.models}
+    clean = {model.label: _clean(table, model.label) for model in table.models}
+    baseline = table.models[0].label
+    return {
+        label: _figures(found[label], found[baseline], clean[label], clean[baseline], _troubles(table, label))
+        for label in found
+    }
+
+
+def _troubles(table: Table, model: str) -> dict[str, tuple[Status, str]]:
+    stands = {spec.label: table.status(model, spec.label) for spec in table.corruptions}
+    return {label: standing for label, standing in stands.items() if standing[0] != "done"}
+
+
+def _rates(table: Table, model: str, places: Mapping[Place, str]) -> dict[Place, Rates]:
+    found = {}
+    for place, condition in places.items():
+        outcomes = table.outcomes(model, condition)
+        rated = rates([scores(outcome) for outcome in outcomes], table.num_classes) if outcomes else None
+        if rated:
+            found[place] = rated[0]
+    return found
+
+
+def _clean(table: Table, model: str) -> float | None:
+    for condition in table.conditions:
+        outcomes = table.outcomes(model, condition.label) if condition.kind == "clean" else None
+        if outcomes:
+            rated = rates([scores(outcome) for outcome in outcomes], table.num_classes)
+            return rated[0].share.value if rated else None
+    return None
+
+
+def _figures(
+    found: Mapping[Place, Rates],
+    baseline: Mapping[Place, Rates],
+    clean: float | None,
+    baseline_clean: float | None,
+    troubles: Mapping[str, tuple[Status, str]],
+) -> Corrupted:
+    own, other = ({place: rated.share.value for place, rated in part.items()} for part in (found, baseline))
+    relative = None
+    if clean is not None and baseline_clean is not None:
+        relative = _defined(lambda: relative_mce(own, other, clean, baseline_clean))
+    return Corrupted(
+        found,
+        mean=_defined(lambda: mean_corruption_accuracy(own)),
+        mean_all=_defined(lambda: mean_corruption_accuracy(own, (*MAIN, *EXTRA))),
+        mce=_defined(lambda: mce(own, other)),
+        relative_mce=relative,
+        troubles=troubles,
+    )
+
+
+def _defined(figure: Callable[[], float]) -> float | None:
+    """A figure, or None where it lacks a condition or its baseline makes no error."""
+    try:
+        return figure()
+    except RequestError:
+        return None

@@ -1,0 +1,40 @@
+"""Rows as the audit sees them, made by evaluating a subject under conditions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from board_cells import A_MODEL, cell
+from subjects import condition
+
+from robbench.audit import Finding, examine
+from robbench.conditions import Condition
+from robbench.evaluation import Subject, evaluate
+from robbench.interfaces import Classifier
+from robbench.records import Outcome, Record
+
+Cells = list[tuple[Record, Outcome]]
+
+
+def row(
+    subject: Subject, *chains: str | Condition, peers: Sequence[Classifier] = (), traits: Sequence[str] = ()
+) -> Cells:
+    """The finished cells of a subject: unchanged images, then each condition."""
+    cells: Cells = []
+    for chain in ("clean", *chains):
+        wanted = condition(chain) if isinstance(chain, str) else chain
+        result = evaluate(subject, wanted, peers=peers)
+        record, outcome = cell(A_MODEL, wanted.spec(), result.outcome)
+        assert outcome is not None
+        seen = (*result.traits, *traits) if wanted.kind == "clean" else ()
+        cells.append((record.model_copy(update={"traits": seen}), outcome))
+    return cells
+
+
+def flags(cells: Cells) -> dict[str, str]:
+    """The blocking flags of a row with what was found."""
+    return {finding.name: finding.text for finding in examine(cells) if finding.blocks}
+
+
+def cautions(cells: Cells) -> dict[str, Finding]:
+    return {finding.name: finding for finding in examine(cells) if not finding.blocks}
