@@ -8,7 +8,7 @@ import warnings
 import numpy as np
 import pytest
 import torch
-from closed_forms import Linear, assert_allowed, images_near, linear, norms, numbers, streams
+from closed_forms import Constant, Linear, assert_allowed, images_near, linear, norms, numbers, streams
 from torch import Tensor, nn
 
 from robbench.attacks.fgm import FGM
@@ -37,7 +37,6 @@ FAST: dict[str, dict[str, object]] = {
     },
     "DeepFool": {"max_iter": 10, "nb_grads": 3},
     "FastGradientMethod": {},
-    "HopSkipJump": {"max_iter": 2, "max_eval": 50, "init_eval": 10},
     "MomentumIterativeMethod": {"max_iter": 5},
     "ProjectedGradientDescent": {"max_iter": 5},
     "ProjectedGradientDescentNumpy": {"max_iter": 5},
@@ -138,7 +137,6 @@ class TestAdapter:
             ("SquareAttack", "linf", 0.5),
             ("CarliniL2Method", "l2", None),
             ("DeepFool", "l2", None),
-            ("HopSkipJump", "l2", None),
         ],
     )
     def test_they_fool_a_network(
@@ -200,6 +198,33 @@ class TestAdapter:
     def test_eps_zero_changes_nothing(self, net: Classifier, images: Tensor) -> None:
         attack = toolbox_attack("FastGradientMethod", {}, HERE)
         assert torch.equal(attack.perturb(net, images, torch.zeros(6).long(), Threat("linf", 0.0), streams(6)), images)
+
+    def test_an_empty_batch_comes_back(self, net: Classifier, images: Tensor) -> None:
+        for name in FAST:
+            attack = toolbox_attack(name, FAST[name], HERE)
+            threat = Threat(attack.norms[0], 0.1 if attack.bounded else None)
+            attacked = attack.perturb(net, images[:0], torch.zeros(0).long(), threat, streams(0))
+            assert attacked.shape == (0, 3, 8, 8)
+
+    def test_weights_in_training_keep_their_gradients(self, images: Tensor) -> None:
+        net = ConvNet().eval()
+        net.head.requires_grad_(True)
+        net.head.bias.grad = torch.ones(3)
+        attack = toolbox_attack("FastGradientMethod", {}, HERE)
+        attack.perturb(net, images, net.predict(images), Threat("linf", 0.1), streams(6))
+        assert [weight.requires_grad for weight in net.parameters()] == 4 * [False] + 2 * [True]
+        assert net.head.weight.grad is None
+        assert torch.equal(net.head.bias.grad, torch.ones(3))
+
+    @pytest.mark.parametrize("name", ["FastGradientMethod", "ProjectedGradientDescent", "MomentumIterativeMethod"])
+    def test_scores_without_a_gradient_are_no_error(self, images: Tensor, name: str) -> None:
+        model = Constant(torch.zeros(3, 192), torch.eye(3)[0]).eval()
+        threat = Threat("linf", 0.1)
+        attacked = toolbox_attack(name, {}, HERE).perturb(model, images, torch.zeros(6).long(), threat, streams(6))
+        assert_allowed(images, attacked, threat)
+
+    def test_attacks_that_nothing_can_seed_are_left_out(self) -> None:
+        assert not {"art:HopSkipJump", "art:BoundaryAttack"} & set(toolbox_names())
 
     def test_gradients_switched_off_outside_do_not_matter(self, net: Classifier, images: Tensor) -> None:
         attack, labels, threat = toolbox_attack("FastGradientMethod", {}, HERE), net.predict(images), Threat("l2", 0.3)

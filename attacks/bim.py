@@ -1,0 +1,47 @@
+"""The basic iterative method: many small fast gradient steps from the image itself."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, ClassVar
+
+from pydantic import Field
+from torch import Tensor
+
+from robbench.attacks.pgd import PGD
+from robbench.interfaces import Attack, Classifier
+from robbench.registry import register_attack
+from robbench.rng import Streams
+from robbench.threat import Threat
+
+
+@register_attack("bim", norms=("linf", "l2", "l1"))
+@dataclass(frozen=True)
+class BIM(Attack):
+    """Basic iterative method (Kurakin, Goodfellow and Bengio, "Adversarial examples in the physical world", 2017).
+
+    Projected gradient descent on cross-entropy without a random start; in L2 and L1 by normalized steps. Steps are
+    ``1.25 * eps / steps`` long, which is the paper's rule of 1.25 steps of one gray level for every gray level of eps.
+    Costs at most ``steps + 1`` forward and ``steps`` backward passes.
+
+    Attributes:
+        steps: Steps; the paper takes 10 at 8/255.
+        early_stop: Whether a sample leaves the batch at the first iterate that fools the model.
+    """
+
+    steps: Annotated[int, Field(ge=1)] = 10
+    early_stop: bool = True
+
+    targetable: ClassVar[bool] = True
+    white_box: ClassVar[bool] = True
+
+    def perturb(self, model: Classifier, images: Tensor, labels: Tensor, threat: Threat, rng: Streams) -> Tensor:
+        """The latest iterates that fool the model, or the last ones."""
+        return self._pgd().perturb(model, images, labels, threat, rng)
+
+    def passes(self, num_classes: int) -> tuple[int, int]:
+        """One pass of each kind per step, and a forward pass on the last iterate."""
+        return self._pgd().passes(num_classes)
+
+    def _pgd(self) -> PGD:
+        return PGD(self.steps, rel_step=1.25 / self.steps, random_start=False, early_stop=self.early_stop)

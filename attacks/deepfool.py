@@ -1,0 +1,86 @@
+"""DeepFool: steps to the nearest boundary of the linearized model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, ClassVar
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from robbench.attacks.gradients import steepest_step
+from robbench.attacks.minimal import MinimalNormAttack, dual_size
+from robbench.attacks.projections import per_sample
+from robbench.interfaces import Classifier
+from robbench.registry import register_attack
+from robbench.threat import Norm, Threat
+
+
+@register_attack("deepfool", norms=("l2", "linf"))
+@dataclass(frozen=True)
+class DeepFool(MinimalNormAttack):
+    """DeepFool (Moosavi-Dezfooli, Fawzi and Frossard, 2016, algorithm 2 and, for Linf, equation 11).
+
+    Each step linearizes the score of every other class against that of the true one and goes to the nearest boundary.
+    The sum of the steps, clipped to [0, 1] as it grows, is lengthened by the overshoot and tried on the hard decision;
+    samples leave the batch as soon as they are fooled. On a linear model the first step is exact while the box is
+    inactive. Where nothing was found the images come back unchanged. Untargeted only.
+    Costs a forward pass on the images, then, per step, two forward passes and a backward pass for each other class.
+
+    Attributes:
+        steps: Steps at the most.
+        overshoot: By how much of itself the change is lengthened, so that it crosses the boundary.
+        candidates: How many other classes to consider in each step, those with the highest scores; None for all.
+    """
+
+    steps: Annotated[int, Field(ge=1)] = 50
+    overshoot: Annotated[float, Field(ge=0)] = 0.02
+    candidates: Annotated[int, Field(ge=1)] | None = None
+
+    targetable: ClassVar[bool] = False
+
+    def search(self, model: Classifier, images: Tensor, labels: Tensor, threat: Threat) -> Tensor:
+        """The images at which the hard decision first falls."""
+        found, current = images.clone(), images
+        active = torch.arange(len(images), device=images.device)
+        for _ in range(self.steps):
+            view, clean = model.subset(active), images[active]
+            current = (current + self._step(view, current, labels[active], threat.norm)).clamp(0, 1)
+            tried = (clean + (1 + self.overshoot) * (current - clean)).clamp(0, 1)
+            with torch.no_grad():
+                fooled = view.predict(tried) != labels[active]
+            found[active[fooled]] = tried[fooled]
+            active, current = active[~fooled], current[~fooled]
+            if len(active) == 0:
+                break
+        return found
+
+    def passes(self, num_classes: int) -> tuple[int, int]:
+        """What linearizing and trying cost in every step."""
+        return 1 + 2 * self.steps, self.steps * self._rivals(num_classes)
+
+    def _rivals(self, num_classes: int) -> int:
+        return min(num_classes - 1, self.candidates or num_classes - 1)
+
+    def _step(self, model: Classifier, images: Tensor, labels: Tensor, norm: Norm) -> Tensor:
+        with torch.enable_grad():
+            images = images.detach().requires_grad_()
+            scores = model(images)
+            others = scores.scatter(1, labels[:, None], -torch.inf)
+            rivals = others.topk(self._rivals(scores.shape[1]), dim=1).indices
+            gaps = scores.gather(1, rivals) - scores.gather(1, labels[:, None])
+            totals = gaps.sum(dim=0).unbind()
+        step = torch.zeros_like(images)
+        nearest = torch.full((len(images),), torch.inf, dtype=torch.float64, device=images.device)
+        if not gaps.requires_grad:
+            return step
+        for gap, total in zip(gaps.detach().double().abs().unbind(dim=1), totals, strict=True):
+            (slope,) = torch.autograd.grad(total, images, retain_graph=True, allow_unused=True, materialize_grads=True)
+            # A rival ahead in the scores whom the decision does not follow is chased further: hence the absolute value.
+            distance = gap / dual_size(slope, norm)
+            nearer = per_sample(distance < nearest, images)
+            length = per_sample(distance.clamp(max=torch.finfo(images.dtype).max).to(images.dtype), images)
+            step = torch.where(nearer, length * steepest_step(images, slope, norm, 1.0), step)
+            nearest = torch.minimum(nearest, distance)
+        return step.detach()

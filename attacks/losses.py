@@ -1,0 +1,107 @@
+"""What attackers raise: how wrong a model is, as functions of its scores."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal, TypeAlias
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+Loss: TypeAlias = Literal["ce", "dlr", "margin"]
+
+
+def gain(loss: Loss, labels: Tensor, targeted: bool) -> Callable[[Tensor], Tensor]:
+    """What an attacker raises to leave classes, or to reach them past whichever other class has the highest score.
+
+    Args:
+        loss: ``ce``, ``margin``, or ``dlr``, in whose place stands the margin where there are fewer than three classes,
+            fewer than four to reach one.
+        labels: Classes to leave, or targets to reach, int64, shape ``(N,)``.
+        targeted: Whether the labels are targets.
+
+    Returns:
+        A function from scores ``(N, K)`` to values ``(N,)``.
+    """
+
+    def values(scores: Tensor) -> Tensor:
+        if targeted:
+            return gain_towards(loss, _without(scores, labels).argmax(dim=1), labels)(scores)
+        return _AWAY[_possible(loss, scores, least=3)](scores, labels)
+
+    return values
+
+
+def gain_towards(loss: Loss, labels: Tensor, targets: Tensor) -> Callable[[Tensor], Tensor]:
+    """What an attacker raises to leave classes by way of others.
+
+    Args:
+        loss: ``ce``, ``margin``, or ``dlr``, in whose place stands the margin where there are fewer than four classes.
+        labels: Classes to leave, int64, shape ``(N,)``.
+        targets: Classes to make for, int64, shape ``(N,)``.
+
+    Returns:
+        A function from scores ``(N, K)`` to values ``(N,)``.
+    """
+    return lambda scores: _TOWARDS[_possible(loss, scores, least=4)](scores, labels, targets)
+
+
+def cross_entropy(scores: Tensor, labels: Tensor) -> Tensor:
+    """Cross-entropy of the labels, shape ``(N,)``; from scores ``(N, K)``."""
+    return functional.cross_entropy(scores, labels, reduction="none")
+
+
+def margin(scores: Tensor, labels: Tensor) -> Tensor:
+    """Best other score minus that of the label, shape ``(N,)``: positive where the label does not win."""
+    return _without(scores, labels).amax(dim=1) - _at(scores, labels)
+
+
+def dlr(scores: Tensor, labels: Tensor) -> Tensor:
+    """Difference of logits ratio, shape ``(N,)``: the margin over the gap between the first and the third score.
+
+    It changes neither with the scale nor with the shift of the scores (Croce and Hein, "Reliable evaluation of
+    adversarial robustness with an ensemble of diverse parameter-free attacks", 2020, equation 6). Needs three classes.
+    """
+    best = scores.sort(dim=1, descending=True).values
+    return margin(scores, labels) / _positive(best[:, 0] - best[:, 2])
+
+
+def cross_entropy_towards(scores: Tensor, labels: Tensor, targets: Tensor) -> Tensor:
+    """Minus the cross-entropy of the targets, shape ``(N,)``."""
+    return -cross_entropy(scores, targets)
+
+
+def margin_towards(scores: Tensor, labels: Tensor, targets: Tensor) -> Tensor:
+    """Score of the target minus that of the label, shape ``(N,)``."""
+    return _at(scores, targets) - _at(scores, labels)
+
+
+def dlr_towards(scores: Tensor, labels: Tensor, targets: Tensor) -> Tensor:
+    """Targeted difference of logits ratio, shape ``(N,)`` (Croce and Hein, 2020, equation 7).
+
+    Unlike the untargeted ratio it is not constant where the target has the third score. Needs four classes.
+    """
+    best = scores.sort(dim=1, descending=True).values
+    return margin_towards(scores, labels, targets) / _positive(best[:, 0] - (best[:, 2] + best[:, 3]) / 2)
+
+
+_AWAY = {"ce": cross_entropy, "dlr": dlr, "margin": margin}
+_TOWARDS = {"ce": cross_entropy_towards, "dlr": dlr_towards, "margin": margin_towards}
+
+
+def _possible(loss: Loss, scores: Tensor, least: int) -> Loss:
+    return "margin" if loss == "dlr" and scores.shape[1] < least else loss
+
+
+def _without(scores: Tensor, classes: Tensor) -> Tensor:
+    return scores.scatter(1, classes[:, None], -torch.inf)
+
+
+def _at(scores: Tensor, classes: Tensor) -> Tensor:
+    return scores.gather(1, classes[:, None])[:, 0]
+
+
+def _positive(gap: Tensor) -> Tensor:
+    # Where all scores in question are equal, a ratio of zeros would be no number.
+    return torch.where(gap > 0, gap, 1.0)

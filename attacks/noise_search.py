@@ -1,0 +1,72 @@
+"""The best of many random draws: what an attack has to beat that looks at more than decisions."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from robbench.attacks.gradients import succeeded
+from robbench.attacks.projections import add, per_sample, project, uniform_in_ball
+from robbench.interfaces import Attack, Classifier
+from robbench.registry import register_attack
+from robbench.rng import Streams
+from robbench.threat import Norm, Threat
+
+_AT_ONCE = 4
+"""Draws per call of the model. A constant, so that what a sample costs does not depend on the batch that it is in."""
+
+
+@register_attack("noise-search", norms=("linf", "l2", "l1"))
+@dataclass(frozen=True)
+class NoiseSearch(Attack):
+    """Many random changes, independent of each other and of the model; the first that misleads it is kept.
+
+    Draws alternate between the surface of the ball (in Linf its corners) and its inside, uniform in both. On a linear
+    model with margin m and weights w one corner succeeds with probability about ``Φ(-m / (eps ‖w‖₂))``, so that this is
+    a control: a model that it misleads where a gradient attack does not has hidden its gradients.
+    Costs at most ``draws`` forward passes.
+
+    Attributes:
+        draws: Changes that are tried. A sample that is misled leaves the batch.
+    """
+
+    draws: Annotated[int, Field(ge=1)] = 10_000
+
+    def perturb(self, model: Classifier, images: Tensor, labels: Tensor, threat: Threat, rng: Streams) -> Tensor:
+        """The first draws that mislead the model, or the last ones."""
+        changed = images.clone()
+        active = torch.arange(len(images), device=images.device)
+        for first in range(0, self.draws, _AT_ONCE):
+            if len(active) == 0:
+                break
+            draws = range(first, min(first + _AT_ONCE, self.draws))
+            tried = torch.stack([_draw(images[active], rng[active], draw, threat) for draw in draws])
+            with torch.no_grad():
+                decisions = model.subset(active).predict(tried.flatten(0, 1)).reshape(tried.shape[:2])
+            hits = succeeded(decisions, labels[active], threat.targeted)
+            misled = hits.any(dim=0)
+            chosen = torch.where(misled, hits.int().argmax(dim=0), len(draws) - 1)
+            changed[active] = tried[chosen, torch.arange(len(active), device=images.device)]
+            active = active[~misled]
+        return changed
+
+    def passes(self, num_classes: int) -> tuple[int, int]:
+        """A forward pass per draw."""
+        return self.draws, 0
+
+
+def _draw(images: Tensor, rng: Streams, draw: int, threat: Threat) -> Tensor:
+    norm, eps = threat.norm, threat.radius
+    if norm == "linf" and draw % 2 == 0:
+        return add(images, eps * rng.signs(("signs", draw), tuple(images.shape[1:]), images.dtype))
+    change = uniform_in_ball(rng, ("noise", draw), images, norm, eps)
+    return project(images, change if draw % 2 else _to_surface(change, norm, eps), norm, eps)
+
+
+def _to_surface(change: Tensor, norm: Norm, eps: float) -> Tensor:
+    sizes = torch.linalg.vector_norm(change.flatten(1), 2 if norm == "l2" else 1, dim=1)
+    return change * per_sample(torch.where(sizes > 0, eps / sizes, 0), change)

@@ -1,0 +1,112 @@
+"""Sparse random search: few pixels in extreme colors, found by asking for scores alone."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Annotated, ClassVar
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from robbench.attacks.gradients import succeeded
+from robbench.interfaces import Attack, Classifier
+from robbench.registry import register_attack
+from robbench.rng import Streams
+from robbench.threat import Threat
+
+_SCHEDULE = ((50, 2), (200, 4), (500, 5), (1000, 6), (2000, 8), (4000, 10), (6000, 12), (8000, 15), (10_000, 20))
+"""Up to so many of 10,000 queries, ``alpha_init`` is divided by so much."""
+
+
+@register_attack("sparse-rs", norms=("l0",))
+@dataclass(frozen=True)
+class SparseRS(Attack):
+    """Sparse-RS in L0 (Croce et al., AAAI 2022): random search over sets of pixels and their colors.
+
+    Here eps counts changed values, so ``eps // channels`` pixels are set, each to a corner of the color cube; where
+    that is none, single values are set to 0 or 1. A query exchanges some of them for others in random colors, fewer as
+    the search goes on; it is kept if it lowers the margin of the true class, or raises that of the target.
+    Costs at most ``queries`` forward passes.
+
+    Attributes:
+        queries: Queries per sample (5,000 in the paper); the schedule of exchanges is stretched to fit.
+        alpha_init: Share of the pixels that the first exchange concerns.
+    """
+
+    queries: Annotated[int, Field(ge=1)] = 1000
+    alpha_init: Annotated[float, Field(gt=0, le=1)] = 0.3
+
+    targetable: ClassVar[bool] = True
+    black_box: ClassVar[bool] = True
+    margin_loss: ClassVar[bool] = True
+
+    def perturb(self, model: Classifier, images: Tensor, labels: Tensor, threat: Threat, rng: Streams) -> Tensor:
+        """The images with the best margins that were met, or the first that the model decides on as wanted."""
+        channels = images.shape[1]
+        together = channels if threat.radius >= channels else 1
+        # Spots are pixels, or single values; a spot's values stand in the last dimension.
+        center = images.flatten(2).transpose(1, 2) if together == channels else images.flatten(1)[:, :, None]
+        spots = center.shape[1]
+        size = min(spots, int(min(threat.radius, spots * together)) // together)
+        if size == 0 or len(images) == 0:
+            return images.clone()
+        order = rng.subsets("spots", spots, spots)
+        colors = rng.integers("colors", (spots, together), 2).to(images.dtype)
+        best, active = images.clone(), torch.arange(len(images), device=images.device)
+        margins = torch.full((len(images),), math.inf, dtype=images.dtype, device=images.device)
+        for query in range(self.queries):
+            if len(active) == 0:
+                break
+            tried_order, tried_colors = order[active], colors[active]
+            if query > 0:
+                draws, count = rng[active], min(self._exchanged(query, size), size)
+                tried_order = _exchange(tried_order, draws, query, size, min(count, spots - size))
+                # New spots, which come first, are colored anew, whatever colors they had when they were last in use.
+                fresh = draws.integers(("colors", query), (count, together), 2).to(images.dtype)
+                tried_colors = tried_colors.scatter(1, _rows(tried_order[:, :count], together), fresh)
+            used = _rows(tried_order[:, :size], together)
+            moved = center[active].scatter(1, used, tried_colors.gather(1, used))
+            tried = (moved.transpose(1, 2) if together == channels else moved).reshape(len(active), *images.shape[1:])
+            with torch.no_grad():
+                scores, decisions = model.subset(active).decide(tried)
+            hit = succeeded(decisions, labels[active], threat.targeted)
+            margin = _margin(scores, labels[active], threat.targeted)
+            better = hit | (margin < margins[active])
+            kept = active[better]
+            best[kept], margins[kept] = tried[better], margin[better].to(margins.dtype)
+            order[kept], colors[kept] = tried_order[better], tried_colors[better]
+            active = active[~hit]
+        return best
+
+    def passes(self, num_classes: int) -> tuple[int, int]:
+        """A forward pass per query."""
+        return self.queries, 0
+
+    def _exchanged(self, query: int, size: int) -> int:
+        progress = query * 10_000 / self.queries
+        divisor = next(divisor for end, divisor in _SCHEDULE if progress <= end)
+        return max(1, int(self.alpha_init / divisor * size))
+
+
+def _exchange(order: Tensor, rng: Streams, query: int, size: int, count: int) -> Tensor:
+    """Spots in order of use, ``size`` of them used, after ``count`` random ones gave way to unused ones put first."""
+    spots = order.shape[1]
+    if count == 0:
+        return order.gather(1, rng.subsets(("order", query), spots, spots)) if size == spots else order
+    inside = rng.subsets(("out", query), size, size)
+    outside = size + rng.subsets(("in", query), spots - size, spots - size)
+    parts = (outside[:, :count], inside[:, count:], inside[:, :count], outside[:, count:])
+    return order.gather(1, torch.cat(parts, dim=1))
+
+
+def _rows(index: Tensor, width: int) -> Tensor:
+    return index[:, :, None].expand(-1, -1, width)
+
+
+def _margin(scores: Tensor, labels: Tensor, targeted: bool) -> Tensor:
+    """How far the scores are from what is wanted, shape ``(N,)``."""
+    own = scores.gather(1, labels[:, None])
+    margin = (own - scores.scatter(1, labels[:, None], -torch.inf)).amin(dim=1)
+    return -margin if targeted else margin

@@ -1,0 +1,293 @@
+"""Square: random search with square patches, without gradients."""
+
+from __future__ import annotations
+
+import abc
+import functools
+import math
+from dataclasses import dataclass
+from typing import Annotated, ClassVar, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from robbench.attacks.ascent import Rows
+from robbench.attacks.gradients import succeeded
+from robbench.attacks.losses import gain
+from robbench.attacks.projections import add
+from robbench.errors import RequestError, did_you_mean
+from robbench.interfaces import Attack, Classifier
+from robbench.registry import register_attack
+from robbench.rng import Streams
+from robbench.threat import Threat
+
+# After these shares of the queries, patches become half as large (section 5 of the paper).
+HALVINGS = (0.001, 0.005, 0.02, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8)
+# Random numbers are drawn for this many queries at once.
+BLOCK = 64
+# Taken off the radius, so that sums of rounded numbers stay below it.
+SLACK = 1e-6
+
+
+@register_attack("square", norms=("linf", "l2", "l1"))
+@dataclass(frozen=True)
+class Square(Attack):
+    """Square Attack: random search with patches (Andriushchenko et al., ECCV 2020; L1: Croce and Hein, ICML 2021).
+
+    Every query changes a square at a random place, and the change is kept where it makes the scores worse. In Linf the
+    square takes new signs, one per color, of a change of full size (algorithms 1 and 2), from a start of vertical
+    stripes. In L2 it takes a pair of bumps of opposite signs, in the direction of what is there already, with the norm
+    of that, of what is unused, and of a second square that is cleared (algorithm 3), from a start of 5 × 5 such pairs;
+    in L1 the same with L1 norms. A sample leaves at the first query that fools the model; otherwise the image with the
+    worst scores is returned. Costs at most ``queries`` forward passes.
+
+    Attributes:
+        queries: Queries per sample, the start included.
+        p_init: The share of the image that the first squares cover.
+        loss: What is to rise: the ``margin`` of the scores, or cross-entropy, ``ce``.
+        surrogate: The name of one of the model's other scores to follow, or None for its usual ones. Success is by the
+            hard decision all the same.
+    """
+
+    queries: Annotated[int, Field(ge=1)] = 5000
+    p_init: Annotated[float, Field(gt=0, le=1)] = 0.8
+    loss: Literal["margin", "ce"] = "margin"
+    surrogate: str | None = None
+
+    targetable: ClassVar[bool] = True
+    black_box: ClassVar[bool] = True
+    margin_loss: ClassVar[bool] = True
+
+    def perturb(self, model: Classifier, images: Tensor, labels: Tensor, threat: Threat, rng: Streams) -> Tensor:
+        """The first images that fool the model, or those with the worst scores.
+
+        Raises:
+            RequestError: If the model has no other scores of the name asked for.
+        """
+        model = self._followed(model)
+        results, index = images.clone(), torch.arange(len(images), device=images.device)
+        patches = _PATCHES[threat.norm].around(images, threat)
+        current, best = images.clone(), torch.full_like(labels, -math.inf, dtype=torch.float64)
+        for query in range(self.queries):
+            if len(index) == 0:
+                break
+            if query % BLOCK == 0:
+                draws = _Draws.of(rng[index], query // BLOCK, images)
+            if query == 0:
+                proposal = patches.start(rng)
+            else:
+                proposal = patches.propose(current, draws.at(query % BLOCK), self._share(query))
+            with torch.no_grad():
+                scores, decisions = model.decide(proposal)
+            values = gain(self.loss, labels, threat.targeted)(scores).double()
+            better = (values > best).nonzero().flatten()
+            current[better], best[better] = proposal[better], values[better]
+            fooled = succeeded(decisions, labels, threat.targeted)
+            if bool(fooled.any()):
+                results[index[fooled]] = proposal[fooled]
+                stays = ~fooled
+                model, patches, draws = model.subset(stays), patches[stays], draws[stays]
+                index, labels, current, best = index[stays], labels[stays], current[stays], best[stays]
+        results[index] = current
+        return results
+
+    def passes(self, num_classes: int) -> tuple[int, int]:
+        """One forward pass per query."""
+        return self.queries, 0
+
+    def _followed(self, model: Classifier) -> Classifier:
+        if self.surrogate is None:
+            return model
+        try:
+            return model.surrogate(self.surrogate)
+        except KeyError:
+            hint = did_you_mean(self.surrogate, model.surrogates)
+            raise RequestError(f'the model has no scores "{self.surrogate}"; {hint}', "square: surrogate") from None
+
+    def _share(self, query: int) -> float:
+        """The share of the image that the square of a query covers."""
+        return math.ldexp(self.p_init, -sum(query > share * self.queries for share in HALVINGS))
+
+
+@dataclass(frozen=True)
+class _Draws(Rows):
+    """Random numbers of some queries, or of one: then without the second dimension.
+
+    Attributes:
+        places: Uniform in [0, 1), float64, shape ``(N, queries, 4)``: down and right, for two squares.
+        signs: -1 or 1, shape ``(N, queries, C)``.
+        turned: bool, shape ``(N, queries)``.
+    """
+
+    places: Tensor
+    signs: Tensor
+    turned: Tensor
+
+    @classmethod
+    def of(cls, rng: Streams, block: int, like: Tensor) -> _Draws:
+        """The numbers of a block of queries, for images like those given."""
+        return cls(
+            rng.uniform(("places", block), (BLOCK, 4), dtype=torch.float64),
+            rng.signs(("signs", block), (BLOCK, like.shape[1]), dtype=like.dtype),
+            rng.signs(("turned", block), (BLOCK,)) > 0,
+        )
+
+    def at(self, query: int) -> _Draws:
+        """The numbers of one of the queries."""
+        return _Draws(self.places[:, query], self.signs[:, query], self.turned[:, query])
+
+    def squares(self, side: int, like: Tensor) -> tuple[Tensor, Tensor]:
+        """Two squares of pixels, as positions in flat images.
+
+        Args:
+            side: Height and width of the squares.
+            like: Images, shape ``(N, C, H, W)``.
+
+        Returns:
+            Indices into ``(N, C, H * W)``, each of shape ``(N, C, side * side)``.
+        """
+        _, channels, height, width = like.shape
+        room = torch.tensor([height - side + 1, width - side + 1] * 2, device=like.device)
+        down, right = (self.places * room).long().reshape(-1, 2, 2).unbind(2)
+        steps = torch.arange(side, device=like.device)
+        cells = (steps[:, None] * width + steps).flatten()
+        first, second = ((down * width + right)[..., None] + cells).unbind(1)
+        return first[:, None].expand(-1, channels, -1), second[:, None].expand(-1, channels, -1)
+
+
+@dataclass(frozen=True)
+class _Patches(Rows, abc.ABC):
+    """How images are changed in one norm."""
+
+    @classmethod
+    @abc.abstractmethod
+    def around(cls, images: Tensor, threat: Threat) -> _Patches:
+        """Changes of these images."""
+
+    @abc.abstractmethod
+    def start(self, rng: Streams) -> Tensor:
+        """The first images to look at."""
+
+    @abc.abstractmethod
+    def propose(self, current: Tensor, draws: _Draws, share: float) -> Tensor:
+        """Images that differ from the current ones in squares that cover a share of them."""
+
+
+@dataclass(frozen=True)
+class _Signs(_Patches):
+    """Linf: every value lies at one of the ends of what it may be.
+
+    Attributes:
+        lower: The lower ends, shape ``(N, C, H, W)``.
+        upper: The upper ends.
+    """
+
+    lower: Tensor
+    upper: Tensor
+
+    @classmethod
+    def around(cls, images: Tensor, threat: Threat) -> _Signs:
+        eps = torch.full_like(images, threat.radius)
+        return cls(add(images, -eps), add(images, eps))
+
+    def start(self, rng: Streams) -> Tensor:
+        _, channels, _, width = self.lower.shape
+        return torch.where(rng.signs("stripes", (channels, 1, width)) > 0, self.upper, self.lower)
+
+    def propose(self, current: Tensor, draws: _Draws, share: float) -> Tensor:
+        square, _ = draws.squares(_side(share, current, least=1), current)
+        lower, upper = (ends.flatten(2).gather(2, square) for ends in (self.lower, self.upper))
+        ends = torch.where(draws.signs[:, :, None] > 0, upper, lower)
+        return current.flatten(2).scatter(2, square, ends).reshape(current.shape)
+
+
+@dataclass(frozen=True)
+class _Bumps(_Patches):
+    """L2 and L1: a change that is moved about between squares.
+
+    Attributes:
+        images: The unchanged images, shape ``(N, C, H, W)``.
+        order: Of the norm: 1 or 2.
+        radius: Largest norm of the change.
+    """
+
+    images: Tensor
+    order: int
+    radius: float
+
+    @classmethod
+    def around(cls, images: Tensor, threat: Threat) -> _Bumps:
+        return cls(images, {"l2": 2, "l1": 1}[threat.norm], (1 - SLACK) * threat.radius)
+
+    def start(self, rng: Streams) -> Tensor:
+        _, channels, height, width = self.images.shape
+        side = max(min(height, width) // 5, 1)
+        down, right = height // side, width // side
+        signs = rng.signs("tiles", (channels, down, right), dtype=self.images.dtype)
+        turned = rng.signs("tiles turned", (1, down, right)) > 0
+        tiles = signs[..., None, None] * self._pairs(turned, side)
+        change = tiles.transpose(3, 4).flatten(4, 5).flatten(2, 3)
+        above, before = (height - down * side) // 2, (width - right * side) // 2
+        frame = (before, width - right * side - before, above, height - down * side - above)
+        change = torch.nn.functional.pad(change, frame)
+        size = self._norm(change.flatten(1))[:, :, None, None]
+        return add(self.images, change * (self.radius / size))
+
+    def propose(self, current: Tensor, draws: _Draws, share: float) -> Tensor:
+        side = _side(share, current, least=3)
+        first, second = draws.squares(side, current)
+        images, now = self.images.flatten(2), current.flatten(2)
+        change = now - images
+        own = change.gather(2, first)
+        change = change.scatter_(2, first, 0)
+        other = change.gather(2, second)
+        change = change.scatter_(2, second, 0)
+        power = self.order
+        moved = self._norm(own) ** power + self._norm(other) ** power
+        rest = self._norm(change.flatten(1))[..., None] ** power
+        unused = (self.radius**power - rest - moved.sum(dim=1, keepdim=True)).clamp(min=0)
+        available = (moved + unused / current.shape[1]) ** (1 / power)
+        pair = self._pairs(draws.turned, side).flatten(1)[:, None]
+        direction = self._direction(draws.signs[..., None] * pair + self._direction(own))
+        cleared = now.scatter(2, second, images.gather(2, second))
+        filled = add(images.gather(2, first), available * direction)
+        return cleared.scatter_(2, first, filled).reshape(current.shape)
+
+    def _pairs(self, turned: Tensor, side: int) -> Tensor:
+        pair = _pair(side, self.order).to(self.images)
+        return torch.where(turned[..., None, None], pair.T, pair)
+
+    def _norm(self, values: Tensor) -> Tensor:
+        sizes: Tensor = torch.linalg.vector_norm(values, self.order, dim=-1, keepdim=True)
+        return sizes
+
+    def _direction(self, values: Tensor) -> Tensor:
+        return values / self._norm(values).clamp(min=torch.finfo(values.dtype).tiny)
+
+
+_PATCHES: dict[str, type[_Patches]] = {"linf": _Signs, "l2": _Bumps, "l1": _Bumps}
+
+
+def _side(share: float, images: Tensor, least: int) -> int:
+    """Side of the square that covers a share of images, as far as they are large enough; odd if at least three."""
+    height, width = images.shape[2:]
+    side = max(round(math.sqrt(share * height * width)), least)
+    return min(side | 1 if least > 1 else side, height, width)
+
+
+@functools.cache
+def _pair(side: int, order: int) -> Tensor:
+    """A bump above the inverse of another one, of norm 1, float64, shape ``(side, side)`` (equation 3)."""
+    upper = side // 2
+    pair = torch.cat([_bump(upper, side), -_bump(side - upper, side)])
+    size: Tensor = torch.linalg.vector_norm(pair.flatten(), order)
+    return pair / size
+
+
+def _bump(height: int, width: int) -> Tensor:
+    down, right = torch.arange(height) - height // 2, torch.arange(width) - width // 2
+    rings = torch.maximum(down.abs()[:, None], right.abs())
+    rise = 1 / torch.arange(1, max(height, width) // 2 + 2, dtype=torch.float64) ** 2
+    heights: Tensor = rise.flip(0).cumsum(0).flip(0)
+    return heights[rings]

@@ -1,0 +1,265 @@
+"""Square against closed forms, on models without gradients, and the shape of what it proposes."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from closed_forms import (
+    Constant,
+    Counting,
+    Linear,
+    assert_allowed,
+    images_near,
+    largest_gain,
+    linear,
+    margins,
+    norms,
+    numbers,
+    streams,
+)
+from torch import Tensor
+
+from robbench.attacks.square import Square
+from robbench.errors import RequestError
+from robbench.interfaces import Classifier
+from robbench.registry import Registry
+from robbench.rng import Streams
+from robbench.threat import Norm, Threat
+
+BALLS: list[Norm] = ["linf", "l2", "l1"]
+
+
+class Floored(Linear):
+    """A linear model of quantized images: no gradient anywhere."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        return super().forward((images * 32).floor() / 32)
+
+
+class Recording(Linear):
+    """Keeps the images that it is asked about."""
+
+    def __init__(self, weight: Tensor, bias: Tensor) -> None:
+        super().__init__(weight, bias)
+        self.seen: list[Tensor] = []
+
+    def forward(self, images: Tensor) -> Tensor:
+        self.seen.append(images.clone())
+        return super().forward(images)
+
+
+class Blind(Linear):
+    """Decides like a linear model, but its usual scores say nothing; others, ``open``, do."""
+
+    surrogates = ("open",)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return torch.zeros(len(images), self.num_classes, dtype=images.dtype)
+
+    def decide(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        return self(images), Linear.forward(self, images).argmax(dim=1)
+
+    def surrogate(self, name: str) -> Classifier:
+        return Linear(self.weight, self.bias).eval()
+
+
+def reach(model: Linear, images: Tensor, labels: Tensor, norm: Norm, eps: float) -> Tensor:
+    """The best margin, negative once fooled, that any change in ball and box can leave, shape ``(N,)`` (truth 2)."""
+    scores = model(images)
+    left = []
+    for other in range(model.num_classes):
+        slopes = model.weight[other] - model.weight[labels]
+        gap = scores.gather(1, labels[:, None])[:, 0] - scores[:, other]
+        left.append(torch.where(labels == other, torch.inf, gap - largest_gain(slopes, images, norm, eps)))
+    return torch.stack(left).amin(dim=0)
+
+
+class TestStrength:
+    @pytest.mark.parametrize("classes", [2, 3, 10])
+    @pytest.mark.parametrize("norm", BALLS)
+    def test_breaks_what_is_clearly_within_reach_and_nothing_beyond(self, norm: Norm, classes: int) -> None:
+        model, images = linear(9, classes), images_near(0.5, 0.5 if norm == "linf" else 0.05, 40)
+        labels = model.predict(images)
+        eps = {"linf": 0.1, "l2": 0.06, "l1": 0.2}[norm]
+        threat = Threat(norm, eps)
+        attacked = Square(queries=600).perturb(model, images, labels, threat, streams(40))
+        assert_allowed(images, attacked, threat)
+        fooled = model.predict(attacked) != labels
+        assert not bool(fooled[reach(model, images, labels, norm, eps) > 1e-9].any())
+        # Random search finds all of what needs 0.8 eps in Linf, and most of what needs half of it in L2.
+        share = {"linf": 0.8, "l2": 0.5, "l1": 0.25}[norm]
+        clear = reach(model, images, labels, norm, share * eps) < 0
+        assert int(clear.sum()) >= 4
+        assert float(fooled[clear].double().mean()) >= (1.0 if norm == "linf" else 0.8)
+        # What is not fooled is worse off than before.
+        assert bool((margins(model, attacked, labels) < margins(model, images, labels))[~fooled].all())
+
+    def test_needs_no_gradient(self) -> None:
+        smooth = linear(9, 3)
+        model = Floored(smooth.weight, smooth.bias).eval()
+        images = images_near(0.5, 0.3, 40)
+        labels = model.predict(images)
+        attacked = Square(queries=600).perturb(model, images, labels, Threat("linf", 0.1), streams(40))
+        assert_allowed(images, attacked, Threat("linf", 0.1))
+        # A step of the quantization is all that the floor can take away at each pixel.
+        clear = reach(smooth, images, labels, "linf", 0.8 * 0.1 - 1 / 32) < 0
+        assert int(clear.sum()) >= 4
+        assert bool((model.predict(attacked) != labels)[clear].all())
+
+    @pytest.mark.parametrize("loss", ["margin", "ce"])
+    @pytest.mark.parametrize("classes", [2, 3, 10])
+    def test_reaches_targets(self, loss: str, classes: int) -> None:
+        model, images = linear(7, classes), images_near(0.5, 0.3, 12)
+        targets = (model.predict(images) + 1) % classes
+        threat = Threat("linf", 0.4, targeted=True)
+        attacked = Square(queries=400, loss=loss).perturb(model, images, targets, threat, streams(12))
+        assert_allowed(images, attacked, threat)
+        assert float((model.predict(attacked) == targets).double().mean()) > 0.7
+
+    def test_follows_the_scores_asked_for_and_judges_by_the_decision(self) -> None:
+        plain, images = linear(9, 3), images_near(0.5, 0.3, 40)
+        labels, threat = plain.predict(images), Threat("linf", 0.05)
+        model = Blind(plain.weight, plain.bias).eval()
+        kept = []
+        for surrogate in (None, "open"):
+            attack = Square(queries=300, surrogate=surrogate)
+            attacked = attack.perturb(model, images, labels, threat, streams(40))
+            kept.append(int((plain.predict(attacked) == labels).sum()))
+        assert kept[1] < kept[0] - 3
+        straight = Square(queries=300).perturb(plain, images, labels, threat, streams(40))
+        assert kept[1] == int((plain.predict(straight) == labels).sum())
+
+    def test_scores_that_are_not_there_are_refused(self) -> None:
+        model, images = Blind(torch.zeros(2, 48).double(), torch.zeros(2).double()), images_near(0.5, 0.3, 2)
+        with pytest.raises(
+            RequestError, match='square: surrogate: the model has no scores "opne"; did you mean "open"'
+        ):
+            Square(surrogate="opne").perturb(model, images, torch.zeros(2).long(), Threat("linf", 0.1), streams(2))
+
+
+class TestProposals:
+    """On a constant model nothing is ever kept after the start, so that every query shows one proposal."""
+
+    count, queries = 6, 400
+
+    def proposals(self, norm: Norm, eps: float, size: tuple[int, int] = (16, 16)) -> tuple[Tensor, list[Tensor]]:
+        images = torch.full((self.count, 3, *size), 0.5).double()
+        model = Recording(torch.zeros(2, images[0].numel()).double(), torch.tensor([1.0, 0.0]).double()).eval()
+        labels = torch.zeros(self.count, dtype=torch.int64)
+        Square(queries=self.queries).perturb(model, images, labels, Threat(norm, eps), streams(self.count))
+        assert len(model.seen) == self.queries
+        return images, model.seen
+
+    def test_linf_starts_with_stripes_and_proposes_shrinking_squares_of_one_sign(self) -> None:
+        images, seen = self.proposals("linf", 0.1)
+        start = seen[0]
+        assert torch.equal(start, start[:, :, :1].expand_as(start))
+        assert sorted(set((start - images).abs().flatten().tolist()))[0] == pytest.approx(0.1)
+        assert 0.4 < float((start > images).double().mean()) < 0.6
+        areas = []
+        for query in seen[1:]:
+            assert float(((query - images).abs() - 0.1).abs().max()) < 1e-12
+            changed = (query != start).any(dim=1)
+            rows, columns = changed.any(dim=2).sum(dim=1), changed.any(dim=1).sum(dim=1)
+            areas.append(float(torch.maximum(rows, columns).max()))
+        # Of 256 pixels 40 % after a thousandth of the queries, 20 % after five, and one pixel in the end.
+        assert areas[0] == 10
+        assert areas[2] == 7
+        assert max(areas[-50:]) == 1
+
+    @pytest.mark.parametrize("norm", ["l2", "l1"])
+    def test_l2_and_l1_spend_all_of_eps_and_change_two_squares(self, norm: Norm) -> None:
+        images, seen = self.proposals(norm, 0.5)
+        for query in seen:
+            torch.testing.assert_close(
+                norms(query - images, norm), torch.full((self.count,), 0.5).double(), rtol=2e-6, atol=0
+            )
+        start = seen[0]
+        assert bool((start != images).flatten(1).double().mean(dim=1).ge(0.8).all())
+        late = torch.stack(seen[-50:])
+        changed = (late != start).any(dim=2).flatten(2).sum(dim=2)
+        assert 9 <= int(changed.max()) <= 18
+
+    @pytest.mark.parametrize("norm", BALLS)
+    @pytest.mark.parametrize("size", [(1, 1), (2, 5), (7, 3)])
+    def test_images_of_any_size(self, norm: Norm, size: tuple[int, int]) -> None:
+        images, seen = self.proposals(norm, 0.2, size)
+        for query in seen:
+            assert_allowed(images, query, Threat(norm, 0.2))
+
+    def test_places_cover_the_image_evenly_and_differ_between_samples(self) -> None:
+        _, seen = self.proposals("linf", 0.1, (8, 8))
+        changed = torch.stack([(query != seen[0]).any(dim=1) for query in seen[-200:]]).double()
+        hits = changed.sum(dim=(0, 1))
+        assert float(hits.min()) > 0
+        assert float(hits.max()) < 5 * float(hits.mean())
+        assert not torch.equal(changed[:, 0], changed[:, 1])
+
+
+class TestContract:
+    @pytest.mark.parametrize("norm", BALLS)
+    @pytest.mark.parametrize("classes", [2, 3, 10])
+    def test_batch_and_order_change_nothing(self, norm: Norm, classes: int) -> None:
+        model, images = linear(11, classes), images_near(0.5, 0.3, 20)
+        labels, rng = model.predict(images), streams(20)
+        attack, threat = Square(queries=80), Threat(norm, {"linf": 0.03, "l2": 0.2, "l1": 0.6}[norm])
+        whole = attack.perturb(model, images, labels, threat, rng)
+        robust = int((model.predict(whole) == labels).sum())
+        assert 0 < robust < 20
+        assert torch.equal(whole, attack.perturb(model, images, labels, threat, rng))
+        assert not torch.equal(whole, attack.perturb(model, images, labels, threat, streams(20, seed=1)))
+        order = torch.randperm(20, generator=torch.Generator().manual_seed(1))
+        for index in (*order.split(7), order[:1], order[:0]):
+            part = attack.perturb(model, images[index], labels[index], threat, rng[index])
+            torch.testing.assert_close(part, whole[index], rtol=0, atol=1e-12)
+
+    @pytest.mark.parametrize("norm", BALLS)
+    def test_float32_stays_in_the_ball(self, norm: Norm) -> None:
+        images = torch.rand(4, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+        before, state = images.clone(), torch.get_rng_state()
+        model = Linear(numbers(1, 3, 3072).float(), torch.tensor([1e3, 0.0, 0.0])).eval().requires_grad_(True)
+        for eps in (0.0, 0.01, 1.0, 30.0):
+            attacked = Square(queries=70).perturb(model, images, torch.zeros(4).long(), Threat(norm, eps), streams(4))
+            assert_allowed(images, attacked, Threat(norm, eps))
+            assert not attacked.requires_grad
+            assert torch.equal(attacked, images) == (eps == 0)
+        assert torch.equal(images, before)
+        assert torch.equal(torch.get_rng_state(), state)
+
+    @pytest.mark.parametrize("norm", BALLS)
+    def test_a_constant_model_keeps_its_decision(self, norm: Norm) -> None:
+        model = Constant(torch.zeros(3, 48).double(), torch.tensor([1.0, 0.0, 0.0]).double()).eval()
+        images, labels = images_near(0.5, 0.5, 6), torch.zeros(6, dtype=torch.int64)
+        attacked = Square(queries=100).perturb(model, images, labels, Threat(norm, 0.5), streams(6))
+        assert_allowed(images, attacked, Threat(norm, 0.5))
+        assert bool((model.predict(attacked) == 0).all())
+
+    @pytest.mark.parametrize("norm", BALLS)
+    def test_counted_passes(self, norm: Norm) -> None:
+        plain, images = linear(13, 3), images_near(0.5, 0.3, 20)
+        labels = plain.predict(images)
+        model = Counting.of(plain, 20)
+        attack, threat = Square(queries=130), Threat(norm, {"linf": 0.03, "l2": 0.2, "l1": 0.6}[norm])
+        attacked = attack.perturb(model, images, labels, threat, streams(20))
+        robust = plain.predict(attacked) == labels
+        assert 0 < int(robust.sum()) < 20
+        assert attack.passes(3) == (130, 0)
+        assert model.forwards[robust].tolist() == [130] * int(robust.sum())
+        assert float(model.forwards[~robust].max()) < 130
+        assert len(set(model.forwards[~robust].tolist())) > 2
+        assert not bool(model.backwards.any())
+
+    def test_random_numbers_of_a_sample_are_its_own(self) -> None:
+        model, image = linear(11, 3), images_near(0.5, 0.3, 1)
+        images, labels = image.repeat(8, 1, 1, 1), model.predict(image).repeat(8)
+        rng = Streams(torch.cat([streams(4).keys, streams(4).keys]))
+        attacked = Square(queries=20).perturb(model, images, labels, Threat("l2", 0.05), rng)
+        assert torch.equal(attacked[:4], attacked[4:])
+        assert len({tuple(row.tolist()) for row in attacked.flatten(1)}) == 4
+
+    def test_registered_with_what_it_is(self) -> None:
+        entry = Registry(installed=False).entries("attack")["square"]
+        assert entry.mark.norms == ("linf", "l2", "l1")
+        assert (entry.cls.white_box, entry.cls.black_box, entry.cls.targetable) == (False, True, True)
+        assert Square().gradient_steps == 0
+        assert Square().passes(10) == (5000, 0)
