@@ -101,12 +101,15 @@ def pixel_statistics(images: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def load_model(job: Job, store: Store, device: str) -> Classifier:
-    """The job's trained model in evaluation mode, its weights frozen, with its inference-time defenses in front."""
+    """The job's trained model in evaluation mode, its weights frozen, with its inference-time defenses in front.
+
+    Images pass the defenses first to last, as they do in training.
+    """
     labels = torch.from_numpy(job.data.splits.labels[job.data.splits.gallery])
     channels = job.data.source.images.shape[1]
     model = build(job, labels, torch.zeros(channels), torch.ones(channels))
     model.load_state_dict(load_file(store.model_dir(job.key) / "weights.safetensors"))
-    for choice in job.defenses:
+    for choice in reversed(job.defenses):
         model = choice.component.wrap(model)
     return model.to(device).eval().requires_grad_(False)
 

@@ -1,85 +1,58 @@
-"""Embeddings trained with the angular loss, and the vote of nearest neighbours that makes a classifier of them."""
+"""Embeddings trained with the angular loss."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from pydantic import Field
-from torch import Tensor, nn
+from torch import Tensor
 
 from robbench.interfaces import Backbone, Classifier, Objective, to_float
+from robbench.models.neighbors import NeighborClassifier, Scorer
 from robbench.registry import register_objective
 
 
-class NeighborClassifier(Classifier):
-    """Votes of the k most similar reference images, by cosine similarity of normalised embeddings.
+class AngularClassifier(NeighborClassifier):
+    """A nearest-neighbour model that was trained with the angular loss.
 
-    The hard vote has no gradient. ``forward`` returns the log of a smooth vote in its place: with s_j the similarity to
-    reference j and θ halfway between the k-th and the (k+1)-th similarity, held constant in the gradient and recomputed
-    at every call, v_c is the sum over class c of σ((s_j − θ)/τ), and the score is log(v_c + 0.001).
+    ``surrogate("metric-loss")`` scores a class by minus the loss that the image would have as an anchor of that class,
+    with the references of the class as its positives and all others as negatives, none of which move. It is not among
+    ``surrogates``, since it follows the loss and not the vote.
 
     Args:
-        backbone: Network from images to features.
-        embedding_size: Number of values of an embedding.
-        num_classes: Number of classes K.
-        gallery_labels: Labels of the reference images, int64, shape ``(G,)``, the same number of each class.
-        k: Number of neighbours that vote; at most the reference images per class, so that it is less than G.
-        tau: Temperature τ of the smooth vote.
+        alpha: Upper bound of the angle at the negative, in degrees.
+        rest: What a nearest-neighbour model is made of.
     """
 
-    gallery: Tensor
-    gallery_labels: Tensor
+    def __init__(self, alpha: float, *rest: Any) -> None:
+        super().__init__(*rest)
+        self.alpha = alpha
 
-    def __init__(
-        self, backbone: Backbone, embedding_size: int, num_classes: int, gallery_labels: Tensor, k: int, tau: float
-    ) -> None:
-        super().__init__()
-        self.num_classes = num_classes
-        self.k = min(k, int(torch.bincount(gallery_labels, minlength=num_classes).min()))
-        self.tau = tau
-        self.backbone = backbone
-        self.projection = nn.Linear(backbone.out_features, embedding_size)
-        self.register_buffer("gallery", torch.zeros(len(gallery_labels), embedding_size))
-        self.register_buffer("gallery_labels", gallery_labels.clone())
+    def scorers(self) -> Mapping[str, Scorer]:
+        """What can stand in for the smooth vote, by name."""
+        return {**super().scorers(), "metric-loss": self._metric_scores}
 
-    def embed(self, images: Tensor) -> Tensor:
-        """The backbone's output, shape ``(N, D)``."""
-        features: Tensor = self.backbone(images)
-        return features
-
-    def project(self, images: Tensor) -> Tensor:
-        """Normalised embeddings, shape ``(N, embedding_size)``."""
-        return F.normalize(self.projection(self.embed(images)).to(self.gallery.dtype), dim=1)
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Log of the smooth vote, shape ``(N, K)``."""
-        return self._smooth_vote(self._similarities(images))
-
-    def decide(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Log of the smooth vote, and the hard vote; ties go to the larger summed similarity, then the lower class."""
-        similarities = self._similarities(images)
-        return self._smooth_vote(similarities), self._hard_vote(similarities.detach())
-
-    def _similarities(self, images: Tensor) -> Tensor:
-        return self.project(images) @ self.gallery.T
-
-    def _smooth_vote(self, similarities: Tensor) -> Tensor:
-        largest = similarities.detach().topk(self.k + 1, dim=1).values
-        threshold = largest[:, -2:].mean(dim=1, keepdim=True)
-        members = F.one_hot(self.gallery_labels, self.num_classes).to(similarities.dtype)
-        return torch.log(torch.sigmoid((similarities - threshold) / self.tau) @ members + 1e-3)
-
-    def _hard_vote(self, similarities: Tensor) -> Tensor:
-        nearest, index = similarities.double().topk(self.k, dim=1)
-        members = F.one_hot(self.gallery_labels[index], self.num_classes).double()
-        # Summed similarities lie in [-k, k]: scaled below one half they only decide between equal votes.
-        summed = torch.einsum("nk,nkc->nc", nearest, members)
-        return (members.sum(dim=1) + summed / (4 * self.k)).argmax(dim=1)
+    def _metric_scores(self, similarities: Tensor) -> Tensor:
+        tangent = math.tan(math.radians(self.alpha)) ** 2
+        tiny = torch.finfo(similarities.dtype).tiny
+        losses = []
+        for label in range(self.num_classes):
+            own = self.gallery_labels == label
+            # The exponent of equation 8 is a sum of a part for (anchor, negative), one for (positive, negative) and one
+            # for (anchor, positive), so that its sum over negatives is a product of matrices.
+            anchors = 4 * tangent * similarities[:, ~own]
+            positives = 4 * tangent * (self.gallery[own] @ self.gallery[~own].T)
+            tops = anchors.detach().amax(dim=1, keepdim=True), positives.amax(dim=1, keepdim=True)
+            sums = torch.exp(anchors - tops[0]) @ torch.exp(positives - tops[1]).T
+            exponents = torch.log(sums.clamp_min(tiny)) + tops[0] + tops[1].T
+            losses.append(F.softplus(exponents - 2 * (1 + tangent) * similarities[:, own]).mean(dim=1))
+        return -torch.stack(losses, dim=1)
 
 
 @register_objective("angular")
@@ -103,7 +76,9 @@ class Angular(Objective):
 
     def build(self, backbone: Backbone, num_classes: int, gallery_labels: Tensor) -> Classifier:
         """A linear projection on the backbone, normalised, with an empty gallery."""
-        return NeighborClassifier(backbone, self.embedding_size, num_classes, gallery_labels, self.k, self.tau)
+        return AngularClassifier(
+            self.alpha, backbone, self.embedding_size, num_classes, gallery_labels, self.k, self.tau
+        )
 
     def batches(self, labels: Tensor, batch_size: int, rng: np.random.Generator) -> Iterator[Tensor]:
         """As many batches as cover the set once, each of ``per_class`` images of as many classes as fit, at least two.

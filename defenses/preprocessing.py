@@ -1,0 +1,109 @@
+"""What defenses that change images in front of a model have in common."""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from robbench.interfaces import Classifier, Defense
+
+Change = Callable[[Tensor], Tensor]
+
+
+class Preprocessed(Classifier):
+    """A model behind a change of its images, of which it answers everything.
+
+    Args:
+        model: The model.
+        change: From images to images of the same shape, dtype and device; never differentiated.
+        straight_through: Whether the change has the gradient of the identity, and otherwise none (BPDA, Athalye et al.,
+            "Obfuscated gradients give a false sense of security", 2018, section 4.1.1).
+    """
+
+    def __init__(self, model: Classifier, change: Change, straight_through: bool) -> None:
+        super().__init__()
+        self.model, self.change, self.straight_through = model, change, straight_through
+        self.num_classes, self.surrogates, self.draws = model.num_classes, model.surrogates, model.draws
+        self.training = model.training
+
+    def preprocess(self, images: Tensor) -> Tensor:
+        """The changed images, to the last bit what ``change`` returns."""
+        if self.straight_through:
+            changed: Tensor = _StraightThrough.apply(images, self.change)
+            return changed
+        with torch.no_grad():
+            return self.change(images)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """The model's scores of the changed images, shape ``(N, K)``."""
+        scores: Tensor = self.model(self.preprocess(images))
+        return scores
+
+    def embed(self, images: Tensor) -> Tensor:
+        """The backbone's output on the changed images, shape ``(N, D)``."""
+        return self.model.embed(self.preprocess(images))
+
+    def predict(self, images: Tensor) -> Tensor:
+        """The model's hard decisions on the changed images, int64, shape ``(N,)``."""
+        return self.model.predict(self.preprocess(images))
+
+    def decide(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """The model's scores and hard decisions on the changed images."""
+        return self.model.decide(self.preprocess(images))
+
+    def subset(self, index: Tensor) -> Classifier:
+        """The same for some samples of the batch at hand."""
+        return Preprocessed(self.model.subset(index), self.change, self.straight_through)
+
+    def surrogate(self, name: str) -> Classifier:
+        """Other scores of the model, behind the same change.
+
+        Raises:
+            KeyError: If the model has none of that name.
+        """
+        return Preprocessed(self.model.surrogate(name), self.change, self.straight_through)
+
+
+class _StraightThrough(torch.autograd.Function):
+    # images + (change(images) - images).detach() would do but for rounding.
+    @staticmethod
+    def forward(ctx: Any, images: Tensor, change: Change) -> Tensor:
+        return change(images)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        return gradients[0], None
+
+
+@dataclass(frozen=True)
+class Preprocessing(Defense):
+    """A change of the images in front of a trained model; training goes without it.
+
+    Attributes:
+        straight_through: Whether gradients pass the exact change as if it were not there. Without, there are none, and
+            attacks that need them fail for a reason that has nothing to do with robustness.
+    """
+
+    straight_through: bool = True
+
+    @property
+    def gradients(self) -> str:  # type: ignore[override]
+        """How gradients pass: ``straight-through`` or ``none``."""
+        return "straight-through" if self.straight_through else "none"
+
+    @abc.abstractmethod
+    def change(self, images: Tensor) -> Tensor:
+        """The images as the model is to see them.
+
+        Args:
+            images: Floats, shape ``(N, C, H, W)``; in [0, 1] unless another defense adds noise to them.
+        """
+
+    def wrap(self, model: Classifier) -> Classifier:
+        """The model behind the change."""
+        return Preprocessed(model, self.change, self.straight_through)
