@@ -1,0 +1,117 @@
+"""Small rotations and shifts, the worst of a grid of them."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass
+from typing import Annotated, ClassVar
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from robbench.attacks.corruption_filters import positions, sample
+from robbench.errors import RequestError
+from robbench.interfaces import Attack, Classifier
+from robbench.registry import register_attack
+from robbench.rng import Streams
+from robbench.threat import Threat
+
+
+def moved(images: Tensor, degrees: float, down: float, right: float) -> Tensor:
+    """Images turned counter-clockwise about their centers and then shifted, in one reading, on black.
+
+    Args:
+        images: Floats in [0, 1], shape ``(N, C, H, W)``.
+        degrees: Angle.
+        down: Shift in pixels.
+        right: Shift in pixels.
+    """
+    height, width = images.shape[-2:]
+    rows, columns = positions(images)
+    rows, columns = rows - (height - 1) / 2 - down, columns - (width - 1) / 2 - right
+    radians = torch.deg2rad(torch.tensor(degrees, dtype=torch.float64, device=images.device))
+    cosine, sine = radians.cos().to(images.dtype), radians.sin().to(images.dtype)
+    from_rows = sine * columns + cosine * rows + (height - 1) / 2
+    from_columns = cosine * columns - sine * rows + (width - 1) / 2
+    return sample(images, from_rows, from_columns, "zeros").clamp(0, 1)
+
+
+def margin(scores: Tensor, labels: Tensor) -> Tensor:
+    """Score of the label less the best of the others, shape ``(N,)``."""
+    own = scores.gather(1, labels[:, None])
+    return own[:, 0] - scores.scatter(1, labels[:, None], -torch.inf).amax(dim=1)
+
+
+@register_attack("spatial", norms=("none",))
+@dataclass(frozen=True)
+class Spatial(Attack):
+    """The worst of a grid of rotations and shifts (Engstrom et al., "Exploring the landscape", 2019).
+
+    The grid is tried from the smallest move to the largest, the image itself first; a sample leaves at the first move
+    that fools the model. Of a sample that none fools, the move that leaves the smallest margin is returned.
+    Costs at most ``rotations * shifts**2`` forward passes.
+
+    Attributes:
+        max_rotation: Largest angle in degrees, either way.
+        rotations: How many angles, evenly spaced; odd, so that the image itself is among them.
+        max_shift: Largest shift along each axis as a share of the side, either way.
+        shifts: How many shifts along each axis, evenly spaced; odd.
+    """
+
+    max_rotation: Annotated[float, Field(ge=0, le=180)] = 5.0
+    rotations: Annotated[int, Field(ge=1)] = 7
+    max_shift: Annotated[float, Field(ge=0, le=1)] = 0.06
+    shifts: Annotated[int, Field(ge=1)] = 3
+
+    adversarial: ClassVar[bool] = True
+    black_box: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        """Check every field.
+
+        Raises:
+            RequestError: If a value does not fit, or a number of angles or shifts is even.
+        """
+        super().__post_init__()
+        for name in ("rotations", "shifts"):
+            if getattr(self, name) % 2 == 0:
+                raise RequestError(f"{name} = {getattr(self, name)}: must be odd, so that no move is among the moves")
+
+    def moves(self) -> list[tuple[float, float, float]]:
+        """Angle in degrees and shifts down and right as shares of the sides, from the smallest move to the largest."""
+        turns, steps = _evenly(self.rotations), _evenly(self.shifts)
+        shares = sorted(itertools.product(turns, steps, steps), key=lambda share: sum(map(abs, share)))
+        return [
+            (self.max_rotation * turn, self.max_shift * down, self.max_shift * right) for turn, down, right in shares
+        ]
+
+    @torch.no_grad()
+    def perturb(self, model: Classifier, images: Tensor, labels: Tensor, threat: Threat, rng: Streams) -> Tensor:
+        """The first moves that fool the model, or those that come nearest to it."""
+        height, width = images.shape[-2:]
+        best = images.clone()
+        least = torch.full((len(images),), torch.inf, dtype=images.dtype, device=images.device)
+        active = torch.arange(len(images), device=images.device)
+        for degrees, down, right in self.moves():
+            if len(active) == 0:
+                break
+            still = degrees == down == right == 0
+            tried = images[active] if still else moved(images[active], degrees, height * down, width * right)
+            scores, decisions = model.subset(active).decide(tried)
+            fooled = decisions != labels[active]
+            margins = margin(scores, labels[active]).to(least.dtype)
+            better = fooled | (margins < least[active])
+            best[active[better]], least[active[better]] = tried[better], margins[better]
+            active = active[~fooled]
+        return best
+
+    def passes(self, num_classes: int) -> tuple[int, int]:
+        """One forward pass per move."""
+        return self.rotations * self.shifts**2, 0
+
+
+def _evenly(count: int) -> list[float]:
+    """Numbers from -1 to 1 with 0 in the middle; 0 alone where there is one."""
+    half = count // 2
+    return [step / max(1, half) for step in range(-half, half + 1)]
