@@ -71,11 +71,13 @@ def parser() -> argparse.ArgumentParser:
     _add_common(run)
     run.add_argument("--workers", type=_positive, metavar="N", help="worker processes (default: one per core, up to 4)")
     run.add_argument("--fresh", action="store_true", help="do everything again, whatever the store holds")
+    run.add_argument("--audit", action="store_true", help="look for what the grid's attacks missed, and flag rows")
     run.set_defaults(do=_run)
 
     plan = commands.add_parser("plan", help="show the cells of a grid, which are done, what the rest will cost")
     _add_common(plan)
     plan.add_argument("--cells", action="store_true", help="list every cell")
+    plan.add_argument("--audit", action="store_true", help="with the audit's checks")
     plan.set_defaults(do=_plan)
 
     listing = commands.add_parser("list", help="show what is registered")
@@ -87,6 +89,12 @@ def parser() -> argparse.ArgumentParser:
     report.add_argument("--grid", action="append", default=[], metavar="GRID", help="only this grid's; repeatable")
     report.add_argument("--out", type=Path, default=Path("runs"), metavar="DIR", help="the store (default: runs)")
     report.set_defaults(do=_report)
+
+    check = commands.add_parser("check", help="check one component against what is asked of its kind")
+    check.add_argument("name", metavar="NAME", help="a component, as in pgd or pgd[steps=20]")
+    check.add_argument("--kind", metavar="KIND", help="only the component of this kind, where several share the name")
+    _add_plugin(check)
+    check.set_defaults(do=_check)
 
     clean = commands.add_parser("gc", help="show what the store holds, remove what no record needs")
     clean.add_argument("--out", type=Path, default=Path("runs"), metavar="DIR", help="the store (default: runs)")
@@ -202,6 +210,20 @@ def _list(options: argparse.Namespace) -> int:
     return 0
 
 
+def _check(options: argparse.Namespace) -> int:
+    from robbench.conformance import check, kinds_of
+    from robbench.display import show_findings
+    from robbench.registry import Registry
+
+    registry = Registry(tuple(options.plugin))
+    kinds, kind = kinds_of(registry, options.name), options.kind
+    if kind is not None and kind not in kinds:
+        raise RequestError(f'there is no {kind} "{options.name}"; {did_you_mean(kind, kinds)}', "--kind")
+    checked = [kind] if kind else kinds
+    kept = [show_findings(kind, options.name, check(registry, kind, options.name)) for kind in checked]
+    return 0 if all(kept) else 1
+
+
 def _report(options: argparse.Namespace) -> int:
     from robbench.display import show_boards
     from robbench.running import write_boards
@@ -246,6 +268,7 @@ def _request(options: argparse.Namespace) -> Request:
         device=options.device,
         precision=options.precision,
         plugins=tuple(options.plugin),
+        audit=options.audit,
     )
 
 

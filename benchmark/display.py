@@ -21,6 +21,7 @@ from robbench.store import Store
 
 if TYPE_CHECKING:
     from robbench.cleaning import Holding
+    from robbench.conformance.rules import Finding
     from robbench.costs import Cost
     from robbench.executors.jobs import Progress as Event
     from robbench.plan import Plan
@@ -258,6 +259,20 @@ def _value(value: object) -> str:
     if isinstance(value, bool):
         return str(value).lower()
     return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def show_findings(kind: str, name: str, findings: Sequence[Finding]) -> bool:
+    """What a component keeps to and what it breaks. Returns whether it breaks nothing."""
+    words = {True: Text("pass", style="green"), False: Text("broken", style="red"), None: Text("n/a", style="dim")}
+    table = _table(None, "", "rule", "what was found")
+    table.title = Text(f"\n{kind} {name}")  # as it is: the brackets of parameters are no markup
+    for finding in findings:
+        table.add_row(words[finding.passed], Text(finding.rule), Text(finding.detail))
+    console = Terminal()
+    console.print(table)
+    broken = sum(finding.passed is False for finding in findings)
+    console.print(f"{broken} of {len(findings)} rules broken", highlight=False)
+    return not broken
 
 
 def show_cleaning(holdings: Sequence[Holding], dry_run: bool) -> None:

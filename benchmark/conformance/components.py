@@ -1,0 +1,307 @@
+"""What defenses, balancers, architectures and objectives are held to."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from robbench.conformance.rules import NotApplicable, Rule, demand
+from robbench.conformance.scenes import SHAPE, Features, network
+from robbench.errors import RequestError
+from robbench.globalstate import GlobalState, seeded
+from robbench.interfaces import (
+    Architecture,
+    Backbone,
+    Balancer,
+    Batch,
+    Classifier,
+    Defense,
+    Objective,
+    Samples,
+    to_float,
+)
+from robbench.rng import Streams
+from robbench.sources import Dataset, Raw
+
+CLASSES = 3
+COUNTS = (12, 6, 4)
+
+
+@contextmanager
+def no_global_randomness() -> Iterator[None]:
+    """Watch over the global random state, and put it back.
+
+    Raises:
+        Broken: If it was drawn from or set.
+    """
+    before = GlobalState.now()
+    try:
+        yield
+        demand(GlobalState.now() == before, "the global random state is drawn from or set; draw from the streams")
+    finally:
+        before.restore()
+
+
+def _samples() -> Samples:
+    labels = torch.repeat_interleave(torch.arange(CLASSES), torch.tensor(COUNTS))
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randint(0, 256, (len(labels), *SHAPE), generator=generator).to(torch.uint8)
+    return Samples(images, labels, 1000 + torch.arange(len(labels)))
+
+
+def _descends(loss: Tensor, model: nn.Module) -> None:
+    """The loss is a finite scalar whose gradient reaches the weights, in which none was left before."""
+    demand(isinstance(loss, Tensor) and loss.ndim == 0, "the loss is not a scalar tensor")
+    demand(bool(loss.isfinite()), f"the loss is {loss.item()}")
+    demand(all(weight.grad is None for weight in model.parameters()), "a gradient is left in a weight")
+    demand(loss.requires_grad, "no gradient flows from the loss")
+    loss.backward()  # type: ignore[no-untyped-call]
+    gradients = [weight.grad for weight in model.parameters() if weight.grad is not None]
+    demand(any(bool(gradient.any()) for gradient in gradients), "the gradient of every weight is zero")
+    demand(all(bool(gradient.isfinite().all()) for gradient in gradients), "the gradient of a weight is not finite")
+
+
+def _answers(model: Classifier, images: Tensor) -> Tensor:
+    """The model gives scores and decisions of the right shapes, and both ways to ask agree. Returns the decisions."""
+    count = len(images)
+    with torch.no_grad():
+        scores, (again, decisions), hard = model(images), model.decide(images), model.predict(images)
+    for found in (scores, again):
+        demand(found.shape == (count, model.num_classes), f"scores have shape {tuple(found.shape)}, not (N, K)")
+        demand(bool(found.isfinite().all()), "scores are not finite")
+    for found in (decisions, hard):
+        demand(found.shape == (count,) and found.dtype == torch.int64, "decisions are not int64 of shape (N,)")
+        demand(bool(((found >= 0) & (found < model.num_classes)).all()), "a decision is none of the classes")
+    if model.draws == 1:
+        demand(torch.equal(decisions, hard), "predict and decide differ")
+    return hard
+
+
+# --- defenses
+
+
+def _step(model: Classifier) -> Batch:
+    samples = _samples()
+    images, labels = to_float(samples.images), samples.labels
+
+    def loss(changed: Tensor) -> Tensor:
+        return functional.cross_entropy(model(changed), labels)
+
+    streams = Streams.of(samples.ids, 0, "training")
+    return Batch(images, labels, streams, loss, lambda changed, clean: loss(changed), 0.1)
+
+
+def _training_loss(defense: Defense) -> str:
+    model = network(CLASSES).requires_grad_(True)
+    batch = _step(model)
+    before = batch.images.clone()
+    with no_global_randomness():
+        loss = defense.training_loss(batch)
+    _descends(loss, model)
+    demand(torch.equal(batch.images, before), "the training images are written to")
+    with torch.no_grad():
+        demand(torch.equal(defense.training_loss(batch), loss), "the same streams give another loss")
+    return "" if type(defense).training_loss is not Defense.training_loss else "the loss as it is"
+
+
+def _wrapped(defense: Defense) -> Classifier:
+    if type(defense).wrap is Defense.wrap:
+        raise NotApplicable("it leaves the trained model as it is")
+    model = defense.wrap(network(CLASSES))
+    demand(isinstance(model, Classifier), f"wrap returns a {type(model).__name__}, not a Classifier")
+    return model.eval()
+
+
+def _defended(defense: Defense) -> str:
+    model, images = _wrapped(defense), to_float(_samples().images)
+    demand(model.num_classes == CLASSES, f"num_classes is {model.num_classes}, not {CLASSES}")
+    before = images.clone()
+    with no_global_randomness():
+        _answers(model, images)
+        model.embed(images)
+    demand(torch.equal(images, before), "the images are written to")
+    return f"{model.draws} passes a call" if model.draws > 1 else ""
+
+
+def _defended_gradient(defense: Defense) -> str:
+    model, images = _wrapped(defense), to_float(_samples().images).requires_grad_()
+    if defense.gradients == "none":
+        raise NotApplicable("it says that none pass")
+    with torch.enable_grad():
+        scores = model(images)
+    reaches = scores.requires_grad
+    if reaches:
+        (gradient,) = torch.autograd.grad(scores.square().sum(), images, allow_unused=True)
+        reaches = gradient is not None and bool(gradient.any())
+    demand(reaches, f'gradients = "{defense.gradients}", but none reaches the images')
+    return defense.gradients
+
+
+def _defended_batches(defense: Defense) -> str:
+    model, images = _wrapped(defense), to_float(_samples().images)
+    if model.draws > 1:
+        raise NotApplicable("the defense is random")
+    order = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        whole = model.predict(images)
+        parts = torch.cat([model.predict(images[index]) for index in (order[:1], order[1:8], order[8:])])
+    demand(torch.equal(parts, whole[order]), "decisions change with the batch or the order of its samples")
+    return ""
+
+
+# --- balancers
+
+
+@dataclass(frozen=True)
+class _NoFiles(Dataset):
+    """A data set of which nothing but its options is asked."""
+
+    def locate(self, data_dir: Path | None) -> tuple[str, Callable[[], Raw]]:
+        raise RequestError("there are no files")
+
+
+def _balancer_refusal(balancer: Balancer) -> str:
+    told = []
+    for counts in (COUNTS, (12, 6, 1), (12, 6, 0)):
+        reason = balancer.refusal(torch.tensor(counts))
+        demand(reason is None or (isinstance(reason, str) and bool(reason.strip())), f"{reason!r} is no reason")
+        told += [f"{'/'.join(map(str, counts))}: {reason}"] if reason else []
+    return "; ".join(told)
+
+
+def _resampled(balancer: Balancer) -> str:
+    samples = _samples()
+    before = copy.deepcopy(samples)
+    with no_global_randomness():
+        (made, notes), (again, _) = (balancer.resample(samples, _NoFiles(), 0) for _ in range(2))
+    for name in ("images", "labels", "ids"):
+        new, old = getattr(made, name), getattr(samples, name)
+        demand(new.dtype == old.dtype and new.shape[1:] == old.shape[1:], f"{name} change their type or shape")
+        demand(len(new) == len(made.labels), f"there are {len(new)} {name} for {len(made.labels)} labels")
+        demand(torch.equal(new, getattr(again, name)), f"a seed gives other {name} the second time")
+        demand(torch.equal(old, getattr(before, name)), f"the {name} that it was given are written to")
+    demand(len(set(made.ids.tolist())) == len(made), "two samples share an id, and with it their random draws")
+    demand(bool(torch.isin(made.labels, samples.labels).all()), "there are labels that were not there before")
+    demand(all(isinstance(note, str) for note in notes), "notes are not text")
+    return "/".join(str(count) for count in COUNTS) + " became " + "/".join(map(str, made.counts(CLASSES).tolist()))
+
+
+def _class_weights(balancer: Balancer) -> str:
+    weights = balancer.class_weights(torch.tensor(COUNTS))
+    if weights is None:
+        return "none"
+    demand(weights.shape == (CLASSES,), f"weights have shape {tuple(weights.shape)}, not ({CLASSES},)")
+    demand(
+        weights.is_floating_point() and bool((weights.isfinite() & (weights > 0)).all()), "a weight is no number > 0"
+    )
+    return ", ".join(f"{weight:.3g}" for weight in weights.tolist())
+
+
+def _augmented(balancer: Balancer) -> str:
+    samples = _samples()
+    images, streams = to_float(samples.images), Streams.of(samples.ids, 0, "training")
+    with no_global_randomness():
+        whole = balancer.augment(images.clone(), _NoFiles(), streams)
+        part = balancer.augment(images[:1], _NoFiles(), streams[:1])
+    demand(whole.shape == images.shape and whole.dtype == images.dtype, "images change their type or shape")
+    demand(bool(((whole >= 0) & (whole <= 1)).all()), "images leave [0, 1]")
+    demand(torch.allclose(part, whole[:1], atol=1e-5), "an image's transform depends on the batch")
+    return "as they are" if torch.equal(whole, images) else ""
+
+
+# --- architectures and objectives
+
+
+def _backbones(architecture: Architecture) -> str:
+    told = []
+    for shape in ((3, 32, 32), (3, 64, 64)):
+        with seeded(0):
+            backbone = architecture.build(shape)
+        with seeded(0):
+            again = architecture.build(shape)
+        demand(isinstance(backbone, Backbone), f"build returns a {type(backbone).__name__}, not a Backbone")
+        backbone.eval()
+        images = torch.rand(2, *shape, generator=torch.Generator().manual_seed(0)).requires_grad_()
+        features = backbone(images)
+        wanted = (2, backbone.out_features)
+        demand(features.shape == wanted, f"features of {shape} have shape {tuple(features.shape)}, not {wanted}")
+        (gradient,) = torch.autograd.grad(features.square().sum(), images, allow_unused=True)
+        demand(gradient is not None and bool(gradient.any()), f"no gradient reaches images of {shape}")
+        pairs = zip(backbone.state_dict().values(), again.state_dict().values(), strict=True)
+        demand(all(torch.equal(one, other) for one, other in pairs), "a seed gives other weights the second time")
+        told.append(f"{backbone.out_features} features of {'×'.join(map(str, shape))}")
+    return ", ".join(told)
+
+
+def _classifier(objective: Objective) -> Classifier:
+    gallery = torch.arange(CLASSES).repeat_interleave(min(COUNTS))
+    with seeded(0):
+        model = objective.build(Features(SHAPE), CLASSES, gallery)
+    demand(isinstance(model, Classifier), f"build returns a {type(model).__name__}, not a Classifier")
+    demand(model.num_classes == CLASSES, f"num_classes is {model.num_classes}, not {CLASSES}")
+    return model
+
+
+def _gallery() -> Tensor:
+    samples = _samples()
+    return torch.cat([samples.images[samples.labels == label][: min(COUNTS)] for label in range(CLASSES)])
+
+
+def _batches(objective: Objective) -> str:
+    labels = _samples().labels
+    first, again = (list(objective.batches(labels, 8, np.random.default_rng(0))) for _ in range(2))
+    demand(bool(first) and all(len(batch) > 0 for batch in first), "there is no batch, or an empty one")
+    seen = torch.cat(first)
+    demand(seen.dtype == torch.int64 and bool(((seen >= 0) & (seen < len(labels))).all()), "they are no indices")
+    demand(len(seen) >= len(labels), f"they hold {len(seen)} images in all, fewer than the {len(labels)} there are")
+    demand(torch.equal(seen, torch.cat(again)), "a generator in the same state gives other batches")
+    return f"{len(first)} of {', '.join(sorted({str(len(batch)) for batch in first}))}"
+
+
+def _objective_loss(objective: Objective) -> str:
+    samples = _samples()
+    images = to_float(samples.images)
+    for weights, anchor in ((None, None), (torch.tensor([1.0, 2.0, 3.0]), None), (None, images)):
+        model = _classifier(objective).train()
+        _descends(objective.loss(model, images, samples.labels, weights, anchor), model)
+    return ""
+
+
+def _classifies(objective: Objective) -> str:
+    model, images = _classifier(objective).eval().requires_grad_(False), to_float(_samples().images)
+    objective.finish(model, _gallery())
+    decisions = _answers(model, images)
+    features = model.embed(images)
+    demand(features.ndim == 2 and len(features) == len(images), f"embed gives shape {tuple(features.shape)}")
+    copied = _classifier(objective).eval()
+    copied.load_state_dict(model.state_dict())
+    demand(torch.equal(copied.predict(images), decisions), "a copy with the same state decides otherwise")
+    return ""
+
+
+DEFENSES = (
+    Rule("the training loss descends", _training_loss),
+    Rule("the wrapped model answers", _defended),
+    Rule("gradients pass as it says", _defended_gradient),
+    Rule("batch and order change nothing", _defended_batches),
+)
+BALANCERS = (
+    Rule("refusals give a reason", _balancer_refusal),
+    Rule("resampled sets are whole", _resampled),
+    Rule("class weights fit", _class_weights),
+    Rule("augmented images are images", _augmented),
+)
+ARCHITECTURES = (Rule("backbones are as announced", _backbones),)
+OBJECTIVES = (
+    Rule("batches cover the set", _batches),
+    Rule("the training loss descends", _objective_loss),
+    Rule("the classifier answers", _classifies),
+)

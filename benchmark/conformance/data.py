@@ -1,0 +1,168 @@
+"""What data sets and metrics are held to."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from robbench.conformance.components import CLASSES, no_global_randomness
+from robbench.conformance.rules import NotApplicable, Rule, demand
+from robbench.data import Splits, load, locate, split
+from robbench.errors import RequestError
+from robbench.interfaces import Metric
+from robbench.recipe import Recipe
+from robbench.records import Measure, Outcome
+from robbench.sources import Dataset, Source
+
+# --- data sets
+
+
+@dataclass(frozen=True)
+class Files:
+    """A data set with what its files hold; looked for, read and split once."""
+
+    dataset: Dataset
+
+    @cached_property
+    def stamp(self) -> str | RequestError:
+        """What ``locate`` found, or why it found nothing."""
+        try:
+            return locate(self.dataset, None)[0]
+        except RequestError as error:
+            return error
+
+    @cached_property
+    def content(self) -> tuple[Source, Splits]:
+        """The images and their splits.
+
+        Raises:
+            NotApplicable: If the files are not there.
+        """
+        if isinstance(self.stamp, RequestError):
+            raise NotApplicable("its files are not there")
+        with tempfile.TemporaryDirectory() as folder:
+            source = load(self.dataset, None, Path(folder))
+            # In memory, since the files that they are mapped from go.
+            source = replace(source, images=np.array(source.images))
+        return source, split(self.dataset, source)
+
+
+def _located(files: Files) -> str:
+    if isinstance(files.stamp, RequestError):
+        raise NotApplicable(str(files.stamp))
+    demand(files.stamp == locate(files.dataset, None)[0], "the stamp changes though no file did")
+    return files.stamp
+
+
+def _read_twice(files: Files) -> str:
+    source, _ = files.content
+    raw = files.dataset.locate(None)[1]()
+    demand(np.array_equal(raw.images, source.images), "the images are others when they are read again")
+    demand(np.array_equal(raw.labels, source.labels), "the labels are others when they are read again")
+    return f"{len(source.labels)} images, {len(source.class_names)} classes, {source.duplicates} duplicates"
+
+
+def _splits(files: Files) -> str:
+    _, splits = files.content
+    parts = {name: getattr(splits, name) for name in ("train", "validation", "test")}
+    together = np.concatenate(list(parts.values()))
+    demand(len(np.unique(together)) == len(together), "an image is in two splits")
+    for name, index in parts.items():
+        demand(min(splits.counts(index)) > 0, f"a class has no {name} image")
+    return ", ".join(f"{len(index)} {name}" for name, index in parts.items())
+
+
+def _sizes(files: Files) -> str:
+    for norm, sizes in files.dataset.eps.items():
+        rising = all(low < high for low, high in zip(sizes.values, sizes.values[1:], strict=False))
+        demand(rising and all(size > 0 for size in sizes.values), f"{norm}: sizes must be positive and rise")
+        demand(sizes.reference in sizes.values, f"{norm}: the reference {sizes.reference} is none of the sizes")
+    return ", ".join(files.dataset.eps) or "none: conditions must write theirs out"
+
+
+def _recipe(files: Files) -> str:
+    recipe = files.dataset.recipe
+    Recipe.make({name: value for name, value in recipe.items() if name != "architecture"}, "recipe")
+    return ", ".join(f"{name} {value}" for name, value in recipe.items())
+
+
+# --- metrics
+
+
+def _outcomes() -> Mapping[str, Outcome]:
+    rng, count = np.random.default_rng(0), 40
+    labels, clean, final = rng.integers(0, CLASSES, (3, count))
+    norms = rng.uniform(0, 1, (4, count))
+    attack = Outcome(
+        ids=np.arange(count),
+        labels=labels,
+        clean=clean,
+        final=final,
+        rounded=final.copy(),
+        attempted=clean == labels,
+        targets=np.full(count, -1),
+        draws=np.zeros((count, 0), dtype=np.int64),
+        every_target=np.zeros((count, 0), dtype=np.int64),
+        **dict(zip(("linf", "l2", "l1", "l0"), norms, strict=True)),
+        forwards=np.full(count, 3.0),
+        backwards=np.full(count, 2.0),
+        scored=final.copy(),
+        flat=np.zeros(count, dtype=np.bool_),
+        num_classes=CLASSES,
+        kind="attack",
+    )
+    draws = np.stack([final, *rng.integers(0, CLASSES, (9, count))], axis=1)
+    every = np.where(np.arange(CLASSES) == labels[:, None], -1, rng.integers(0, CLASSES, (count, CLASSES)))
+    arrays = {field.name: getattr(attack, field.name) for field in fields(attack)}
+    nothing: dict[str, Any] = {name: value[:0] for name, value in arrays.items() if isinstance(value, np.ndarray)}
+    return {
+        "attack": attack,
+        "clean": replace(attack, kind="clean", final=clean.copy(), rounded=clean.copy(), attempted=clean < 0),
+        "natural": replace(attack, kind="natural", draws=draws, attempted=clean >= 0),
+        "chain": replace(attack, kind="chain", attempted=clean >= 0),
+        "targeted": replace(attack, targets=(labels + 1) % CLASSES),
+        "every target": replace(attack, targets=(labels + 1) % CLASSES, every_target=every),
+        "no sample": replace(attack, **nothing),
+    }
+
+
+def _figures(metric: Metric) -> str:
+    told = []
+    for name, outcome in _outcomes().items():
+        figures = metric.measure(outcome)
+        for figure, measure in figures.items():
+            demand(isinstance(measure, Measure), f'{name}: "{figure}" is a {type(measure).__name__}, not a Measure')
+            numbers = [number for number in measure if number is not None]
+            demand(bool(np.isfinite(numbers).all()), f'{name}: "{figure}" is not finite: {measure}')
+            low, high = (measure.value if end is None else end for end in (measure.low, measure.high))
+            demand(
+                low - 1e-9 <= measure.value <= high + 1e-9, f'{name}: "{figure}" lies outside its interval: {measure}'
+            )
+        told.append(f"{len(figures)} of {name}")
+    return ", ".join(told)
+
+
+def _pure(metric: Metric) -> str:
+    for name, outcome in _outcomes().items():
+        before = outcome.sha256()
+        with no_global_randomness():
+            first, again = (dict(metric.measure(outcome)) for _ in range(2))
+        demand(first == again, f"{name}: the second time the figures are others")
+        demand(outcome.sha256() == before, f"{name}: the outcome is written to")
+    return ""
+
+
+DATASETS = (
+    Rule("its files are found", _located),
+    Rule("reading is repeatable", _read_twice),
+    Rule("splits have nothing in common", _splits),
+    Rule("sizes of change are in order", _sizes),
+    Rule("its recipe is one", _recipe),
+)
+METRICS = (Rule("figures are measures", _figures), Rule("outcomes stay as they are", _pure))

@@ -1,0 +1,289 @@
+"""The audit: models with masked gradients are caught, honest ones are not; and each rule by itself."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from audits import Cells, cautions, flags, row
+from board_cells import A_MODEL, CLEAN, cell, outcome, stage
+from subjects import Constant, condition, exact, subject
+from torch import Tensor
+from traps import Blocked, Misleading, Noisy, Quantised, Saturated, Winners
+
+from robbench.audit import CAUTIONS, FLAGS, examine
+from robbench.defenses.jpeg import Jpeg
+from robbench.interfaces import Classifier
+from robbench.records import ConditionSpec, Outcome, StageSpec
+
+CHAINS = ("fgsm@0.1", "pgd[steps=20]@0.1", "square[queries=300]@0.1", "uniform-noise@0.1")
+
+
+class TestTraps:
+    def test_a_model_that_rounds_its_input(self) -> None:
+        found = flags(row(subject(Quantised(exact(4)), wrong=0), *CHAINS))
+        assert "zero-gradient" in found
+        assert "60 of 60" in found["zero-gradient"]
+        assert "black-box-wins" in found
+
+    def test_probabilities_that_are_saturated(self) -> None:
+        cells = row(subject(Saturated(exact(4)), wrong=0), *CHAINS)
+        assert "zero-gradient" in flags(cells)
+        assert "outputs-probabilities" in cautions(cells)  # square follows margins
+        assert "outputs-probabilities" in flags(cells[:3])
+
+    def test_random_scores(self) -> None:
+        found = flags(row(subject(Noisy(exact(4)), wrong=0), *CHAINS))
+        assert "randomised" in found
+        cells = row(subject(Noisy(exact(4)), wrong=0), *CHAINS, traits=("averaged",))
+        assert "randomised" in cautions(cells)
+        assert "randomised" not in flags(cells)
+
+    def test_k_winners_take_all(self) -> None:
+        chains = [chain.replace("0.1", "0.02") for chain in CHAINS]
+        assert "black-box-wins" in flags(row(subject(Winners(exact(4)), wrong=0), *chains))
+
+    def test_a_gradient_that_points_the_wrong_way(self) -> None:
+        cells = row(subject(Misleading(exact(4)), wrong=0), *CHAINS)
+        left = {record.spec.condition.label: result.robust.mean() for record, result in cells}
+        assert left["pgd[steps=20]@0.1"] > 0.7  # what a board without the audit would show
+        assert left["square[queries=300]@0.1"] < 0.2
+        assert {"black-box-wins", "noise-wins"} <= flags(cells).keys()
+
+    def test_a_model_without_any_gradient(self) -> None:
+        cells = row(subject(Blocked(exact(4)), wrong=0), *CHAINS)
+        assert "zero-gradient" in flags(cells)
+        assert "no-gradient" in cautions(cells)
+        assert "no-gradient" in flags(row(subject(Blocked(exact(4)), wrong=0), *CHAINS[:2]))
+
+    def test_a_constant_model(self) -> None:
+        found = flags(row(subject(Constant(exact(4).weight, exact(4).bias).eval()), "pgd[steps=2]@0.1"))
+        assert "for the same class on all 60" in found["survives-everything"]
+
+    def test_a_model_that_nothing_can_fool_because_its_gradient_is_gone(self) -> None:
+        cells = row(subject(Blocked(exact(4)), wrong=0), "pgd[steps=2]@0.5", "pgd[steps=2]@1")
+        assert "survives-everything" in flags(cells)
+
+    def test_images_that_are_stored_in_between_and_no_gradient_through_it(self) -> None:
+        cells = row(
+            subject(Jpeg(straight_through=False).wrap(exact(4)), wrong=0), *CHAINS, traits=("defense-in-the-way",)
+        )
+        assert {"zero-gradient", "defense-in-the-way"} <= flags(cells).keys()
+
+    def test_the_same_with_the_gradient_straight_through(self) -> None:
+        traits = ("defense-in-the-way", "straight-through")
+        cells = row(subject(Jpeg(quality=95).wrap(exact(4)), wrong=0), *CHAINS, traits=traits)
+        assert "zero-gradient" not in flags(cells)
+        assert "defense-in-the-way" in cautions(cells)
+
+    def test_an_honest_model(self) -> None:
+        cells = row(
+            subject(exact(4)),
+            *("fgsm@0.02", "pgd[steps=20]@0.02", "pgd[steps=20]@0.1", "pgd[steps=20]@0.5", "pgd[steps=20]@1"),
+            *("square[queries=300]@0.02", "uniform-noise@0.02"),
+        )
+        assert 0.1 < cells[2][1].robust.mean() < 0.8  # there is something left that a weaker attack could have found
+        assert examine(cells) == []
+
+    def test_images_of_other_models(self) -> None:
+        misled = Misleading(exact(4))
+        cells = row(subject(misled, wrong=0), "pgd[steps=20]@0.1", "transfer[steps=5]@0.1", peers=[exact(4)])
+        assert "transfer-wins" in flags(cells)
+        assert cells[2][1].robust.mean() < 0.1
+        assert flags(row(subject(exact(4)), "pgd[steps=20]@0.02", "transfer@0.02", peers=[exact(4, seed=9)])) == {}
+
+
+# ------------------------------------------------------------------------------------------------------- rule by rule
+
+N = 100
+LABELS = np.arange(N) % 4
+
+
+def spec(name: str, eps: float | None = 0.1, check: bool = False, **fields: object) -> ConditionSpec:
+    parameters = {key: fields.pop(key) for key in ("steps", "restarts") if key in fields}
+    made = stage(name, "linf", eps, **parameters).model_dump() | fields
+    label = f"{name}{parameters or ''}@{eps}"
+    return ConditionSpec(label=label, kind="attack", stages=(StageSpec(**made),), check=check)
+
+
+PGD = spec("pgd", steps=20)
+NOISE = spec("noise", white_box=False, gradient_steps=0)
+
+
+def attacked(fooled: int, first: int = 0, **arrays: np.ndarray) -> Outcome:
+    """Of a hundred images that are right unchanged, so many are fooled, from the first on."""
+    final = LABELS.copy()
+    final[first : first + fooled] = (final[first : first + fooled] + 1) % 4
+    return outcome("attack", LABELS, LABELS, final, k=4, **arrays)
+
+
+def cells(*pairs: tuple[ConditionSpec, Outcome]) -> Cells:
+    made = [cell(A_MODEL, condition, result) for condition, result in pairs]
+    return [(record, result) for record, result in made if result is not None]
+
+
+@pytest.mark.parametrize(("won", "flagged"), [(0, False), (1, False), (2, False), (3, True), (30, True)])
+def test_a_weaker_attack_must_win_three_samples_and_more_than_one_percent(won: int, flagged: bool) -> None:
+    found = flags(cells((PGD, attacked(10)), (NOISE, attacked(won, first=50))))
+    assert ("noise-wins" in found) is flagged
+
+
+def test_one_percent_of_many_samples_is_not_enough() -> None:
+    labels = np.arange(1000) % 4
+    final = labels.copy()
+    final[:10] = (final[:10] + 1) % 4
+    nothing = outcome("attack", labels, labels, labels, k=4)
+    assert flags(cells((PGD, nothing), (NOISE, outcome("attack", labels, labels, final, k=4)))) == {}
+
+
+def test_what_the_strong_attack_fools_as_well_is_no_win() -> None:
+    assert flags(cells((PGD, attacked(30)), (NOISE, attacked(20)))) == {}
+
+
+@pytest.mark.parametrize(
+    ("fields", "flag"),
+    [
+        ({"white_box": True, "gradient_steps": 1}, "single-step-wins"),
+        ({"white_box": False, "gradient_steps": 0, "black_box": True}, "black-box-wins"),
+        ({"white_box": False, "gradient_steps": 0, "through_peers": True}, "transfer-wins"),
+        ({"white_box": False, "gradient_steps": 0}, "noise-wins"),
+    ],
+)
+def test_each_weaker_attack_raises_its_own_flag(fields: dict[str, object], flag: str) -> None:
+    found = cells((PGD, attacked(10)), (spec("weak", **fields), attacked(20, first=5)))
+    assert list(flags(found)) == [flag]
+    assert "15 of 100 images" in flags(found)[flag]
+    (finding,) = examine(found)
+    assert finding.key == found[1][0].key
+
+
+def test_several_strong_attacks_are_compared_together() -> None:
+    pair = cells((PGD, attacked(10)), (spec("other", steps=20), attacked(10, first=10)), (NOISE, attacked(20)))
+    assert flags(pair) == {}
+    assert "noise-wins" in flags([pair[0], pair[2]])
+
+
+def test_a_smallest_change_without_gradients_counts_within_the_ball() -> None:
+    search = spec("boundary", eps=None, white_box=False, gradient_steps=0, black_box=True)
+    near = np.full(N, 0.05)
+    assert "black-box-wins" in flags(cells((PGD, attacked(0)), (search, attacked(20, linf=near))))
+    assert flags(cells((PGD, attacked(0)), (search, attacked(20, linf=near + 0.1)))) == {}
+
+
+def test_weaker_attacks_at_another_size_are_not_compared() -> None:
+    assert flags(cells((PGD, attacked(0)), (replaced(NOISE, eps=0.2), attacked(50)))) == {}
+
+
+def replaced(condition: ConditionSpec, **fields: object) -> ConditionSpec:
+    made = condition.stages[0].model_copy(update=fields)
+    return condition.model_copy(update={"stages": (made,), "label": f"{condition.label} {fields}"})
+
+
+def test_fooled_at_a_small_eps_and_not_at_the_next() -> None:
+    larger = replaced(PGD, eps=0.2)
+    assert "not-monotone" in flags(cells((PGD, attacked(30)), (larger, attacked(20))))
+    assert flags(cells((PGD, attacked(30)), (larger, attacked(40)))) == {}
+    # Of another attack nothing follows.
+    other = replaced(PGD, eps=0.2, parameters={"steps": 40})
+    assert flags(cells((PGD, attacked(30)), (other, attacked(20)))) == {}
+
+
+@pytest.mark.parametrize(("fooled", "flagged"), [(10, False), (12, False), (13, True), (20, True)])
+def test_twice_the_steps(fooled: int, flagged: bool) -> None:
+    doubled = spec("pgd", steps=40, check=True)
+    assert ("not-converged" in flags(cells((PGD, attacked(10)), (doubled, attacked(fooled))))) is flagged
+    # As part of the ranking it is simply the stronger attack.
+    assert flags(cells((PGD, attacked(10)), (spec("pgd", steps=40), attacked(fooled)))) == {}
+
+
+@pytest.mark.parametrize(("still", "flagged"), [(0, False), (5, False), (6, True), (100, True)])
+def test_zero_gradients(still: int, flagged: bool) -> None:
+    clean = outcome("clean", LABELS, k=4, flat=np.arange(N) < still)
+    assert ("zero-gradient" in flags(cells((CLEAN, clean), (PGD, attacked(50))))) is flagged
+
+
+def test_a_gap_between_scores_and_decision() -> None:
+    scored = (LABELS + 1) % 4
+    assert "surrogate-gap" in flags(cells((PGD, attacked(10, scored=scored))))
+    # Where the decision is fooled, it does not matter what the scores say.
+    assert flags(cells((PGD, attacked(N, scored=LABELS)))) == {}
+    few = np.where(np.arange(N) >= N - 1, scored, attacked(10).final)
+    assert flags(cells((PGD, attacked(10, scored=few)))) == {}
+
+
+@pytest.mark.parametrize(
+    ("eps", "left", "flagged"), [(0.5, 0, False), (0.5, 1, False), (0.5, 2, True), (1.0, 0, False), (1.0, 1, True)]
+)
+def test_what_nothing_withstands(eps: float, left: int, flagged: bool) -> None:
+    found = flags(cells((replaced(PGD, eps=eps), attacked(N - left))))
+    assert ("survives-everything" in found) is flagged
+
+
+def test_survivors_of_one_attack_that_another_fools_are_none() -> None:
+    sizes = [replaced(PGD, eps=0.5), replaced(spec("other", steps=20), eps=0.5)]
+    assert flags(cells((sizes[0], attacked(50)), (sizes[1], attacked(50, first=50)))) == {}
+
+
+def test_every_finding_is_explained() -> None:
+    assert CAUTIONS.keys() <= FLAGS.keys()
+    assert all(text and not text.endswith(".") for text in (*FLAGS.values(), *CAUTIONS.values()))
+
+
+def test_nothing_follows_from_nothing() -> None:
+    assert examine([]) == []
+    assert flags(cells((CLEAN, outcome("clean", LABELS, k=4)))) == {}
+
+
+# ---------------------------------------------------------------------------------------------------- what is measured
+
+
+def test_the_clean_condition_looks_at_gradients() -> None:
+    (_, honest), *_ = row(subject(exact(4)))
+    assert not honest.flat.any()
+    (_, rounded), *_ = row(subject(Quantised(exact(4))))
+    assert rounded.flat.all()
+
+
+def test_one_dead_loss_is_not_enough_to_be_flat() -> None:
+    class Certain(Classifier):
+        """Its cross-entropy is zero to the last bit; its margin is not flat."""
+
+        num_classes = 2
+
+        def forward(self, images: Tensor) -> Tensor:
+            brightness = images.double().flatten(1).mean(dim=1)
+            return torch.stack([1e4 + brightness, -brightness], dim=1)
+
+        def embed(self, images: Tensor) -> Tensor:
+            return images
+
+    (_, found), *_ = row(subject(Certain().eval()))
+    assert not found.flat.any()
+
+
+def test_scores_after_an_attack_are_kept() -> None:
+    class Late(type(exact(4))):  # type: ignore[misc]
+        """Decides by other scores than those it shows."""
+
+        def decide(self, images: Tensor) -> tuple[Tensor, Tensor]:
+            scores = self(images)
+            return scores, (scores.argmax(dim=1) + 1) % self.num_classes
+
+    model = Late(exact(4).weight, exact(4).bias).eval()
+    _, (_, found) = row(subject(model, wrong=0), "pgd[steps=2]@0.1")
+    tried = found.attempted
+    np.testing.assert_array_equal(found.final[tried], (found.scored[tried] + 1) % 4)
+
+
+def test_survivors_are_the_only_ones_to_be_drawn_from() -> None:
+    from robbench.evaluation import evaluate
+
+    given = subject(exact(4))
+    wanted = replace(condition("uniform-noise@0.1"), sample=5, check=True, survivors=True)
+    ids = given.samples.ids[20:40].numpy()
+    found = evaluate(given, wanted, survivors=ids).outcome
+    assert len(found) == 5
+    assert set(found.ids) <= set(ids)
+    assert len(evaluate(given, wanted, survivors=ids[:0]).outcome) == 0

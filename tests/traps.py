@@ -1,0 +1,89 @@
+"""Models that look more robust than they are, each by another trick, around one that can be fooled."""
+
+from __future__ import annotations
+
+import torch
+from subjects import Exact
+from torch import Tensor
+
+from robbench.interfaces import Classifier
+
+
+class Wrapped(Classifier):
+    def __init__(self, inner: Exact) -> None:
+        super().__init__()
+        self.inner, self.num_classes = inner, inner.num_classes
+        self.eval()
+
+    def embed(self, images: Tensor) -> Tensor:
+        return self.inner.embed(images)
+
+
+class Quantised(Wrapped):
+    """Rounds images to 16 levels, which has gradient zero."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.inner((images * 15).round() / 15)
+
+
+class Saturated(Wrapped):
+    """Gives probabilities that are 0 and 1 to the last bit."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        return (2000 * self.inner(images)).softmax(dim=1)
+
+
+class Noisy(Wrapped):
+    """Adds noise to its scores, other noise at every call, without touching the global generator."""
+
+    calls = 0
+
+    def forward(self, images: Tensor) -> Tensor:
+        self.calls += 1
+        generator = torch.Generator().manual_seed(self.calls)
+        scores = self.inner(images)
+        return scores + 0.3 * torch.randn(scores.shape, generator=generator, dtype=scores.dtype)
+
+
+class Misleading(Wrapped):
+    """Stairs that lead up where their slope leads down: the gradient points the wrong way everywhere."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        stairs = (images.detach() * 64).round() / 64
+        return self.inner(stairs) - 0.05 * (self.inner(images) - self.inner(images.detach()))
+
+
+class Winners(Wrapped):
+    """A layer of which only the largest features pass, k-winners-take-all (Xiao et al., 2020), and a fitted readout.
+
+    The set of winners changes at every small step, so that the gradient tells of the nearest surroundings alone.
+    """
+
+    def __init__(self, inner: Exact, features: int = 1200, kept: int = 12) -> None:
+        super().__init__(inner)
+        generator = torch.Generator().manual_seed(5)
+        size = inner.weight.shape[1]
+        mixing = torch.randn(features, size, generator=generator, dtype=torch.float64)
+        self.mixing = torch.nn.Parameter(mixing, requires_grad=False)
+        self.kept = kept
+        images = torch.rand(4000, size, generator=generator, dtype=torch.float64)
+        seen = self._winners(images)
+        penalty = 1e-2 * torch.eye(features, dtype=torch.float64)
+        wanted = torch.nn.functional.one_hot(inner(images).argmax(dim=1), self.num_classes).double()
+        readout = torch.linalg.solve(seen.T @ seen + penalty, seen.T @ wanted)
+        self.readout = torch.nn.Parameter(readout, requires_grad=False)
+
+    def _winners(self, images: Tensor) -> Tensor:
+        features = (images - 0.5) @ self.mixing.T
+        least = features.topk(self.kept, dim=1).values[:, -1:]
+        return torch.where(features >= least, features, 0)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self._winners(images.double().flatten(1)) @ self.readout
+
+
+class Blocked(Wrapped):
+    """Passes no gradient at all."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.inner(images.detach()).detach()
