@@ -25,6 +25,7 @@ _PARTS = (
     measures.robustness,
     measures.repeated_draws,
     measures.success,
+    measures.agreement,
     measures.change,
     measures.passes,
 )
@@ -34,6 +35,7 @@ _DETAILS: tuple[str, ...] = (
     "success_rate",
     "targeted_success",
     "targeted_success_mean",
+    "surrogate_agreement",
     "draws_mean",
     "draws_std",
     "draws_min",

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from robbench.metrics import measures
 from robbench.records import Kind, Outcome
 from robbench.registry import Registry
+from robbench.statistics import wilson
 
 
 def make(kind: Kind, labels: list[int], clean: list[int], final: list[int], k: int = 3, **arrays: object) -> Outcome:
@@ -199,7 +200,7 @@ def test_passes() -> None:
 @pytest.mark.parametrize("kind", ["clean", "natural", "attack", "chain"])
 def test_registered_metrics_have_names_of_their_own_and_stand_empty_outcomes(kind: Kind) -> None:
     entries = Registry(installed=False).entries("metric")
-    assert set(entries) == {"change", "decisions", "draws", "passes", "robustness", "success"}
+    assert set(entries) == {"agreement", "change", "decisions", "draws", "passes", "robustness", "success"}
     outcome = make(kind, [0, 1, 2], [0, 1, 1], [0, 1, 1], draws=[[0], [1], [1]])
     found = [name for entry in entries.values() for name in entry.cls().measure(outcome)]  # type: ignore[attr-defined]
     assert len(found) == len(set(found))
@@ -211,3 +212,12 @@ def test_registered_metrics_have_names_of_their_own_and_stand_empty_outcomes(kin
 def test_figures_need_no_torch() -> None:
     code = "import sys, robbench.metrics.measures; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_agreement_of_scores_and_decisions() -> None:
+    attack = make("attack", [0, 0, 1, 1], [0, 0, 1, 0], [0, 1, 1, 0], k=2, scored=[0, 0, 1, 0])
+    assert measures.agreement(attack)["surrogate_agreement"].value == pytest.approx(2 / 3)
+    assert measures.agreement(attack)["surrogate_agreement"].n == 3
+    clean = make("clean", [0, 1], [0, 1], [0, 1], k=2, scored=[1, 1])
+    assert measures.agreement(clean)["surrogate_agreement"] == pytest.approx((0.5, *wilson(1, 2)[1:3], 2))
+    assert measures.agreement(make("natural", [0], [0], [0])) == {}

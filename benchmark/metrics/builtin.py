@@ -54,6 +54,16 @@ class Success(Metric):
         return measures.success(outcome)
 
 
+@register_metric("agreement")
+@dataclass(frozen=True)
+class Agreement(Metric):
+    """How often the scores that attacks follow agree with the decision."""
+
+    def measure(self, outcome: Outcome) -> Mapping[str, Measure]:
+        """See ``measures.agreement``."""
+        return measures.agreement(outcome)
+
+
 @register_metric("change")
 @dataclass(frozen=True)
 class Change(Metric):

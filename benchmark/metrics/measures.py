@@ -176,6 +176,19 @@ def success(outcome: Outcome) -> dict[str, Measure]:
     return {name: figure for name, figure in figures.items() if figure.n}
 
 
+def agreement(outcome: Outcome) -> dict[str, Measure]:
+    """``surrogate_agreement``: how often the differentiable scores and the hard decision agree on what was changed.
+
+    On attacked images for attacks and chains, on unchanged ones for the clean condition. It is lower than it seems at
+    points where an attack stopped at the first change of the decision.
+    """
+    if outcome.kind == "natural":
+        return {}
+    looked = np.ones(len(outcome), dtype=np.bool_) if outcome.kind == "clean" else outcome.attempted
+    figure = _share(outcome.scored == outcome.final, looked)
+    return {"surrogate_agreement": figure} if figure.n else {}
+
+
 def _share(values: NDArray[Any], mask: NDArray[np.bool_]) -> Measure:
     return wilson(float(values[mask].sum()), int(mask.sum()))
 
