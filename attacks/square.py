@@ -14,6 +14,7 @@ from torch import Tensor
 
 from robbench.attacks.ascent import Rows
 from robbench.attacks.gradients import succeeded
+from robbench.attacks.l1 import project_l1_box
 from robbench.attacks.losses import gain
 from robbench.attacks.projections import add
 from robbench.errors import RequestError, did_you_mean
@@ -22,8 +23,9 @@ from robbench.registry import register_attack
 from robbench.rng import Streams
 from robbench.threat import Threat
 
-# After these shares of the queries, patches become half as large (section 5 of the paper).
-HALVINGS = (0.001, 0.005, 0.02, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8)
+# After these queries the share that a square covers is halved (section 5 of the paper). As in AutoAttack, they do not
+# depend on how many queries there will be.
+HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
 # Random numbers are drawn for this many queries at once.
 BLOCK = 64
 # Taken off the radius, so that sums of rounded numbers stay below it.
@@ -39,8 +41,9 @@ class Square(Attack):
     square takes new signs, one per color, of a change of full size (algorithms 1 and 2), from a start of vertical
     stripes. In L2 it takes a pair of bumps of opposite signs, in the direction of what is there already, with the norm
     of that, of what is unused, and of a second square that is cleared (algorithm 3), from a start of 5 × 5 such pairs;
-    in L1 the same with L1 norms. A sample leaves at the first query that fools the model; otherwise the image with the
-    worst scores is returned. Costs at most ``queries`` forward passes.
+    in L1 the same with L1 norms and steeper bumps, larger than the ball and projected onto its part in the box. A
+    sample leaves at the first query that fools the model; otherwise the image with the worst scores is returned. A
+    longer search goes on where a shorter one ends. Costs at most ``queries`` forward passes.
 
     Attributes:
         queries: Queries per sample, the start included.
@@ -107,7 +110,7 @@ class Square(Attack):
 
     def _share(self, query: int) -> float:
         """The share of the image that the square of a query covers."""
-        return math.ldexp(self.p_init, -sum(query > share * self.queries for share in HALVINGS))
+        return math.ldexp(self.p_init, -sum(query > halving for halving in HALVINGS))
 
 
 @dataclass(frozen=True)
@@ -231,8 +234,8 @@ class _Bumps(_Patches):
         above, before = (height - down * side) // 2, (width - right * side) // 2
         frame = (before, width - right * side - before, above, height - down * side - above)
         change = torch.nn.functional.pad(change, frame)
-        size = self._norm(change.flatten(1))[:, :, None, None]
-        return add(self.images, change * (self.radius / size))
+        change = change * (self.radius / self._norm(change.flatten(1))[:, :, None, None])
+        return self._overfull(change * channels) if self.order == 1 else add(self.images, change)
 
     def propose(self, current: Tensor, draws: _Draws, share: float) -> Tensor:
         side = _side(share, current, least=3)
@@ -249,10 +252,15 @@ class _Bumps(_Patches):
         unused = (self.radius**power - rest - moved.sum(dim=1, keepdim=True)).clamp(min=0)
         available = (moved + unused / current.shape[1]) ** (1 / power)
         pair = self._pairs(draws.turned, side).flatten(1)[:, None]
-        direction = self._direction(draws.signs[..., None] * pair + self._direction(own))
+        new = available * self._direction(draws.signs[..., None] * pair + self._direction(own))
+        if self.order == 1:
+            return self._overfull(change.scatter_(2, first, current.shape[1] * new).reshape(current.shape))
+        # Nothing but the two squares changes, and the box takes from the first what does not fit.
         cleared = now.scatter(2, second, images.gather(2, second))
-        filled = add(images.gather(2, first), available * direction)
-        return cleared.scatter_(2, first, filled).reshape(current.shape)
+        return cleared.scatter_(2, first, add(images.gather(2, first), new)).reshape(current.shape)
+
+    def _overfull(self, change: Tensor) -> Tensor:
+        return project_l1_box(self.images, change, self.radius)
 
     def _pairs(self, turned: Tensor, side: int) -> Tensor:
         pair = _pair(side, self.order).to(self.images)
@@ -280,14 +288,16 @@ def _side(share: float, images: Tensor, least: int) -> int:
 def _pair(side: int, order: int) -> Tensor:
     """A bump above the inverse of another one, of norm 1, float64, shape ``(side, side)`` (equation 3)."""
     upper = side // 2
-    pair = torch.cat([_bump(upper, side), -_bump(side - upper, side)])
+    power = {2: 2, 1: 4}[order]
+    pair = torch.cat([_bump(upper, side, power), -_bump(side - upper, side, power)])
     size: Tensor = torch.linalg.vector_norm(pair.flatten(), order)
     return pair / size
 
 
-def _bump(height: int, width: int) -> Tensor:
+def _bump(height: int, width: int, power: int) -> Tensor:
+    """Rings around the middle, ring j higher than the next one outside by ``1 / (j + 1)**power``."""
     down, right = torch.arange(height) - height // 2, torch.arange(width) - width // 2
     rings = torch.maximum(down.abs()[:, None], right.abs())
-    rise = 1 / torch.arange(1, max(height, width) // 2 + 2, dtype=torch.float64) ** 2
+    rise = 1 / torch.arange(1, max(height, width) // 2 + 2, dtype=torch.float64) ** power
     heights: Tensor = rise.flip(0).cumsum(0).flip(0)
     return heights[rings]

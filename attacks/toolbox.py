@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,20 +24,19 @@ from robbench.threat import Norm, Threat
 
 # The norms that each attack bounds, or whose size it keeps small. Left out are attacks that make one change for all
 # images or take one image at a time, that need more than a classifier and images, that want probabilities rather than
-# scores, that do not run with NumPy 2, and the toolbox's ``AutoAttack``, which is another ensemble than the one of that
-# name.
+# scores, that do not run with NumPy 2, or that draw from a generator of their own that nothing outside can seed
+# (``BoundaryAttack`` and ``HopSkipJump``, so that no result of theirs comes twice), and the toolbox's ``AutoAttack``,
+# which is another ensemble than the one of that name.
 _NORMS: Mapping[str, tuple[Norm, ...]] = {
     "AutoConjugateGradient": ("linf", "l2", "l1"),
     "AutoProjectedGradientDescent": ("linf", "l2", "l1"),
     "BasicIterativeMethod": ("linf",),
-    "BoundaryAttack": ("l2",),
     "CarliniL0Method": ("l0",),
     "CarliniL2Method": ("l2",),
     "CarliniLInfMethod": ("linf",),
     "DeepFool": ("l2",),
     "ElasticNet": ("l1",),
     "FastGradientMethod": ("linf", "l2", "l1"),
-    "HopSkipJump": ("l2", "linf"),
     "MomentumIterativeMethod": ("linf", "l2", "l1"),
     "PixelAttack": ("l0",),
     "ProjectedGradientDescent": ("linf", "l2", "l1"),
@@ -158,11 +158,11 @@ class ToolboxAttack(Attack):
             RequestError: If the device is one that the toolbox does not know.
             Exception: Whatever the toolbox raises.
         """
-        if threat.eps == 0:
+        if threat.eps == 0 or len(images) == 0:
             return images.clone()
         if images.device.type not in ("cpu", "cuda"):
             raise RequestError(f"the toolbox runs on cpu and cuda, not on {images.device.type}")
-        with torch.enable_grad(), seeded(digest64(*rng.keys.tolist())):
+        with torch.enable_grad(), _frozen(model), seeded(digest64(*rng.keys.tolist())):
             scores = _Scores(model, images.dtype)
             estimator = _estimator(scores, tuple(images.shape[1:]), model.num_classes, images.device.type)
             attack = self._build(estimator, threat, len(images))
@@ -216,7 +216,22 @@ class _Scores(nn.Module):
         self.scores: Callable[[Tensor], Tensor] = lambda images: model(images.to(dtype)).float()
 
     def forward(self, images: Tensor) -> Tensor:
-        return self.scores(images)
+        scores = self.scores(images)
+        # The toolbox asks for a gradient even where the scores have none.
+        return scores if scores.requires_grad else scores + 0 * images.flatten(1).sum(dim=1, keepdim=True)
+
+
+@contextmanager
+def _frozen(model: nn.Module) -> Iterator[None]:
+    """No weight requires a gradient inside, so that the toolbox's backward passes leave none there."""
+    trained = [weight for weight in model.parameters() if weight.requires_grad]
+    for weight in trained:
+        weight.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for weight in trained:
+            weight.requires_grad_(True)
 
 
 def _estimator(scores: nn.Module, image_shape: tuple[int, ...], num_classes: int, device: str) -> Any:

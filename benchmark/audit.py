@@ -109,13 +109,14 @@ def _label(cell: Cell) -> str:
 
 
 def _attacks(cells: Sequence[Cell]) -> list[Cell]:
-    """Attacks of a norm, alone, on any wrong class."""
+    """Attacks of a norm, alone, on any wrong class of the model as it is used."""
     return [
         cell
         for cell in cells
         if cell[0].spec.condition.kind == "attack"
         and cell[0].spec.condition.target in (None, "all")
         and _stage(cell).norm != "none"
+        and not cell[0].spec.condition.undefended
     ]
 
 
@@ -299,6 +300,20 @@ def _remedies(cells: Sequence[Cell]) -> Iterator[Finding]:
                 yield Finding(record.key, name, (CAUTIONS if remedy else FLAGS)[name], blocks=not remedy)
 
 
+def _undefended(cells: Sequence[Cell]) -> Iterator[Finding]:
+    """Straight-through gradients are only believed where the same attack does its work without the defense."""
+    for bare in (cell for cell in cells if cell[0].spec.condition.undefended):
+        if "straight-through" not in {trait for record, _ in cells for trait in record.traits}:
+            continue
+        same = [cell for cell in _attacks(cells) if _stage(cell) == _stage(bare)]
+        for cell in same:
+            shared = np.intersect1d(cell[1].ids, bare[1].ids)
+            kept = [int(outcome.robust[np.isin(outcome.ids, shared)].sum()) for _, outcome in (bare, cell)]
+            text = f"{_label(cell)} leaves {kept[0]} of {len(shared)} images without the defense, {kept[1]} with it"
+            fails = _enough(kept[0] - kept[1], len(shared))
+            yield Finding(bare[0].key, "defense-in-the-way", text, blocks=fails)
+
+
 _RULES: tuple[Callable[[Sequence[Cell]], Iterator[Finding]], ...] = (
     _survives_everything,
     _not_monotone,
@@ -307,4 +322,5 @@ _RULES: tuple[Callable[[Sequence[Cell]], Iterator[Finding]], ...] = (
     _zero_gradient,
     _surrogate_gap,
     _remedies,
+    _undefended,
 )

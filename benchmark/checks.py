@@ -31,7 +31,8 @@ def audit_conditions(
 
     In the threat model that ranks: one gradient step; its strongest attack with twice the steps; search without
     gradients; images made on other models; and 10,000 random draws on images that the attacks left. In Linf, the
-    strongest attack at sizes that nothing withstands.
+    strongest attack at sizes that nothing withstands. For rows with an inference-time defense, the strongest attack
+    without it.
 
     Args:
         conditions: The grid's own, resolved.
@@ -70,6 +71,7 @@ def _wanted(
     doubled = _doubled(registry, strongest)
     if doubled is not None:
         yield _check(doubled, threat)
+    yield replace(_check(strongest, threat), undefended=True)
     yield _check(_attack(registry, f"{_SEARCH[threat.norm]}[queries={QUERIES}]"), threat)
     if threat.norm in attack_norms(registry, _attack(registry, "transfer")):
         yield _check(_attack(registry, "transfer"), threat)

@@ -76,6 +76,7 @@ class Condition:
         sample: Largest number of test images to apply it to, stratified; None for all.
         check: Whether it only looks into some rows or samples and has no part in the ranking.
         survivors: Whether its samples are drawn among those that the row's other attacks of its threat model left.
+        undefended: Whether it is run on the model without its inference-time defenses.
         models: Labels of the rows that it is for; None for all.
     """
 
@@ -85,6 +86,7 @@ class Condition:
     sample: int | None = None
     check: bool = False
     survivors: bool = False
+    undefended: bool = False
     models: tuple[str, ...] | None = None
 
     @property
@@ -100,7 +102,8 @@ class Condition:
     def label(self) -> str:
         """The condition as it can be asked for again."""
         text = "+".join(stage.label for stage in self.stages) or "clean"
-        return f"{text}->{self.target}" if self.target else text
+        text = f"{text}->{self.target}" if self.target else text
+        return f"{text}, undefended" if self.undefended else text
 
     def spec(self) -> ConditionSpec:
         """The condition as plain data."""
@@ -113,6 +116,7 @@ class Condition:
             sample=self.sample,
             check=self.check,
             survivors=self.survivors,
+            undefended=self.undefended,
         )
 
     def bound(self, peers: Sequence[Classifier]) -> Condition:

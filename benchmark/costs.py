@@ -67,6 +67,7 @@ def cost(job: Job, cells: Iterable[Cell], store: Store, rates: Rates) -> Cost:
             continue
         samples = _samples(job, cell)
         forwards, backwards = _passes(cell.condition, classes)
+        forwards += len(cell.peers)
         weight = _weight(cell.condition, classes)
         seconds = None if rates.attacking is None else rates.attacking * weight * samples
         total += Cost(forwards * samples, backwards * samples, seconds)

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from robbench.conformance.rules import Finding
     from robbench.costs import Cost
     from robbench.executors.jobs import Progress as Event
-    from robbench.plan import Plan
+    from robbench.plan import Cell, Plan
     from robbench.registry import Entry
     from robbench.running import Boards, Work
 
@@ -177,7 +177,9 @@ def show_plan(plan: Plan, store: Store, every_cell: bool) -> None:
 
     console = Terminal()
     rates = Rates.of(store, plan.jobs)
-    left = {job.key: cells for job, cells in remaining(plan, store)}
+    left: dict[str, list[Cell]] = {}
+    for job, cells in remaining(plan, store):
+        left.setdefault(job.key, []).extend(cells)
     total, done, count = NOTHING, 0, 0
     console.print(Text(f"{plan.name}: {plan.title}" if plan.title else plan.name))
     for name, jobs in itertools.groupby(plan.jobs, key=lambda job: job.data.choice.label):

@@ -261,6 +261,8 @@ class _Resolver:
         peers = tuple(other.key for other in jobs if other.key != job.key and not other.refusal)
         cells: list[Cell] = []
         for condition in sorted(conditions, key=lambda condition: condition.survivors):
+            if condition.undefended and not in_front(job):
+                continue
             if condition.models is None or job.spec.label in condition.models:
                 cells.append(self._cell(job, condition, peers if condition.needs_peers else (), cells))
         return tuple(cells)
@@ -329,6 +331,11 @@ class _Resolver:
         return Cell(key, condition, spec, refusal, peers, needs)
 
 
+def in_front(job: Job) -> list[Defense]:
+    """The defenses that stand in front of the job's model when it is used."""
+    return [choice.component for choice in job.defenses if type(choice.component).wrap is not Defense.wrap]
+
+
 def _listed(wanted: Any) -> list[Any]:
     return wanted if isinstance(wanted, list) else [wanted]
 
@@ -365,6 +372,7 @@ def _condition_identity(condition: ConditionSpec) -> dict[str, Any]:
         "stages": [{**_part_identity(stage), "norm": stage.norm, "eps": stage.eps} for stage in condition.stages],
         "target": condition.target,
         "survivors": condition.survivors,
+        "undefended": condition.undefended,
         "draws": condition.draws,
         "sample": condition.sample,
     }

@@ -168,6 +168,7 @@ class ConditionSpec(_Model):
     sample: int | None = None
     check: bool = Field(default=False, description="looks into some rows or samples; has no part in the ranking")
     survivors: bool = Field(default=False, description="samples are drawn among those that the other attacks left")
+    undefended: bool = Field(default=False, description="run on the model without its inference-time defenses")
 
 
 class DatasetSpec(PartSpec):

@@ -100,16 +100,16 @@ def pixel_statistics(images: Tensor) -> tuple[Tensor, Tensor]:
     return mean.float(), variance.sqrt().clamp_min(1e-3).float()
 
 
-def load_model(job: Job, store: Store, device: str) -> Classifier:
+def load_model(job: Job, store: Store, device: str, defended: bool = True) -> Classifier:
     """The job's trained model in evaluation mode, its weights frozen, with its inference-time defenses in front.
 
-    Images pass the defenses first to last, as they do in training.
+    Images pass the defenses first to last, as they do in training. Without ``defended`` they are left out.
     """
     labels = torch.from_numpy(job.data.splits.labels[job.data.splits.gallery])
     channels = job.data.source.images.shape[1]
     model = build(job, labels, torch.zeros(channels), torch.ones(channels))
     model.load_state_dict(load_file(store.model_dir(job.key) / "weights.safetensors"))
-    for choice in reversed(job.defenses):
+    for choice in reversed(job.defenses if defended else ()):
         model = choice.component.wrap(model)
     return model.to(device).eval().requires_grad_(False)
 

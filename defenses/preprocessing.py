@@ -28,8 +28,8 @@ class Preprocessed(Classifier):
     def __init__(self, model: Classifier, change: Change, straight_through: bool) -> None:
         super().__init__()
         self.model, self.change, self.straight_through = model, change, straight_through
-        self.num_classes, self.surrogates, self.draws = model.num_classes, model.surrogates, model.draws
-        self.training = model.training
+        self.num_classes, self.surrogates, self.training = model.num_classes, model.surrogates, model.training
+        self.draws, self.votes = model.draws, model.votes
 
     def preprocess(self, images: Tensor) -> Tensor:
         """The changed images, to the last bit what ``change`` returns."""

@@ -36,13 +36,15 @@ class Smoothed(Classifier):
 
     def __init__(self, model: Classifier, sigma: float, draws: int, votes: int) -> None:
         super().__init__()
-        self.model, self.sigma, self.votes = model, sigma, votes
+        self.model, self.sigma = model, sigma
         self.num_classes, self.surrogates, self.training = model.num_classes, model.surrogates, model.training
         self.draws, self._averaged = draws * model.draws, draws
+        self.votes, self._counted = votes * (model.votes or model.draws), votes
         self.stream, self.calls = 0, 0
 
     def redraw(self, stream: int) -> None:
         """Draw other noise from here on, independent of that of other streams."""
+        super().redraw(stream)
         self.stream, self.calls = stream, 0
 
     def forward(self, images: Tensor) -> Tensor:
@@ -61,7 +63,7 @@ class Smoothed(Classifier):
 
     def predict(self, images: Tensor) -> Tensor:
         """The decision taken most often over ``votes`` fresh draws, shape ``(N,)``; ties go to the lower class."""
-        return self.counts(images, self.votes).argmax(dim=1)
+        return self.counts(images, self._counted).argmax(dim=1)
 
     def decide(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Scores and decisions, each over its own draws: attacks that stop where few draws say so would lose."""
@@ -82,7 +84,7 @@ class Smoothed(Classifier):
         Raises:
             KeyError: If the model has none of that name.
         """
-        other = Smoothed(self.model.surrogate(name), self.sigma, self._averaged, self.votes)
+        other = Smoothed(self.model.surrogate(name), self.sigma, self._averaged, self._counted)
         other.stream, other.calls = self.stream, self.calls
         return other
 

@@ -226,6 +226,22 @@ def test_survivors_of_one_attack_that_another_fools_are_none() -> None:
     assert flags(cells((sizes[0], attacked(50)), (sizes[1], attacked(50, first=50)))) == {}
 
 
+def test_an_attack_that_goes_through_a_defense_must_work_without_it() -> None:
+    clean = outcome("clean", LABELS, k=4)
+    bare = PGD.model_copy(update={"undefended": True, "check": True, "label": f"{PGD.label}, undefended"})
+
+    def row_of(with_it: int, without: int) -> Cells:
+        made = cells((CLEAN, clean), (PGD, attacked(with_it)), (bare, attacked(without)))
+        traits = ("defense-in-the-way", "straight-through")
+        return [(made[0][0].model_copy(update={"traits": traits}), made[0][1]), *made[1:]]
+
+    assert flags(row_of(60, 90)) == {}
+    assert (
+        "leaves 10 of 100 images without the defense, 40 with it" in cautions(row_of(60, 90))["defense-in-the-way"].text
+    )
+    assert "defense-in-the-way" in flags(row_of(60, 20))
+
+
 def test_every_finding_is_explained() -> None:
     assert CAUTIONS.keys() <= FLAGS.keys()
     assert all(text and not text.endswith(".") for text in (*FLAGS.values(), *CAUTIONS.values()))

@@ -11,6 +11,7 @@ from board_cells import CLEAN, PGD, cell, model, outcome
 from subjects import REGISTRY
 
 from robbench.checks import SAMPLE, SURVIVORS, audit_conditions, ranking_threat
+from robbench.cli import main
 from robbench.conditions import Condition, ConditionRequest
 from robbench.errors import RequestError
 from robbench.leaderboards import tables
@@ -19,6 +20,7 @@ from robbench.plan import Plan, make_plan
 from robbench.records import ConditionSpec
 from robbench.request import Request
 from robbench.sources import EpsList
+from robbench.store import Store
 from robbench.threat import Norm, Threat
 
 EPS: dict[Norm, EpsList] = {"linf": EpsList((0.05, 0.1), 0.1), "l2": EpsList((1.0,), 1.0)}
@@ -42,6 +44,7 @@ class TestAuditConditions:
         assert [condition.label for condition in found] == [
             "fgsm@0.1",
             "pgd[steps=40]@0.1",
+            "pgd[steps=20]@0.1, undefended",
             "square[queries=1000]@0.1",
             "transfer@0.1",
             "noise-search@0.1",
@@ -49,7 +52,7 @@ class TestAuditConditions:
             "pgd[steps=20]@1",
         ]
         assert all(condition.check and not condition.ranks for condition in found)
-        assert [condition.sample for condition in found].count(SAMPLE) == 6
+        assert [condition.sample for condition in found].count(SAMPLE) == 7
         (noise,) = (condition for condition in found if condition.survivors)
         assert (noise.label, noise.sample) == ("noise-search@0.1", SURVIVORS)
 
@@ -60,7 +63,12 @@ class TestAuditConditions:
         assert "pgd[steps=80]@0.1" in labels("pgd[steps=40]@ref", "pgd[steps=10]@ref", "fgsm@ref")
 
     def test_an_attack_without_steps_is_not_doubled(self) -> None:
-        assert labels("fgsm@ref") == ["square[queries=1000]@0.1", "transfer@0.1", "noise-search@0.1"]
+        assert labels("fgsm@ref") == [
+            "fgsm@0.1, undefended",
+            "square[queries=1000]@0.1",
+            "transfer@0.1",
+            "noise-search@0.1",
+        ]
 
     def test_the_threat_model_that_ranks_is_audited(self) -> None:
         found = labels("pgd[steps=20]@l2:ref")
@@ -111,6 +119,15 @@ def test_a_check_is_for_the_rows_that_it_names(tmp_path: Path) -> None:
     first, second = ([cell.condition.label for cell in job.cells] for job in plan.jobs)
     assert "fgsm@0.1" not in first
     assert "fgsm@0.1" in second
+
+
+def test_what_is_run_without_the_defense_is_for_rows_that_have_one(tmp_path: Path) -> None:
+    plan = planned(tmp_path, ALWAYS, "none", "jpeg")
+    assert [len(job.cells) for job in plan.jobs] == [2, 2]
+    text = Path(plan.request.grid).read_text(encoding="utf-8")
+    Path(plan.request.grid).write_text(f"audit = true\n{text}", encoding="utf-8")
+    first, second = ({cell.condition.label for cell in job.cells} for job in make_plan(plan.request).jobs)
+    assert second - first == {"pgd[steps=2]@0.1, undefended"}
 
 
 def test_a_check_on_a_row_that_is_not_there_is_refused(tmp_path: Path) -> None:
@@ -189,3 +206,32 @@ def test_a_check_that_failed_is_listed_and_costs_no_rank() -> None:
     assert board.rows[0].rank == "1"
     assert tables.checks(board).lines == []
     assert [line[1:3] for line in tables.troubles(board).lines] == [["check@0.1", "failed"]]
+
+
+# -------------------------------------------------------------------------------------------------------------- in runs
+
+
+def test_a_run_with_checks_and_the_audit_from_start_to_end(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    planned(tmp_path, f"{ALWAYS}, {NAMED}, {TRANSFER}", "none", "fgm")
+    words = ["--grid", str(tmp_path / "grid.toml"), "--out", str(tmp_path / "runs"), "--limit", "24", "--audit"]
+    assert main(["plan", *words]) == 0
+    counted = 2 * 10 - 1
+    assert f"{counted} cells, 0 done" in capsys.readouterr().out
+    assert main(["run", *words, "--workers", "2"]) == 0
+    store = Store(tmp_path / "runs")
+    (note,) = store.boards().values()
+    records = [store.record(key) for key in note["cells"]]
+    assert {record.status for record in records if record} == {"done"}
+    assert len(records) == counted
+    by_label = {record.spec.condition.label: record for record in records if record}
+    survivors, left = (store.outcome(by_label[name]) for name in ("noise-search@0.1", "pgd[steps=2]@0.1"))
+    assert survivors is not None
+    assert left is not None
+    assert len(survivors) == min(16, int(left.robust.sum()))
+    assert set(survivors.ids) <= set(left.ids[left.robust])
+    assert by_label["noise-search@0.1"].costs.forwards > 0
+    assert main(["plan", *words]) == 0
+    assert f"{counted} cells, {counted} done" in capsys.readouterr().out
+    board = (tmp_path / "runs" / "leaderboards" / "grid-digits_classes_8_3_9_train_fraction_0.3_").parent
+    (readme,) = board.glob("*/README.md")
+    assert "### Checks" in readme.read_text(encoding="utf-8")

@@ -166,7 +166,7 @@ def test_the_callers_random_state_stays_and_the_model_is_left_alone() -> None:
     oracle = Oracle(model, 4)
     with fair_play(model, images, labels):
         FGM().perturb(oracle, images, labels, Threat("linf", 0.1), streams(4))
-    assert oracle.spent.tolist() == [[16.0] * 4] * 2
+    assert oracle.spent.tolist() == [[16.0 + 100] * 4, [16.0] * 4]
     assert list(model.state_dict()) == [f"model.{name}" for name in model.model.state_dict()]
 
 

@@ -7,14 +7,17 @@ import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from robbench.errors import RequestError, StoreError
-from robbench.plan import Cell, Job, Plan
+from robbench.plan import Cell, Job, Plan, in_front
 from robbench.records import Ints, Record
 from robbench.store import Store
+
+if TYPE_CHECKING:
+    from robbench.evaluation import Subject
 
 
 @dataclass(frozen=True)
@@ -51,7 +54,7 @@ def carry_out(plan: Plan, job: Job, cells: Sequence[Cell], tell: Tell) -> None:
     Raises:
         StoreError: If results cannot be kept.
     """
-    from robbench.evaluation import ATTACK_BATCH, Subject, evaluate
+    from robbench.evaluation import ATTACK_BATCH, evaluate
     from robbench.provenance import provenance
     from robbench.scoring import done, without_result
     from robbench.training import JUDGING_BATCH, load_model, train
@@ -81,17 +84,10 @@ def carry_out(plan: Plan, job: Job, cells: Sequence[Cell], tell: Tell) -> None:
             train(job, store, device, precision, lambda at, of: tell(Progress(label, "training", at, of)))
         if not wanted:
             return
-        splits, dataset = job.data.splits, job.data.choice.component
-        subject = Subject.of(
-            load_model(job, store, device),
-            splits.take(job.data.source, splits.test),
-            num_classes=job.data.num_classes,
-            class_names=splits.class_names,
-            seed=job.seed,
-            split_seed=dataset.split_seed,
-            device=device,
-            precision=precision,
-        )
+        subjects = {
+            defended: _subject(job, store, device, precision, defended)
+            for defended in dict.fromkeys(not cell.condition.undefended for cell in wanted)
+        }
     except StoreError:
         raise
     except Exception as error:
@@ -106,6 +102,7 @@ def carry_out(plan: Plan, job: Job, cells: Sequence[Cell], tell: Tell) -> None:
         try:
             peers = [load_model(others[key], store, device) for key in cell.peers]
             survivors = _survivors(store, cell) if cell.condition.survivors else None
+            subject = subjects[not cell.condition.undefended]
             result = evaluate(subject, cell.condition, _reporter(tell, label, cell), peers, survivors)
             seconds = time.perf_counter() - started
             if cell.condition.kind == "clean":
@@ -117,12 +114,26 @@ def carry_out(plan: Plan, job: Job, cells: Sequence[Cell], tell: Tell) -> None:
             finish(record, result.outcome, result.examples)
 
 
+def _subject(job: Job, store: Store, device: str, precision: str, defended: bool) -> Subject:
+    from robbench.evaluation import Subject
+    from robbench.training import load_model
+
+    splits = job.data.splits
+    return Subject.of(
+        load_model(job, store, device, defended),
+        splits.take(job.data.source, splits.test),
+        num_classes=job.data.num_classes,
+        class_names=splits.class_names,
+        seed=job.seed,
+        split_seed=job.data.choice.component.split_seed,
+        device=device,
+        precision=precision,
+    )
+
+
 def _defended(job: Job) -> tuple[str, ...]:
     """What attacks must know of the defenses that stand in front of the model."""
-    from robbench.interfaces import Defense
-
-    wrapping = [choice.component for choice in job.defenses if type(choice.component).wrap is not Defense.wrap]
-    through = {component.gradients for component in wrapping} - {"exact", "expectation"}
+    through = {component.gradients for component in in_front(job)} - {"exact", "expectation"}
     if not through:
         return ()
     return ("defense-in-the-way", "straight-through") if through == {"straight-through"} else ("defense-in-the-way",)
