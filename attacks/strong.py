@@ -27,7 +27,7 @@ class Strong(Attack):
     model's further scores (a nearest-neighbor model has several that follow its vote); targeted Auto-PGD on the
     difference of logits ratio; Square. The parts are those of AutoAttack (Croce and Hein, 2020; in L1 2021) without FAB
     and with fewer steps, targets and queries. It works with any number of classes from two on.
-    Costs at most, with ten classes and no further scores, 1,310 forward and 300 backward passes; each of the further
+    Costs at most, with ten classes and no further scores, 610 forward and 300 backward passes; each of the further
     scores adds ``steps`` of both and two forward passes.
 
     Attributes:
@@ -38,7 +38,7 @@ class Strong(Attack):
 
     steps: Annotated[int, Field(ge=1)] = 50
     targets: Annotated[int, Field(ge=1)] = 5
-    queries: Annotated[int, Field(ge=1)] = 1000
+    queries: Annotated[int, Field(ge=1)] = 300
 
     targetable: ClassVar[bool] = True
     white_box: ClassVar[bool] = True

@@ -97,7 +97,10 @@ class Streams:
             high: Upper end.
             dtype: Floating type of the result.
         """
-        unit = _shift(self.bits(draw, shape), 40).to(dtype) * 2.0**-24
+        # Two values from every 64 bits, since drawing them takes longer than most of what is done with them.
+        count = math.prod(shape)
+        halves = self.bits(draw, (-(-count // 2),)).view(torch.int32)[:, :count].reshape(len(self), *shape)
+        unit = ((halves >> 8) & 0xFFFFFF).to(dtype) * 2.0**-24
         return unit if (low, high) == (0.0, 1.0) else low + (high - low) * unit
 
     def normal(self, draw: Draw, shape: tuple[int, ...], dtype: torch.dtype = torch.float32) -> Tensor:
@@ -113,7 +116,9 @@ class Streams:
 
     def signs(self, draw: Draw, shape: tuple[int, ...], dtype: torch.dtype = torch.float32) -> Tensor:
         """Random signs, -1 or 1, shape ``(N, *shape)``."""
-        return (1 - 2 * _shift(self.bits(draw, shape), 63)).to(dtype)
+        count = math.prod(shape)
+        parts = self.bits(draw, (-(-count // 8),)).view(torch.int8)[:, :count].reshape(len(self), *shape)
+        return 1 - 2 * (parts < 0).to(dtype)
 
     def subsets(self, draw: Draw, population: int, size: int) -> Tensor:
         """Random subsets without repetition, int64 indices below ``population``, shape ``(N, size)``."""

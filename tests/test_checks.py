@@ -52,7 +52,7 @@ class TestAuditConditions:
             "pgd[steps=20]@1",
         ]
         assert all(condition.check and not condition.ranks for condition in found)
-        assert [condition.sample for condition in found].count(SAMPLE) == 7
+        assert [condition.sample for condition in found].count(SAMPLE) == 6
         (noise,) = (condition for condition in found if condition.survivors)
         assert (noise.label, noise.sample) == ("noise-search@0.1", SURVIVORS)
 
