@@ -45,7 +45,7 @@ class APGD(Attack):
         targets: How many other classes to make for, one after the other, those with the highest scores on the given
             image first; 0 to make away from the true class instead.
         early_stop: Whether a sample leaves at the first iterate that fools the model; otherwise the fooling image of
-            the highest loss is looked for.
+            the highest loss is looked for, as always where decisions are drawn: one lucky draw would not last.
     """
 
     loss: Loss = "ce"
@@ -64,11 +64,11 @@ class APGD(Attack):
 
     def perturb(self, model: Classifier, images: Tensor, labels: Tensor, threat: Threat, rng: Streams) -> Tensor:
         """The best images found."""
-        found = _Found.of(images)
+        found, stops = _Found.of(images), self.early_stop and not model.votes
         goals = self._goals(model, images, labels, found)
         for restart in range(self.restarts):
             for rank, goal in enumerate(goals.unbind(dim=1) if self.targets else (None,)):
-                index = (~found.fooled if self.early_stop else torch.ones_like(found.fooled)).nonzero().flatten()
+                index = (~found.fooled if stops else torch.ones_like(found.fooled)).nonzero().flatten()
                 if len(index) == 0:
                     return found.images
                 ascent = self._begin(images[index], threat, rng[index], ("start", restart, rank))
@@ -123,7 +123,7 @@ class APGD(Attack):
             if ascent.allowed:
                 hit = succeeded(decisions, wanted, threat.targeted)
                 found.offer(index, ascent.proposal, value, hit)
-                if self.early_stop:
+                if self.early_stop and not model.votes:
                     index, ascent, gradient, value = index[~hit], ascent[~hit], gradient[~hit], value[~hit]
             if len(index) == 0 or step == self.steps:
                 return

@@ -54,7 +54,7 @@ class MIFGSM(Attack):
             gradient, _, decisions = score_gradient(model.subset(active), current[active], gain)
             hit = succeeded(decisions, labels[active], targeted)
             best[active[hit]], fooled[active[hit]] = current[active[hit]], True
-            if self.early_stop:
+            if self.early_stop and not model.votes:
                 active, gradient = active[~hit], gradient[~hit]
             momentum[active] = self.decay * momentum[active] + _l1_direction(gradient)
             center, here = images[active], current[active]

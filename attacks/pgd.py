@@ -31,7 +31,8 @@ class PGD(Attack):
             the ball reach any other.
         random_start: Whether to start uniformly inside the ball rather than at the image.
         restarts: How often to start anew; only samples that are not fooled yet take part, unless ``early_stop`` is off.
-        early_stop: Whether a sample leaves the batch at the first iterate that fools the model.
+        early_stop: Whether a sample leaves the batch at the first iterate that fools the model, unless its decisions
+            are drawn at random.
     """
 
     steps: Annotated[int, Field(ge=1)] = 10
@@ -49,9 +50,11 @@ class PGD(Attack):
         size = eps * (2.5 / self.steps if self.rel_step is None else self.rel_step)
         best = current = images.clone()
         fooled = torch.zeros(len(images), dtype=torch.bool, device=images.device)
+        # Where decisions are drawn, the first that is wrong may be a lucky one.
+        stops = self.early_stop and not model.votes
         for restart in range(self.restarts):
             current = self._start(images, threat, rng, restart)
-            active = (~fooled if self.early_stop else torch.ones_like(fooled)).nonzero().flatten()
+            active = (~fooled if stops else torch.ones_like(fooled)).nonzero().flatten()
             for _ in range(self.steps):
                 if len(active) == 0:
                     break
@@ -59,7 +62,7 @@ class PGD(Attack):
                 gradient, _, decisions = score_gradient(model.subset(active), current[active], gain)
                 hit = succeeded(decisions, labels[active], targeted)
                 best[active[hit]], fooled[active[hit]] = current[active[hit]], True
-                if self.early_stop:
+                if stops:
                     active, gradient = active[~hit], gradient[~hit]
                 center, here = images[active], current[active]
                 step = steepest_step(here, gradient, norm, size)

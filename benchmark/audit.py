@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from robbench.records import Outcome, Record, StageSpec
-from robbench.threat import format_eps
+from robbench.threat import format_eps, precedence
 
 Cell: TypeAlias = tuple[Record, Outcome]
 Bools: TypeAlias = NDArray[np.bool_]
@@ -129,24 +129,14 @@ def _threats(cells: Sequence[Cell]) -> dict[tuple[str, float], list[Cell]]:
     return found
 
 
-def _is_strong(cell: Cell) -> bool:
-    """Whether it is one of the attacks that others are compared with: gradients, and more than one step of them."""
+def _follows_gradients(cell: Cell) -> bool:
+    """Whether it uses gradients, and more than one step of them."""
     return _stage(cell).white_box and _stage(cell).gradient_steps > 1
 
 
-def _is_doubled(cell: Cell, cells: Sequence[Cell]) -> bool:
-    """Whether it is a check that differs from another attack by twice the steps or restarts alone."""
-    return cell[0].spec.condition.check and any(_doubles(_stage(other), _stage(cell)) for other in cells)
-
-
-def _doubles(once: StageSpec, twice: StageSpec) -> bool:
-    if (once.name, once.norm, once.eps) != (twice.name, twice.norm, twice.eps):
-        return False
-    differing = {name for name, value in twice.parameters.items() if once.parameters.get(name) != value}
-    return len(differing) == 1 and all(
-        name in ("steps", "restarts") and twice.parameters[name] == 2 * once.parameters.get(name, 0)
-        for name in differing
-    )
+def _is_strong(cell: Cell) -> bool:
+    """Whether it is one of the attacks that others are compared with: those that rank and follow gradients."""
+    return _follows_gradients(cell) and not cell[0].spec.condition.check
 
 
 def _fooled(cell: Cell, norm: str, eps: float) -> Bools:
@@ -188,7 +178,7 @@ def _survives_everything(cells: Sequence[Cell]) -> Iterator[Finding]:
         if len(np.unique(outcome.labels)) > 1 and len(np.unique(outcome.clean)) == 1:
             yield Finding(record.key, name, f"decides for the same class on all {len(outcome)} unchanged images")
     for (norm, eps), found in _threats(cells).items():
-        strong = [cell for cell in found if _is_strong(cell)]
+        strong = [cell for cell in found if _follows_gradients(cell)]
         if norm != "linf" or eps < 0.5 or not strong:
             continue
         left = _left(strong, norm, eps)
@@ -208,13 +198,13 @@ def _not_monotone(cells: Sequence[Cell]) -> Iterator[Finding]:
             stage = _stage(cell)
             family = f"{stage.name} {norm} {sorted(stage.parameters.items())} {cell[0].spec.condition.target}"
             families.setdefault(family, {})[eps] = cell
+    threats = _threats(cells)
     for by_eps in families.values():
-        sizes = sorted(by_eps)
-        for small, large in itertools.pairwise(sizes):
+        for small, large in itertools.pairwise(sorted(by_eps)):
             first, second = by_eps[small], by_eps[large]
             norm = _stage(first).norm
             fooled = {int(number) for number in first[1].ids[_fooled(first, norm, small)]}
-            later = _left([second], norm, large)
+            later = _left([cell for cell in threats[norm, large] if _is_strong(cell)], norm, large)
             lost = sum(later[number] for number in fooled if number in later)
             if _enough(lost, len(later)):
                 text = f"{lost} of {len(later)} images fooled by {_label(first)} withstand {_label(second)}"
@@ -224,7 +214,7 @@ def _not_monotone(cells: Sequence[Cell]) -> Iterator[Finding]:
 def _weaker_wins(cells: Sequence[Cell]) -> Iterator[Finding]:
     smallest = [cell for cell in _attacks(cells) if _stage(cell).eps is None]
     for (norm, eps), found in _threats(cells).items():
-        strong = [cell for cell in found if _is_strong(cell) and not _is_doubled(cell, found)]
+        strong = [cell for cell in found if _is_strong(cell)]
         if not strong:
             continue
         left = _left(strong, norm, eps)
@@ -254,15 +244,15 @@ def _weaker(stage: StageSpec) -> str | None:
 
 def _not_converged(cells: Sequence[Cell]) -> Iterator[Finding]:
     for (norm, eps), found in _threats(cells).items():
-        doubled = [cell for cell in found if _is_doubled(cell, found)]
-        strong = [cell for cell in found if _is_strong(cell) and cell not in doubled]
+        strong = [cell for cell in found if _is_strong(cell)]
         left = _left(strong, norm, eps)
-        for cell in doubled:
-            with_it = _left([*strong, cell], norm, eps)
-            shared = [int(number) for number in cell[1].ids[_tried(cell)] if int(number) in left]
-            lost = sum(left[number] and not with_it[number] for number in shared)
+        # The same attack with twice the steps, or a costlier one.
+        for cell in (cell for cell in found if _follows_gradients(cell) and cell not in strong and strong):
+            fooled = {int(number) for number in cell[1].ids[_fooled(cell, norm, eps)]}
+            lost = sum(left.get(number, False) for number in fooled)
             if lost >= LEAST and lost > LOWERED * len(cell[1]):
-                text = f"{_label(cell)} fools {lost} more of {len(cell[1])} images than {_label(strong[0])}"
+                names = ", ".join(_label(other) for other in strong)
+                text = f"{_label(cell)} fools {lost} of {len(cell[1])} images that {names} left"
                 yield Finding(cell[0].key, "not-converged", text)
 
 
@@ -275,10 +265,17 @@ def _zero_gradient(cells: Sequence[Cell]) -> Iterator[Finding]:
 
 
 def _surrogate_gap(cells: Sequence[Cell]) -> Iterator[Finding]:
+    if any("randomised" in record.traits for record, _ in cells):
+        return  # Scores and decision are then counted over draws of their own, and differ near the boundary.
     for cell in filter(_is_strong, _attacks(cells)):
         record, outcome = cell
-        # Where the decision has changed, the attack has done its work whatever the scores say.
+        # Where the decision has changed, an attack has done its work whatever the scores say.
         gap = outcome.attempted & (outcome.final == outcome.labels) & (outcome.scored != outcome.final)
+        stage = _stage(cell)
+        if stage.eps is not None and stage.eps > 0:
+            strong = [other for other in _threats(cells)[stage.norm, stage.eps] if _is_strong(other)]
+            left = _left(strong, stage.norm, stage.eps)
+            gap &= np.array([left.get(int(number), True) for number in outcome.ids], dtype=np.bool_)
         tried = int(outcome.attempted.sum())
         if _enough(int(gap.sum()), tried):
             text = f"after {_label(cell)} the scores of {int(gap.sum())} of {tried} images are fooled, the decision not"
@@ -286,7 +283,7 @@ def _surrogate_gap(cells: Sequence[Cell]) -> Iterator[Finding]:
 
 
 def _remedies(cells: Sequence[Cell]) -> Iterator[Finding]:
-    stages = [_stage(cell) for cell in _attacks(cells)]
+    stages = [_stage(cell) for cell in _ranking_threat(cells)]
     for record, _ in cells:
         traits = record.traits
         remedied: Mapping[str, Any] = {
@@ -302,16 +299,25 @@ def _remedies(cells: Sequence[Cell]) -> Iterator[Finding]:
 
 def _undefended(cells: Sequence[Cell]) -> Iterator[Finding]:
     """Straight-through gradients are only believed where the same attack does its work without the defense."""
+    if "straight-through" not in {trait for record, _ in cells for trait in record.traits}:
+        return
     for bare in (cell for cell in cells if cell[0].spec.condition.undefended):
-        if "straight-through" not in {trait for record, _ in cells for trait in record.traits}:
-            continue
-        same = [cell for cell in _attacks(cells) if _stage(cell) == _stage(bare)]
-        for cell in same:
-            shared = np.intersect1d(cell[1].ids, bare[1].ids)
-            kept = [int(outcome.robust[np.isin(outcome.ids, shared)].sum()) for _, outcome in (bare, cell)]
-            text = f"{_label(cell)} leaves {kept[0]} of {len(shared)} images without the defense, {kept[1]} with it"
-            fails = _enough(kept[0] - kept[1], len(shared))
-            yield Finding(bare[0].key, "defense-in-the-way", text, blocks=fails)
+        record, outcome = bare
+        tried, fooled = int(outcome.attempted.sum()), int((outcome.attempted & ~outcome.robust).sum())
+        text = (
+            f"without it, {record.spec.condition.label.removesuffix(', undefended')} fools {fooled} of {tried} images"
+        )
+        yield Finding(record.key, "defense-in-the-way", text, blocks=not _enough(fooled, tried))
+
+
+def _ranking_threat(cells: Sequence[Cell]) -> list[Cell]:
+    """The attacks of the threat model that ranks, checks among them."""
+    threats = _threats(cells)
+    ranked = [threat for threat, found in threats.items() if not all(cell[0].spec.condition.check for cell in found)]
+    if not ranked:
+        return []
+    reference = cells[0][0].spec.dataset.reference
+    return threats[min(ranked, key=lambda threat: precedence(threat[0], threat[1], reference))]
 
 
 _RULES: tuple[Callable[[Sequence[Cell]], Iterator[Finding]], ...] = (

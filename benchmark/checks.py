@@ -27,25 +27,26 @@ _SEARCH: Mapping[Norm, str] = {"linf": "square", "l2": "square", "l1": "square",
 
 
 def audit_conditions(
-    conditions: Sequence[Condition], reference: Mapping[Norm, float], registry: Registry
+    conditions: Sequence[Condition], reference: Mapping[Norm, float], registry: Registry, num_classes: int
 ) -> list[Condition]:
     """What the audit of PROTOCOL adds to the conditions of a grid, each as a check.
 
     In the threat model that ranks: one gradient step; its strongest attack with twice the steps; search without
     gradients; images made on other models; and 10,000 random draws on images that the attacks left. In Linf, the
     strongest attack at sizes that nothing withstands. For rows with an inference-time defense, the strongest attack
-    without it.
+    without it. And the unchanged images, where gradients are looked at.
 
     Args:
         conditions: The grid's own, resolved.
         reference: The data set's reference eps by norm.
         registry: The known attacks.
+        num_classes: Number of classes K.
 
     Returns:
         Those that are not among the grid's own; none where no attack within a ball ranks.
     """
     known = {condition.label for condition in conditions}
-    found = {condition.label: condition for condition in _wanted(conditions, reference, registry)}
+    found = {condition.label: condition for condition in _wanted(conditions, reference, registry, num_classes)}
     return [condition for label, condition in found.items() if label not in known]
 
 
@@ -61,18 +62,21 @@ def ranking_threat(conditions: Sequence[Condition], reference: Mapping[Norm, flo
 
 
 def _wanted(
-    conditions: Sequence[Condition], reference: Mapping[Norm, float], registry: Registry
+    conditions: Sequence[Condition], reference: Mapping[Norm, float], registry: Registry, num_classes: int
 ) -> Iterator[Condition]:
-    threat = ranking_threat(conditions, reference)
+    possible = [condition for condition in conditions if condition.refusal(num_classes) is None]
+    threat = ranking_threat(possible, reference)
     if threat is None:
         return
-    ranking = [c.stages[0].attack for c in conditions if c.ranks and c.stages[0].threat == threat]
-    strongest = max(ranking, key=lambda attack: (attack.component.gradient_steps, attack.component.passes(10)))
+    yield Condition()
+    ranking = [condition.stages[0].attack for condition in possible if condition.ranks and condition.within(threat)]
+    ranking.sort(key=lambda attack: (attack.component.gradient_steps, attack.component.passes(num_classes)))
+    strongest = ranking[-1]
     if threat.norm in attack_norms(registry, _attack(registry, "fgm")):
         yield _check(_attack(registry, "fgsm" if threat.norm == "linf" else "fgm"), threat)
-    doubled = _doubled(registry, strongest)
-    if doubled is not None:
-        yield replace(_check(doubled, threat), sample=DOUBLED_SAMPLE)
+    doubled = [twice for attack in reversed(ranking) if (twice := _doubled(registry, attack)) is not None]
+    for attack in doubled[:1]:
+        yield replace(_check(attack, threat), sample=DOUBLED_SAMPLE)
     yield replace(_check(strongest, threat), undefended=True)
     yield _check(_attack(registry, f"{_SEARCH[threat.norm]}[queries={QUERIES}]"), threat)
     if threat.norm in attack_norms(registry, _attack(registry, "transfer")):
@@ -94,6 +98,8 @@ def _check(attack: Choice[Attack], threat: Threat) -> Condition:
 
 def _doubled(registry: Registry, attack: Choice[Attack]) -> Choice[Attack] | None:
     """The attack with twice the steps or, where it has none, twice the restarts; None where it has neither."""
+    if not attack.component.white_box:
+        return None
     parameters = attack.component.parameters()
     for name in ("steps", "restarts"):
         if name in parameters:

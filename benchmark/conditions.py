@@ -133,6 +133,11 @@ class Condition:
         within = len(self.stages) == 1 and self.stages[0].threat.eps is not None
         return self.kind == "attack" and within and self.target in (None, "all") and not self.check
 
+    def within(self, threat: Threat) -> bool:
+        """Whether it is a single attack of the norm and eps of these limits."""
+        own = self.stages[0].threat if len(self.stages) == 1 else None
+        return own is not None and (own.norm, own.eps) == (threat.norm, threat.eps)
+
     @property
     def needs_peers(self) -> bool:
         """Whether any of its attacks works through other models."""

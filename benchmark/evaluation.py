@@ -136,7 +136,6 @@ def evaluate(
     # The judge is another copy of the model than the one that attacks get their hands on; and a random defense draws
     # the same in every cell, whatever was evaluated before it.
     attacked = copy.deepcopy(subject.model)
-    attacked.redraw(1)
     runner = _Runner(replace(subject, model=copy.deepcopy(subject.model)), attacked, condition, report)
     if condition.target == "all":
         return runner.every_target()
@@ -265,6 +264,8 @@ class _Runner:
         subject = self.subject
         samples = subject.samples[index]
         images = to_float(samples.images, subject.device)
+        self.attacked.redraw(2 * draw + 1)
+        subject.model.redraw(2 * draw)
         oracle = Oracle(self.attacked, len(index))
         changed = images
         for position, stage in enumerate(self.condition.stages):
@@ -289,7 +290,9 @@ class _Runner:
 
     def _stage(self, stage: Stage, oracle: Oracle, images: Tensor, labels: Tensor, streams: Streams) -> Tensor:
         subject, attack = self.subject, stage.attack.component
-        search = torch.autocast(subject.device, torch.bfloat16, enabled=subject.precision == "bfloat16")
+        # An attack that looks for the smallest change stops at the boundary, where coarse scores decide otherwise.
+        coarse = subject.precision == "bfloat16" and attack.bounded
+        search = torch.autocast(subject.device, torch.bfloat16, enabled=coarse)
         given = images.clone()
         with fair_play(self.attacked, given, labels), search:
             changed = attack.perturb(oracle, given, labels, stage.threat, streams)
@@ -356,6 +359,9 @@ def _stronger(first: Outcome, second: Outcome) -> Outcome:
     better = tried | (second.attempted & fooled_2 & (~fooled_1 | (second.l2 < first.l2)))
     names = ("final", "rounded", "scored", "targets", "linf", "l2", "l1", "l0")
     picked = {name: np.where(better, getattr(second, name), getattr(first, name)) for name in names}
+    # Scores that were fooled while the decision was not are what the audit looks for.
+    gap = second.attempted & ~fooled_2 & ~fooled_1 & (second.scored != second.labels)
+    picked["scored"] = np.where(gap, second.scored, picked["scored"])
     return replace(
         first,
         **picked,

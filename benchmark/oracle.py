@@ -25,7 +25,7 @@ class Oracle(Classifier):
         self.model = model
         self.num_classes = model.num_classes
         self.surrogates = model.surrogates
-        self.draws = model.draws
+        self.draws, self.votes = model.draws, model.votes
         # Plain attributes: a buffer would be part of the model's state, which attacks must leave alone.
         self.spent = torch.zeros(2, size, dtype=torch.float64)
         self.rows = torch.arange(size)
@@ -66,7 +66,9 @@ class Oracle(Classifier):
     def predict(self, images: Tensor) -> Tensor:
         """The model's hard decisions, counted."""
         self._charge(0, len(images), self.model.votes or self.model.draws)
-        return self.model.predict(images)
+        # What is only searched with may be coarse, what is decided by may not.
+        with torch.autocast(images.device.type, enabled=False):
+            return self.model.predict(images)
 
     def decide(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """The model's scores and hard decisions, counted as one pass."""

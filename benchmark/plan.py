@@ -213,7 +213,7 @@ class _Resolver:
         if self.grid.audit or self.request.audit:
             resolved = list(found.values())
             usual = {norm: sizes.reference for norm, sizes in data.choice.component.eps.items()}
-            for condition in audit_conditions(resolved, usual, self.registry):
+            for condition in audit_conditions(resolved, usual, self.registry, data.num_classes):
                 found[condition.label] = condition.limited(self.request.limit, len(data.splits.test))
         return list(found.values())
 
@@ -258,7 +258,7 @@ class _Resolver:
         return [replace(job, cells=self._cells(job, conditions, rows.values())) for job in rows.values()]
 
     def _cells(self, job: Job, conditions: Sequence[Condition], jobs: Iterable[Job]) -> tuple[Cell, ...]:
-        peers = tuple(other.key for other in jobs if other.key != job.key and not other.refusal)
+        peers = tuple(sorted(other.key for other in jobs if other.key != job.key and not other.refusal))
         cells: list[Cell] = []
         for condition in sorted(conditions, key=lambda condition: condition.survivors):
             if condition.undefended and not in_front(job):
@@ -311,8 +311,8 @@ class _Resolver:
     def _cell(self, job: Job, condition: Condition, peers: tuple[str, ...], before: Sequence[Cell]) -> Cell:
         needs: tuple[str, ...] = ()
         if condition.survivors:
-            threat = condition.stages[0].threat
-            needs = tuple(c.key for c in before if c.condition.ranks and c.condition.stages[0].threat == threat)
+            ranking = [cell for cell in before if cell.condition.ranks and not cell.refusal and not cell.peers]
+            needs = tuple(cell.key for cell in ranking if cell.condition.within(condition.stages[0].threat))
         spec = CellSpec(
             dataset=job.data.spec,
             model=job.spec,
@@ -324,7 +324,7 @@ class _Resolver:
             protocol=PROTOCOL,
         )
         identity = {"model": job.key, "condition": _condition_identity(spec.condition), "protocol": PROTOCOL}
-        key = digest({**identity, "peers": sorted(peers), "needs": sorted(needs)})
+        key = digest({**identity, "peers": peers, "needs": sorted(needs)})
         refusal = job.refusal or condition.refusal(job.data.num_classes)
         if refusal is None and condition.needs_peers and not peers:
             refusal = "there is no other model in the grid to work through"
@@ -373,6 +373,8 @@ def _condition_identity(condition: ConditionSpec) -> dict[str, Any]:
         "target": condition.target,
         "survivors": condition.survivors,
         "undefended": condition.undefended,
+        # A check of one grid may rank in another: its record says which.
+        **({"check": True} if condition.check else {}),
         "draws": condition.draws,
         "sample": condition.sample,
     }

@@ -10,6 +10,9 @@ from torch.nn import functional
 
 from robbench.interfaces import Classifier
 
+FRESH_DRAWS = 100
+"""Draws that a random decision must at least be counted over."""
+
 
 def zero_gradients(model: Classifier, images: Tensor, labels: Tensor) -> Tensor:
     """Whether the input gradient is exactly zero under both cross-entropy and the margin to the best other class.
@@ -41,7 +44,8 @@ def zero_gradients(model: Classifier, images: Tensor, labels: Tensor) -> Tensor:
 def traits(model: Classifier, images: Tensor) -> tuple[str, ...]:
     """What can be seen of a model from its answers on some images.
 
-    ``randomised``: it answers the same images differently; ``averaged``: its scores are an expectation over draws;
+    ``randomised``: it answers the same images differently; ``averaged``: its scores are an expectation over draws,
+    and its decision is counted over enough of them;
     ``outputs-probabilities``: its scores are not negative and sum to one; ``no-gradient``: they depend on the image in
     no way that can be differentiated.
     """
@@ -50,10 +54,11 @@ def traits(model: Classifier, images: Tensor) -> tuple[str, ...]:
 
 def _traits(model: Classifier, images: Tensor) -> Iterator[tuple[str, bool]]:
     with torch.no_grad():
-        first, second = model(images), model(images)
-        decided, again = model.predict(images), model.predict(images)
+        first, decided = model(images), model.predict(images)
+        model.redraw(1)
+        second, again = model(images), model.predict(images)
     yield "randomised", not (torch.equal(first, second) and torch.equal(decided, again))
-    yield "averaged", model.draws > 1
+    yield "averaged", model.draws > 1 and model.votes >= FRESH_DRAWS
     sums = first.double().sum(dim=1)
     yield "outputs-probabilities", bool((first >= 0).all()) and bool(((sums - 1).abs() < 1e-4).all())
     with torch.enable_grad():

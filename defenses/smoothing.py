@@ -23,9 +23,8 @@ CHUNK = 1024
 class Smoothed(Classifier):
     """A model whose images carry Gaussian noise, drawn anew at every call.
 
-    Noise belongs to the image and to the number of the call, not to the place in the batch: the order of a batch
-    changes nothing, and copies of the model that are asked the same draw the same, unless they are told to ``redraw``
-    from another stream, as a judge's copy should and an attacker's.
+    Noise belongs to the image and to a stream, not to the batch or to how often the model was asked: so asking again
+    does not help to find a lucky draw. ``redraw`` changes the stream, so that a judge draws what no attack has seen.
 
     Args:
         model: The model under noise.
@@ -40,19 +39,19 @@ class Smoothed(Classifier):
         self.num_classes, self.surrogates, self.training = model.num_classes, model.surrogates, model.training
         self.draws, self._averaged = draws * model.draws, draws
         self.votes, self._counted = votes * (model.votes or model.draws), votes
-        self.stream, self.calls = 0, 0
+        self.stream = 0
 
     def redraw(self, stream: int) -> None:
         """Draw other noise from here on, independent of that of other streams."""
         super().redraw(stream)
-        self.stream, self.calls = stream, 0
+        self.stream = stream
 
     def forward(self, images: Tensor) -> Tensor:
         """Log of the mean probabilities over ``draws`` fresh draws, shape ``(N, K)``.
 
         Its gradient is that of the expectation over the draws (EOT, Athalye et al., 2018).
         """
-        (noise,) = self._noise(images, self._averaged, self._averaged)
+        (noise,) = self._noise(images, "scores", self._averaged, self._averaged)
         scores: Tensor = self.model((images + noise).flatten(0, 1))
         logs = functional.log_softmax(scores.reshape(self._averaged, len(images), self.num_classes), dim=2)
         return logs.logsumexp(dim=0) - math.log(self._averaged)
@@ -73,7 +72,7 @@ class Smoothed(Classifier):
         """How often the model decides for each class over fresh draws, int64, shape ``(N, K)``."""
         found = torch.zeros(len(images), self.num_classes, dtype=torch.int64, device=images.device)
         with torch.no_grad():
-            for noise in self._noise(images, draws, max(1, CHUNK // max(1, len(images)))):
+            for noise in self._noise(images, "votes", draws, max(1, CHUNK // max(1, len(images)))):
                 decided = self.model.predict((images + noise).flatten(0, 1)).reshape(len(noise), len(images))
                 found += functional.one_hot(decided, self.num_classes).sum(dim=0)
         return found
@@ -85,12 +84,11 @@ class Smoothed(Classifier):
             KeyError: If the model has none of that name.
         """
         other = Smoothed(self.model.surrogate(name), self.sigma, self._averaged, self._counted)
-        other.stream, other.calls = self.stream, self.calls
+        other.stream = self.stream
         return other
 
-    def _noise(self, images: Tensor, draws: int, chunk: int) -> Iterator[Tensor]:
-        rng = Streams.of(_content(images), "smoothing", self.stream, self.calls)
-        self.calls += 1
+    def _noise(self, images: Tensor, use: str, draws: int, chunk: int) -> Iterator[Tensor]:
+        rng = Streams.of(_content(images), "smoothing", self.stream, use)
         for start in range(0, draws, chunk):
             yield torch.stack([self._normal(rng, i, images) for i in range(start, min(start + chunk, draws))])
 

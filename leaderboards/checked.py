@@ -63,28 +63,41 @@ def checked(
     status, reason = table.status(model, check.label)
     keys = {str(record.spec.seed): record.key for record in records}
     outcomes = table.outcomes(model, check.label)
-    left = rates([scores(part) for part in outcomes], table.num_classes) if outcomes else None
+    left = _rates(table, check, [scores(part) for part in outcomes]) if outcomes else None
     if outcomes is None or left is None:
         return Checked(status, reason, keys=keys)
     stage = check.stages[0]
-    ranking = threats.get(ThreatModel(stage.norm, stage.eps), ()) if stage.eps is not None else ()
+    ranking: Sequence[ConditionSpec] = ()
+    if stage.eps is not None and not check.undefended:
+        ranking = threats.get(ThreatModel(stage.norm, stage.eps), ())
     done = [found for spec in ranking if (found := table.outcomes(model, spec.label)) is not None]
     others = both = None
     other_passes = None
     if done and len(done) == len(ranking):
         parts = list(zip(outcomes, *done, strict=True))
-        others = rates([_worst(part[1:], part[0]) for part in parts], table.num_classes)
-        both = rates([_worst(part, part[0]) for part in parts], table.num_classes)
-        other_passes = _passes([outcome for part in parts for outcome in part[1:]], outcomes[0], len(parts))
+        others = _rates(table, check, [_worst(part[1:], part[0]) for part in parts])
+        both = _rates(table, check, [_worst(part, part[0]) for part in parts])
+        spent = [_passes(part[1:], part[0]) for part in parts]
+        other_passes = _mean(spent, outcomes)
     return Checked(
         status,
-        left=left[0].share,
-        others=others[0].share if others else None,
-        both=both[0].share if both else None,
-        passes=_passes(outcomes, outcomes[0], len(outcomes)),
+        left=left,
+        others=others,
+        both=both,
+        passes=_mean([_passes([part], part) for part in outcomes], outcomes),
         other_passes=other_passes,
         keys=keys,
     )
+
+
+def _rates(table: Table, check: ConditionSpec, by_seed: Sequence[Scores]) -> Figure | None:
+    """The share over the seeds; where each seed has samples of its own, as for survivors, over all of them together."""
+    if check.survivors:
+        apart = [part.ids + seed * 2**40 for seed, part in enumerate(by_seed)]
+        pooled = [np.concatenate(parts) for parts in zip(*((p.labels, p.values) for p in by_seed), strict=True)]
+        by_seed = [Scores(np.concatenate(apart), pooled[0], pooled[1])]
+    found = rates(by_seed, table.num_classes)
+    return found[0].share if found else None
 
 
 def _worst(outcomes: Sequence[Outcome], of: Outcome) -> Scores:
@@ -92,11 +105,16 @@ def _worst(outcomes: Sequence[Outcome], of: Outcome) -> Scores:
     return combine([scores(of), *(scores(outcome) for outcome in outcomes)], lambda values, axis: values[1:].min(axis))
 
 
-def _passes(outcomes: Sequence[Outcome], of: Outcome, seeds: int) -> tuple[float, float]:
+def _passes(outcomes: Sequence[Outcome], of: Outcome) -> tuple[float, float]:
+    """Passes that some attacks spent on the samples of one outcome, all together."""
     forwards = backwards = 0.0
     for outcome in outcomes:
         shared = np.isin(outcome.ids, of.ids)
         forwards += float(outcome.forwards[shared].sum())
         backwards += float(outcome.backwards[shared].sum())
-    count = max(1, seeds * len(of))
-    return forwards / count, backwards / count
+    return forwards, backwards
+
+
+def _mean(spent: Sequence[tuple[float, float]], outcomes: Sequence[Outcome]) -> tuple[float, float]:
+    count = max(1, sum(len(outcome) for outcome in outcomes))
+    return sum(part[0] for part in spent) / count, sum(part[1] for part in spent) / count

@@ -74,6 +74,8 @@ def _remarks(board: Board, row: Row) -> str:
     remarks = [f"**{escape(flag)}**" for flag in row.flags]
     if board.ranked_by and not row.audited:
         remarks.append("not audited")
+    if any(found is not None and found.status in ("failed", "missing") for found in row.checks.values()):
+        remarks.append("a check failed")
     if len(row.seeds) < len(board.settings["seeds"]):
         remarks.append(f"{len(row.seeds)} of {len(board.settings['seeds'])} seeds")
     if row.model.start:
@@ -391,12 +393,12 @@ def checks(board: Board) -> TextTable:
     for check in board.checks:
         for row in board.rows:
             found = row.checks[check.label]
-            if found is not None and found.left is not None:
+            if found is not None and found.status == "done":
                 lines.append(
                     [
                         escape(check.label),
                         escape(row.label),
-                        str(found.left.n),
+                        str(found.left.n if found.left else 0),
                         interval(found.left),
                         percent(found.others),
                         percent(found.both),

@@ -34,13 +34,13 @@ def resolved(*chains: str | dict[str, object]) -> list[Condition]:
     return found
 
 
-def labels(*chains: str) -> list[str]:
-    return [condition.label for condition in audit_conditions(resolved(*chains), REFERENCE, REGISTRY)]
+def labels(*chains: str, classes: int = 4) -> list[str]:
+    return [condition.label for condition in audit_conditions(resolved(*chains), REFERENCE, REGISTRY, classes)]
 
 
 class TestAuditConditions:
     def test_all_of_the_audit(self) -> None:
-        found = audit_conditions(resolved("clean", "pgd[steps=20]@each"), REFERENCE, REGISTRY)
+        found = audit_conditions(resolved("clean", "pgd[steps=20]@each"), REFERENCE, REGISTRY, 4)
         assert [condition.label for condition in found] == [
             "fgsm@0.1",
             "pgd[steps=40]@0.1",
@@ -63,12 +63,24 @@ class TestAuditConditions:
         assert "pgd[steps=80]@0.1" in labels("pgd[steps=40]@ref", "pgd[steps=10]@ref", "fgsm@ref")
 
     def test_an_attack_without_steps_is_not_doubled(self) -> None:
-        assert labels("fgsm@ref") == [
+        assert labels("clean", "fgsm@ref") == [
             "fgsm@0.1, undefended",
             "square[queries=1000]@0.1",
             "transfer@0.1",
             "noise-search@0.1",
         ]
+
+    def test_the_unchanged_images_are_looked_at_too(self) -> None:
+        assert labels("pgd@ref")[0] == "clean"
+
+    def test_attacks_towards_all_targets_are_audited_without_targets(self) -> None:
+        assert "pgd[steps=20]@0.1" in labels("clean", "pgd[steps=10]@ref->all")
+
+    def test_what_cannot_be_run_is_not_the_strongest(self) -> None:
+        found = labels("clean", "autoattack@ref", "strong[steps=10]@ref", classes=3)
+        assert "strong[steps=20]@0.1" in found
+        assert "strong[steps=10]@0.5" in found
+        assert "strong[steps=20]@0.1" in labels("clean", "autoattack@ref", "strong[steps=10]@ref")
 
     def test_the_threat_model_that_ranks_is_audited(self) -> None:
         found = labels("pgd[steps=20]@l2:ref")
