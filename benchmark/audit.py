@@ -28,7 +28,7 @@ FLAGS = {
     "noise-wins": "random noise finds what gradients do not: the gradients mislead",
     "black-box-wins": "search without gradients finds what gradients do not: the gradients mislead",
     "transfer-wins": "images made on other models fool it where its own gradients do not",
-    "not-converged": "twice the steps still lower the result, so what is shown is too high",
+    "not-converged": "going on for longer still lowers the result, so what is shown is too high",
     "zero-gradient": "the input gradient is exactly zero, so attacks that follow it stand still",
     "surrogate-gap": "the scores that attacks follow are already fooled where the decision is not",
     "randomised": "answers the same image differently, and no attack averaged over its draws",

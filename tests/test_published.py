@@ -26,7 +26,7 @@ def test_every_number_of_a_published_board_follows_from_its_records(folder: Path
 def test_no_published_cell_failed() -> None:
     assert BOARDS
     for folder in BOARDS:
-        assert {record.status for record, _ in read_archive(folder)} == {"done"}
+        assert {record.status for record, _ in read_archive(folder)} <= {"done", "unsupported"}
 
 
 def test_an_archive_gives_back_its_cells(tmp_path: Path) -> None:

@@ -80,7 +80,7 @@ def _answers(model: Classifier, images: Tensor) -> Tensor:
     for found in (decisions, hard):
         demand(found.shape == (count,) and found.dtype == torch.int64, "decisions are not int64 of shape (N,)")
         demand(bool(((found >= 0) & (found < model.num_classes)).all()), "a decision is none of the classes")
-    if model.draws == 1:
+    if model.draws == 1 and not model.votes:
         demand(torch.equal(decisions, hard), "predict and decide differ")
     return hard
 
@@ -147,7 +147,7 @@ def _defended_gradient(defense: Defense) -> str:
 
 def _defended_batches(defense: Defense) -> str:
     model, images = _wrapped(defense), to_float(_samples().images)
-    if model.draws > 1:
+    if model.draws > 1 or model.votes:
         raise NotApplicable("the defense is random")
     order = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
