@@ -54,3 +54,12 @@ def test_an_outcome_that_was_changed_is_noticed(tmp_path: Path) -> None:
     write_archive(tmp_path, [(good, outcome("clean", labels, 1 - labels))])
     with pytest.raises(StoreError, match="is not what its record was made from"):
         read_archive(tmp_path)
+
+
+def test_honest_rows_carry_no_flag() -> None:
+    rows = {}
+    for folder in BOARDS:
+        for record, _ in read_archive(folder):
+            rows.setdefault((folder.name, record.spec.model.label), {}).update(record.flags)
+    for model in ("cross-entropy · clean", "cross-entropy · fgm", "angular · fgm"):
+        assert rows["full-digits", model] == {}
