@@ -80,6 +80,21 @@ def examine(cells: Sequence[Cell]) -> list[Finding]:
     return [finding for rule in _RULES for finding in rule(cells)]
 
 
+def marked(cells: Sequence[tuple[Record, Outcome | None]]) -> list[tuple[Record, Outcome | None]]:
+    """The cells of a board with what the audit finds on its rows in their records.
+
+    Args:
+        cells: Records with their outcomes, None unless done.
+    """
+    rows: dict[tuple[str, int], list[Cell]] = {}
+    for record, outcome in cells:
+        if outcome is not None:
+            rows.setdefault((record.spec.model_key, record.spec.seed), []).append((record, outcome))
+    findings = [finding for row in rows.values() for finding in examine(row)]
+    marks = [{"flags": flags_of(findings, cell.key), "cautions": cautions_of(findings, cell.key)} for cell, _ in cells]
+    return [(cell.model_copy(update=mark), outcome) for (cell, outcome), mark in zip(cells, marks, strict=True)]
+
+
 def flags_of(findings: Sequence[Finding], key: str) -> dict[str, str]:
     """The flags that belong to one record, each with what was found."""
     return _texts(finding for finding in findings if finding.key == key and finding.blocks)

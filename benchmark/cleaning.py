@@ -10,6 +10,8 @@ from pathlib import Path
 
 from robbench.store import Store
 
+_WRITTEN = ("boards", "cells", "data", "exhibits", "labels", "leaderboards", "models", "requests", "searches")
+
 
 @dataclass(frozen=True)
 class Holding:
@@ -70,7 +72,7 @@ def _sweep(store: Store, kind: str, wanted: set[str], dry_run: bool) -> Holding:
 
 def _leftovers(root: Path) -> Iterator[Path]:
     # Only where the store writes: the directory may hold other things, too.
-    folders = (root / name for name in ("boards", "cells", "data", "leaderboards", "models", "requests"))
+    folders = (root / name for name in _WRITTEN)
     found = itertools.chain(
         *(folder.rglob(".*.tmp") for folder in folders), (root / "data").glob(".*/**/*"), _checkpoints(root)
     )

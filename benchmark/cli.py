@@ -13,6 +13,7 @@ from robbench.errors import RequestError, StoreError, did_you_mean
 
 if TYPE_CHECKING:
     from robbench.request import Request
+    from robbench.store import Store
 
 KIND_NAMES = ("attack", "defense", "dataset", "balancer", "architecture", "objective", "metric", "grid")
 
@@ -30,6 +31,10 @@ def _positive(text: str) -> int:
     return int(text)
 
 
+def _sizes(text: str) -> tuple[int, ...]:
+    return tuple(dict.fromkeys(_positive(part) for part in text.replace(",", " ").split()))
+
+
 def _seeds(text: str) -> tuple[int, ...]:
     parts = text.replace(",", " ").split()
     if not parts or not all(part.isdigit() and int(part) < 2**31 for part in parts):
@@ -38,12 +43,16 @@ def _seeds(text: str) -> tuple[int, ...]:
 
 
 def _add_common(parser: argparse.ArgumentParser) -> None:
+    _add_grid(parser)
+    parser.add_argument("--limit", type=_positive, metavar="N", help="at most N test images per condition, stratified")
+
+
+def _add_grid(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--grid", default="quick", metavar="GRID", help="a built-in grid or a TOML file (default: quick)")
     add("--dataset", metavar="NAME", help="data set in place of the grid's own")
     add("--data-dir", type=Path, metavar="DIR", help="where data lies (else $ROBBENCH_DATA)")
     add("--out", type=Path, default=Path("runs"), metavar="DIR", help="the store (default: runs)")
-    add("--limit", type=_positive, metavar="N", help="at most N test images per condition, stratified")
     add("--seeds", type=_seeds, default=(), metavar="LIST", help="seeds in place of the grid's, as in 0,1,2")
     add("--device", choices=("auto", "cpu", "cuda"), default="auto", help="where to compute (default: auto)")
     add(
@@ -80,6 +89,22 @@ def parser() -> argparse.ArgumentParser:
     plan.add_argument("--audit", action="store_true", help="with the audit's checks")
     plan.set_defaults(do=_plan)
 
+    search = commands.add_parser("search", help="search a recipe for one row of a grid, on validation images")
+    _add_grid(search)
+    search.add_argument("--row", metavar="LABEL", help="the row (default: the grid's first)")
+    search.add_argument("--trials", type=_positive, default=20, metavar="N", help="recipes to try in all (default: 20)")
+    search.add_argument(
+        "--batch-sizes", type=_sizes, default=(), metavar="LIST", help="batch sizes to choose from, as in 16,64,256"
+    )
+    search.set_defaults(do=_search, limit=None, audit=False)
+
+    labels = commands.add_parser("labels", help="list the images of a data set whose label looks wrong")
+    labels.add_argument("--dataset", required=True, metavar="NAME", help="the data set")
+    labels.add_argument("--data-dir", type=Path, metavar="DIR", help="where data lies (else $ROBBENCH_DATA)")
+    labels.add_argument("--out", type=Path, default=Path("runs"), metavar="DIR", help="the store (default: runs)")
+    _add_plugin(labels)
+    labels.set_defaults(do=_labels)
+
     listing = commands.add_parser("list", help="show what is registered")
     listing.add_argument("kind", nargs="?", metavar="KIND", help=f"one of {', '.join(KIND_NAMES)}")
     _add_plugin(listing)
@@ -89,6 +114,23 @@ def parser() -> argparse.ArgumentParser:
     report.add_argument("--grid", action="append", default=[], metavar="GRID", help="only this grid's; repeatable")
     report.add_argument("--out", type=Path, default=Path("runs"), metavar="DIR", help="the store (default: runs)")
     report.set_defaults(do=_report)
+
+    publish = commands.add_parser("publish", help="check boards and put them with their records where they are read")
+    publish.add_argument("--to", type=Path, required=True, metavar="DIR", help="the directory to publish into")
+    publish.add_argument("--grid", action="append", default=[], metavar="GRID", help="only this grid's; repeatable")
+    publish.add_argument("--out", type=Path, default=Path("runs"), metavar="DIR", help="the store (default: runs)")
+    publish.add_argument(
+        "--from",
+        dest="others",
+        type=Path,
+        action="append",
+        default=[],
+        metavar="DIR",
+        help="published boards of others to merge with, of the same grid and data set; repeatable",
+    )
+    publish.add_argument("--incomplete", action="store_true", help="even where cells failed or were not run")
+    _add_plugin(publish)
+    publish.set_defaults(do=_publish)
 
     check = commands.add_parser("check", help="check one component against what is asked of its kind")
     check.add_argument("name", metavar="NAME", help="a component, as in pgd or pgd[steps=20]")
@@ -198,6 +240,39 @@ def _plan(options: argparse.Namespace) -> int:
     return 0
 
 
+def _search(options: argparse.Namespace) -> int:
+    from robbench.grid import read_grid
+    from robbench.store import Store
+
+    read_grid(options.grid)
+    Store(options.out).check()
+    from robbench.display_search import show_search, show_trial
+    from robbench.plan import make_plan
+    from robbench.search import prepare, search
+
+    wanted = prepare(make_plan(_request(options)), options.row, options.batch_sizes)
+    trials = search(wanted, options.trials, lambda trial: show_trial(trial, options.trials))
+    return 0 if show_search(wanted, trials) else 1
+
+
+def _labels(options: argparse.Namespace) -> int:
+    from robbench.display import show_labels
+    from robbench.files import file_name
+    from robbench.labels import examine, write
+    from robbench.plan import load_data
+    from robbench.registry import Registry
+    from robbench.store import Store
+
+    store = Store(options.out)
+    store.check()
+    data = load_data(Registry(tuple(options.plugin)), options.dataset, options.data_dir, options.out, "--dataset")
+    listing = examine(data)
+    with store.lock():
+        files = write(listing, store.root / "labels" / file_name(data.choice.label))
+    show_labels(listing, files)
+    return 0
+
+
 def _list(options: argparse.Namespace) -> int:
     from robbench.display import show_components
 
@@ -230,17 +305,38 @@ def _report(options: argparse.Namespace) -> int:
     from robbench.store import Store
 
     store = Store(options.out)
+    boards = write_boards(store, _noted_boards(store, options.grid))
+    show_boards(boards, store.root)
+    return 1 if boards.failed() else 0
+
+
+def _publish(options: argparse.Namespace) -> int:
+    from robbench.display import show_published
+    from robbench.publishing import publish
+    from robbench.registry import Registry
+    from robbench.store import Store
+
+    store = Store(options.out)
+    boards = _noted_boards(store, options.grid)
+    registry = Registry(tuple(options.plugin))
+    published = publish(store, boards, options.to, options.others, registry, options.incomplete)
+    show_published(published, options.to)
+    for board, reason in published.refused.items():
+        print(f"robbench: {board}: {reason}", file=sys.stderr)
+    return 1 if published.refused else 0
+
+
+def _noted_boards(store: Store, grids: Sequence[str]) -> list[str]:
+    """The boards of a store, or of some of its grids."""
     known: dict[str, list[str]] = {}
     for board, note in store.boards().items():
         known.setdefault(str(note["grid"]), []).append(board)
     if not known:
-        raise RequestError(f'"{options.out}" holds no run yet; robbench run makes one', "--out")
-    for grid in options.grid:
+        raise RequestError(f'"{store.root}" holds no run yet; robbench run makes one', "--out")
+    for grid in grids:
         if grid not in known:
-            raise RequestError(f'no grid "{grid}" was run into {options.out}; {did_you_mean(grid, known)}', "--grid")
-    boards = write_boards(store, [board for grid in options.grid or known for board in known[grid]])
-    show_boards(boards, store.root)
-    return 1 if boards.failed() else 0
+            raise RequestError(f'no grid "{grid}" was run into {store.root}; {did_you_mean(grid, known)}', "--grid")
+    return [board for grid in dict.fromkeys(grids or known) for board in known[grid]]
 
 
 def _gc(options: argparse.Namespace) -> int:

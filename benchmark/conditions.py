@@ -1,8 +1,8 @@
 """Conditions, the columns of a board: read from text, resolved for a data set.
 
 A condition is a chain of attacks joined by ``+``, each ``name[parameters]@norm:eps``; ``->rule`` at the end makes it
-targeted. ``@8/255`` leaves the norm to the attack, ``@ref`` means the data set's reference eps and ``@each`` all of its
-eps in turn.
+targeted, and ``->#2`` aims at the class of that index. ``@8/255`` leaves the norm to the attack, ``@ref`` means the
+data set's reference eps and ``@each`` all of its eps in turn.
 """
 
 from __future__ import annotations
@@ -78,6 +78,7 @@ class Condition:
         survivors: Whether its samples are drawn among those that the row's other attacks of its threat model left.
         undefended: Whether it is run on the model without its inference-time defenses.
         models: Labels of the rows that it is for; None for all.
+        embed: How many of the images to keep embeddings of, for figures.
     """
 
     stages: tuple[Stage, ...] = ()
@@ -88,6 +89,7 @@ class Condition:
     survivors: bool = False
     undefended: bool = False
     models: tuple[str, ...] | None = None
+    embed: int = 0
 
     @property
     def kind(self) -> Kind:
@@ -163,7 +165,8 @@ class ConditionRequest(Component):
         draws: Independent draws of a random transform.
         sample: Largest number of test images, stratified.
         check: Whether it only looks into some rows or samples, and has no part in the ranking.
-        models: Labels of the rows that a check is for; all where it is None.
+        models: Labels of the rows that it is for, where it has no part in the ranking; all where it is None.
+        embed: How many of the images to keep embeddings of, for figures.
     """
 
     chain: str
@@ -171,6 +174,7 @@ class ConditionRequest(Component):
     sample: Annotated[int, Field(ge=1)] | None = None
     check: bool = False
     models: tuple[str, ...] | None = None
+    embed: Annotated[int, Field(ge=0)] = 0
 
     @classmethod
     def read(cls, wanted: object, where: str) -> ConditionRequest:
@@ -202,6 +206,8 @@ class ConditionRequest(Component):
         chain, arrow, rule = self.chain.partition("->")
         target = rule.strip() if arrow else None
         rules = (*TARGET_RULES, *class_names)
+        if target is not None and target not in rules and target.startswith("#"):
+            target = _numbered(target, class_names, self.chain, where)
         if target is not None and target not in rules:
             raise RequestError(f'"{self.chain}": there is no target "{target}"; {did_you_mean(target, rules)}', where)
         variants: list[tuple[Stage, ...]] = [()]
@@ -211,14 +217,17 @@ class ConditionRequest(Component):
             options = self._stages(part, registry, eps, target is not None, where)
             variants = [(*stages, stage) for stages in variants for stage in options]
         conditions = [
-            Condition(stages, target, self.draws, self.sample, self.check, models=self.models) for stages in variants
+            Condition(stages, target, self.draws, self.sample, self.check, models=self.models, embed=self.embed)
+            for stages in variants
         ]
         self._check(conditions[0], where)
         return conditions
 
     def _check(self, condition: Condition, where: str) -> None:
-        if self.models is not None and not self.check:
-            raise RequestError(f'"{self.chain}": only a check can be for some models; add check = true', where)
+        if self.models is not None and (condition.ranks or condition.kind == "clean"):
+            raise RequestError(
+                f'"{self.chain}" ranks, so it is for all models; add check = true or leave models out', where
+            )
         if self.check and condition.kind != "attack":
             raise RequestError(f'"{self.chain}": only a single attack can be a check', where)
         if condition.target and condition.kind in ("clean", "natural"):
@@ -264,6 +273,14 @@ def attack_norms(registry: Registry, attack: Choice[Attack]) -> tuple[Norm, ...]
     if attack.name.startswith("art:"):
         return cast(tuple[Norm, ...], attack.component.norms)  # type: ignore[attr-defined]
     return registry.entry("attack", attack.name).mark.norms
+
+
+def _numbered(target: str, class_names: tuple[str, ...], chain: str, where: str) -> str:
+    number = target.removeprefix("#")
+    if not number.isascii() or not number.isdigit() or int(number) >= len(class_names):
+        last = len(class_names) - 1
+        raise RequestError(f'"{chain}": there is no class "{target}"; they are numbered #0 to #{last}', where)
+    return class_names[int(number)]
 
 
 def _partition_outside(text: str, separator: str) -> tuple[str, str, str]:

@@ -24,7 +24,9 @@ if TYPE_CHECKING:
     from robbench.conformance.rules import Finding
     from robbench.costs import Cost
     from robbench.executors.jobs import Progress as Event
+    from robbench.labels import Listing
     from robbench.plan import Cell, Plan
+    from robbench.publishing import Published
     from robbench.registry import Entry
     from robbench.running import Boards, Work
 
@@ -207,6 +209,26 @@ def _forecast(expected: Cost) -> tuple[str, str]:
     return f"{passes:,.0f}", "" if expected.seconds is None else _duration(expected.seconds)
 
 
+def show_labels(listing: Listing, files: Sequence[Path]) -> None:
+    """The suspected label errors per class, and what to think of them."""
+    console = Terminal()
+    table = _table(None, "class")
+    table.title = Text(f"\n{listing.data.choice.label}")
+    for heading in ("images", "suspects", "share"):
+        table.add_column(heading, justify="right")
+    table.add_column("mostly suggested")
+    for name, images, suspects, suggested in listing.counts():
+        share = f"{100 * suspects / images:.1f} %"
+        table.add_row(Text(name), f"{images:,}", f"{suspects:,}", share, Text(suggested))
+    console.print(table)
+    console.print(
+        f"Suspects, not errors: a simple model that agrees with {100 * listing.found.balanced_accuracy:.1f} % of the "
+        "labels (balanced) doubts these. The less it agrees, the more of them are merely hard: look before you judge.",
+        highlight=False,
+    )
+    console.print(Text("Files: " + ", ".join(str(path) for path in files)), soft_wrap=True)
+
+
 def show_components(kind: str | None, plugins: Sequence[Path]) -> None:
     """What is registered, with parameters, norms and one line each."""
     from robbench.grid import built_in_grids, parse_grid
@@ -275,6 +297,17 @@ def show_findings(kind: str, name: str, findings: Sequence[Finding]) -> bool:
     broken = sum(finding.passed is False for finding in findings)
     console.print(f"{broken} of {len(findings)} rules broken", highlight=False)
     return not broken
+
+
+def show_published(published: Published, target: Path) -> None:
+    """What was published, and what is to be said of it; what was refused is the command's to say."""
+    console = Terminal()
+    for board, count in published.cells.items():
+        console.print(Text(f"{board}: {count} cells checked and published in {target / board}"), soft_wrap=True)
+        for remark in published.remarks[board]:
+            console.print(Text(f"  {remark}"), soft_wrap=True)
+    for where in published.unused:
+        console.print(Text(f"{where}: not used; none of the boards is of its grid and data set"), soft_wrap=True)
 
 
 def show_cleaning(holdings: Sequence[Holding], dry_run: bool) -> None:

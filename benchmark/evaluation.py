@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import copy
 import io
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from robbench.conditions import Condition, Stage
@@ -20,11 +21,13 @@ from robbench.probes import traits, zero_gradients
 from robbench.records import Ints, Outcome
 from robbench.referee import change_norms, check_images, fair_play
 from robbench.rng import Streams
+from robbench.store import EMBEDDINGS, EXAMPLES
 from robbench.training import JUDGING_BATCH, predictions
 
 ATTACK_BATCH = 128
 """Images per call of an attack; a constant, halved only where memory runs out."""
-EXAMPLES = 16
+EXAMPLED = 16
+"""Attacked images of a cell that are kept for figures."""
 
 Report = Callable[[int, int], None]
 
@@ -98,10 +101,17 @@ class Trial:
 
 @dataclass(frozen=True)
 class Result:
-    """What a cell leaves behind: its outcome, its first attacked images as an npz, traits of the model, and notes."""
+    """What a cell leaves behind.
+
+    Attributes:
+        outcome: Its arrays.
+        extras: Contents of files that figures use, by name: its first attacked images, embeddings.
+        traits: Of the model.
+        notes: For the record.
+    """
 
     outcome: Outcome
-    examples: bytes | None
+    extras: Mapping[str, bytes]
     traits: tuple[str, ...]
     notes: tuple[str, ...]
 
@@ -166,7 +176,36 @@ def _clean(subject: Subject, condition: Condition) -> Result:
     outcome = _outcome(subject, condition)
     if scored:
         outcome = replace(outcome, scored=torch.cat(scored).numpy(), flat=torch.cat(flat).numpy())
-    return Result(outcome, None, seen, ())
+    extras = {}
+    if condition.embed:
+        extras[EMBEDDINGS] = embeddings(model, samples, to_float(samples.images), condition.embed, subject)
+    return Result(outcome, extras, seen, ())
+
+
+def embeddings(model: Classifier, samples: Samples, images: Tensor, size: int, subject: Subject) -> bytes:
+    """Embeddings of some images as an npz: ids, labels, and embeddings float32, shape ``(size, D)``.
+
+    Args:
+        model: The model, in evaluation mode.
+        samples: The samples that the images are of or were made from.
+        images: Float in [0, 1], shape ``(N, C, H, W)``.
+        size: How many of them, stratified.
+        subject: Whose device and seed are used.
+    """
+    index = torch.from_numpy(stratified(samples.labels.numpy(), size, subject.split_seed))
+    with torch.no_grad():
+        parts = [
+            model.embed(part.to(subject.device)).float().cpu() for part in torch.split(images[index], JUDGING_BATCH)
+        ]
+    chosen = samples[index]
+    found = torch.cat(parts).numpy() if parts else np.zeros((0, 0), dtype=np.float32)
+    return _npz(ids=chosen.ids.numpy(), labels=chosen.labels.numpy(), embeddings=found)
+
+
+def _npz(**arrays: Any) -> bytes:
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, **arrays)
+    return buffer.getvalue()
 
 
 @dataclass(frozen=True)
@@ -210,26 +249,39 @@ class _Runner:
             outcome = _outcome(subject, self.condition, index, [trial], targets)
             best = outcome if best is None else _stronger(best, outcome)
         assert best is not None
-        shown = torch.nonzero(right).flatten()[:EXAMPLES]
+        shown = torch.nonzero(right).flatten()[:EXAMPLED]
         picked = [(trials[int(best.targets[sample])], sample) for sample in shown]
         images = [trial.images[index == sample] for (index, trial), sample in picked]
         attacked = torch.cat(images) if images else torch.zeros(0, *subject.samples.images.shape[1:])
         return self.result(replace(best, every_target=decisions.numpy()), shown, attacked)
 
     def result(self, outcome: Outcome, index: Tensor, attacked: Tensor) -> Result:
-        shown = index[:EXAMPLES]
-        chosen = self.subject.samples[shown]
-        buffer = io.BytesIO()
-        np.savez_compressed(
-            buffer,
+        subject = self.subject
+        shown = index[:EXAMPLED]
+        chosen = subject.samples[shown]
+        examples = _npz(
             ids=chosen.ids.numpy(),
             labels=chosen.labels.numpy(),
             images=chosen.images.numpy(),
-            attacked=attacked[:EXAMPLES].numpy(),
+            attacked=attacked[:EXAMPLED].numpy(),
             clean=outcome.clean[shown.numpy()],
             final=outcome.final[shown.numpy()],
+            clean_scores=self._shares(to_float(chosen.images)),
+            final_scores=self._shares(attacked[:EXAMPLED]),
         )
-        return Result(outcome, buffer.getvalue(), (), tuple(self.notes))
+        extras = {EXAMPLES: examples}
+        if self.condition.embed:
+            given = subject.samples[index]
+            extras[EMBEDDINGS] = embeddings(subject.model, given, attacked, self.condition.embed, subject)
+        return Result(outcome, extras, (), tuple(self.notes))
+
+    def _shares(self, images: Tensor) -> NDArray[np.float32]:
+        """The model's scores as shares that sum to 1, float32, shape ``(N, K)``."""
+        with torch.no_grad():
+            shares: NDArray[np.float32] = (
+                self.subject.model(images.to(self.subject.device)).softmax(dim=1).cpu().numpy()
+            )
+        return shares.astype(np.float32)
 
     def run(self, index: Tensor, targets: Tensor | None, draw: int) -> Trial:
         trials = []

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from robbench.errors import StoreError
+from robbench.records import digest
 
 
 def write_atomically(path: Path, data: bytes | str) -> None:
@@ -38,3 +39,9 @@ def digest_files(files: Sequence[Path]) -> str:
     for path in files:
         digest.update(path.name.encode() + b"\0" + path.read_bytes() + b"\0")
     return digest.hexdigest()[:20]
+
+
+def file_name(text: str) -> str:
+    """A name for a file or folder; what does not suit one is replaced, and a short hash of the text tells it apart."""
+    plain = "".join(letter if letter.isalnum() or letter in "-_." else "_" for letter in text)[:80]
+    return plain if plain == text else f"{plain}-{digest(text)[:6]}"

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from robbench.errors import RequestError, did_you_mean
+from robbench.records import Reference
 
 Sweep = str | dict[str, Any] | list[str | dict[str, Any]]
 Seed = Annotated[int, Field(ge=0, lt=2**31)]
@@ -29,8 +30,10 @@ class ModelEntry(_Table):
         defense: Defenses, ``+`` between those that apply together.
         balancer: Balancers.
         datasets: The data sets it is trained on; all of the grid's where none is given.
-        start: Name of another entry whose weights training starts from.
+        start: Where training starts from: the name of another entry, or ``imagenet`` for weights that the architecture
+            has from there; of several, the first that can be had.
         recipe: Fields of the recipe that differ from the grid's.
+        seeds: Those of the grid's seeds that it is trained with; all where none are given.
     """
 
     name: str | None = None
@@ -39,8 +42,24 @@ class ModelEntry(_Table):
     defense: Sweep = "none"
     balancer: Sweep = "none"
     datasets: Annotated[list[str], Field(min_length=1)] | None = None
-    start: str | None = None
+    start: str | Annotated[list[str], Field(min_length=1)] | None = None
     recipe: dict[str, Any] = {}
+    seeds: Annotated[list[Seed], Field(min_length=1)] | None = None
+
+    @property
+    def starts(self) -> tuple[str, ...]:
+        """Where training may start from, in order of preference."""
+        if self.start is None:
+            return ()
+        return (self.start,) if isinstance(self.start, str) else tuple(self.start)
+
+
+class DatasetReference(Reference):
+    """A figure from elsewhere, found on one of the grid's data sets."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    dataset: str
 
 
 class GridFile(_Table):
@@ -48,6 +67,8 @@ class GridFile(_Table):
 
     Attributes:
         title: What it is for, in a line.
+        about: What readers of its boards should know, paragraphs of plain text.
+        references: Figures from elsewhere that its boards show beside their own; those of other rows are left out.
         dataset: What ``{dataset}`` stands for unless ``--dataset`` says otherwise.
         datasets: The data sets.
         seeds: The seeds.
@@ -59,6 +80,8 @@ class GridFile(_Table):
     """
 
     title: str = ""
+    about: str = ""
+    references: list[DatasetReference] = []
     dataset: str = "digits"
     datasets: Annotated[list[str | dict[str, Any]], Field(min_length=1)] = ["{dataset}"]
     seeds: Annotated[list[Seed], Field(min_length=1)] = [0]

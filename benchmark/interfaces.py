@@ -111,6 +111,12 @@ class Samples:
         return torch.bincount(self.labels, minlength=num_classes)
 
 
+def joined(first: Samples, second: Samples) -> Samples:
+    """Two sets of samples, one behind the other."""
+    pairs = ((first.images, second.images), (first.labels, second.labels), (first.ids, second.ids))
+    return Samples(*(torch.cat(pair) for pair in pairs))
+
+
 def to_float(images: Tensor, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> Tensor:
     """8-bit images as floats in [0, 1]."""
     return images.to(device).to(dtype) / 255
@@ -164,6 +170,23 @@ class Architecture(Component):
     @abc.abstractmethod
     def build(self, image_shape: tuple[int, int, int]) -> Backbone:
         """A backbone with random weights for images of shape ``(C, H, W)``; draws from torch's global generator."""
+
+    def pretrained(self, image_shape: tuple[int, int, int]) -> tuple[str | None, str]:
+        """What weights from ImageNet there are for images of this shape.
+
+        Returns:
+            A name that tells these weights from all others, or None where there are none or they cannot be had now;
+            and why.
+        """
+        return None, f"{type(self).__name__} has no weights from ImageNet"
+
+    def pretrained_weights(self) -> Mapping[str, Tensor]:
+        """The weights that ``pretrained`` names, as a state of what ``build`` returns.
+
+        Raises:
+            LookupError: If there are none.
+        """
+        raise LookupError(f"{type(self).__name__} has no weights from ImageNet")
 
 
 @dataclass(frozen=True)

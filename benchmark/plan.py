@@ -14,13 +14,19 @@ from robbench.choice import Choice, choose, plain, split_outside_brackets
 from robbench.conditions import Condition, ConditionRequest
 from robbench.data import Splits, load, split
 from robbench.errors import RequestError, did_you_mean
-from robbench.grid import GridFile, ModelEntry, read_grid
+from robbench.grid import DatasetReference, GridFile, ModelEntry, read_grid
 from robbench.interfaces import Architecture, Balancer, Defense, Objective
 from robbench.recipe import Recipe
 from robbench.records import CellSpec, ConditionSpec, DatasetSpec, ModelSpec, PartSpec, digest
 from robbench.registry import Kind, Registry
 from robbench.request import Request
 from robbench.sources import Dataset, Source
+
+IMAGENET = "imagenet"
+"""As a start: weights that the architecture has from training on ImageNet."""
+
+_LATER = {"train_on": "train"}
+"""Fields that recipes did not have at first, with what stands for their absence: keys leave them out then."""
 
 PROTOCOL = 2
 """Raised when training or evaluation give other results for the same specification."""
@@ -89,6 +95,8 @@ class Job:
         seed: Seed of its training and of its attacks.
         spec: The row as plain data.
         start: Key of the model it is warm-started from.
+        pretrained: Whether it starts from weights that its architecture has from elsewhere.
+        notes: What its records should say about how it was planned.
         cells: The conditions it is put to.
         refusal: Why it cannot be trained, or None.
     """
@@ -105,6 +113,23 @@ class Job:
     start: str | None
     refusal: str | None
     cells: tuple[Cell, ...] = ()
+    pretrained: bool = False
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Start:
+    """Where training starts from: a model of the grid, weights from elsewhere, or neither."""
+
+    label: str | None = None
+    model: Job | None = None
+    pretrained: bool = False
+    notes: tuple[str, ...] = ()
+
+    @property
+    def identity(self) -> str | None:
+        """What of it can change the result."""
+        return self.model.key if self.model else self.label
 
 
 @dataclass(frozen=True)
@@ -117,11 +142,20 @@ class Plan:
     device: str
     registry: Registry
     jobs: tuple[Job, ...]
+    about: str = ""
+    references: tuple[DatasetReference, ...] = ()
 
     @property
     def cells(self) -> Iterable[tuple[Job, Cell]]:
         """Every cell with its job."""
         return ((job, cell) for job in self.jobs for cell in job.cells)
+
+    def with_recipe(self, job: Job, recipe: Recipe) -> Job:
+        """One of the jobs with another recipe: the model that a grid with that recipe asks for, without cells."""
+        spec = job.spec.model_copy(update={"recipe": plain(recipe.parameters())})
+        start = job.start or job.spec.start
+        key = _model_key(self.request.precision, self.device, job.data.spec, spec, job.seed, start)
+        return replace(job, key=key, spec=spec, recipe=recipe, cells=())
 
 
 def make_plan(request: Request) -> Plan:
@@ -138,7 +172,22 @@ def make_plan(request: Request) -> Plan:
     registry = Registry((*request.plugins, *(folder / plugin for plugin in grid.plugins)))
     device = _device(request.device)
     jobs = _Resolver(request, device, grid, registry, where).jobs()
-    return Plan(name, grid.title, request, device, registry, tuple(jobs))
+    return Plan(name, grid.title, request, device, registry, tuple(jobs), grid.about, tuple(grid.references))
+
+
+def load_data(registry: Registry, wanted: Any, data_dir: Path | None, out: Path, where: str) -> Data:
+    """A data set that is asked for, with its images.
+
+    Raises:
+        RequestError: If it cannot be had, naming ``where`` it was asked for.
+        StoreError: If its decoded images cannot be kept in the store ``out``.
+    """
+    choice = choose(registry, "dataset", wanted, where)
+    try:
+        source = load(choice.component, data_dir, out / "data")
+        return Data(choice, source, split(choice.component, source))
+    except RequestError as error:
+        raise RequestError(f'"{choice.label}": {error}', where) from None
 
 
 def _device(wanted: str) -> str:
@@ -176,29 +225,28 @@ class _Resolver:
         for position, seed in enumerate(self.grid.seeds):
             if seed in self.grid.seeds[:position]:
                 raise RequestError(f'key "seeds.{position}" = {seed}: it is in the list already', self.where)
+        for position, entry in enumerate(self.grid.models):
+            for seed in entry.seeds or ():
+                if seed not in self.grid.seeds:
+                    raise RequestError(
+                        f'key "models.{position}.seeds": {seed} is none of the grid\'s seeds', self.where
+                    )
         jobs: list[Job] = []
         found: set[str] = set()
         for position, wanted in enumerate(names):
             where = f'{self.where}: key "datasets.{position}"'
-            data = self._load(wanted, where)
+            data = load_data(self.registry, wanted, self.request.data_dir, self.request.out, where)
             if data.choice.label in found:
                 raise RequestError(f'"{data.choice.label}" is asked for twice', where)
             found.add(data.choice.label)
             conditions = self._conditions(data)
             for seed in self.request.seeds or tuple(self.grid.seeds):
                 jobs += self._models(wanted, data, conditions, seed)
+            self._check_models(conditions, data, [job for job in jobs if job.data is data])
         return jobs
 
     def _named(self, wanted: str | dict[str, Any]) -> Any:
         return self.grid.filled(wanted, self.request.dataset)
-
-    def _load(self, wanted: Any, where: str) -> Data:
-        choice = choose(self.registry, "dataset", wanted, where)
-        try:
-            source = load(choice.component, self.request.data_dir, self.request.out / "data")
-            return Data(choice, source, split(choice.component, source))
-        except RequestError as error:
-            raise RequestError(f'"{choice.label}": {error}', where) from None
 
     def _conditions(self, data: Data) -> list[Condition]:
         found: dict[str, Condition] = {}
@@ -224,14 +272,17 @@ class _Resolver:
             for position, entry in enumerate(self.grid.models)
             if entry.datasets is None or name in [self._named(wanted) for wanted in entry.datasets]
         ]
+        if not self.request.seeds:
+            waiting = [(at, entry) for at, entry in waiting if entry.seeds is None or seed in entry.seeds]
         while waiting:
-            ready = [(at, entry) for at, entry in waiting if entry.start is None or entry.start in rows]
+            ready = [(at, entry) for at, entry in waiting if {*entry.starts} <= {IMAGENET, *rows}]
             if not ready:
                 at, entry = waiting[0]
+                wanted = next(start for start in entry.starts if start not in (IMAGENET, *rows))
                 names = [other.name for other in self.grid.models if other.name and other is not entry]
                 raise RequestError(
-                    f'key "models.{at}.start" = "{entry.start}": no model of that name comes before it on '
-                    f"{data.choice.label}; {did_you_mean(str(entry.start), names)}",
+                    f'key "models.{at}.start" = "{wanted}": no model of that name comes before it on '
+                    f"{data.choice.label}, seed {seed}; {did_you_mean(wanted, [*names, IMAGENET])}",
                     self.where,
                 )
             for at, entry in ready:
@@ -247,6 +298,10 @@ class _Resolver:
                         )
                     rows[job.spec.label] = job
             waiting = [item for item in waiting if item not in ready]
+        return [replace(job, cells=self._cells(job, conditions, rows.values())) for job in rows.values()]
+
+    def _check_models(self, conditions: Sequence[Condition], data: Data, jobs: Sequence[Job]) -> None:
+        rows = list(dict.fromkeys(job.spec.label for job in jobs))
         for position, condition in enumerate(conditions):
             for label in condition.models or ():
                 if label not in rows:
@@ -255,7 +310,6 @@ class _Resolver:
                         f"{did_you_mean(label, rows)}",
                         self.where,
                     )
-        return [replace(job, cells=self._cells(job, conditions, rows.values())) for job in rows.values()]
 
     def _cells(self, job: Job, conditions: Sequence[Condition], jobs: Iterable[Job]) -> tuple[Cell, ...]:
         peers = tuple(sorted(other.key for other in jobs if other.key != job.key and not other.refusal))
@@ -285,6 +339,7 @@ class _Resolver:
             raise RequestError(f'{where}.name" = "{entry.name}": the entry stands for {len(combinations)} models')
         for architecture, objective, defenses, balancer in combinations:
             label = entry.name or _row_label(architecture, objective, defenses, balancer, str(usual))
+            start = self._start(entry, architecture.component, data, rows, f'{where}.start"')
             spec = ModelSpec(
                 label=label,
                 architecture=architecture.spec(),
@@ -292,14 +347,44 @@ class _Resolver:
                 balancer=balancer.spec(),
                 defenses=tuple(defense.spec() for defense in defenses),
                 recipe=plain(recipe.parameters()),
-                start=entry.start,
+                start=start.label,
             )
-            start = rows[entry.start].key if entry.start else None
-            key = _model_key(self.request.precision, self.device, data.spec, spec, seed, start)
+            key = _model_key(self.request.precision, self.device, data.spec, spec, seed, start.identity)
             refusal = _refusal(balancer, data.spec.counts["train"])
-            if refusal is None and entry.start and rows[entry.start].refusal:
-                refusal = f"it starts from {entry.start}, which is refused: {rows[entry.start].refusal}"
-            yield Job(key, data, architecture, objective, balancer, defenses, recipe, seed, spec, start, refusal)
+            if refusal is None and start.model and start.model.refusal:
+                refusal = f"it starts from {start.label}, which is refused: {start.model.refusal}"
+            yield Job(
+                key=key,
+                data=data,
+                architecture=architecture,
+                objective=objective,
+                balancer=balancer,
+                defenses=defenses,
+                recipe=recipe,
+                seed=seed,
+                spec=spec,
+                start=start.model.key if start.model else None,
+                refusal=refusal,
+                pretrained=start.pretrained,
+                notes=start.notes,
+            )
+
+    def _start(
+        self, entry: ModelEntry, architecture: Architecture, data: Data, rows: Mapping[str, Job], where: str
+    ) -> Start:
+        """The first of an entry's starts that can be had."""
+        missing: list[str] = []
+        for wanted in entry.starts:
+            notes = tuple(f"starts from {wanted}: {reason}" for reason in missing)
+            if wanted != IMAGENET:
+                return Start(wanted, rows[wanted], notes=notes)
+            name, reason = architecture.pretrained(tuple(data.source.images.shape[1:]))
+            if name is not None:
+                return Start(name, pretrained=True)
+            missing.append(reason)
+        if missing:
+            raise RequestError(f"{missing[0]}; name a model of the grid behind it to start from instead", where)
+        return Start()
 
     def _swept(self, kind: Kind, wanted: Any, where: str) -> list[Choice[Any]]:
         return [choose(self.registry, kind, item, where) for item in _listed(wanted)]
@@ -326,6 +411,8 @@ class _Resolver:
         identity = {"model": job.key, "condition": _condition_identity(spec.condition), "protocol": PROTOCOL}
         key = digest({**identity, "peers": peers, "needs": sorted(needs)})
         refusal = job.refusal or condition.refusal(job.data.num_classes)
+        if not job.recipe.unseen:
+            refusal = "no unseen data: the test images are part of its training set"
         if refusal is None and condition.needs_peers and not peers:
             refusal = "there is no other model in the grid to work through"
         return Cell(key, condition, spec, refusal, peers, needs)
@@ -388,7 +475,7 @@ def _model_key(precision: str, device: str, dataset: DatasetSpec, spec: ModelSpe
             "objective": _part_identity(spec.objective),
             "balancer": _part_identity(spec.balancer),
             "defenses": [_part_identity(defense) for defense in spec.defenses],
-            "recipe": spec.recipe,
+            "recipe": {name: value for name, value in spec.recipe.items() if _LATER.get(name) != value},
             "seed": seed,
             "start": start,
             "precision": precision,

@@ -26,6 +26,8 @@ class Recipe(Component):
         weight_decay: Weight decay.
         schedule: ``constant``, ``cosine`` (to zero), or ``one-cycle`` (linear up over a third, linear down to zero).
         keep: Whether the weights of the last epoch or of the best balanced validation accuracy are the model.
+        train_on: ``train``, or ``train+test``: a model to ship, that has seen the test images behind what the balancer
+            made of the training set. It is never scored, since there is no unseen data left to score it on.
     """
 
     epochs: Annotated[int, Field(ge=1)] = 10
@@ -37,6 +39,12 @@ class Recipe(Component):
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
     schedule: Literal["constant", "cosine", "one-cycle"] = "constant"
     keep: Literal["last", "best"] = "last"
+    train_on: Literal["train", "train+test"] = "train"
+
+    @property
+    def unseen(self) -> bool:
+        """Whether the test images are kept from training."""
+        return self.train_on == "train"
 
     def epochs_for(self, steps_per_epoch: int) -> int:
         """The number of epochs to run."""

@@ -215,6 +215,43 @@ class Costs(_Model):
     backwards: float = 0.0
 
 
+class Training(_Model):
+    """What went into a cell's model, charged to the model and not to any of its cells.
+
+    Attributes:
+        images: Size of the training set, what balancers added or left out included.
+        epochs, steps: Passes over it, and optimizer steps.
+        forwards, backwards: Images that went through the network either way.
+        validation_images: Size of the validation set.
+        validation_accuracy: Share of them that the model gets right.
+        validation_balanced_accuracy: The same, each class counting alike.
+    """
+
+    images: int
+    epochs: int
+    steps: int
+    forwards: float
+    backwards: float
+    validation_images: int
+    validation_accuracy: float
+    validation_balanced_accuracy: float
+
+    @classmethod
+    def of(cls, info: dict[str, Any]) -> Training:
+        """What a model's ``model.json`` says of it."""
+        kept = info.get("kept", info["last"])
+        return cls(
+            images=info["training_images"],
+            epochs=info["epochs"],
+            steps=info["steps"],
+            forwards=info["costs"]["forwards"],
+            backwards=info["costs"]["backwards"],
+            validation_images=sum(info["dataset"]["counts"]["validation"]),
+            validation_accuracy=kept["validation_accuracy"],
+            validation_balanced_accuracy=kept["validation_balanced_accuracy"],
+        )
+
+
 class Record(_Model):
     """A cell's metrics, costs and provenance."""
 
@@ -227,6 +264,7 @@ class Record(_Model):
     metrics_digest: str = ""
     confusion: tuple[tuple[int, ...], ...] = Field(default=(), description="counts, true class by decision")
     costs: Costs = Costs()
+    training: Training | None = Field(default=None, description="what went into its model; None where it has none")
     traits: tuple[str, ...] = Field(default=(), description="what was observed of the model that matters to attacks")
     flags: dict[str, str] = Field(default={}, description="blocking audit flags, each with what was found")
     cautions: dict[str, str] = Field(default={}, description="audit notes that do not block, each with its remedy")
@@ -247,6 +285,44 @@ class Record(_Model):
             ValueError: If it is not a record, or from a newer robbench.
         """
         return cls.model_validate(_migrate(json.loads(text)))
+
+
+class Reference(_Model):
+    """A figure from elsewhere to set beside a board's own.
+
+    Attributes:
+        row: Label of the row.
+        condition: Label of the condition.
+        figure: ``accuracy``, ``macro_f1``, or ``recall/`` and the name of a class.
+        value: What was found there, a share between 0 and 1.
+        remark: What differs between there and here.
+    """
+
+    row: str
+    condition: str = "clean"
+    figure: str = "accuracy"
+    value: float = Field(ge=0, le=1)
+    remark: str = ""
+
+
+class BoardNote(_Model):
+    """What a board says that does not follow from its records; kept beside it as ``board.json``.
+
+    Attributes:
+        grid: Name of the grid.
+        title: The board's heading.
+        about: Paragraphs of plain text, divided by empty lines: what to know before reading.
+        references: Figures from elsewhere.
+    """
+
+    grid: str
+    title: str
+    about: str = ""
+    references: tuple[Reference, ...] = ()
+
+    def to_json(self) -> str:
+        """The note as indented JSON, ending in a newline."""
+        return dumps(self.model_dump(mode="json"))
 
 
 def _migrate(data: Any) -> Any:

@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
-from robbench.audit import cautions_of, examine, flags_of
+import numpy as np
+
+from robbench.audit import marked
 from robbench.errors import RequestError
-from robbench.records import Outcome, Record, digest
+from robbench.files import file_name, write_atomically
+from robbench.records import BoardNote, Outcome, Record, Reference, Training, digest
 from robbench.store import Store
 
 if TYPE_CHECKING:
     from robbench.executors.jobs import Tell
-    from robbench.plan import Cell, Job, Plan
+    from robbench.plan import Cell, Data, Job, Plan
+
+EXHIBITED = 8
+"""Training images of each class that are kept for figures."""
 
 Work: TypeAlias = "list[tuple[Job, list[Cell]]]"
 
@@ -47,7 +54,7 @@ def remaining(plan: Plan, store: Store) -> Work:
     late: Work = []
     by_key = {job.key: job for job in plan.jobs}
     for job in plan.jobs:
-        cells = [cell for cell in job.cells if not store.finished(cell.key)]
+        cells = [cell for cell in job.cells if not store.finished(cell.key, embedded=cell.condition.embed > 0)]
         alone = [cell for cell in cells if not cell.peers]
         if alone:
             work.append((job, alone))
@@ -59,7 +66,7 @@ def remaining(plan: Plan, store: Store) -> Work:
     listed = {job.key for job, _ in work}
     for job, cells in list(work):
         start = by_key.get(job.start) if job.start else None
-        wanted = not cells or any(not cell.refusal for cell in cells)
+        wanted = not cells or not job.recipe.unseen or any(not cell.refusal for cell in cells)
         while start is not None and start.key not in listed and wanted:
             if not store.has_model(job.key) and not store.has_model(start.key):
                 work.append((start, []))
@@ -99,11 +106,13 @@ def refresh(plan: Plan, store: Store) -> None:
     from robbench.scoring import metrics_digest, scored
 
     wanted = metrics_digest(plan.registry)
-    for _, cell in plan.cells:
+    for job, cell in plan.cells:
         record = store.record(cell.key)
         if record is None:
             continue
         fresh = record.model_copy(update={"spec": cell.spec})
+        if record.status == "done" and record.training is None and store.has_model(job.key):
+            fresh = fresh.model_copy(update={"training": Training.of(store.model_info(job.key))})
         if record.status == "done" and record.metrics_digest != wanted:
             outcome = store.outcome(record)
             assert outcome is not None
@@ -112,7 +121,7 @@ def refresh(plan: Plan, store: Store) -> None:
             except Exception as error:
                 raise RequestError(f"a metric fails on finished cells: {explain(error)}") from error
         if fresh != record:
-            store.write_cell(fresh, None, None)
+            store.write_cell(fresh, None)
 
 
 def audited(store: Store, cells: Sequence[tuple[Record, Outcome | None]]) -> list[tuple[Record, Outcome | None]]:
@@ -125,39 +134,54 @@ def audited(store: Store, cells: Sequence[tuple[Record, Outcome | None]]) -> lis
     Raises:
         StoreError: If a record cannot be written.
     """
-    rows: dict[tuple[str, int], list[tuple[Record, Outcome]]] = {}
-    for record, outcome in cells:
-        if outcome is not None:
-            rows.setdefault((record.spec.model_key, record.spec.seed), []).append((record, outcome))
-    findings = [finding for row in rows.values() for finding in examine(row)]
-    result = []
-    for record, outcome in cells:
-        marks = {"flags": flags_of(findings, record.key), "cautions": cautions_of(findings, record.key)}
-        fresh = record.model_copy(update=marks)
-        if fresh != record:
-            store.write_cell(fresh, None, None)
-        result.append((fresh, outcome))
+    result = marked(cells)
+    for (before, _), (after, _) in zip(cells, result, strict=True):
+        if after != before:
+            store.write_cell(after, None)
     return result
 
 
 def note_boards(plan: Plan, store: Store) -> dict[str, list[str]]:
     """Write down which cells the plan's boards are made of; returns their keys by board."""
-    boards: dict[str, list[str]] = {}
-    models: dict[str, dict[str, None]] = {}
+    boards: dict[str, list[Job]] = {}
     for job in plan.jobs:
-        board = board_name(plan.name, job.data.choice.label)
-        boards.setdefault(board, []).extend(cell.key for cell in job.cells)
-        models.setdefault(board, {})[job.key] = None
-    for board, cells in boards.items():
-        store.note_board(board, plan.name, plan.title, cells, list(models[board]))
-    return boards
+        boards.setdefault(board_name(plan.name, job.data.choice.label), []).append(job)
+    keys = {board: [cell.key for job in jobs for cell in job.cells] for board, jobs in boards.items()}
+    for board, jobs in boards.items():
+        data = jobs[0].data
+        rows = {(job.spec.label, cell.condition.label) for job in jobs for cell in job.cells}
+        note = BoardNote(
+            grid=plan.name,
+            title=plan.title,
+            about=plan.about,
+            references=tuple(
+                Reference(**found.model_dump(exclude={"dataset"}))
+                for found in plan.references
+                if found.dataset == data.choice.label and (found.row, found.condition) in rows
+            ),
+        )
+        models = list(dict.fromkeys(job.key for job in jobs))
+        store.note_board(board, note, keys[board], models, exhibit(data, store))
+    return keys
+
+
+def exhibit(data: Data, store: Store) -> str:
+    """Keep some training images of each class for figures; returns their name under ``exhibits``."""
+    name = digest([data.source.fingerprint, data.splits.train.tolist(), EXHIBITED])[:16]
+    path = store.root / "exhibits" / f"{name}.npz"
+    if not path.is_file():
+        splits = data.splits
+        labels = splits.labels[splits.train]
+        picked = np.concatenate([splits.train[labels == c][:EXHIBITED] for c in range(data.num_classes)])
+        buffer = io.BytesIO()
+        np.savez_compressed(buffer, images=data.source.images[picked], labels=splits.labels[picked])
+        write_atomically(path, buffer.getvalue())
+    return name
 
 
 def board_name(grid: str, dataset: str) -> str:
     """The directory of a board: grid and data set; what does not suit a file name is replaced by a short hash."""
-    name = f"{grid}-{dataset}"
-    plain = "".join(letter if letter.isalnum() or letter in "-_." else "_" for letter in name)[:80]
-    return plain if plain == name else f"{plain}-{digest(name)[:6]}"
+    return file_name(f"{grid}-{dataset}")
 
 
 def write_boards(store: Store, boards: Collection[str] | None = None) -> Boards:
@@ -170,7 +194,10 @@ def write_boards(store: Store, boards: Collection[str] | None = None) -> Boards:
     Raises:
         StoreError: If a cell is damaged or a board cannot be written.
     """
-    from robbench.leaderboards import write_board
+    from robbench.leaderboards import board_data, write_files
+    from robbench.leaderboards.drawing import draw
+    from robbench.leaderboards.materials import read_materials
+    from robbench.leaderboards.pages import IndexEntry, index_page
 
     files: dict[str, list[Path]] = {}
     found: dict[str, list[tuple[Record, Outcome | None]]] = {}
@@ -183,5 +210,13 @@ def write_boards(store: Store, boards: Collection[str] | None = None) -> Boards:
         if records:
             found[board] = audited(store, [(record, store.outcome(record)) for record in records])
             folder = store.root / "leaderboards" / board
-            files[board] = write_board(folder, str(note["title"]), str(note["grid"]), found[board])
+            shown = BoardNote.model_validate({name: note[name] for name in BoardNote.model_fields if name in note})
+            made = board_data(shown.title, shown.grid, found[board])
+            materials = read_materials(store, note.get("exhibit"), found[board])
+            pictures = draw(folder, made, found[board], materials)
+            files[board] = write_files(folder, made, shown, found[board], pictures)
+    if files:
+        made_before = [folder for name in store.boards() if (folder := store.root / "leaderboards" / name).is_dir()]
+        entries = [IndexEntry.read(folder) for folder in made_before]
+        write_atomically(store.root / "leaderboards" / "index.html", index_page(entries))
     return Boards(files, found, missing)

@@ -8,7 +8,7 @@ from typing import Any
 from robbench.evaluation import Result
 from robbench.metrics.measures import confusion
 from robbench.plan import Cell
-from robbench.records import Costs, Measure, Outcome, Record, digest
+from robbench.records import Costs, Measure, Outcome, Record, Training, digest
 from robbench.registry import Registry
 
 
@@ -48,14 +48,14 @@ def scored(record: Record, outcome: Outcome, registry: Registry) -> Record:
 
 
 def done(
-    cell: Cell, result: Result, notes: tuple[str, ...], provenance: dict[str, Any], seconds: float, registry: Registry
+    cell: Cell, result: Result, info: dict[str, Any], provenance: dict[str, Any], seconds: float, registry: Registry
 ) -> Record:
     """The record of a cell that was evaluated, before its row is audited.
 
     Args:
         cell: What was evaluated.
         result: What came of it.
-        notes: What is to be noted of the model.
+        info: What is recorded of the model.
         provenance: What it was done with.
         seconds: How long it took.
         registry: The known metrics.
@@ -67,7 +67,8 @@ def done(
         spec=cell.spec,
         costs=Costs(forwards=float(outcome.forwards.sum()), backwards=float(outcome.backwards.sum())),
         traits=result.traits,
-        notes=(*notes, *result.notes),
+        training=Training.of(info),
+        notes=(*info["notes"], *result.notes),
         provenance=provenance,
         timings={"seconds": seconds},
     )

@@ -21,7 +21,11 @@ from pydantic import ValidationError
 
 from robbench.errors import RequestError, StoreError
 from robbench.files import write_atomically
-from robbench.records import Outcome, Record, dumps
+from robbench.records import BoardNote, Outcome, Record, dumps
+
+EMBEDDINGS = "embeddings.npz"
+EXAMPLES = "examples.npz"
+HISTORY = "history.csv"
 
 
 @dataclass(frozen=True)
@@ -93,8 +97,13 @@ class Store:
             raise StoreError(f"cannot read {path}: {error}; remove {path.parent} and run again") from error
         return info
 
-    def write_cell(self, record: Record, outcome: Outcome | None, examples: bytes | None) -> Record:
+    def write_cell(self, record: Record, outcome: Outcome | None, extras: Mapping[str, bytes] | None = None) -> Record:
         """Keep a cell, its record last.
+
+        Args:
+            record: The record.
+            outcome: What it rests on, or None where nothing came of it.
+            extras: Contents of further files by name, which only figures use.
 
         Returns:
             The record with the hash of the outcome.
@@ -104,8 +113,8 @@ class Store:
             data = outcome.to_bytes()
             record = record.model_copy(update={"outcome_sha256": hashlib.sha256(data).hexdigest()})
             write_atomically(folder / "outcome.npz", data)
-        if examples is not None:
-            write_atomically(folder / "examples.npz", examples)
+        for name, content in (extras or {}).items():
+            write_atomically(folder / name, content)
         write_atomically(folder / "record.json", record.to_json())
         return record
 
@@ -141,23 +150,32 @@ class Store:
             raise StoreError(f"{path} is not what its record was made from; remove {path.parent} and run again")
         return Outcome.from_bytes(data)
 
-    def finished(self, key: str) -> bool:
-        """Whether a cell needs no more work; a failed one does."""
-        record = self.record(key)
-        return record is not None and record.status != "failed"
+    def finished(self, key: str, embedded: bool = False) -> bool:
+        """Whether a cell needs no more work; a failed one does.
 
-    def note_board(self, board: str, grid: str, title: str, cells: Sequence[str], models: Sequence[str]) -> None:
+        Args:
+            key: The cell's address.
+            embedded: Whether embeddings are asked for as well.
+        """
+        record = self.record(key)
+        if record is None or record.status == "failed":
+            return False
+        return not embedded or record.status != "done" or (self.cell_dir(key) / EMBEDDINGS).is_file()
+
+    def note_board(
+        self, board: str, note: BoardNote, cells: Sequence[str], models: Sequence[str], exhibit: str | None = None
+    ) -> None:
         """Note which cells a board is made of, so that it can be made again from the store alone.
 
         Args:
             board: The board's name.
-            grid: Name of the grid that it belongs to.
-            title: The grid's title.
+            note: What it says that does not follow from them.
             cells: Keys of the cells, in order.
             models: Keys of their models.
+            exhibit: Name of the sample images of its data set under ``exhibits``.
         """
-        note = {"grid": grid, "title": title, "cells": list(cells), "models": list(models)}
-        write_atomically(self.root / "boards" / f"{board}.json", dumps(note))
+        parts = {"cells": list(cells), "models": list(models), "exhibit": exhibit}
+        write_atomically(self.root / "boards" / f"{board}.json", dumps(note.model_dump(mode="json") | parts))
 
     def boards(self) -> dict[str, dict[str, Any]]:
         """What ``note_board`` noted, by board.

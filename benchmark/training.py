@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import io
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -19,13 +20,14 @@ from robbench.composition import compose
 from robbench.data import stratified
 from robbench.files import write_atomically
 from robbench.globalstate import seeded
-from robbench.interfaces import Backbone, Batch, Classifier, Samples, to_float
+from robbench.interfaces import Backbone, Batch, Classifier, Samples, joined, to_float
 from robbench.plan import Job
 from robbench.provenance import provenance
 from robbench.records import dumps
 from robbench.rng import Streams, digest64
-from robbench.store import Store
+from robbench.store import HISTORY, Store
 
+BACKBONE = "backbone."
 JUDGING_BATCH = 256
 """Images per forward pass when predictions are collected; a constant, since sums in convolutions depend on it."""
 
@@ -46,6 +48,11 @@ class Epoch:
     validation_loss: float
     validation_accuracy: float
     validation_balanced_accuracy: float
+
+    @property
+    def finite(self) -> bool:
+        """Whether both losses are numbers: the last step can spoil weights whose own loss was still one."""
+        return math.isfinite(self.train_loss) and math.isfinite(self.validation_loss)
 
 
 class NormalizedBackbone(Backbone):
@@ -152,6 +159,11 @@ def train(
     for epoch in range(len(history), run.epochs):
         report(epoch, run.epochs)
         history.append(run.judge(epoch, *run.train_epoch(epoch)))
+        if not history[-1].finite:
+            write_atomically(folder / HISTORY, _history(history))
+            checkpoint.unlink(missing_ok=True)
+            losses = f"training {history[-1].train_loss}, validation {history[-1].validation_loss}"
+            raise Diverged(f"its training diverged: loss in epoch {epoch + 1} of {run.epochs}: {losses}")
         if job.recipe.keep == "best":
             score = history[-1].validation_balanced_accuracy
             if best is None or score > best[0]:
@@ -177,10 +189,6 @@ def train(
 def _keep(run: _Run, history: Sequence[Epoch], store: Store, seconds: float) -> None:
     job, folder = run.job, store.model_dir(run.job.key)
     weights = save({name: value.detach().cpu().contiguous() for name, value in run.model.state_dict().items()})
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(Epoch.__dataclass_fields__), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(vars(line) for line in history)
     steps = run.steps_per_epoch * run.epochs
     info: dict[str, Any] = {
         "key": job.key,
@@ -196,13 +204,29 @@ def _keep(run: _Run, history: Sequence[Epoch], store: Store, seconds: float) -> 
         "steps": steps,
         "costs": {"forwards": sum(line.passes for line in history), "backwards": sum(line.passes for line in history)},
         "last": vars(history[-1]),
+        "kept": vars(_kept(history, job)),
         "weights_sha256": hashlib.sha256(weights).hexdigest(),
         "provenance": provenance(run.device),
         "timings": {"training_seconds": seconds},
     }
     write_atomically(folder / "weights.safetensors", weights)
-    write_atomically(folder / "history.csv", text.getvalue())
+    write_atomically(folder / HISTORY, _history(history))
     write_atomically(folder / "model.json", dumps(info))
+
+
+def _kept(history: Sequence[Epoch], job: Job) -> Epoch:
+    """The epoch whose weights are the model."""
+    if job.recipe.keep == "last":
+        return history[-1]
+    return max(history, key=lambda line: (line.validation_balanced_accuracy, -line.epoch))
+
+
+def _history(history: Sequence[Epoch]) -> str:
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(Epoch.__dataclass_fields__), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(vars(line) for line in history)
+    return text.getvalue()
 
 
 @dataclass(frozen=True)
@@ -229,8 +253,14 @@ class _Run:
         model = build(job, gallery.labels, *pixel_statistics(original.images))
         if job.start is not None:
             _warm_start(model, load_file(store.model_dir(job.start) / "weights.safetensors"), job)
+        elif job.pretrained:
+            given = job.architecture.component.pretrained_weights()
+            _warm_start(model, {f"{BACKBONE}network.{name}": value for name, value in given.items()}, job, own=True)
         balancer, recipe = job.balancer.component, job.recipe
         samples, notes = balancer.resample(original, dataset, job.seed)
+        if not recipe.unseen:
+            samples = joined(samples, splits.take(source, splits.test))
+            notes = (*notes, f"no unseen data: trained on {len(splits.test)} test images as well")
         weights = balancer.class_weights(samples.counts(job.data.num_classes))
         steps = len(list(job.objective.component.batches(samples.labels, recipe.batch_size, _generator(job, 0))))
         model = model.to(device)
@@ -247,7 +277,7 @@ class _Run:
             weights=None if weights is None else weights.float().to(device),
             steps_per_epoch=steps,
             epochs=recipe.epochs_for(steps),
-            notes=notes,
+            notes=(*job.notes, *notes),
         )
 
     def train_epoch(self, epoch: int) -> tuple[float, int]:
@@ -283,10 +313,7 @@ class _Run:
                 value.backward()  # type: ignore[no-untyped-call]
                 self.optimizer.step()
                 losses.append(value.detach())
-        mean = float(torch.stack(losses).double().mean())
-        if not np.isfinite(mean):
-            raise Diverged(f"the training loss of epoch {epoch + 1} is {mean}; lower the learning rate")
-        return mean, sum(passes)
+        return float(torch.stack(losses).double().mean()), sum(passes)
 
     def _loss(self, images: Tensor, labels: Tensor, anchor: Tensor | None = None) -> Tensor:
         objective = self.job.objective.component
@@ -303,17 +330,13 @@ class _Run:
         decided = predictions(self.model, self.validation.images, self.device)
         correct = (decided == self.validation.labels).double()
         per_class = [correct[self.validation.labels == c].mean() for c in range(self.job.data.num_classes)]
-        validation_loss = self._validation_loss()
-        # The last step of an epoch can spoil the weights after its own loss was still a number.
-        if not np.isfinite(validation_loss):
-            raise Diverged(f"the validation loss of epoch {epoch + 1} is {validation_loss}; lower the learning rate")
         return Epoch(
             epoch=epoch + 1,
             lr=self.job.recipe.lr_at(epoch / self.epochs),
             passes=passes,
             train_loss=loss,
             train_accuracy=float(right.double().mean()),
-            validation_loss=validation_loss,
+            validation_loss=self._validation_loss(),
             validation_accuracy=float(correct.mean()),
             validation_balanced_accuracy=float(torch.stack(per_class).mean()),
         )
@@ -343,9 +366,10 @@ def _optimizer(model: nn.Module, job: Job) -> torch.optim.Optimizer:
     return adaptive(parameters, recipe.lr, weight_decay=recipe.weight_decay)
 
 
-def _warm_start(model: Classifier, weights: dict[str, Tensor], job: Job) -> None:
-    """Take over the backbone; the head belongs to the objective."""
-    wanted = {name for name in model.state_dict() if name.startswith("backbone.")}
+def _warm_start(model: Classifier, weights: dict[str, Tensor], job: Job, own: bool = False) -> None:
+    """Take over the backbone; the head belongs to the objective, and with ``own`` the normalisation to the data."""
+    wanted = {name for name in model.state_dict() if name.startswith(BACKBONE)}
+    wanted -= {f"{BACKBONE}mean", f"{BACKBONE}std"} if own else set()
     given = {name: value for name, value in weights.items() if name in wanted}
     if given.keys() != wanted:
         raise ValueError(f"{job.spec.label} cannot start from {job.spec.start}: their architectures differ")

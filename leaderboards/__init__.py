@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from robbench.leaderboards.board import Board, board_data
-from robbench.leaderboards.files import write_board
+from robbench.leaderboards.files import write_board, write_files
 from robbench.leaderboards.summary import summary_rows
 
-__all__ = ["Board", "board_data", "summary_rows", "write_board"]
+__all__ = ["Board", "board_data", "summary_rows", "write_board", "write_files"]

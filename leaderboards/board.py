@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -12,9 +12,10 @@ from robbench.leaderboards.checked import Checked, checked
 from robbench.leaderboards.corrupted import Corrupted, corrupted
 from robbench.leaderboards.curves import Curve, sizes, strength
 from robbench.leaderboards.figures import Figure, Rates, accuracy_scores, rates, scores
+from robbench.leaderboards.pairs import Pair, Scored, pairs
 from robbench.leaderboards.table import Cell, Status, Table, ThreatModel, is_audited
 from robbench.metrics import measures
-from robbench.records import ConditionSpec, DatasetSpec, Measure, ModelSpec, Outcome
+from robbench.records import ConditionSpec, DatasetSpec, Measure, ModelSpec, Outcome, Training
 from robbench.statistics import Scores, balanced, class_rates, combine, tie_leaders, wilson
 
 IMBALANCE = 1.5
@@ -84,6 +85,7 @@ class Row:
         flags: Blocking audit flags, each with what was found.
         cautions: Audit notes, each with its remedy.
         checks: What checks found, by condition; None where a check is not for this row.
+        training: What went into the model, by seed; of older records nothing.
     """
 
     model: ModelSpec
@@ -98,6 +100,7 @@ class Row:
     checks: Mapping[str, Checked | None]
     worst: Mapping[str, Rates | None]
     hardest: str | None
+    training: Mapping[str, Training] = field(default_factory=dict)
 
     @property
     def label(self) -> str:
@@ -115,6 +118,7 @@ class Board:
         checks: Conditions that have no part in the ranking: they look for what the others missed.
         threats: Conditions by threat model.
         perturbed: The natural perturbation that the ranking shows: ``perturbation``, or the one that costs most.
+        pairs: What single changes do: rows that differ in one part alone.
         strength: Robust accuracy over eps, for each norm in which attacks within a ball were run at two eps or more.
         sizes: The share that withstands changes of a size, for each attack that looks for a small change.
         corrupted: The rows under the suite of common corruptions, by label; the baseline is the first.
@@ -132,6 +136,7 @@ class Board:
     reference: bool
     threats: Mapping[str, tuple[str, ...]]
     perturbed: str | None
+    pairs: tuple[Pair, ...]
     strength: tuple[Curve, ...]
     sizes: tuple[Curve, ...]
     corrupted: Mapping[str, Corrupted]
@@ -179,6 +184,7 @@ def board_data(title: str, grid: str, cells: Sequence[Cell]) -> Board:
         reference=ranked_by is not None and table.dataset.reference.get(ranked_by.norm) == ranked_by.eps,
         threats={threat.label: tuple(spec.label for spec in specs) for threat, specs in threats.items()},
         perturbed=_natural(table, [row for row, _ in scored]),
+        pairs=pairs([_scored(table, model, threats[ranked_by] if ranked_by else ()) for model in table.models]),
         strength=strength(table, threats),
         sizes=sizes(table),
         corrupted=corrupted(table),
@@ -245,12 +251,8 @@ def _entry(table: Table, model: str, condition: ConditionSpec) -> Entry:
 
 
 def _worst_case(table: Table, model: str, conditions: Sequence[ConditionSpec]) -> tuple[Rates, Scores] | None:
-    by_condition = [table.outcomes(model, condition.label) for condition in conditions]
-    done = [outcomes for outcomes in by_condition if outcomes is not None]
-    if len(done) < len(by_condition):
-        return None
-    by_seed = [combine([scores(part) for part in parts], np.min) for parts in zip(*done, strict=True)]
-    return rates(by_seed, table.num_classes)
+    by_seed = _by_seed(table, model, conditions)
+    return rates(list(by_seed.values()), table.num_classes) if by_seed else None
 
 
 def _row(
@@ -279,8 +281,24 @@ def _row(
         checks={spec.label: checked(table, model.label, spec, threats) for spec in table.checks},
         worst={threat.label: case[0] if case else None for threat, case in worst.items()},
         hardest=min(left, key=lambda label: left[label]) if left and ranked_by else None,
+        training={str(record.spec.seed): record.training for record in records if record.training},
     )
     return row, ranking[1] if ranking else None
+
+
+def _scored(table: Table, model: ModelSpec, ranking: Sequence[ConditionSpec]) -> Scored:
+    clean = [condition for condition in table.conditions if condition.kind == "clean"]
+    return Scored(model, *(_by_seed(table, model.label, conditions) for conditions in (clean, ranking)))
+
+
+def _by_seed(table: Table, model: str, conditions: Sequence[ConditionSpec]) -> dict[int, Scores]:
+    """The worst case over some conditions, by seed; nothing where one of them is not done."""
+    found = [table.outcomes(model, condition.label) for condition in conditions]
+    done = [outcomes for outcomes in found if outcomes is not None]
+    if not done or len(done) < len(found):
+        return {}
+    worst = [combine([scores(part) for part in parts], np.min) for parts in zip(*done, strict=True)]
+    return dict(zip(table.seeds[model], worst, strict=True))
 
 
 def _gathered(marks: Sequence[tuple[int, Mapping[str, str]]]) -> dict[str, str]:

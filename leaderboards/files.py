@@ -11,27 +11,29 @@ from typing import Any
 
 from robbench.files import write_atomically
 from robbench.leaderboards import tables
+from robbench.leaderboards.beside import beside_table
 from robbench.leaderboards.board import Board, board_data
 from robbench.leaderboards.figures import Figure, Rates
 from robbench.leaderboards.findings import findings
+from robbench.leaderboards.pages.page import page
+from robbench.leaderboards.pictures import Picture
 from robbench.leaderboards.table import AUDIT_STEPS, Cell
 from robbench.leaderboards.text import escape, escape_html, value_list
-from robbench.records import dumps
+from robbench.records import BoardNote, Reference, dumps
 
 KEY_DIGITS = 8
 
 
-def write_board(directory: Path, title: str, grid: str, cells: Sequence[Cell]) -> list[Path]:
-    """Write ``README.md``, ``leaderboard.csv``, ``per_class.csv``, ``leaderboard.json`` and ``timings.csv``.
-
-    With ``corruptions.csv`` where the suite of common corruptions was run. The same cells give the same bytes; timings
-    stand in ``timings.csv`` alone.
+def write_board(
+    directory: Path, note: BoardNote, cells: Sequence[Cell], pictures: Sequence[Picture] = ()
+) -> list[Path]:
+    """Make a board of cells and write its files; see ``write_files``.
 
     Args:
         directory: Where to; made if need be. Other files in it stay.
-        title: Heading of the board.
-        grid: Name of the grid.
+        note: What the board says that does not follow from its cells.
         cells: Records of one data set with their outcomes, None unless done.
+        pictures: Figures that lie in the directory.
 
     Returns:
         The files.
@@ -40,22 +42,56 @@ def write_board(directory: Path, title: str, grid: str, cells: Sequence[Cell]) -
         ValueError: If the cells do not make one table.
         StoreError: If a file cannot be written.
     """
-    board = board_data(title, grid, cells)
+    return write_files(directory, board_data(note.title, note.grid, cells), note, cells, pictures)
+
+
+def write_files(
+    directory: Path, board: Board, note: BoardNote, cells: Sequence[Cell], pictures: Sequence[Picture] = ()
+) -> list[Path]:
+    """Write a board as ``README.md``, ``index.html``, ``leaderboard.csv``, ``per_class.csv`` and ``leaderboard.json``.
+
+    With ``corruptions.csv`` where the suite of common corruptions was run, ``timings.csv``, and the note as
+    ``board.json``. The same cells give the same bytes; timings stand in ``timings.csv`` alone.
+
+    Args:
+        directory: Where to; made if need be. Other files in it stay.
+        board: What the cells say.
+        note: What the board says that does not follow from them.
+        cells: Records of one data set with their outcomes, None unless done.
+        pictures: Figures that lie in the directory.
+
+    Returns:
+        The files.
+
+    Raises:
+        StoreError: If a figure cannot be read or a file cannot be written.
+    """
     contents = {
-        "README.md": readme(board),
+        "README.md": readme(board, note.about, note.references, pictures),
+        "index.html": page(board, note, cells, directory, pictures),
         "leaderboard.csv": leaderboard_csv(board),
         "per_class.csv": per_class_csv(board),
         "leaderboard.json": dumps(plain_data(board)),
         **({"corruptions.csv": corruptions_csv(board)} if board.corrupted else {}),
         "timings.csv": timings_csv(cells),
+        "board.json": note.to_json(),
     }
     for name, text in contents.items():
         write_atomically(directory / name, text)
     return [directory / name for name in contents]
 
 
-def readme(board: Board) -> str:
-    """The board in markdown."""
+def readme(
+    board: Board, about: str = "", references: Sequence[Reference] = (), pictures: Sequence[Picture] = ()
+) -> str:
+    """The board in markdown.
+
+    Args:
+        board: The board.
+        about: Paragraphs of plain text to open with.
+        references: Figures from elsewhere to set beside the board's own.
+        pictures: Figures that lie in the board's directory.
+    """
     import jinja2
 
     environment = jinja2.Environment(
@@ -68,7 +104,14 @@ def readme(board: Board) -> str:
     )
     environment.filters |= {"md": escape, "html": escape_html, "values": value_list}
     return environment.get_template("README.md.jinja").render(
-        board=board, tables=tables, findings=findings(board), digits=KEY_DIGITS, audit_steps=AUDIT_STEPS
+        board=board,
+        about=about,
+        tables=tables,
+        findings=findings(board),
+        beside=beside_table(board, references),
+        pictures=pictures,
+        digits=KEY_DIGITS,
+        audit_steps=AUDIT_STEPS,
     )
 
 
@@ -83,6 +126,7 @@ def plain_data(board: Board) -> dict[str, Any]:
         entry["cells"] = _defined(entry["cells"])
         entry["worst"] = _defined(entry["worst"])
         entry["checks"] = _defined(entry["checks"])
+        entry["training"] = {seed: found.model_dump(mode="json") for seed, found in row.training.items()}
     for label, figures in board.corrupted.items():
         places = {f"{kind} {severity}": asdict(rates) for (kind, severity), rates in figures.rates.items()}
         plain["corrupted"][label]["rates"] = places

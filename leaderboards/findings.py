@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from statistics import fmean
 
 from robbench.leaderboards.board import Board, Row
 from robbench.leaderboards.figures import Figure, Rates
-from robbench.leaderboards.text import escape, percent
+from robbench.leaderboards.text import escape, percent, points, probability
+from robbench.statistics import LEVEL
 
 
 def findings(board: Board) -> list[str]:
@@ -18,7 +20,9 @@ def findings(board: Board) -> list[str]:
     return [
         *_ends(board, sound),
         *_undefended(board, sound),
+        *_chosen(board, sound),
         *_training(board, sound),
+        *_objectives(board),
         *_rarest_class(board, rows),
         *_weakest_class(board, sound[0]),
         *_flagged(rows),
@@ -98,6 +102,47 @@ def _training(board: Board, rows: list[Row]) -> Iterator[str]:
         )
 
 
+def _chosen(board: Board, rows: list[Row]) -> Iterator[str]:
+    """The row to choose, by validation data, and what it costs."""
+    known = {row.label: row.training for row in rows if row.training}
+    if len(known) < 2:
+        return
+    figures = {
+        label: fmean(part.validation_balanced_accuracy for part in found.values()) for label, found in known.items()
+    }
+    passes = {label: fmean(part.forwards + part.backwards for part in found.values()) for label, found in known.items()}
+    row = next(row for row in rows if row.label == max(figures, key=lambda label: figures[label]))
+    clean, least = board.clean(row), min(passes.values())
+    tested = f", and {percent(clean.balanced)} % on test images" if clean else ""
+    images = next(iter(known[row.label].values())).validation_images
+    yield (
+        f"On validation data, which is what a method is to be chosen on, {escape(row.label)} stands highest without an "
+        f"attack: {100 * figures[row.label]:.1f} % balanced accuracy on {images:,} images{tested}. Its training cost "
+        f"{passes[row.label] / least:.1f} times the passes of the cheapest row."
+    )
+
+
+def _objectives(board: Board) -> Iterator[str]:
+    """What another objective does to robustness, everything else being equal."""
+    for pair in board.pairs:
+        first = next(row for row in board.rows if row.label == pair.first)
+        if pair.part != "objective" or pair.robust is None or not (_undefended_row(first) and _unbalanced(first)):
+            continue
+        seeds = (
+            f"; by seed {', '.join(f'{100 * value:+.1f}' for value in pair.by_seed)}" if len(pair.by_seed) > 1 else ""
+        )
+        sure = (
+            "is told apart from chance"
+            if pair.p is not None and pair.p < 1 - LEVEL
+            else "is not told apart from chance"
+        )
+        yield (
+            f"{escape(pair.second)} differs from {escape(pair.first)} in its objective alone, {escape(pair.after)} "
+            f"instead of {escape(pair.before)}: that moves what ranks by {points(pair.robust)} points{seeds}, "
+            f"which {sure} (p = {probability(pair.p)})."
+        )
+
+
 def _rarest_class(board: Board, rows: list[Row]) -> Iterator[str]:
     """What becomes of the class with the fewest training images, with and without a countermeasure."""
     train = board.dataset.counts.get("train", ())
@@ -125,6 +170,10 @@ def _rarest_class(board: Board, rows: list[Row]) -> Iterator[str]:
             f"about it ({_count(len(recalls[True]), 'row')}, the highest at place {min(places)} of {len(rows)}) and in "
             f"{_mean(recalls[False])} % under the countermeasures ({_count(len(recalls[False]), 'row')})."
         )
+
+
+def _unbalanced(row: Row) -> bool:
+    return row.model.balancer.name == "none"
 
 
 def _undefended_row(row: Row) -> bool:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from robbench.leaderboards.figures import Figure
+from robbench.records import Measure
 
 NONE = "–"
 
@@ -35,6 +36,21 @@ def interval(figure: Figure | None) -> str:
     if figure is None or figure.low is None or figure.high is None:
         return percent(figure)
     return f"{percent(figure)} ({100 * figure.low:.1f}–{100 * figure.high:.1f})"
+
+
+def points(difference: Measure | None) -> str:
+    """``+3.1 (-0.2 to +6.4)`` percent points, or a dash."""
+    if difference is None or difference.low is None or difference.high is None:
+        return NONE
+    # Adding 0 turns a negative zero, which would be shown as -0.0, into a positive one.
+    return f"{round(100 * difference.value, 1) + 0:+.1f} ({100 * difference.low:+.1f} to {100 * difference.high:+.1f})"
+
+
+def probability(p: float | None) -> str:
+    """A p value of two digits, never rounded to 0."""
+    if p is None:
+        return NONE
+    return f"{p:.2g}" if p >= 0.001 else "< 0.001"
 
 
 def number(value: float) -> str:

@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import hashlib
+import urllib.request
+from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Literal
 
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 
+from robbench.errors import RequestError
 from robbench.interfaces import Architecture, Backbone
 from robbench.registry import register_architecture
+
+IMAGENET_WEIGHTS = "https://download.pytorch.org/models/resnet18-f37072fd.pth"
+"""torchvision's ``ResNet18_Weights.IMAGENET1K_V1``; the digits in the name begin the file's SHA-256."""
 
 
 class SequentialBackbone(Backbone):
@@ -89,6 +97,39 @@ class ResNet18(Architecture):
     def build(self, image_shape: tuple[int, int, int]) -> Backbone:
         """A backbone of 512 features."""
         return _ResNet(self.stem, image_shape[0])
+
+    def pretrained(self, image_shape: tuple[int, int, int]) -> tuple[str | None, str]:
+        """torchvision's ``IMAGENET1K_V1``, if they lie in torch's cache or their address answers."""
+        if self.stem != "torchvision" or image_shape[0] != 3:
+            return None, "weights from ImageNet fit torchvision's stem and three channels"
+        file = _cached_weights()
+        if not file.is_file():
+            try:
+                with urllib.request.urlopen(urllib.request.Request(IMAGENET_WEIGHTS, method="HEAD"), timeout=5):
+                    pass
+            except (OSError, ValueError) as error:
+                return None, f"weights from ImageNet cannot be had: no {file.name} in torch's cache, and {error}"
+        return f"ImageNet (torchvision, {file.stem})", ""
+
+    def pretrained_weights(self) -> Mapping[str, Tensor]:
+        """From torch's cache, or downloaded to it.
+
+        Raises:
+            RequestError: If the file is not the published one, which its name tells the hash of.
+        """
+        file = _cached_weights()
+        prefix = file.stem.rpartition("-")[2]
+        if not file.is_file():
+            file.parent.mkdir(parents=True, exist_ok=True)
+            torch.hub.download_url_to_file(IMAGENET_WEIGHTS, str(file), hash_prefix=prefix, progress=False)
+        if not hashlib.sha256(file.read_bytes()).hexdigest().startswith(prefix):
+            raise RequestError(f"{file} is not what torchvision published, or damaged; remove it and run again")
+        weights: dict[str, Tensor] = torch.load(file, map_location="cpu", weights_only=True)
+        return {f"network.{name}": value for name, value in weights.items() if not name.startswith("fc.")}
+
+
+def _cached_weights() -> Path:
+    return Path(torch.hub.get_dir()) / "checkpoints" / IMAGENET_WEIGHTS.rpartition("/")[2]
 
 
 class _ResNet(Backbone):

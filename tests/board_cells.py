@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from robbench.records import (
+    BoardNote,
     CellSpec,
     ConditionSpec,
     DatasetSpec,
@@ -20,6 +21,7 @@ from robbench.records import (
 )
 
 Cell = tuple[Record, Outcome | None]
+TOYS = BoardNote(grid="small", title="Toys")
 
 
 def part(name: str, **parameters: object) -> PartSpec:

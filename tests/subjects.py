@@ -19,6 +19,7 @@ from robbench.interfaces import Attack, Classifier, Samples, to_float
 from robbench.records import Outcome
 from robbench.registry import Registry
 from robbench.rng import Streams
+from robbench.store import EXAMPLES
 from robbench.threat import Norm, Threat
 
 REGISTRY = Registry(installed=False)
@@ -82,8 +83,7 @@ def assert_same(first: Outcome, second: Outcome) -> None:
 
 
 def examples(result: Result) -> dict[str, Any]:
-    assert result.examples is not None
-    with np.load(io.BytesIO(result.examples)) as found:
+    with np.load(io.BytesIO(result.extras[EXAMPLES])) as found:
         return dict(found)
 
 

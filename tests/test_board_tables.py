@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from board_cells import CLEAN, FGSM, NEXT, PGD, PGD_2, Cell, cell, model, outcome, stage
+from board_cells import CLEAN, FGSM, NEXT, PGD, PGD_2, TOYS, Cell, cell, model, outcome, stage
 
 from robbench.leaderboards import board_data, tables, write_board
 from robbench.leaderboards.files import readme
@@ -70,7 +70,7 @@ def test_further_metrics_stand_on_the_board(tmp_path: Path) -> None:
         ["b", "pgd@0.1", "2"],
     ]
     assert "### Further metrics" in readme(board)
-    write_board(tmp_path, "Toys", "small", cells)
+    write_board(tmp_path, TOYS, cells)
     rows = json.loads((tmp_path / "leaderboard.json").read_text(encoding="utf-8"))["rows"]
     found = next(row for row in rows if row["model"]["label"] == "b")["cells"]["pgd@0.1"]["further"]
     assert found == {"margin": {"value": 2.0, "n": 2, "seeds": [1.0, 3.0]}}

@@ -24,6 +24,7 @@ from board_cells import (
     PGD,
     PGD_2,
     ROTATION,
+    TOYS,
     Cell,
     cell,
     dataset,
@@ -206,7 +207,7 @@ def test_any_number_of_classes_and_samples(k: int, n: int, tmp_path: Path) -> No
     assert [rank for rank, _ in order(made)] == ["1=", "1="]
     assert made.rows[0].cells["clean"].rates.share.value == 1  # type: ignore[union-attr]
     assert made.rows[0].worst["Linf 0.1"].balanced.value == (1 if k == 1 else 0)  # type: ignore[union-attr]
-    assert all(path.stat().st_size for path in write_board(tmp_path, "Toys", "small", cells))
+    assert all(path.stat().st_size for path in write_board(tmp_path, TOYS, cells))
 
 
 def test_balanced_figures_stand_beside_plain_ones_where_the_test_set_is_imbalanced() -> None:
@@ -252,10 +253,11 @@ def test_the_same_cells_give_the_same_bytes_whatever_the_timings(tmp_path: Path)
             cell(row, condition, results[place], seconds=seconds + place)
             for place, (row, condition) in enumerate((row, spec) for row in (A, B) for spec in (FGSM, PGD))
         ]
-        write_board(tmp_path / at, "Toys", "small", cells)
-        write_board(tmp_path / at, "Toys", "small", cells)
+        write_board(tmp_path / at, TOYS, cells)
+        write_board(tmp_path / at, TOYS, cells)
     names = sorted(path.name for path in (tmp_path / "one").iterdir())
-    assert names == ["README.md", "leaderboard.csv", "leaderboard.json", "per_class.csv", "timings.csv"]
+    boards = ["README.md", "board.json", "index.html", "leaderboard.csv", "leaderboard.json"]
+    assert names == [*boards, "per_class.csv", "timings.csv"]
     for name in names:
         same = (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
         assert same is (name != "timings.csv"), name
@@ -270,7 +272,7 @@ def test_the_same_cells_give_the_same_bytes_whatever_the_timings(tmp_path: Path)
 
 def test_csv_and_json_hold_the_figures_unrounded(tmp_path: Path) -> None:
     cells = [cell(A, CLEAN, outcome("clean", [0, 0, 0, 1])), cell(A, PGD, attacked([1, 0, 0, 1], [0, 0, 0, 1]))]
-    write_board(tmp_path, "Toys", "small", cells)
+    write_board(tmp_path, TOYS, cells)
     line = next(csv.DictReader(io.StringIO((tmp_path / "leaderboard.csv").read_text(encoding="utf-8"))))
     assert line["rank"] == "1"
     assert float(line["worst case Linf 0.1, balanced"]) == (1 / 3 + 1) / 2
@@ -372,10 +374,10 @@ def test_boards_need_no_torch(tmp_path: Path) -> None:
     (tmp_path / "outcome.npz").write_bytes(result.to_bytes())
     code = (
         "import sys, pathlib; from robbench.leaderboards import write_board; "
-        "from robbench.records import Outcome, Record; at = pathlib.Path(sys.argv[1]); "
+        "from robbench.records import BoardNote, Outcome, Record; at = pathlib.Path(sys.argv[1]); "
         "record = Record.from_json((at / 'record.json').read_text(encoding='utf-8')); "
         "outcome = Outcome.from_bytes((at / 'outcome.npz').read_bytes()); "
-        "write_board(at / 'board', 'Toys', 'small', [(record, outcome)]); "
+        "write_board(at / 'board', BoardNote(grid='small', title='Toys'), [(record, outcome)]); "
         "sys.exit('torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=False).returncode == 0

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from board_cells import CLEAN, FGSM, L2, NOISE, PGD, PGD_2, cell, model, outcome
+from board_cells import CLEAN, FGSM, L2, NOISE, PGD, PGD_2, TOYS, cell, model, outcome
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -124,7 +124,7 @@ def test_the_last_size_covers_every_success(size: float) -> None:
 def test_curves_are_in_the_files(tmp_path: Path) -> None:
     cells = [cell(A, PGD, attack([1] * 5)), cell(A, PGD_2, attack([0] * 5))]
     cells += [cell(A, NOISE, noise([1, 1], [1, 0], [3, 9]))]
-    write_board(tmp_path, "Toys", "small", cells)
+    write_board(tmp_path, TOYS, cells)
     text = (tmp_path / "README.md").read_text(encoding="utf-8")
     assert "### Strength" in text
     assert "| Model | L1 ≤ 3 | Area | Median at success | n |" in text

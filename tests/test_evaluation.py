@@ -30,7 +30,7 @@ from robbench.threat import Threat
 def test_clean_is_the_decisions_on_the_images() -> None:
     here = subject(exact(4))
     result = evaluate(here, condition("clean"))
-    assert result.examples is None
+    assert not result.extras
     outcome = result.outcome
     np.testing.assert_array_equal(outcome.final, here.clean)
     np.testing.assert_array_equal(outcome.final, outcome.clean)

@@ -103,7 +103,7 @@ def mutated(draw: st.DrawFn) -> dict[str, Any]:
         elif change == "rename" and isinstance(parent, dict):
             parent[key + draw(st.sampled_from(["s", "x", " "]))] = parent.pop(key)
         elif change == "add" and isinstance(parent, dict):
-            parent[draw(KEYS)] = draw(JUNK)
+            parent[draw(KEYS)] = copy.deepcopy(draw(JUNK))
         elif change == "edit" and isinstance(parent[key], str):
             text, cut = parent[key], draw(st.integers(0, len(parent[key])))
             parent[key] = (

@@ -83,8 +83,10 @@ def trained_models(out: Path) -> dict[str, tuple[int, int]]:
 
 def repeatable(out: Path) -> dict[str, bytes]:
     """The files of a store that must not depend on how often the run was killed."""
-    patterns = ("leaderboards/*/*", "cells/*/*.npz", "models/*/*.safetensors", "models/*/history.csv", "boards/*")
-    paths = (path for pattern in patterns for path in out.glob(pattern) if path.name != "timings.csv")
+    patterns = ("leaderboards/**/*", "cells/*/*.npz", "models/*/*.safetensors", "models/*/history.csv", "boards/*")
+    paths = (
+        path for pattern in patterns for path in out.glob(pattern) if path.is_file() and path.name != "timings.csv"
+    )
     return {str(path.relative_to(out)): path.read_bytes() for path in paths}
 
 

@@ -112,11 +112,11 @@ def test_a_crash_between_writing_and_renaming_leaves_no_entry(
 
     monkeypatch.setattr(Path, "replace", crash_at_the_record)
     with pytest.raises(Crash):
-        store.write_cell(a_record, outcome(), None)
+        store.write_cell(a_record, outcome())
     monkeypatch.undo()
     assert store.record(a_record.key) is None
     assert not store.finished(a_record.key)
-    written = store.write_cell(a_record, outcome(), b"examples")
+    written = store.write_cell(a_record, outcome(), {"examples.npz": b"examples"})
     assert store.record(a_record.key) == written
     assert store.finished(a_record.key)
 
@@ -130,7 +130,7 @@ def test_the_record_is_written_last(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         write(path, data)
 
     monkeypatch.setattr(store_module, "write_atomically", noting)
-    Store(tmp_path).write_cell(a_record, outcome(), b"examples")
+    Store(tmp_path).write_cell(a_record, outcome(), {"examples.npz": b"examples"})
     assert order == ["outcome.npz", "examples.npz", "record.json"]
 
 
@@ -194,7 +194,7 @@ def test_a_record_says_what_was_done(a_record: Record) -> None:
 @pytest.mark.parametrize("schema", [SCHEMA + 1, 999, "1", None, 1.5])
 def test_a_record_of_a_newer_robbench_is_refused(tmp_path: Path, schema: object, a_record: Record) -> None:
     store = Store(tmp_path)
-    store.write_cell(a_record, outcome(), None)
+    store.write_cell(a_record, outcome())
     path = store.cell_dir(a_record.key) / "record.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "schema_version": schema}))
     with pytest.raises(StoreError, match="schema"):
@@ -206,7 +206,7 @@ def test_a_record_of_a_newer_robbench_is_refused(tmp_path: Path, schema: object,
 )
 def test_a_damaged_record_is_named(tmp_path: Path, content: str, a_record: Record) -> None:
     store = Store(tmp_path)
-    store.write_cell(a_record, outcome(), None)
+    store.write_cell(a_record, outcome())
     path = store.cell_dir(a_record.key) / "record.json"
     path.write_bytes(content.encode(errors="surrogateescape"))
     for read in (store.record, store.finished):
@@ -220,7 +220,7 @@ def test_a_damaged_record_is_named(tmp_path: Path, content: str, a_record: Recor
 @pytest.mark.parametrize("damage", ["gone", "short", "changed"])
 def test_a_damaged_outcome_is_named(tmp_path: Path, damage: str, a_record: Record) -> None:
     store = Store(tmp_path)
-    record = store.write_cell(a_record, outcome(), None)
+    record = store.write_cell(a_record, outcome())
     read = store.outcome(record)
     assert read is not None
     np.testing.assert_array_equal(read.final, outcome().final)
@@ -246,14 +246,14 @@ def test_failed_cells_are_not_finished_and_unsupported_ones_are(tmp_path: Path, 
     store = Store(tmp_path)
     assert store.record("nothing") is None
     for status, finished in (("failed", False), ("unsupported", True), ("done", True)):
-        store.write_cell(a_record.model_copy(update={"status": status}), None, None)
+        store.write_cell(a_record.model_copy(update={"status": status}), None)
         assert store.finished(a_record.key) is finished
 
 
 def test_keys_sizes_and_removal(tmp_path: Path, a_record: Record) -> None:
     store = Store(tmp_path)
     assert store.keys("cells") == []
-    store.write_cell(a_record, None, b"12345")
+    store.write_cell(a_record, None, {"examples.npz": b"12345"})
     assert store.keys("cells") == [a_record.key]
     assert store.size("cells", a_record.key) == 5 + len(a_record.to_json().encode())
     store.remove("cells", a_record.key)

@@ -32,10 +32,11 @@ LAYERS = (
     "interfaces",
     "data datasets balancing attacks defenses models metrics.builtin oracle referee composition probes",
     "choice conditions checks plan",
-    "training evaluation scoring costs cleaning standing conformance leaderboards",
+    "training evaluation scoring costs cleaning standing conformance leaderboards "
+    "labels trials verifying merging placing publishing",
     "executors",
-    "running",
-    "display cli",
+    "running search",
+    "display display_search cli",
 )
 # Boards are made from records and outcomes alone.
 BOARDS_MAY_IMPORT = (
@@ -198,7 +199,7 @@ from pathlib import Path
 sys.modules["torch"] = None
 import board_cells as b
 from robbench.leaderboards import write_board
-from robbench.records import Outcome, Record
+from robbench.records import BoardNote, Outcome, Record
 from robbench.store import Store
 
 store = Store(Path(sys.argv[1]))
@@ -206,10 +207,11 @@ cells = [
     b.cell(b.model("plain"), b.CLEAN, b.outcome("clean", [0, 1, 0, 1])),
     b.cell(b.model("plain"), b.FGSM, b.outcome("attack", [0, 1, 0, 1], final=[0, 1, 1, 1])),
 ]
-records = [store.write_cell(record, outcome, None) for record, outcome in cells]
+records = [store.write_cell(record, outcome) for record, outcome in cells]
 again = [store.record(record.key) for record in records]
 assert again == records
-files = write_board(store.root / "board", "A title", "grid", [(r, store.outcome(r)) for r in again])
+cells = [(record, store.outcome(record)) for record in again]
+files = write_board(store.root / "board", BoardNote(grid="grid", title="A title"), cells)
 assert "plain" in (store.root / "board" / "README.md").read_text()
 """
     done = python(code, str(tmp_path), path=str(ROOT / "tests"))

@@ -28,13 +28,15 @@ _BATCHES = "cifar-10-batches-py"
     train_counts=(4949, 466, 210),
     test_counts=(551, 51, 23),
 )
+@register_dataset("cifar10-fifth", pooled=True, split=(0.2, 0.05, 0.75), test_counts=(1000,) * 10)
 @dataclass(frozen=True)
 class CIFAR10(Dataset):
     """60,000 color photographs in ten classes, 32×32, of which 10,000 are test images (Krizhevsky, 2009).
 
     Read from the published batches or from images in folders ``train/<class>`` and ``test/<class>``; downloaded where
     neither is found. The default split trains on 45,000 of the 50,000 training images and validates on the others. The
-    imbalanced variant has 5,625 training and 625 test images of three classes, drawn from all images.
+    imbalanced variant has 5,625 training and 625 test images of three classes, drawn from all images. The fifth trains
+    on 12,000 of all images, validates on 3,000 and tests on 10,000 of the others.
     """
 
     split: tuple[float, float, float] = (45 / 60, 5 / 60, 10 / 60)

@@ -17,11 +17,13 @@ from robbench.threat import Norm
 
 @register_dataset("digits")
 @register_dataset("digits-imbalanced", classes=("8", "3", "9"), train_shares=(1.0, 466 / 4949, 210 / 4949))
+@register_dataset("digits-fifth", split=(0.2, 0.1, 0.7))
 @dataclass(frozen=True)
 class Digits(Dataset):
     """1,797 handwritten digits in ten classes, 8×8 gray levels scaled up to 32×32 (Alpaydin and Kaynak, 1998).
 
-    The imbalanced variant has three digits that resemble each other, in the proportions 4949 : 466 : 210.
+    The imbalanced variant has three digits that resemble each other, in the proportions 4949 : 466 : 210. The fifth
+    trains on 20 % of the images and validates on 10 %.
     """
 
     eps: ClassVar[Mapping[Norm, EpsList]] = {

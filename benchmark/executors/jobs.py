@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from robbench.errors import RequestError, StoreError
+from robbench.files import write_atomically
 from robbench.plan import Cell, Job, Plan, in_front
 from robbench.records import Ints, Record
-from robbench.store import Store
+from robbench.store import EMBEDDINGS, Store
 
 if TYPE_CHECKING:
     from robbench.evaluation import Subject
@@ -57,7 +58,7 @@ def carry_out(plan: Plan, job: Job, cells: Sequence[Cell], tell: Tell) -> None:
     from robbench.evaluation import ATTACK_BATCH, evaluate
     from robbench.provenance import provenance
     from robbench.scoring import done, without_result
-    from robbench.training import JUDGING_BATCH, load_model, train
+    from robbench.training import JUDGING_BATCH, Diverged, load_model, train
 
     store = Store(plan.request.out)
     label = f"{job.data.choice.label} · {job.spec.label} · seed {job.seed}"
@@ -68,33 +69,44 @@ def carry_out(plan: Plan, job: Job, cells: Sequence[Cell], tell: Tell) -> None:
     }
 
     def finish(record: Record, *parts: Any) -> None:
-        outcome, examples = parts or (None, None)
-        tell(Progress(label, record.spec.condition.label, finished=store.write_cell(record, outcome, examples)))
+        outcome, extras = parts or (None, None)
+        tell(Progress(label, record.spec.condition.label, finished=store.write_cell(record, outcome, extras)))
 
-    refused = [cell for cell in cells if cell.refusal]
-    for cell in refused:
-        finish(without_result(cell, "unsupported", str(cell.refusal), facts))
     wanted = [cell for cell in cells if not cell.refusal]
-    if job.refusal or not (wanted or not cells):
-        return
+    refused = [cell for cell in cells if cell.refusal]
+    # A model to ship has nothing to be scored on, and is trained all the same.
+    shipped = not job.recipe.unseen
+    at_stake = cells if shipped else wanted
+    if not shipped:
+        for cell in refused:
+            finish(without_result(cell, "unsupported", str(cell.refusal), facts))
     device, precision = plan.device, plan.request.precision
-    _settle(device)
+    settle(device)
     try:
-        if not store.has_model(job.key):
+        if not job.refusal and (at_stake or not cells) and not store.has_model(job.key):
             train(job, store, device, precision, lambda at, of: tell(Progress(label, "training", at, of)))
-        if not wanted:
-            return
         subjects = {
             defended: _subject(job, store, device, precision, defended)
             for defended in dict.fromkeys(not cell.condition.undefended for cell in wanted)
         }
+        if wanted:
+            _embed_training(job, store, subjects, max(cell.condition.embed for cell in wanted))
     except StoreError:
         raise
+    except Diverged as error:
+        for cell in at_stake:
+            finish(without_result(cell, "unsupported", str(error), facts))
+        return
     except Exception as error:
-        for cell in wanted:
+        for cell in at_stake:
             finish(without_result(cell, "failed", f"the model: {explain(error)}", facts))
         return
-    notes = tuple(store.model_info(job.key)["notes"])
+    if shipped:
+        for cell in refused:
+            finish(without_result(cell, "unsupported", str(cell.refusal), facts))
+    if not wanted:
+        return
+    info = store.model_info(job.key)
     seen = _defended(job)
     others = {other.key: other for other in plan.jobs}
     for cell in wanted:
@@ -107,11 +119,11 @@ def carry_out(plan: Plan, job: Job, cells: Sequence[Cell], tell: Tell) -> None:
             seconds = time.perf_counter() - started
             if cell.condition.kind == "clean":
                 result = replace(result, traits=(*result.traits, *seen))
-            record = done(cell, result, notes, facts, seconds, plan.registry)
+            record = done(cell, result, info, facts, seconds, plan.registry)
         except Exception as error:
             finish(without_result(cell, "failed", explain(error), facts))
         else:
-            finish(record, result.outcome, result.examples)
+            finish(record, result.outcome, result.extras)
 
 
 def _subject(job: Job, store: Store, device: str, precision: str, defended: bool) -> Subject:
@@ -129,6 +141,18 @@ def _subject(job: Job, store: Store, device: str, precision: str, defended: bool
         device=device,
         precision=precision,
     )
+
+
+def _embed_training(job: Job, store: Store, subjects: Mapping[bool, Subject], size: int) -> None:
+    """Keep the embeddings of so many training images, for figures."""
+    from robbench.evaluation import embeddings
+    from robbench.interfaces import to_float
+
+    if size:
+        subject = subjects[True]
+        samples = job.data.splits.take(job.data.source, job.data.splits.train)
+        content = embeddings(subject.model, samples, to_float(samples.images), size, subject)
+        write_atomically(store.model_dir(job.key) / EMBEDDINGS, content)
 
 
 def _defended(job: Job) -> tuple[str, ...]:
@@ -156,7 +180,7 @@ def _survivors(store: Store, cell: Cell) -> Ints:
     return np.array(sorted(left or ()), dtype=np.int64)
 
 
-def _settle(device: str) -> None:
+def settle(device: str) -> None:
     """Have an accelerator compute in true float32, and the same each time."""
     import torch
 

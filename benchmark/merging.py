@@ -1,0 +1,204 @@
+"""One board of several people's cells. Rows and columns are told by what they are, not by what they are called."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from robbench.audit import marked
+from robbench.records import BoardNote, CellSpec, Record, digest
+from robbench.verifying import Cell, refuse
+
+
+@dataclass(frozen=True)
+class Source:
+    """A board with what it rests on.
+
+    Attributes:
+        where: The store or directory that it comes from.
+        note: What it says that does not follow from its cells.
+        cells: Records of one data set with their outcomes, None unless done.
+    """
+
+    where: str
+    note: BoardNote
+    cells: tuple[Cell, ...]
+
+    @property
+    def records(self) -> list[Record]:
+        """The records."""
+        return [record for record, _ in self.cells]
+
+
+@dataclass(frozen=True)
+class Merged:
+    """What became of several sources.
+
+    Attributes:
+        source: All of them as one; the own title stands.
+        added: How many cells each of the others brought, by where they come from.
+        set_aside: How many of the others' cells were left out, since another stands in their place already.
+    """
+
+    source: Source
+    added: Mapping[str, int]
+    set_aside: int
+
+
+def merge(own: Source, others: Sequence[Source]) -> Merged:
+    """One board of all cells, whatever the order of the others.
+
+    A cell that several have is there once: the own one if it is done. Rows of one name that are not the same model
+    stay apart, the later ones with a hash behind their names. The rows are audited anew as they are then.
+
+    Args:
+        own: What stands first and gives the title.
+        others: Verified boards of the same grid and data set.
+
+    Raises:
+        StoreError: If data sets or columns do not agree, or a cell has different outcomes in two sources.
+    """
+    # The largest first: what was merged before keeps its order, whatever parts of it there are besides.
+    sources = (own, *sorted(others, key=lambda other: (-len(other.cells), _content(other), other.where)))
+    for other in sources[1:]:
+        _check_dataset(own, other)
+    _check_columns(sources)
+    labels = _row_labels(sources)
+    chosen: dict[str, tuple[Cell, Source]] = {}
+    places: dict[tuple[str, str, int], str] = {}
+    models: dict[tuple[str, int], tuple[CellSpec, Source]] = {}
+    added = dict.fromkeys((other.where for other in others), 0)
+    set_aside = 0
+    for source, names in zip(sources, labels, strict=True):
+        for record, outcome in source.cells:
+            cell = (_renamed(record, names), outcome)
+            spec = cell[0].spec
+            _check_model(models.setdefault((spec.model.label, spec.seed), (spec, source)), spec, source)
+            known = chosen.get(record.key)
+            if known is not None:
+                _check_same(known, (cell, source))
+            elif places.setdefault((spec.model.label, spec.condition.label, spec.seed), record.key) != record.key:
+                set_aside += 1  # the same, but through other models: its key tells them, its specification does not
+                continue
+            if known is None or (known[0][0].status == "failed" and record.status != "failed"):
+                chosen[record.key] = cell, source
+                if source is not own:
+                    added[source.where] += 1
+    references = dict.fromkeys(
+        reference.model_copy(update={"row": names.get(reference.row, reference.row)})
+        for source, names in zip(sources, labels, strict=True)
+        for reference in source.note.references
+    )
+    note = own.note.model_copy(update={"references": tuple(references)})
+    return Merged(replace(own, note=note, cells=tuple(marked([cell for cell, _ in chosen.values()]))), added, set_aside)
+
+
+def _content(source: Source) -> str:
+    """Puts sources in an order that depends on nothing but what they hold."""
+    return digest([source.note.model_dump(mode="json"), [record.model_dump_json() for record in source.records]])
+
+
+def _check_model(known: tuple[CellSpec, Source], spec: CellSpec, source: Source) -> None:
+    if known[0].model_key != spec.model_key:
+        refuse(
+            f"{known[1].where} and {source.where}: {spec.model.label}, seed {spec.seed}, is not the same model in both "
+            f"({known[0].model_key} and {spec.model_key})"
+        )
+
+
+def _check_same(known: tuple[Cell, Source], found: tuple[Cell, Source]) -> None:
+    cells = [known[0], found[0]]
+    results = [record.status if outcome is None else f"outcome {outcome.sha256()[:12]}" for record, outcome in cells]
+    if results[0] != results[1] and "failed" not in results:
+        spec = found[0][0].spec
+        refuse(
+            f"{known[1].where} and {found[1].where} differ in cell {found[0][0].key} ({spec.model.label} · "
+            f"{spec.condition.label} · seed {spec.seed}): {results[0]} and {results[1]}"
+        )
+
+
+# -------------------------------------------------------------------------------------------------- data sets, columns
+
+
+def _check_dataset(one: Source, other: Source) -> None:
+    specs = [source.records[0].spec.dataset.model_dump() for source in (one, other)]
+    for name, value in specs[0].items():
+        if value != specs[1][name]:
+            refuse(
+                f"{one.where} and {other.where} are not of the same data set: {name} is {value} in the one and "
+                f"{specs[1][name]} in the other"
+            )
+
+
+def _check_columns(sources: Sequence[Source]) -> None:
+    """One label must mean one condition in all sources, and one condition have one label."""
+    meanings: dict[str, tuple[str, Source]] = {}
+    names: dict[str, tuple[str, Source]] = {}
+    for source in sources:
+        for condition in (record.spec.condition for record in source.records):
+            meaning = digest(_nameless(condition.model_dump(mode="json")))
+            other, where = meanings.setdefault(condition.label, (meaning, source))
+            if other != meaning:
+                refuse(f'{where.where} and {source.where} mean two conditions by "{condition.label}"')
+            other, where = names.setdefault(meaning, (condition.label, source))
+            if other != condition.label:
+                refuse(f'{where.where} says "{other}" to what {source.where} calls "{condition.label}"')
+
+
+# ----------------------------------------------------------------------------------------------------------------- rows
+
+
+def _row_labels(sources: Sequence[Source]) -> list[dict[str, str]]:
+    """What the rows of each source are called on the common board, by what they are called in the source."""
+    taken: set[str] = set()
+    called: dict[str, str] = {}
+    labels = []
+    for source in sources:
+        names = {}
+        for label, identity, keys in _rows(source):
+            known = next((called[name] for name in (*keys, identity) if name in called), None)
+            mark = f" ({identity[:6]})"
+            base = label.removesuffix(mark)
+            name = label if source is sources[0] else known or (base if base not in taken else base + mark)
+            taken.add(name)
+            called |= dict.fromkeys((*keys, identity), name)
+            names[label] = name
+        labels.append(names)
+    return labels
+
+
+def _rows(source: Source) -> Iterable[tuple[str, str, list[str]]]:
+    """Label, identity and keys of the models of each row."""
+    rows: dict[str, list[Record]] = {}
+    for record in source.records:
+        rows.setdefault(record.spec.model.label, []).append(record)
+    for label, records in rows.items():
+        yield label, _identity(label, rows), sorted({record.spec.model_key for record in records})
+
+
+def _identity(label: str, rows: Mapping[str, Sequence[Record]], above: tuple[str, ...] = ()) -> str:
+    """A hash of what a row's models are, whatever their seed and names, the model that they start from included."""
+    spec = rows[label][0].spec
+    start = spec.model.start
+    if start is not None and start in rows and start not in (label, *above):
+        start = _identity(start, rows, (label, *above))
+    model = _nameless(spec.model.model_dump(mode="json", exclude={"start"}))
+    return digest([model, start, spec.precision, spec.device, spec.protocol])
+
+
+def _nameless(spec: Any) -> Any:
+    """A specification as plain data without what things are called."""
+    if isinstance(spec, list):
+        return [_nameless(item) for item in spec]
+    if not isinstance(spec, dict):
+        return spec
+    values = ("parameters", "recipe")
+    return {name: item if name in values else _nameless(item) for name, item in spec.items() if name != "label"}
+
+
+def _renamed(record: Record, names: Mapping[str, str]) -> Record:
+    model = record.spec.model
+    start = names.get(model.start, model.start) if model.start else None
+    renamed = model.model_copy(update={"label": names[model.label], "start": start})
+    return record.model_copy(update={"spec": record.spec.model_copy(update={"model": renamed})})

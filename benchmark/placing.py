@@ -1,0 +1,197 @@
+"""Directories of published boards: which there are, and putting one into its place as a whole or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import shutil
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from urllib.parse import quote
+
+from robbench.errors import RequestError, StoreError
+from robbench.files import write_atomically
+from robbench.leaderboards.archive import NOTE, RECORDS
+from robbench.leaderboards.pages import IndexEntry, index_page
+from robbench.leaderboards.text import escape
+from robbench.store import Store
+from robbench.verifying import one_line, refuse
+
+LISTING = "<!-- Written by robbench publish, which writes it again unless this line is removed. -->"
+
+Files = Mapping[str, bytes]
+"""Contents by name, with a slash for files of a directory."""
+
+
+@contextlib.contextmanager
+def readable(place: object) -> Iterator[None]:
+    """Whatever goes wrong in reading is a ``StoreError`` of one line: files of others can be broken in any way."""
+    try:
+        yield
+    except (StoreError, RequestError):
+        raise
+    except Exception as error:
+        reason = error if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
+        raise StoreError(one_line(f"{place}: it cannot be used: {reason}", 500)) from error
+
+
+def boards_in(path: Path) -> list[Path]:
+    """The published board that a directory is, or those that it holds.
+
+    Raises:
+        RequestError: If it cannot be read or holds none.
+    """
+    try:
+        folders = [path] if _is_board(path) else _inside(path)
+    except OSError as error:
+        raise RequestError(f'"{path}" cannot be read: {error.strerror or error}', "--from") from None
+    if not folders:
+        raise RequestError(f'"{path}" holds no published board; robbench publish makes one', "--from")
+    return folders
+
+
+def _inside(path: Path) -> list[Path]:
+    return [item for item in sorted(path.iterdir()) if item.name[0] != "." and _is_board(item)]
+
+
+def _is_board(folder: Path) -> bool:
+    return (folder / NOTE).is_file() or (folder / RECORDS).is_file()
+
+
+def check_target(store: Store, target: Path, others: Iterable[Path]) -> None:
+    """See, without writing anything, whether boards can be published into a directory.
+
+    Args:
+        store: Where they come from.
+        target: The directory.
+        others: Directories that are read as well.
+
+    Raises:
+        RequestError: If they cannot.
+    """
+    place = target.resolve()
+    if place.is_relative_to(store.root.resolve()):
+        raise RequestError(f'"{target}" lies in the store {store.root}; publish to another place', "--to")
+    if _is_board(place):
+        raise RequestError(f'"{target}" is a published board itself; name the directory above it', "--to")
+    for other in others:
+        if place in (other.resolve(), other.resolve().parent):
+            raise RequestError(f'"{target}" is read with --from; publish to another place', "--to")
+    while not place.exists() and place != place.parent:
+        place = place.parent
+    if not place.is_dir():
+        raise RequestError(f'"{target}" cannot be written to: {place} is not a directory', "--to")
+    if not os.access(place, os.W_OK | os.X_OK):
+        raise RequestError(f'"{target}" cannot be written to: no permission to write in {place}', "--to")
+
+
+def check_replaceable(folder: Path, files: Files) -> None:
+    """Refuse to replace a directory that holds what is no part of a board.
+
+    Args:
+        folder: The directory, which need not be there.
+        files: What is to be there instead.
+
+    Raises:
+        StoreError: If something would be lost.
+    """
+    if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
+        refuse(f"{folder} is no directory; move it away")
+    usual = {name.partition("/")[0] for name in files} | {"figures", "corruptions.csv", "index.html"}
+    with readable(folder):
+        for item in sorted(folder.iterdir()) if folder.is_dir() else ():
+            if item.name not in usual:
+                refuse(f"{item} is no part of a published board and would be lost; move it away")
+
+
+@contextlib.contextmanager
+def held(folder: Path) -> Iterator[None]:
+    """Make a directory if need be, and keep others from publishing into it meanwhile.
+
+    Raises:
+        RequestError: If it cannot be written to, or others are publishing into it.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        handle = os.open(folder, os.O_RDONLY)
+    except OSError as error:
+        raise RequestError(f'"{folder}" cannot be written to: {error.strerror or error}', "--to") from None
+    try:
+        _lock(handle, folder)
+        yield
+    finally:
+        os.close(handle)
+
+
+def _lock(handle: int, folder: Path) -> None:
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise RequestError(f'somebody else is publishing into "{folder}"; try again later', "--to") from None
+    except OSError:
+        return  # the file system knows no locks
+
+
+def replace(folder: Path, files: Files) -> None:
+    """Replace a directory by one with these files; whatever interrupts that, it is the old or the new one.
+
+    Raises:
+        StoreError: If it cannot be written.
+    """
+    new, old = folder.with_name(f".{folder.name}.new"), folder.with_name(f".{folder.name}.old")
+    try:
+        _recover(folder, new, old)
+        for name, content in files.items():
+            write_atomically(new / name, content)
+        if folder.exists():
+            folder.rename(old)
+        new.rename(folder)
+    except OSError as error:
+        raise StoreError(f"cannot write {folder}: {error.strerror or error}") from error
+    finally:
+        _recover(folder, new, old)
+
+
+def _recover(folder: Path, new: Path, old: Path) -> None:
+    """Leave the directory as it was before an interruption, or as it is to be, and nothing beside it."""
+    if old.is_dir() and not folder.exists():
+        old.rename(folder)
+    for leftover in (new, old):
+        shutil.rmtree(leftover, ignore_errors=True)
+
+
+def write_index(target: Path) -> dict[str, str]:
+    """List all boards of a directory in ``index.html``, and in ``README.md`` unless that is somebody's own.
+
+    Args:
+        target: The directory.
+
+    Returns:
+        Why some boards cannot be listed.
+
+    Raises:
+        StoreError: If the lists cannot be written.
+    """
+    entries, refused = [], {}
+    for folder in _inside(target):
+        try:
+            entries.append(IndexEntry.read(folder))
+        except StoreError as error:
+            refused[folder.name] = str(error)
+    write_atomically(target / "index.html", index_page(entries))
+    listing = target / "README.md"
+    with readable(listing):
+        if not listing.exists() or listing.read_bytes().startswith(LISTING.encode()):
+            write_atomically(listing, _listing(entries))
+    return refused
+
+
+def _listing(entries: Sequence[IndexEntry]) -> str:
+    lines = [
+        f"| [{escape(entry.title or entry.folder)}]({quote(entry.folder)}/README.md) | {escape(entry.dataset)} "
+        f"| {entry.rows} | {escape(entry.leader)} |"
+        for entry in entries
+    ]
+    head = [LISTING, "# Published boards", "", "| board | data set | rows | first |", "|:--|:--|--:|:--|"]
+    return "\n".join([*head, *lines]) + "\n"

@@ -1,0 +1,229 @@
+"""Boards with what they rest on, put where they are read: checked first, and merged with those of others if wished."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from robbench.errors import StoreError
+from robbench.files import write_atomically
+from robbench.leaderboards import write_board
+from robbench.leaderboards.archive import RECORDS, read_archive, read_note, read_pictures, write_archive
+from robbench.leaderboards.table import Table
+from robbench.merging import Source, merge
+from robbench.placing import Files, boards_in, check_replaceable, check_target, held, readable, replace, write_index
+from robbench.records import BoardNote
+from robbench.registry import Registry
+from robbench.store import Store
+from robbench.verifying import Cell, files_follow, one_line, refuse, verify
+
+
+@dataclass
+class Published:
+    """What came of publishing.
+
+    Attributes:
+        cells: How many cells each published board has.
+        remarks: What is to be said of a board, in plain sentences.
+        refused: Why a board was not published, or could not be listed.
+        unused: Boards of others that have no counterpart in the store.
+    """
+
+    cells: dict[str, int] = field(default_factory=dict)
+    remarks: dict[str, list[str]] = field(default_factory=dict)
+    refused: dict[str, str] = field(default_factory=dict)
+    unused: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class _Checked:
+    """A board whose figures follow from its outcomes.
+
+    Attributes:
+        source: The board.
+        unchecked: Figures that could not be checked.
+        planned: Keys of the cells that it was to have.
+    """
+
+    source: Source
+    unchecked: frozenset[str]
+    planned: tuple[str, ...] = ()
+
+
+def publish(
+    store: Store,
+    boards: Sequence[str],
+    target: Path,
+    others: Sequence[Path] = (),
+    registry: Registry | None = None,
+    incomplete: bool = False,
+) -> Published:
+    """Check boards, merge them with those of others, and write them with what they rest on.
+
+    Each board's directory is replaced as a whole or not at all; other things in the target stay.
+
+    Args:
+        store: Where the boards come from.
+        boards: Their names.
+        target: The directory to write them into, made if need be.
+        others: Published boards of others, or directories that hold some.
+        registry: The known metrics; the built-in ones where it is None.
+        incomplete: Whether to publish boards with cells that failed or were not run.
+
+    Raises:
+        RequestError: If the target or one of the others is no directory to use; nothing is written then.
+        StoreError: If a board of others is not what it should be, or the target cannot be written to.
+    """
+    registry = registry or Registry(installed=False)
+    folders = [folder for path in others for folder in boards_in(path)]
+    check_target(store, target, [*others, *folders])
+    found = [_others(folder, registry) for folder in folders]
+    result = Published()
+    made: dict[str, tuple[Source, Files]] = {}
+    used: set[str] = set()
+    notes = store.boards()
+    for board in boards:
+        result.remarks[board] = []
+        try:
+            with readable(board):
+                own = _own(store, board, notes[board], registry)
+                same = [other for other in found if _topic(other.source) == _topic(own.source)]
+                used |= {other.source.where for other in same}
+                source, files = _made(store.root / "leaderboards" / board, own, same, incomplete, result.remarks[board])
+                check_replaceable(target / board, files)
+                made[board] = source, files
+        except StoreError as error:
+            result.refused[board] = str(error)
+    result.unused = [other.source.where for other in found if other.source.where not in used]
+    if made:
+        with held(target):
+            for board, (source, files) in made.items():
+                replace(target / board, files)
+                result.cells[board] = len(source.cells)
+            result.refused |= write_index(target)
+    return result
+
+
+# -------------------------------------------------------------------------------------------------------------- reading
+
+
+def _own(store: Store, board: str, note: Mapping[str, Any], registry: Registry) -> _Checked:
+    cells: list[Cell] = []
+    with readable(f"{store.root / 'boards' / board}.json"):
+        shown = BoardNote.model_validate({name: note[name] for name in BoardNote.model_fields if name in note})
+        keys = tuple(str(key) for key in note["cells"])
+        twice = next((key for place, key in enumerate(keys) if key in keys[:place]), None)
+        if twice:
+            raise ValueError(f"cell {twice} is listed twice")
+    for key in keys:
+        with readable(store.cell_dir(key)):
+            record = store.record(key)
+            if record is not None:
+                if record.key != key:
+                    raise ValueError(f"its record is of cell {record.key}")
+                cells.append((record, store.outcome(record)))
+    if not cells:
+        refuse("none of its cells was run yet; robbench run goes on with it")
+    source = Source(str(store.root), shown, tuple(cells))
+    return _Checked(source, verify(cells, registry, lambda key: str(store.cell_dir(key) / "record.json")), keys)
+
+
+def _others(folder: Path, registry: Registry) -> _Checked:
+    with readable(folder):
+        source = Source(str(folder), read_note(folder), tuple(read_archive(folder)))
+        if not source.cells:
+            raise ValueError("it has no cells")
+        read_pictures(folder)
+        return _Checked(source, verify(source.cells, registry, lambda key: str(folder / RECORDS)))
+
+
+def _topic(source: Source) -> tuple[str, str]:
+    return source.note.grid, source.cells[0][0].spec.dataset.label
+
+
+# --------------------------------------------------------------------------------------------------------------- making
+
+
+def _made(
+    folder: Path, own: _Checked, others: Sequence[_Checked], incomplete: bool, remarks: list[str]
+) -> tuple[Source, Files]:
+    """A board and its files, those in the folder checked; what is to be said of it is appended to the remarks."""
+    figures = _figures(folder)
+    files = _board_files(own.source, figures)
+    files_follow({name: _read(folder / name) for name in files}, files, str(folder))
+    source = own.source
+    if others:
+        merged = merge(own.source, [other.source for other in others])
+        source = merged.source
+        remarks += [f"{where}: {count} cells were added" for where, count in sorted(merged.added.items())]
+        if merged.set_aside:
+            remarks.append(
+                f"{merged.set_aside} cells of others were left out: other runs of the same stand in their place"
+            )
+        if (source.note, source.records) != (own.source.note, own.source.records):
+            if figures:
+                remarks.append("its figures were left out: they were drawn from the cells of this store alone")
+            figures = {}
+            files = _board_files(source, figures)
+    lacking = _lacking(source, own.planned)
+    if lacking:
+        some = one_line(", ".join(lacking[:5]) + (", …" if len(lacking) > 5 else ""), 500)
+        if not incomplete:
+            refuse(
+                f"{len(lacking)} of its cells failed or were not run ({some}); --incomplete publishes it all the same"
+            )
+        remarks.append(f"{len(lacking)} of its cells failed or were not run ({some})")
+    unchecked = sorted(set().union(own.unchecked, *(other.unchecked for other in others)))
+    if unchecked:
+        remarks.append(f"figures of metrics that are not known here were not checked: {', '.join(unchecked)}")
+    with tempfile.TemporaryDirectory() as name:
+        archive = {path.name: path.read_bytes() for path in write_archive(Path(name), source.cells)}
+    return source, {**files, **figures, **archive}
+
+
+def _board_files(source: Source, figures: Files) -> dict[str, bytes]:
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        for path, content in figures.items():
+            write_atomically(folder / path, content)
+        try:
+            made = write_board(folder, source.note, source.cells, read_pictures(folder))
+        except ValueError as error:
+            refuse(f"its cells make no board: {error}")
+        return {path.relative_to(folder).as_posix(): path.read_bytes() for path in made}
+
+
+def _figures(folder: Path) -> dict[str, bytes]:
+    names = [f"{picture.name}.{suffix}" for picture in read_pictures(folder) for suffix in ("png", "svg")]
+    listed = [f"figures/{name}" for name in ("figures.json", *names)] if names else []
+    return {name: content for name in listed if (content := _read(folder / name)) is not None}
+
+
+def _read(path: Path) -> bytes | None:
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        refuse(f"cannot read {path}: {error.strerror or error}")
+
+
+def _lacking(source: Source, keys: Iterable[str]) -> list[str]:
+    """Cells that failed, that the board was to have, or that a row lacks though others or its other seeds have them."""
+    table = Table.of(source.cells)
+    needed = {spec.label for spec in next(iter(table.threats().values()), ())}
+    gaps = []
+    for model in table.models:
+        for condition in (*table.conditions, *table.corruptions, *table.checks):
+            place = table.places.get((model.label, condition.label), {})
+            if place or condition.label in needed:
+                missing = [seed for seed in table.seeds[model.label] if seed not in place]
+                gaps += [f"{model.label} · {condition.label} · seed {seed}" for seed in missing]
+    specs = [record.spec for record in source.records if record.status == "failed"]
+    failed = [f"{spec.model.label} · {spec.condition.label} · seed {spec.seed}" for spec in specs]
+    absent = sorted(set(keys) - {record.key for record in source.records})
+    # A gap in a row is most likely one of those, and says more than its key.
+    return [*failed, *gaps, *absent[len(gaps) :]]

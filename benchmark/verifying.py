@@ -1,0 +1,243 @@
+"""Whether figures follow from what they are said to rest on. Records may be of others, so nothing is taken on trust."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NoReturn, TypeAlias
+
+import numpy as np
+
+from robbench.audit import marked
+from robbench.errors import StoreError
+from robbench.records import Costs, Measure, Outcome, Record
+from robbench.registry import Registry
+from robbench.scoring import measure, scored
+from robbench.threat import NORMS
+
+Cell: TypeAlias = tuple[Record, Outcome | None]
+
+PRECISION = 1e-9
+"""Relative difference of figures that another machine or library may make."""
+
+_DECISIONS = ("labels", "clean", "final", "rounded", "scored")
+_INTS = ("ids", "targets", *_DECISIONS)
+_FLOATS = ("linf", "l2", "l1", "l0", "forwards", "backwards")
+_BOOLS = ("attempted", "flat")
+
+
+def one_line(text: object, limit: int = 300) -> str:
+    """Text of others on one line, without characters that a terminal would obey, and not too long."""
+    plain = "".join(letter if letter.isprintable() else "?" for letter in " ".join(str(text).split()))
+    return plain if len(plain) <= limit else f"{plain[:limit]}…"
+
+
+def refuse(reason: str) -> NoReturn:
+    """Raise a ``StoreError`` of one line."""
+    raise StoreError(one_line(reason, 1000))
+
+
+def verify(cells: Sequence[Cell], registry: Registry, file: Callable[[str], str]) -> frozenset[str]:
+    """See that cells are whole and that every figure of their records follows from their outcomes.
+
+    Metrics, confusion matrices, passes and what the audit finds are computed again.
+
+    Args:
+        cells: Of one board; each outcome is already known to be the one that its record names.
+        registry: The known metrics.
+        file: Where a cell's record stands, by its key.
+
+    Returns:
+        Figures in the records that no known metric gives, which could not be checked.
+
+    Raises:
+        StoreError: At the first that does not follow, naming file, cell, figure, what is written and what follows.
+    """
+    _check_shapes(cells, file)
+    built_in = Registry(installed=False)
+    unchecked: set[str] = set()
+    for (record, outcome), (audited, _) in zip(cells, marked(cells), strict=True):
+        place = f"{file(record.key)}: {_name(record)}"
+        try:
+            fresh = _made_again(audited, outcome, registry)
+            needed = measure(outcome, built_in) if outcome is not None else {}
+        except Exception as error:  # metrics of plugins, which may raise anything
+            refuse(f"{place}: a metric fails on its outcome: {error!r}")
+        unknown = record.metrics.keys() - fresh.metrics.keys()
+        unchecked |= {one_line(name, 60) for name in unknown} if record.status == "done" else set()
+        optional = fresh.metrics.keys() - needed.keys() - record.metrics.keys()
+        skipped = {_metric(name) for name in (optional | unknown if record.status == "done" else optional)}
+        written, follows = _figures(record), _figures(fresh)
+        for figure in {**written, **follows}:
+            if figure not in skipped and not _same(written.get(figure), follows.get(figure)):
+                found, wanted = _text(written.get(figure)), _text(follows.get(figure))
+                refuse(f"{place}: {figure} is written as {found}, but {wanted} follows from the outcomes")
+    return frozenset(unchecked)
+
+
+def _name(record: Record) -> str:
+    spec = record.spec
+    return f"cell {record.key} ({spec.model.label} · {spec.condition.label} · seed {spec.seed})"
+
+
+# --------------------------------------------------------------------------------------------------------------- shapes
+
+
+def _check_shapes(cells: Sequence[Cell], file: Callable[[str], str]) -> None:
+    truth: dict[int, int] = {}
+    for record, outcome in cells:
+        place = f"{file(record.key)}: {_name(record)}"
+        if (record.status == "done") != (outcome is not None):
+            refuse(
+                f'{place}: its status is "{record.status}", {"and" if outcome else "but"} it has '
+                f"{'an' if outcome else 'no'} outcome"
+            )
+        if record.spec.dataset != cells[0][0].spec.dataset:
+            refuse(f"{place}: its data set is not specified as that of {cells[0][0].key}")
+        fault = _stages_fault(record) or (_outcome_fault(record, outcome) if outcome is not None else None)
+        if fault:
+            refuse(f"{place}: {fault}")
+        if outcome is not None:
+            for sample, label in zip(outcome.ids.tolist(), outcome.labels.tolist(), strict=True):
+                if truth.setdefault(sample, label) != label:
+                    refuse(f"{place}: sample {sample} is of class {label}, but of class {truth[sample]} in other cells")
+
+
+def _stages_fault(record: Record) -> str | None:
+    condition = record.spec.condition
+    count = len(condition.stages)
+    if not {"clean": count == 0, "attack": count == 1}.get(condition.kind, count > 0):
+        return f'its condition is of kind "{condition.kind}" and has {count} stages'
+    for stage in condition.stages:
+        if stage.norm not in NORMS or not (stage.eps is None or (math.isfinite(stage.eps) and stage.eps >= 0)):
+            return f"its condition has the limit {stage.norm}, {stage.eps}"
+    return None
+
+
+def _outcome_fault(record: Record, outcome: Outcome) -> str | None:
+    """What makes the arrays of an outcome meaningless, or None."""
+    classes, size = len(record.spec.dataset.class_names), outcome.ids.size
+    if (outcome.kind, outcome.num_classes) != (record.spec.condition.kind, classes):
+        return f'its outcome is of kind "{outcome.kind}" with {outcome.num_classes} classes'
+    types = {**dict.fromkeys(_INTS, np.int64), **dict.fromkeys(_FLOATS, np.float64), **dict.fromkeys(_BOOLS, np.bool_)}
+    for name, dtype in types.items():
+        if getattr(outcome, name).dtype != dtype or getattr(outcome, name).shape != (size,):
+            return (
+                f"the array {name} of its outcome is {_form(getattr(outcome, name))}, not {size} of {np.dtype(dtype)}"
+            )
+    for name, widths in (("draws", None), ("every_target", (0, classes))):
+        array = getattr(outcome, name)
+        if (
+            array.dtype != np.int64
+            or array.ndim != 2
+            or len(array) != size
+            or (widths and array.shape[1] not in widths)
+        ):
+            return f"the array {name} of its outcome is {_form(array)}"
+    lowest = {**dict.fromkeys((*_DECISIONS, "draws"), 0), "targets": -1, "every_target": -1}
+    for name, least in lowest.items():
+        array = getattr(outcome, name)
+        if array.size and not least <= array.min() <= array.max() < classes:
+            return f"the array {name} of its outcome names classes that are not there"
+    for name in _FLOATS:
+        if not bool(np.isfinite(getattr(outcome, name)).all()) or (getattr(outcome, name) < 0).any():
+            return f"the array {name} of its outcome holds numbers that are no sizes"
+    if len(np.unique(outcome.ids)) != size:
+        return "its outcome holds a sample twice"
+    return _limit_fault(record, outcome)
+
+
+def _form(array: Any) -> str:
+    return f"{array.dtype} of shape {array.shape}"
+
+
+def _limit_fault(record: Record, outcome: Outcome) -> str | None:
+    """Whether a single attack went beyond its limit, as the referee would have seen."""
+    condition = record.spec.condition
+    for stage in condition.stages if condition.kind == "attack" else ():
+        if stage.eps is not None and stage.norm != "none":
+            largest = getattr(outcome, stage.norm).max(initial=0.0)
+            if largest > stage.eps * (1 + 1e-5) + 1e-6:
+                return f"its outcome has changes of {stage.norm} {largest:.6g}, beyond the limit {stage.eps:.6g}"
+    return None
+
+
+# -------------------------------------------------------------------------------------------------------------- figures
+
+
+def _made_again(record: Record, outcome: Outcome | None, registry: Registry) -> Record:
+    """The record with everything that follows from its outcome."""
+    if outcome is None:
+        return record.model_copy(update={"metrics": {}, "confusion": (), "costs": Costs()})
+    costs = Costs(forwards=float(outcome.forwards.sum()), backwards=float(outcome.backwards.sum()))
+    return scored(record.model_copy(update={"costs": costs}), outcome, registry)
+
+
+def _figures(record: Record) -> dict[str, Any]:
+    return {
+        **{_metric(name): figure for name, figure in record.metrics.items()},
+        **{f"row {place} of the confusion matrix": counts for place, counts in enumerate(record.confusion)},
+        "the number of forward passes": record.costs.forwards,
+        "the number of backward passes": record.costs.backwards,
+        **{f'flag "{name}"': found for name, found in record.flags.items()},
+        **{f'caution "{name}"': found for name, found in record.cautions.items()},
+    }
+
+
+def _metric(name: str) -> str:
+    return f'metric "{name}"'
+
+
+def _same(one: Any, other: Any) -> bool:
+    if isinstance(one, float) and isinstance(other, float):
+        return math.isclose(one, other, rel_tol=PRECISION, abs_tol=PRECISION)
+    if isinstance(one, tuple) and isinstance(other, tuple):
+        return len(one) == len(other) and all(map(_same, one, other))
+    return bool(one == other)
+
+
+def _text(figure: Any) -> str:
+    if figure is None:
+        return "nothing"
+    if isinstance(figure, Measure):
+        ends = "" if figure.low is None else f" ({figure.low} to {figure.high})"
+        return f"{figure.value}{ends} of {figure.n} samples"
+    return f'"{figure}"' if isinstance(figure, str) else one_line(figure, 120)
+
+
+# ---------------------------------------------------------------------------------------------------------------- files
+
+
+def first_difference(written: bytes, follows: bytes) -> str:
+    """Where two texts differ first: the line, and what stands there in each, from a little before the difference on."""
+    lines = [text.decode("utf-8", "replace").split("\n") for text in (written, follows)]
+    for number, (found, wanted) in enumerate(zip(*lines, strict=False), start=1):
+        if found != wanted:
+            start = max(0, next(_differing(found, wanted)) - 40)
+            parts = [one_line(line[start : start + 100]) for line in (found, wanted)]
+            return f'line {number} is written as "{parts[0]}", but "{parts[1]}" follows from the records'
+    return f"it has {len(lines[0])} lines, but {len(lines[1])} follow from the records"
+
+
+def _differing(one: str, other: str) -> Iterator[int]:
+    yield from (place for place, pair in enumerate(zip(one, other, strict=False)) if pair[0] != pair[1])
+    yield min(len(one), len(other))
+
+
+def files_follow(written: Mapping[str, bytes | None], follows: Mapping[str, bytes], folder: str) -> None:
+    """See that files are byte for byte what they should be.
+
+    Args:
+        written: What they hold, by name; None for one that is not there.
+        follows: What follows from the records.
+        folder: Where they lie.
+
+    Raises:
+        StoreError: At the first that is missing or differs.
+    """
+    for name, wanted in follows.items():
+        found = written.get(name)
+        if found is None:
+            refuse(f"{folder}/{name} is missing; robbench report makes it again")
+        if found != wanted:
+            refuse(f"{folder}/{name}: {first_difference(found, wanted)}; robbench report makes it again")

@@ -1,0 +1,78 @@
+"""What the learning rate does: rows that differ in nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from robbench.leaderboards.board import Row
+from robbench.leaderboards.drawing.scene import Scene, Sketch
+from robbench.leaderboards.drawing.style import COLORS, MARKERS, sheet
+from robbench.leaderboards.drawing.training import histories, loss_axis, whole_epochs
+from robbench.leaderboards.drawing.words import short
+from robbench.leaderboards.materials import History
+from robbench.leaderboards.pictures import Picture
+from robbench.records import digest
+
+
+def learning_rates(scene: Scene) -> Iterator[Sketch]:
+    """A figure for each group of rows that differ in the learning rate alone."""
+    groups: dict[str, list[tuple[float, Row, History]]] = {}
+    for row in scene.board.rows:
+        found = histories(scene, row)
+        if found and isinstance(row.model.recipe.get("lr"), int | float):
+            plain = row.model.model_dump(mode="json", exclude={"label"})
+            lr = float(plain["recipe"].pop("lr"))
+            groups.setdefault(digest(plain), []).append((lr, row, found[0]))
+    studies = [group for group in groups.values() if len({lr for lr, _, _ in group}) > 1]
+    for place, group in enumerate(studies, 1):
+        yield _draw(scene, f"learning-rates-{place}", sorted(group, key=lambda item: item[0])[: len(COLORS)])
+
+
+def _draw(scene: Scene, name: str, group: Sequence[tuple[float, Row, History]]) -> Sketch:
+    made, panels = sheet(3.0 + 0.1 * len(group), 1, 2)
+    for axes, part, title in zip(panels[0], ("train", "validation"), ("Training loss", "Validation loss"), strict=True):
+        losses = [getattr(history, f"{part}_loss") for _, _, history in group]
+        for place, ((lr, _, history), values) in enumerate(zip(group, losses, strict=True)):
+            known = np.isfinite(values)
+            end = _diverged(history)
+            label = f"{lr:g}{f' (diverged in epoch {end})' if end else ''}"
+            look = {"color": COLORS[place], "marker": MARKERS[place] if len(values) < 12 else None, "ms": 4}
+            axes.plot(history.epochs[known], values[known], **look, label=label if part == "train" else None)
+        loss_axis(axes, losses)
+        whole_epochs(axes, [history for _, _, history in group])
+        for place, ((_, _, history), values) in enumerate(zip(group, losses, strict=True)):
+            if _diverged(history):
+                known = np.flatnonzero(np.isfinite(values))
+                epoch = history.epochs[known[-1]] if len(known) else history.epochs[0]
+                height = values[known[-1]] if len(known) else axes.get_ylim()[1]
+                axes.plot(epoch, height, "X", color=COLORS[place], ms=11, mec="white", clip_on=False, zorder=5)
+        axes.set_title(title, loc="left")
+        axes.set_xlabel("Epoch")
+        axes.grid(axis="y")
+    made.legend(loc="outside lower center", ncols=min(4, len(group)), title="Learning rate")
+    told = " ".join(_told(lr, history) for lr, _, history in group)
+    like = short(group[0][1].label)
+    caption = (
+        f"Loss per epoch of {len(group)} rows like {like} that differ in the learning rate alone; a cross marks where "
+        f"a loss was last a number before training diverged. {told}"
+    )
+    return Sketch(Picture(name, "training", "The learning rate", caption, told), made)
+
+
+def _diverged(history: History) -> int | None:
+    """The epoch in which a loss stopped being a number, or None."""
+    gone = ~(np.isfinite(history.train_loss) & np.isfinite(history.validation_loss))
+    return int(history.epochs[np.flatnonzero(gone)[0]]) if gone.any() else None
+
+
+def _told(lr: float, history: History) -> str:
+    end = _diverged(history)
+    if end:
+        return f"With {lr:g} training diverges in epoch {end}."
+    first, last = history.train_loss[0], history.train_loss[-1]
+    if len(history.epochs) < 2:
+        return f"With {lr:g} the training loss is {last:.3g} after one epoch."
+    moved = "stays at" if abs(first - last) <= 0.001 * abs(first) else f"goes from {first:.3g} to"
+    return f"With {lr:g} the training loss {moved} {last:.3g}."

@@ -1,0 +1,191 @@
+"""What optimized noise costs: how often it reaches its target, against how much of it there is."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from robbench.leaderboards.board import Row
+from robbench.leaderboards.drawing.scene import Scene, Sketch, leading, which
+from robbench.leaderboards.drawing.style import COLORS, MARKERS, share_axis, sheet, spans
+from robbench.leaderboards.drawing.words import pct, short
+from robbench.leaderboards.figures import Figure
+from robbench.leaderboards.pictures import Picture
+from robbench.leaderboards.text import number
+from robbench.records import ConditionSpec
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+COLUMNS = 2
+
+
+@dataclass(frozen=True)
+class _Point:
+    c: float
+    size: float
+    success: Figure
+
+
+Lines = Mapping[str, list[_Point]]
+
+
+def noise(scene: Scene) -> Iterator[Sketch]:
+    """A panel per target, a line per start, a point per price, for each leading row."""
+    by_row = {row.label: _panels(scene, row) for row in scene.board.rows}
+    rows = [row for row in scene.board.rows if by_row[row.label]]
+    shown = leading(rows)
+    for place, row in enumerate(shown, 1):
+        yield _draw(scene, row, by_row[row.label], f"noise-{place}", which(rows, shown))
+
+
+def _panels(scene: Scene, row: Row) -> dict[str, Lines]:
+    """Points by target and start, of targets for which the price was varied or the start."""
+    found: dict[str, dict[str, list[_Point]]] = {}
+    for condition in scene.board.conditions:
+        point = _point(row, condition)
+        if point:
+            start = str(condition.stages[0].parameters.get("start"))
+            found.setdefault(str(condition.target), {}).setdefault(start, []).append(point)
+    for lines in found.values():
+        for points in lines.values():
+            points.sort(key=lambda point: point.c)
+    return {target: lines for target, lines in found.items() if sum(map(len, lines.values())) > 1}
+
+
+def _point(row: Row, condition: ConditionSpec) -> _Point | None:
+    if [stage.name for stage in condition.stages] != ["noise-optimization"]:
+        return None
+    details = row.cells[condition.label].details or {}
+    success, size = details.get("targeted_success"), details.get("l1_median")
+    if success is None or size is None:
+        return None
+    return _Point(float(condition.stages[0].parameters["c"]), size.value, success)
+
+
+def _draw(scene: Scene, row: Row, panels: Mapping[str, Lines], name: str, shown: str) -> Sketch:
+    columns = min(COLUMNS, len(panels))
+    bands = -(-len(panels) // columns)
+    made, grid = sheet(0.6 + 2.9 * bands, bands, columns, sharex=True, sharey=True)
+    starts = list(dict.fromkeys(start for lines in panels.values() for start in lines))
+    for axes in grid.flat[len(panels) :]:
+        axes.set_visible(False)
+    for axes, (target, lines) in zip(grid.flat, panels.items(), strict=False):
+        for start, points in lines.items():
+            look = starts.index(start) % len(COLORS)
+            values, reach = spans([point.success for point in points])
+            across = [point.size for point in points]
+            axes.errorbar(
+                across,
+                values,
+                yerr=reach,
+                color=COLORS[look],
+                marker=MARKERS[look],
+                elinewidth=0.8,
+                capsize=2,
+                label=start,
+            )
+        share_axis(axes)
+        axes.set_ylim(-2, 108)
+        axes.set_title(scene.fonts.text(f"Towards {_target(scene, target)}", 34), loc="left")
+    _size_axis(grid[0, 0], [point.size for lines in panels.values() for points in lines.values() for point in points])
+    for axes in grid[:, 0]:
+        axes.set_ylabel("Target reached")
+    for axes in list(grid.flat[: len(panels)])[-columns:]:
+        axes.set_xlabel("Median size of the noise (L1)")
+        axes.tick_params(labelbottom=True)
+    handles = {label: handle for axes in grid.flat[: len(panels)] for handle, label in _entries(axes)}
+    made.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=4, title="Noise starts")
+    engine = made.get_layout_engine()
+    if engine is not None:
+        engine.execute(made)
+    for axes, lines in zip(grid.flat, panels.values(), strict=False):
+        _name_prices(axes, {COLORS[starts.index(start) % len(COLORS)]: points for start, points in lines.items()})
+    told = " ".join(_told(scene, target, lines) for target, lines in panels.items())
+    caption = (
+        f"{short(row.label)}: how often optimized noise reaches its target, with 95 % intervals, against the median "
+        "size of the noise over all images it was tried on, in units of one value from black to white; numbers at the "
+        f"points are the price C of a unit of noise. The higher the price, the less noise and the less success. {told}"
+    )
+    title = f"What targeted noise costs: {short(row.label)}"
+    alt = f"Line plots of success over size of the noise. {told}"
+    return Sketch(Picture(name, "noise", title, caption + shown, alt), made)
+
+
+def _name_prices(axes: Axes, lines: Mapping[str, Sequence[_Point]]) -> None:
+    """Write the price beside each point, on whichever side nothing is written yet; nowhere if all are taken.
+
+    Args:
+        axes: A panel whose place in the figure is settled.
+        lines: Points by color.
+    """
+    from matplotlib.patheffects import withStroke
+
+    scale = axes.figure.dpi / 72
+    left, low, right, top = (edge / scale for edge in axes.get_window_extent().extents)
+    taken: list[tuple[float, float, float, float]] = []
+    spots = {}
+    for color, points in lines.items():
+        for point in points:
+            x, y = axes.transData.transform((point.size, 100 * point.success.value)) / scale
+            spots[color, point] = (float(x), float(y))
+            taken.append((x - 3, y - 3, x + 3, y + 3))
+    for (color, point), (x, y) in spots.items():
+        text = f"{point.c:g}"
+        wide, high = 5.2 * len(text), 8.0
+        for aside, up in ((5, 3), (5, -11), (-5 - wide, 3), (-5 - wide, -11), (-wide / 2, 7), (-wide / 2, -15)):
+            box = (x + aside, y + up, x + aside + wide, y + up + high)
+            inside = left < box[0] and box[2] < right + 4 and low < box[1] and box[3] < top + 8
+            if inside and all(box[0] > b[2] or b[0] > box[2] or box[1] > b[3] or b[1] > box[3] for b in taken):
+                taken.append(box)
+                note = axes.annotate(
+                    text,
+                    (point.size, 100 * point.success.value),
+                    (aside, up),
+                    textcoords="offset points",
+                    fontsize=8,
+                    color=color,
+                    zorder=5,
+                )
+                note.set_path_effects([withStroke(linewidth=2, foreground="white")])
+                note.set_in_layout(False)
+                break
+
+
+def _entries(axes: Axes) -> Iterator[tuple[Any, str]]:
+    yield from zip(*axes.get_legend_handles_labels(), strict=True)
+
+
+def _size_axis(axes: Axes, sizes: Sequence[float]) -> None:
+    """Logarithmic where sizes above 0 span more than a factor of 30, linear around 0 where some are 0."""
+    positive = [size for size in sizes if size > 0]
+    if positive and max(positive) > 30 * min(positive):
+        if len(positive) == len(sizes):
+            axes.set_xscale("log")
+        else:
+            axes.set_xscale("symlog", linthresh=min(positive))
+            axes.set_xlim(left=0)
+    else:
+        axes.set_xlim(left=0)
+
+
+def _target(scene: Scene, target: str) -> str:
+    words = {
+        "next": "the next class",
+        "random": "a random class",
+        "least-likely": "the least likely class",
+        "all": "all classes in turn",
+    }
+    return target if target in scene.board.dataset.class_names else words.get(target, target)
+
+
+def _told(scene: Scene, target: str, lines: Lines) -> str:
+    points = [point for found in lines.values() for point in found]
+    most = max(points, key=lambda point: point.success.value)
+    dear = max(points, key=lambda point: point.c)
+    text = f"Towards {short(_target(scene, target), 30)}, {pct(most.success.value)} of the tries succeed "
+    text += f"at C = {most.c:g} with a median size of {number(most.size)}"
+    if dear.c != most.c:
+        text += f", {pct(dear.success.value)} at C = {dear.c:g} with {number(dear.size)}"
+    return f"{text}."

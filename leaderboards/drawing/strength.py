@@ -1,0 +1,111 @@
+"""How much stays right as the attacker may change more."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from robbench.leaderboards.board import Row
+from robbench.leaderboards.curves import Curve
+from robbench.leaderboards.drawing.scene import Scene, Sketch, featured, which
+from robbench.leaderboards.drawing.style import COLORS, MARKERS, share_axis, sheet, spans
+from robbench.leaderboards.drawing.words import average, pct, short
+from robbench.leaderboards.figures import Figure, distance_scores, rates
+from robbench.leaderboards.pictures import Picture
+from robbench.statistics import combine, survival
+from robbench.threat import format_eps
+
+
+def strength(scene: Scene) -> Iterator[Sketch]:
+    """Robust accuracy over eps, a figure per norm; the first of them is a main one."""
+    for place, curve in enumerate(scene.board.strength):
+        caption = (
+            f"Share of test images that withstand every {curve.label} attack up to each size, with 95 % intervals as "
+            "bands; the area is that under the curve, of what a model that withstands all would have."
+        )
+        yield from _curve(
+            scene,
+            curve,
+            f"robust-accuracy-{curve.norm}",
+            f"Accuracy as the attacker may change more ({curve.label})",
+            caption,
+            f"Largest change allowed ({curve.label})",
+            place == 0,
+        )
+
+
+def sizes(scene: Scene) -> Iterator[Sketch]:
+    """The share that withstands changes of a size, for untargeted attacks that look for a small change."""
+    targets = {condition.label: condition.target for condition in scene.board.conditions}
+    curves = [curve for curve in scene.board.sizes if targets[curve.conditions[0]] in (None, "all")]
+    for place, curve in enumerate(curves, 1):
+        caption = (
+            f"Share of test images that {short(curve.label)} cannot fool with a change of at most each size, with 95 % "
+            "intervals as bands; marks stand where a quarter, half, three quarters and all of its successes lie."
+        )
+        yield from _curve(
+            scene,
+            curve,
+            f"change-needed-{place}",
+            f"How large a change has to be: {short(curve.label)}",
+            caption,
+            f"Size of the change ({curve.norm.capitalize()})",
+            False,
+        )
+
+
+def _curve(scene: Scene, curve: Curve, name: str, title: str, caption: str, size: str, main: bool) -> Iterator[Sketch]:
+    board = scene.board
+    rows = [row for row in board.rows if row.label in curve.lines]
+    shown = featured(rows)
+    if not shown:
+        return
+    made, panels = sheet(3.1 + 0.2 * len(shown))
+    axes = panels[0, 0]
+    for place, row in enumerate(shown):
+        radii, figures = _points(scene, curve, row)
+        values, reach = spans(figures)
+        area = average(curve.lines[row.label].area, board.imbalanced).value
+        label = f"{scene.fonts.text(row.label, 70)} (area {pct(area)})"
+        axes.plot(radii, values, color=COLORS[place], marker=MARKERS[place], label=label)
+        axes.fill_between(radii, values - reach[0], values + reach[1], color=COLORS[place], alpha=0.14, lw=0)
+    share_axis(axes, "y", "Accuracy, averaged over classes" if board.imbalanced else "Accuracy")
+    axes.set_xlabel(size)
+    marks = _apart(curve.radii)
+    axes.set_xticks([0, *marks], ["0", *map(format_eps, marks)])
+    axes.set_xlim(left=0)
+    made.legend(loc="outside lower center", ncols=1)
+    told = [_told(scene, curve, row) for row in dict.fromkeys((shown[0].label, shown[-1].label))]
+    alt = f"Line plot. {' '.join(_told(scene, curve, row.label) for row in shown)}"
+    picture = Picture(name, "robustness", title, f"{caption} {' '.join(told)}{which(rows, shown)}", alt, main)
+    yield Sketch(picture, made)
+
+
+def _points(scene: Scene, curve: Curve, row: Row) -> tuple[list[float], list[Figure]]:
+    """Radii and figures, from no change at all on."""
+    by_condition = [scene.table.outcomes(row.label, label) or [] for label in curve.conditions]
+    by_seed = [
+        combine([distance_scores(outcome, curve.norm, None) for outcome in outcomes], np.min)
+        for outcomes in zip(*by_condition, strict=True)
+    ]
+    unchanged = rates([survival(part, 0.0) for part in by_seed], len(scene.board.dataset.class_names))
+    points = [*([unchanged[0]] if unchanged else []), *curve.lines[row.label].points]
+    radii = [0.0] * bool(unchanged) + list(curve.radii)
+    return radii, [average(point, scene.board.imbalanced) for point in points]
+
+
+def _apart(radii: Sequence[float]) -> list[float]:
+    """Radii whose labels do not run into one another, the last among them."""
+    kept: list[float] = []
+    for radius in reversed(radii):
+        if radius >= 0.07 * radii[-1] and (not kept or kept[-1] - radius >= 0.07 * radii[-1]):
+            kept.append(radius)
+    return kept[::-1]
+
+
+def _told(scene: Scene, curve: Curve, label: str) -> str:
+    points = [average(point, scene.board.imbalanced) for point in curve.lines[label].points]
+    shown = np.unique([0, len(points) // 2, len(points) - 1])
+    parts = [f"{pct(points[place].value)} at {format_eps(curve.radii[place])}" for place in shown]
+    return f"{short(label)}: {', '.join(parts)}."

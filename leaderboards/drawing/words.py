@@ -1,0 +1,38 @@
+"""Words and numbers in captions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from unicodedata import category
+
+from robbench.leaderboards.figures import Figure, Rates
+
+
+def short(text: object, limit: int = 60) -> str:
+    """Text on one line, without control characters, with an ellipsis in the middle where it exceeds the limit."""
+    line = "".join(letter for letter in " ".join(str(text).split()) if category(letter) != "Cc")
+    if len(line) <= limit:
+        return line
+    tail = (limit - 1) // 2
+    return f"{line[: limit - 1 - tail]}…{line[len(line) - tail :]}"
+
+
+def pct(share: float) -> str:
+    """``0.4712`` as ``47 %``, with a decimal where it would otherwise read as none or all of it."""
+    value = 100 * share
+    return f"{value:.1f} %" if 0 < value < 1 or 99 < value < 100 else f"{value:.0f} %"
+
+
+def listed(items: Sequence[str]) -> str:
+    """``a, b and c``."""
+    return " and ".join([", ".join(items[:-1]), items[-1]]) if len(items) > 1 else "".join(items)
+
+
+def counted(number: int, noun: str, plural: str = "") -> str:
+    """``1 row``, ``2 rows``."""
+    return f"{number:,} {noun if number == 1 else plural or f'{noun}s'}"
+
+
+def average(rates: Rates, imbalanced: bool) -> Figure:
+    """The figure that boards show first: averaged over classes where the test set is imbalanced, else over images."""
+    return rates.balanced if imbalanced else rates.share

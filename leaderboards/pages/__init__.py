@@ -1,0 +1,8 @@
+"""Boards as pages: one file each that opens without a network, every number of it leading to its record."""
+
+from __future__ import annotations
+
+from robbench.leaderboards.pages.index import IndexEntry, index_page
+from robbench.leaderboards.pages.page import page
+
+__all__ = ["IndexEntry", "index_page", "page"]

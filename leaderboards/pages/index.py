@@ -1,0 +1,95 @@
+"""A page that leads to the boards of a directory."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+from urllib.parse import quote
+
+from robbench.errors import StoreError
+from robbench.leaderboards.figures import Figure
+from robbench.leaderboards.pages.rendering import render
+from robbench.leaderboards.pages.sheets import Cell
+
+
+@dataclass(frozen=True)
+class IndexEntry:
+    """A board of a directory.
+
+    Attributes:
+        folder: Its directory's name.
+        title: Its heading.
+        dataset: Label of its data set.
+        rows: How many rows it has.
+        leader: Label of the row that leads; empty where none is ranked.
+        tied: How many others share the leader's rank.
+        measure: What the rows are ranked by.
+        figure: What the leader has of it.
+    """
+
+    folder: str
+    title: str
+    dataset: str
+    rows: int
+    leader: str
+    tied: int
+    measure: str
+    figure: Figure | None
+
+    @classmethod
+    def of(cls, folder: str, data: Mapping[str, Any]) -> Self:
+        """The entry of a board.
+
+        Args:
+            folder: Its directory's name.
+            data: The content of its ``leaderboard.json``.
+        """
+        ranked = [row for row in data["rows"] if row["rank"]]
+        by = data["ranked_by"]
+        rates = None
+        if ranked and by:
+            rates = ranked[0]["worst"][by]
+        elif ranked:
+            clean = next(spec["label"] for spec in data["conditions"] if spec["kind"] == "clean")
+            rates = ranked[0]["cells"][clean]["rates"]
+        return cls(
+            folder=folder,
+            title=data["title"],
+            dataset=data["dataset"]["label"],
+            rows=len(data["rows"]),
+            leader=ranked[0]["model"]["label"] if ranked else "",
+            tied=sum(row["rank"] == ranked[0]["rank"] for row in ranked) - 1 if ranked else 0,
+            measure=f"worst case {by}" if by else "clean, balanced",
+            figure=Figure(**rates["balanced"]) if rates else None,
+        )
+
+    @classmethod
+    def read(cls, directory: Path) -> Self:
+        """The entry of a board that lies in a directory.
+
+        Raises:
+            StoreError: If it cannot be read.
+        """
+        path = directory / "leaderboard.json"
+        try:
+            return cls.of(directory.name, json.loads(path.read_text(encoding="utf-8")))
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, StopIteration) as error:
+            raise StoreError(f"cannot read {path}: {type(error).__name__}: {error}") from error
+
+    @property
+    def link(self) -> str:
+        """Where its page lies, as seen from the directory."""
+        return f"{quote(self.folder)}/index.html"
+
+    @property
+    def cell(self) -> Cell:
+        """The leader's figure."""
+        return Cell.share(self.figure, None, bar=True, ends=True)
+
+
+def index_page(entries: Sequence[IndexEntry]) -> str:
+    """A page that leads to some boards, as a single HTML file that is to lie beside their directories."""
+    return render("index.html.jinja", entries=entries)

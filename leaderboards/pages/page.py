@@ -1,0 +1,88 @@
+"""The page of a board: one file that needs no other, nor a network."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Sequence
+from pathlib import Path
+
+from robbench.errors import StoreError
+from robbench.leaderboards.board import Board
+from robbench.leaderboards.findings import findings
+from robbench.leaderboards.pages.contents import decisions, sheets
+from robbench.leaderboards.pages.records import embedded, facets
+from robbench.leaderboards.pages.rendering import render
+from robbench.leaderboards.pages.sheets import Records
+from robbench.leaderboards.pictures import Picture
+from robbench.leaderboards.table import AUDIT_STEPS, Cell
+from robbench.records import BoardNote, Record
+
+KINDS = {
+    "clean": "unchanged images",
+    "natural": "natural perturbations",
+    "attack": "attacks",
+    "chain": "chains of both",
+}
+
+
+def page(board: Board, note: BoardNote, cells: Sequence[Cell], directory: Path, pictures: Sequence[Picture]) -> str:
+    """A board as a single HTML file, with its records and figures inside.
+
+    Args:
+        board: The board.
+        note: What it says that does not follow from its cells.
+        cells: Records with their outcomes, those that the board was made of.
+        directory: Where the board's files lie.
+        pictures: Figures to embed, by their files under ``figures``.
+
+    Raises:
+        StoreError: If a figure cannot be read.
+    """
+    records = _by_place(cells)
+    parts = sheets(board, records, note.references)
+    decided = {row.label: found for row in board.rows if (found := decisions(board, records, row))}
+    tables = [sheet for made in (*parts.values(), *decided.values()) for sheet in made]
+    sources = {source.anchor: source for sheet in tables for source in sheet.sources()}
+    return render(
+        "page.html.jinja",
+        board=board,
+        title=board.title or board.dataset.label,
+        about=[paragraph for text in note.about.split("\n\n") if (paragraph := " ".join(text.split()))],
+        findings=findings(board),
+        kinds={word: n for kind, word in KINDS.items() if (n := sum(spec.kind == kind for spec in board.conditions))},
+        parts=parts,
+        decisions=decided,
+        places={row.label: at for at, row in enumerate(board.rows)},
+        facets={name: values for name, values in _facets(board).items() if len(values) > 1},
+        pictures=[(picture, _address(directory / "figures", picture)) for picture in pictures],
+        audit_steps=AUDIT_STEPS,
+        data=embedded(board, records, sources.values()),
+    )
+
+
+def _by_place(cells: Sequence[Cell]) -> Records:
+    found: dict[tuple[str, str], list[Record]] = {}
+    for record, _ in sorted(cells, key=lambda cell: cell[0].spec.seed):
+        found.setdefault((record.spec.model.label, record.spec.condition.label), []).append(record)
+    return found
+
+
+def _facets(board: Board) -> dict[str, list[str]]:
+    """What rows can be filtered by, with all values that occur."""
+    found: dict[str, dict[str, None]] = {}
+    for row in board.rows:
+        for name, value in facets(row.model).items():
+            found.setdefault(name, {})[value] = None
+    return {name: list(values) for name, values in found.items()}
+
+
+def _address(folder: Path, picture: Picture) -> str:
+    """The smaller of a figure's two files as a data address; a drawing that holds a photograph is none."""
+    try:
+        drawing, raster = ((folder / f"{picture.name}.{suffix}").read_bytes() for suffix in ("svg", "png"))
+    except OSError as error:
+        raise StoreError(f"cannot read figure {picture.name} in {folder}: {error}") from error
+    kind, data = ("svg+xml", drawing)
+    if b"<image" in drawing or len(raster) < len(drawing):
+        kind, data = "png", raster
+    return f"data:image/{kind};base64,{base64.b64encode(data).decode()}"

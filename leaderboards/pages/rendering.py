@@ -1,0 +1,67 @@
+"""From templates to HTML, with everything escaped that does not come from them."""
+
+from __future__ import annotations
+
+import functools
+import importlib.resources
+import re
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from markdown_it import MarkdownIt
+    from markupsafe import Markup
+
+_BREAKS = re.compile(r"(?<=\S)(?=[\[@+]|->)|(?<=[,_·])(?=\S)")
+
+
+def render(template: str, **values: Any) -> str:
+    """A template of the boards as HTML.
+
+    Args:
+        template: Its file name.
+        values: What it shows; texts are escaped.
+    """
+    import jinja2
+    from markupsafe import Markup
+
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("robbench.leaderboards", "templates"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters |= {"inline": inline, "breaks": breaks, "markdown": markdown}
+    folder = importlib.resources.files("robbench.leaderboards.templates")
+    files = {name: Markup(folder.joinpath(f"page.{name}").read_text(encoding="utf-8")) for name in ("css", "js")}
+    return environment.get_template(template).render(files=files, **values)
+
+
+def inline(text: str) -> Markup:
+    """A line of our markdown as HTML: bold, italics, code and escapes; no links, no images, no HTML but ``<br>``."""
+    from markupsafe import Markup
+
+    # What comes from names has its angle brackets escaped, so this is ours.
+    return Markup("<br>").join(Markup(_markdown().renderInline(part)) for part in text.split("<br>"))
+
+
+def markdown(text: str) -> Markup:
+    """Paragraphs and lists of our markdown as HTML."""
+    from markupsafe import Markup
+
+    return Markup(_markdown().render(text))
+
+
+@functools.cache
+def _markdown() -> MarkdownIt:
+    from markdown_it import MarkdownIt
+
+    return MarkdownIt("commonmark", {"html": False}).disable(["link", "image", "autolink", "html_inline"])
+
+
+def breaks(text: str) -> Markup:
+    """A label that may be broken where its parts meet, since few have spaces."""
+    from markupsafe import Markup
+
+    return Markup("<wbr>").join(_BREAKS.split(text))

@@ -1,0 +1,67 @@
+"""The figures of a board: what each is called, what it shows, and where its files lie."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Literal
+
+from robbench.errors import StoreError
+from robbench.files import write_atomically
+from robbench.records import dumps
+
+Section = Literal["data", "training", "accuracy", "robustness", "examples", "embeddings", "noise"]
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A figure of a board, drawn as ``figures/<name>.png`` and ``figures/<name>.svg`` in the board's directory.
+
+    Attributes:
+        name: Stem of its files.
+        section: The part of the board that it belongs to.
+        title: A short heading.
+        caption: What there is to see, as plain text.
+        alt: What somebody who cannot see it should be told instead, as plain text.
+        main: Whether the markdown board shows it; the page shows all.
+    """
+
+    name: str
+    section: Section
+    title: str
+    caption: str
+    alt: str
+    main: bool = False
+
+
+def write_manifest(directory: Path, pictures: Sequence[Picture]) -> Path:
+    """List a board's figures in ``figures/figures.json``.
+
+    Raises:
+        StoreError: If it cannot be written.
+    """
+    path = directory / "figures" / "figures.json"
+    write_atomically(path, dumps([asdict(picture) for picture in pictures]))
+    return path
+
+
+def read_manifest(directory: Path) -> tuple[Picture, ...]:
+    """The figures of a board, in order; none where none were drawn.
+
+    Raises:
+        StoreError: If the list cannot be read or a file that it names is missing.
+    """
+    path = directory / "figures" / "figures.json"
+    try:
+        pictures = tuple(Picture(**entry) for entry in json.loads(path.read_text(encoding="utf-8")))
+    except FileNotFoundError:
+        return ()
+    except (OSError, ValueError, TypeError) as error:
+        raise StoreError(f"cannot read {path}: {error}") from error
+    for picture in pictures:
+        for suffix in ("png", "svg"):
+            if not (directory / "figures" / f"{picture.name}.{suffix}").is_file():
+                raise StoreError(f"{path} names {picture.name}.{suffix}, which is not there")
+    return pictures

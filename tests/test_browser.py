@@ -1,0 +1,324 @@
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from page_boards import HOSTILE, IMAGE, ROWS, SCRIPT, hostile_board, hostile_page
+
+from robbench.leaderboards.files import plain_data
+from robbench.leaderboards.pages import IndexEntry, index_page
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, Page
+
+NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+SWITCHES = [
+    *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
+    *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
+]
+RANKING = "#ranking table >> nth=0"
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    program = next(filter(None, map(shutil.which, NAMES)), None)
+    if program is None:
+        pytest.skip(f"no browser is installed: {', '.join(NAMES)}")
+    with sync_api.sync_playwright() as playwright:
+        started = playwright.chromium.launch(executable_path=program, args=SWITCHES)
+        yield started
+        started.close()
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("boards")
+    folder = root / "a <b> #1%"
+    folder.mkdir()
+    (folder / "index.html").write_text(hostile_page(folder), encoding="utf-8")
+    entries = [
+        IndexEntry.of(folder.name, plain_data(hostile_board())),
+        IndexEntry.of(IMAGE, plain_data(hostile_board())),
+    ]
+    (root / "index.html").write_text(index_page(entries), encoding="utf-8")
+    return root
+
+
+@pytest.fixture(scope="module")
+def address(site: Path) -> str:
+    return (site / "a <b> #1%" / "index.html").as_uri()
+
+
+@pytest.fixture
+def opened(browser: Browser) -> Iterator[Any]:
+    """Opens pages, and fails on whatever a page complains of or asks for."""
+    contexts, troubles = [], []
+
+    def start(url: str, width: int = 1280, **options: Any) -> Page:
+        context = browser.new_context(viewport={"width": width, "height": 800}, reduced_motion="reduce", **options)
+        contexts.append(context)
+        page = context.new_page()
+        page.set_default_timeout(30_000)
+        page.on("console", lambda message: troubles.append(message.text))
+        page.on("pageerror", lambda error: troubles.append(str(error)))
+        page.on("dialog", lambda dialog: (troubles.append(f"dialog {dialog.message}"), dialog.dismiss()))
+        page.on("request", lambda sent: sent.url.startswith(("file:", "data:")) or troubles.append(sent.url))
+        page.goto(url)
+        return page
+
+    yield start
+    for context in contexts:
+        context.close()
+    assert troubles == []
+
+
+def column(page: Page, heading: str, table: str = RANKING) -> list[str]:
+    """The texts of a column, as far as its lines are shown, without what stands small below them."""
+    return page.locator(table).evaluate(  # type: ignore[no-any-return]
+        """(table, heading) => {
+            const at = [...table.tHead.rows[0].cells].findIndex((cell) => cell.innerText.trim().startsWith(heading));
+            const shown = [...table.tBodies[0].rows].filter((row) => !row.hidden);
+            return shown.map((row) => row.cells[at].innerText.split('\\n')[0].trim());
+        }""",
+        heading,
+    )
+
+
+def overflow(page: Page) -> int:
+    return page.evaluate("document.documentElement.scrollWidth - window.innerWidth")  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize(("width", "scheme"), [(1280, "light"), (360, "dark")])
+def test_pages_fit_and_can_be_read(opened: Any, site: Path, address: str, width: int, scheme: str) -> None:
+    index = opened((site / "index.html").as_uri(), width, color_scheme=scheme)
+    assert overflow(index) <= 0
+    index.get_by_role("link").first.click()
+    assert index.url == address
+    assert index.get_by_role("heading", level=1).inner_text() == SCRIPT
+    page = opened(address, width, color_scheme=scheme)
+    page.evaluate("for (const part of document.querySelectorAll('details')) part.open = true")
+    assert overflow(page) <= 0
+    assert page.locator("img").evaluate_all(
+        "images => images.every((image) => image.complete && image.naturalWidth > 0)"
+    )
+    for shown in (index, page):
+        assert shown.evaluate(CONTRAST) == []
+    background = page.evaluate("getComputedStyle(document.body).backgroundColor")
+    assert (sum(map(int, re.findall(r"\d+", background)[:3])) < 3 * 60) is (scheme == "dark")
+
+
+CONTRAST = """() => {
+    const canvas = new OffscreenCanvas(1, 1).getContext("2d", { willReadFrequently: true });
+    const rgb = (color) => {
+        canvas.fillStyle = color;
+        canvas.fillRect(0, 0, 1, 1);
+        return canvas.getImageData(0, 0, 1, 1).data;
+    };
+    const light = (color) => [...rgb(color)].slice(0, 3)
+        .map((c) => c / 255).map((c) => (c <= 0.04045 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4))
+        .reduce((sum, c, at) => sum + c * [0.2126, 0.7152, 0.0722][at], 0);
+    const behind = (element) => {
+        for (let at = element; at; at = at.parentElement) {
+            const color = getComputedStyle(at).backgroundColor;
+            if (!color.startsWith("rgba(0, 0, 0, 0")) return color;
+        }
+    };
+    const low = new Set();
+    for (const element of document.querySelectorAll("body *")) {
+        const own = [...element.childNodes].some((node) => node.nodeType === 3 && node.data.trim());
+        if (!own || !element.checkVisibility()) continue;
+        const [a, b] = [light(getComputedStyle(element).color), light(behind(element))].sort((x, y) => y - x);
+        if ((a + 0.05) / (b + 0.05) < 4.5) low.add(`${element.tagName}.${element.className}`);
+    }
+    return [...low];
+}"""
+
+
+def test_tables_sort_by_any_column(opened: Any, address: str) -> None:
+    page = opened(address)
+    heading = page.locator(RANKING).get_by_role("columnheader", name="Clean", exact=True)
+    button = heading.get_by_role("button")
+    first = column(page, "Model")
+    button.click()
+    assert heading.get_attribute("aria-sort") == "descending"
+    found = [float(re.match(r"\d+\.\d", text)[0]) for text in column(page, "Clean")]  # type: ignore[index]
+    assert found == sorted(found, reverse=True)
+    assert len(set(found)) > 2
+    button.press("Enter")
+    assert heading.get_attribute("aria-sort") == "ascending"
+    again = [float(re.match(r"\d+\.\d", text)[0]) for text in column(page, "Clean")]  # type: ignore[index]
+    assert again == sorted(found)
+    page.locator(RANKING).get_by_role("button", name="Model").click()
+    assert column(page, "Model") == sorted(column(page, "Model"), key=page_order(page))
+    assert heading.get_attribute("aria-sort") == "none"
+    page.locator(RANKING).get_by_role("button", name="Rank").click()
+    assert [int(rank.rstrip("=")) for rank in column(page, "Rank")] == sorted(
+        int(r.rank.rstrip("=")) for r in hostile_board().rows if r.rank
+    )
+    assert sorted(column(page, "Model")) == sorted(first)
+
+
+def page_order(page: Page) -> Any:
+    order = page.evaluate("names => names.sort(new Intl.Collator('en', {numeric: true}).compare)", list(ROWS))
+    return [" ".join(name.split()) for name in order].index
+
+
+def test_what_is_missing_sorts_last_either_way(opened: Any, address: str) -> None:
+    page = opened(address)
+    table = "#conditions table >> nth=0"
+    button = page.locator(table).locator("thead button").filter(has_text=re.compile(r"^pgd@0\.1$"))
+    for _ in range(2):
+        button.click()
+        assert column(page, "pgd@0.1", table)[-1] == "failed"
+
+
+def test_rows_can_be_filtered(opened: Any, address: str) -> None:
+    page = opened(address)
+    ranked = len(column(page, "Model"))
+    page.get_by_label("Rows", exact=True).fill("PLAIN 3")
+    assert column(page, "Model") == ["plain 3"]
+    assert column(page, "Model", "#strength table >> nth=0") == ["plain 3"]
+    assert page.locator("#filter output").inner_text() == f"1 of {len(ROWS)} rows"
+    page.get_by_label("Rows", exact=True).fill("nothing")
+    assert column(page, "Model") == []
+    page.get_by_role("button", name="Show all").click()
+    page.wait_for_function("document.querySelector('#filter output').textContent === '12 rows'")
+    assert len(column(page, "Model")) == ranked
+    page.get_by_label("defense").select_option(SCRIPT)
+    assert sorted(column(page, "Model", "#strength table >> nth=0")) == sorted(ROWS[1:-1:2])
+    assert page.locator("#filter select").count() == 1, "objective, balancer and architecture are the same for all"
+
+
+def test_conditions_are_shown_one_way_at_a_time(opened: Any, address: str) -> None:
+    page = opened(address)
+    views = page.locator("#conditions .view")
+    assert [views.nth(at).is_visible() for at in range(2)] == [True, False]
+    page.get_by_role("button", name="Averaged over classes").click()
+    assert [views.nth(at).is_visible() for at in range(2)] == [False, True]
+
+
+def test_a_number_leads_to_its_record_and_back(opened: Any, address: str) -> None:
+    page = opened(address)
+    panel = page.locator("#panel")
+    cell = (
+        page.locator("#conditions .view:not([hidden]) tr", has=page.get_by_role("rowheader", name=IMAGE))
+        .locator("td a")
+        .nth(2)
+    )
+    shown = cell.inner_text()
+    cell.click()
+    assert re.fullmatch(r".*#record-[0-9a-f]{20}", page.url)
+    text = panel.inner_text()
+    key = page.url.rpartition("-")[2]
+    for needed in (
+        key,
+        IMAGE,
+        "fgsm@0.1",
+        shown,
+        "Seed 0",
+        "Seed 1",
+        "noise-wins",
+        "f" * 64,
+        "torch",
+        "linf",
+        "cpu",
+        SCRIPT,
+    ):
+        assert needed in text, needed
+    page.go_back()
+    assert not panel.is_visible()
+    page.go_forward()
+    assert panel.is_visible()
+    page.keyboard.press("Escape")
+    page.wait_for_url(address)
+    assert not panel.is_visible()
+
+
+def test_a_worst_case_leads_to_its_conditions_and_on_to_their_records(opened: Any, address: str) -> None:
+    page = opened(address)
+    panel = page.locator("#panel")
+    page.locator("#ranking td.bar a").first.click()
+    inner = panel.get_by_role("link")
+    assert [text.strip() for text in inner.all_inner_texts()] == list(hostile_board().threats["Linf 0.1"])
+    inner.nth(1).click()
+    assert "#record-" in page.url
+    panel.get_by_role("button", name="Back").click()
+    page.wait_for_url("**#figure-*")
+    panel.get_by_role("link").nth(0).click()
+    panel.get_by_role("button", name="Close").click()
+    page.wait_for_url(address)
+    assert not panel.is_visible()
+
+
+def test_records_open_from_an_address(opened: Any, address: str) -> None:
+    page = opened(address)
+    anchors = page.locator("main a[href^='#record-'], main a[href^='#figure-']").evaluate_all(
+        "links => [...new Set(links.map((link) => link.getAttribute('href')))]"
+    )
+    assert len(anchors) > 100
+    silent = page.evaluate(
+        """async (anchors) => {
+            const silent = [];
+            for (const anchor of anchors) {
+                location.hash = anchor;
+                await new Promise((done) => addEventListener("hashchange", done, { once: true }));
+                const panel = document.getElementById("panel");
+                if (!panel.open || /undefined|NaN/.test(panel.textContent)) silent.push(anchor);
+            }
+            return silent;
+        }""",
+        anchors[::13],
+    )
+    assert silent == []
+    other = opened(address + anchors[0])
+    assert other.locator("#panel").is_visible()
+    other.get_by_role("button", name="Close").click()
+    assert other.url == address
+    assert not opened(address + "#record-0").locator("#panel").is_visible()
+
+
+def test_hostile_names_are_shown_and_do_nothing(opened: Any, address: str) -> None:
+    page = opened(address)
+    headers = page.locator(RANKING).locator("tbody th").all_inner_texts()
+    assert {" ".join(name.split()) for name in HOSTILE} <= {" ".join(text.split("\n")[0].split()) for text in headers}
+    page.locator("#conditions .view:not([hidden]) td a").last.click()
+    assert page.locator("#panel").is_visible()
+    assert [text.split("\n")[-1] for text in headers].count("noise-wins") == 1
+    assert page.locator("script").count() == 3
+    assert page.locator("svg, img[src='x'], [onerror], [onload]").count() == 0
+
+
+def test_colors_can_be_changed(opened: Any, address: str) -> None:
+    page = opened(address, color_scheme="light")
+    before = page.evaluate("getComputedStyle(document.body).backgroundColor")
+    page.get_by_role("button", name="Use dark colors").click()
+    assert page.evaluate("getComputedStyle(document.body).backgroundColor") != before
+    assert page.evaluate(CONTRAST) == []
+    page.get_by_role("button", name="Use light colors").click()
+    assert page.evaluate("getComputedStyle(document.body).backgroundColor") == before
+
+
+def test_paper_has_everything_and_no_controls(opened: Any, address: str) -> None:
+    page = opened(address, color_scheme="dark")
+    page.emulate_media(media="print")
+    page.evaluate("dispatchEvent(new Event('beforeprint'))")
+    assert page.locator("main details:not([open])").count() == 0
+    assert all(page.locator("#conditions .view").nth(at).is_visible() for at in range(2))
+    assert page.locator(".control:visible, nav:visible, #panel:visible").count() == 0
+    assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
+    page.evaluate("dispatchEvent(new Event('afterprint'))")
+    assert page.locator("main details:not([open])").count() > 0
+    assert page.locator("#conditions .view[hidden]").count() == 1
+
+
+def test_without_scripts_it_can_still_be_read(opened: Any, address: str) -> None:
+    page = opened(address, java_script_enabled=False)
+    assert page.locator(RANKING).is_visible()
+    assert all(page.locator("#conditions .view").nth(at).is_visible() for at in range(2))
+    assert not page.locator("#filter").is_visible()
+    assert not page.locator("#theme").is_visible()

@@ -1,0 +1,294 @@
+from __future__ import annotations
+
+import csv
+import shutil
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tiny
+
+import robbench.training
+from robbench.cli import main
+from robbench.data import Splits
+from robbench.errors import RequestError, StoreError
+from robbench.plan import Job
+from robbench.recipe import Recipe
+from robbench.search import LR, WEIGHT_DECAY, Search, prepare, propose, ranked, search, standard_error, toml
+from robbench.store import Store
+from robbench.trials import FIELDS, Trial
+
+COUNT = 4
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Search, list[Trial]]:
+    """A search that was carried out at once; its store is not to be written to."""
+    wanted = prepare(tiny.make(tmp_path_factory.mktemp("search"), recipe="epochs = 2, keep = 'best'"))
+    return wanted, search(wanted, COUNT)
+
+
+def timeless(trials: Sequence[Trial]) -> list[Trial]:
+    return [replace(trial, seconds=None) for trial in trials]
+
+
+def lines(wanted: Search) -> list[dict[str, str]]:
+    with (wanted.folder / "trials.csv").open() as file:
+        return list(csv.DictReader(file))
+
+
+def history(store: Path, key: str) -> list[dict[str, str]]:
+    with (store / "models" / key / "history.csv").open() as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.fixture
+def trained(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Keys of the models whose training begins."""
+    keys: list[str] = []
+    train = robbench.training.train
+
+    def counting(job: Job, *rest: object) -> None:
+        keys.append(job.key)
+        train(job, *rest)  # type: ignore[arg-type]
+
+    monkeypatch.setattr("robbench.training.train", counting)
+    return keys
+
+
+# --- proposals
+
+
+def told(wanted: Search, count: int, seed: int = 0) -> list[Trial]:
+    """Proposals one after the other, each answered with an accuracy that Adam and a rate near 0.003 make high."""
+    trials: list[Trial] = []
+    for number in range(1, count + 1):
+        recipe = propose(wanted, trials)
+        accuracy = 0.9 - 0.2 * abs(np.log10(recipe.lr / 0.003)) - 0.2 * (recipe.optimizer != "adam")
+        trials.append(Trial(number, "done", recipe, ("key",), max(0.0, float(accuracy)), 1.0, 1.0))
+    return trials
+
+
+def test_the_first_trial_is_the_rows_own_recipe_and_the_others_lie_in_the_space(tmp_path: Path) -> None:
+    wanted = prepare(tiny.make(tmp_path, recipe="epochs = 1, momentum = 0.7, lr = 20.0"), batch_sizes=[16, 50])
+    own = wanted.jobs[0].recipe
+    recipes = [trial.recipe for trial in told(wanted, 16)]
+    assert recipes[0] == own
+    assert len(set(recipes)) == len(recipes)
+    for recipe in recipes[1:]:
+        assert LR[0] <= recipe.lr <= LR[1]
+        assert recipe.weight_decay == 0 or WEIGHT_DECAY[0] <= recipe.weight_decay <= WEIGHT_DECAY[1]
+        assert recipe == replace(own, **{name: getattr(recipe, name) for name in FIELDS})
+    assert {recipe.optimizer for recipe in recipes} == {"sgd", "adam", "adamw"}
+    assert {recipe.schedule for recipe in recipes} == {"constant", "cosine", "one-cycle"}
+    assert {recipe.batch_size for recipe in recipes[1:]} == {16, 50}
+    assert {recipe.weight_decay == 0 for recipe in recipes} == {True, False}
+
+
+def test_proposals_depend_on_the_seeds_and_on_the_trials_before(tmp_path: Path) -> None:
+    wanted, other = (prepare(tiny.make(tmp_path, seeds=[seed])) for seed in (0, 1))
+    trials = told(wanted, 14)
+    assert propose(wanted, trials) == propose(wanted, trials) != propose(wanted, trials[:-1])
+    assert told(wanted, 14) == trials
+    assert [trial.recipe for trial in told(other, 4)][1:] != [trial.recipe for trial in trials[:4]][1:]
+    flipped = [replace(trial, balanced_accuracy=1 - (trial.balanced_accuracy or 0)) for trial in trials]
+    assert propose(wanted, flipped) != propose(wanted, trials)
+
+
+def test_proposals_come_to_be_better_than_random_ones(tmp_path: Path) -> None:
+    trials = told(prepare(tiny.make(tmp_path)), 40)
+    accuracies = [trial.balanced_accuracy or 0 for trial in trials]
+    assert np.mean(accuracies[25:]) > np.mean(accuracies[1:11]) + 0.1
+
+
+def test_proposals_keep_away_from_what_diverges(tmp_path: Path) -> None:
+    wanted = prepare(tiny.make(tmp_path))
+    trials: list[Trial] = []
+    for number in range(1, 41):
+        recipe = propose(wanted, trials)
+        fine = recipe.lr < 0.001
+        trials.append(Trial(number, "done" if fine else "diverged", recipe, ("key",), 0.8 if fine else None))
+    assert sum(trial.state == "diverged" for trial in trials[1:11]) >= 3
+    assert sum(trial.state == "diverged" for trial in trials[-10:]) <= 2
+
+
+# --- what is kept
+
+
+def test_every_trial_is_in_the_file_with_what_its_history_says(finished: tuple[Search, list[Trial]]) -> None:
+    wanted, trials = finished
+    store = wanted.plan.request.out
+    assert [int(line["trial"]) for line in lines(wanted)] == list(range(1, COUNT + 1))
+    best: dict[str, float] = {}
+    for line, trial in zip(lines(wanted), trials, strict=True):
+        kept = max(history(store, line["models"]), key=lambda epoch: float(epoch["validation_balanced_accuracy"]))
+        best[line["trial"]] = float(kept["validation_balanced_accuracy"])
+        assert float(line["balanced_accuracy"]) == trial.balanced_accuracy == best[line["trial"]]
+        assert float(line["validation_loss"]) == float(kept["validation_loss"])
+        assert float(line["lr"]) == trial.recipe.lr
+        assert line["optimizer"] == trial.recipe.optimizer
+        assert float(line["seconds"]) > 0
+        assert Store(store).has_model(line["models"])
+    assert str(ranked(trials)[0].number) == max(best, key=lambda number: best[number])
+
+
+def test_the_last_epoch_counts_where_the_recipe_keeps_it(tmp_path: Path) -> None:
+    wanted = prepare(tiny.make(tmp_path, recipe="epochs = 3, lr = 0.3, optimizer = 'sgd'"))
+    (trial,) = search(wanted, 1)
+    end = history(tmp_path / "runs", trial.models[0])[-1]
+    assert trial.balanced_accuracy == float(end["validation_balanced_accuracy"])
+
+
+def test_a_search_in_parts_is_the_search_at_once(
+    finished: tuple[Search, list[Trial]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, trained: list[str]
+) -> None:
+    _, whole = finished
+    wanted = prepare(tiny.make(tmp_path, recipe="epochs = 2, keep = 'best'"))
+    search(wanted, 2)
+    keep, calls = robbench.training.write_atomically, []
+
+    def dying(path: Path, data: bytes | str) -> None:
+        calls.append(path)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        keep(path, data)
+
+    monkeypatch.setattr("robbench.training.write_atomically", dying)
+    with pytest.raises(KeyboardInterrupt):
+        search(wanted, COUNT)
+    monkeypatch.setattr("robbench.training.write_atomically", keep)
+    assert len(lines(wanted)) == 2
+    again = prepare(tiny.make(tmp_path, recipe="epochs = 2, keep = 'best'"))
+    assert timeless(search(again, COUNT)) == timeless(whole)
+    assert trained == [whole[0].models[0], whole[1].models[0], *[whole[2].models[0]] * 2, whole[3].models[0]]
+    assert timeless(search(again, 2)) == timeless(whole), "what was tried is not forgotten"
+
+
+def test_models_that_are_in_the_store_are_not_trained_again(
+    finished: tuple[Search, list[Trial]], tmp_path: Path, trained: list[str]
+) -> None:
+    before, whole = finished
+    shutil.copytree(before.plan.request.out / "models", tmp_path / "runs" / "models")
+    wanted = prepare(tiny.make(tmp_path, recipe="epochs = 2, keep = 'best'"))
+    assert search(wanted, COUNT) == whole
+    assert trained == []
+
+
+def test_a_grid_with_the_recipe_asks_for_the_model_that_was_trained(
+    finished: tuple[Search, list[Trial]], tmp_path: Path
+) -> None:
+    for trial in finished[1]:
+        (job,) = tiny.make(tmp_path, [toml(trial.recipe)], recipe="epochs = 7, min_steps = 3").jobs
+        assert (job.key,) == trial.models
+        assert job.recipe == trial.recipe
+
+
+def test_figures_are_means_over_the_seeds(tmp_path: Path) -> None:
+    wanted = prepare(tiny.make(tmp_path, seeds=[0, 1], recipe="epochs = 1"))
+    (trial,) = search(wanted, 1)
+    ends = [history(tmp_path / "runs", key)[-1] for key in trial.models]
+    assert len({*trial.models}) == 2
+    figures = {"validation_balanced_accuracy": trial.balanced_accuracy, "validation_loss": trial.validation_loss}
+    for name, value in figures.items():
+        assert value == pytest.approx(np.mean([float(end[name]) for end in ends]), abs=1e-12)
+
+
+def test_a_row_that_starts_from_another_finds_it_trained(tmp_path: Path) -> None:
+    plan = tiny.make(tmp_path, ["name = 'first'", "name = 'second'\nstart = 'first'\nrecipe = { epochs = 1 }"])
+    (trial,) = search(prepare(plan, "second"), 1)
+    assert trial.models == (plan.jobs[1].key,)
+    assert Store(tmp_path / "runs").has_model(plan.jobs[0].key)
+
+
+def test_trials_whose_training_diverges_are_kept_as_such(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    recipe = "epochs = 1, optimizer = 'sgd', lr = 1e12"
+    wanted = prepare(tiny.make(tmp_path, recipe=recipe))
+    trials = search(wanted, 2)
+    assert trials[0].state == lines(wanted)[0]["state"] == "diverged"
+    assert trials[0].recipe.lr == 1e12
+    assert trials[0].balanced_accuracy is None
+    assert lines(wanted)[0]["balanced_accuracy"] == ""
+    assert trials[1].state == "done"
+    assert ranked(trials) == trials[1:]
+    assert search(wanted, 2) == trials
+    words = ["search", "--grid", str(tmp_path / "tiny.toml"), "--device", "cpu"]
+    assert main([*words, "--out", str(tmp_path / "other"), "--trials", "1"]) == 1
+    assert "all 1 trials diverged" in capsys.readouterr().out
+
+
+# --- what is looked at
+
+SIGHTED = """
+from dataclasses import dataclass, replace
+import numpy as np
+from robbench import register_dataset
+from robbench.datasets.digits import Digits
+
+@register_dataset("sighted", poison=False)
+@register_dataset("poisoned", poison=True)
+@dataclass(frozen=True)
+class Sighted(Digits):
+    poison: bool = False
+
+    def locate(self, data_dir):
+        stamp, read = super().locate(data_dir)
+        def changed():
+            raw = read()
+            is_test = np.arange(len(raw.labels)) % 3 == 0
+            images = raw.images.copy()
+            if self.poison:
+                images[is_test] = np.random.default_rng(0).integers(0, 256, images[is_test].shape)
+            return replace(raw, images=images, is_test=is_test)
+        return f"{stamp} {self.poison}", changed
+"""
+
+
+def test_test_images_make_no_difference(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "sighted.py").write_text(SIGHTED)
+    taken: list[np.ndarray] = []
+    take = Splits.take
+    monkeypatch.setattr(Splits, "take", lambda self, source, index: taken.append(index) or take(self, source, index))
+    found = {}
+    for name in ("sighted", "poisoned"):
+        dataset = f"{name}[classes=8|3|9,train_fraction=0.2]"
+        plan = tiny.make(tmp_path / name, recipe="epochs = 1", dataset=dataset, plugins=[tmp_path / "sighted.py"])
+        wanted = prepare(plan)
+        found[name] = [replace(trial, models=()) for trial in timeless(search(wanted, 3))]
+    test = wanted.jobs[0].data.splits.test
+    assert len(test) > 100
+    assert taken
+    assert not np.isin(np.concatenate(taken), test).any()
+    assert found["sighted"] == found["poisoned"]
+
+
+def test_a_row_that_trains_on_test_images_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(RequestError, match=r'--row: "digits.*train_on = "train"'):
+        prepare(tiny.make(tmp_path, recipe="epochs = 1, train_on = 'train+test'"))
+
+
+@pytest.mark.parametrize("counts", [(30, 30, 30), (50, 10, 5)])
+def test_the_standard_error_is_that_of_classes_as_hard_as_each_other(counts: tuple[int, ...]) -> None:
+    rng = np.random.default_rng(0)
+    drawn = np.mean([rng.binomial(count, 0.8, 20_000) / count for count in counts], axis=0)
+    assert standard_error(0.8, counts) == pytest.approx(drawn.std(), rel=0.05)
+    assert standard_error(1.0, counts) > 0
+
+
+def test_damaged_trials_and_searches_at_once_are_refused(finished: tuple[Search, list[Trial]], tmp_path: Path) -> None:
+    wanted = prepare(tiny.make(tmp_path, recipe="epochs = 2, keep = 'best'"))
+    whole = (finished[0].folder / "trials.csv").read_text()
+    wanted.folder.mkdir(parents=True)
+    for damaged in (whole.replace("done", "won", 1), whole[:-60], whole.replace("lr", "rate"), "\x00\n"):
+        (wanted.folder / "trials.csv").write_text(damaged)
+        with pytest.raises(StoreError, match=r"cannot read .*trials\.csv: .*; remove it and search again"):
+            search(wanted, COUNT)
+    with Store(wanted.folder).lock(), pytest.raises(RequestError, match="in use by another robbench"):
+        search(wanted, COUNT)
+
+
+def test_recipes_survive_toml(tmp_path: Path) -> None:
+    recipe = Recipe(optimizer="sgd", lr=1.23e-05, weight_decay=4.5e-06, schedule="one-cycle", keep="best", min_steps=9)
+    (job,) = tiny.make(tmp_path, [toml(recipe)]).jobs
+    assert job.recipe == recipe
