@@ -207,7 +207,7 @@ def _run(options: argparse.Namespace) -> int:
 
     from robbench.display import Display, show_boards
     from robbench.executors.local import default_workers
-    from robbench.plan import make_plan
+    from robbench.resolving import make_plan
     from robbench.running import execute, forget, note_boards, refresh, remaining, write_boards
 
     plan = make_plan(request)
@@ -230,7 +230,7 @@ def _run(options: argparse.Namespace) -> int:
 def _plan(options: argparse.Namespace) -> int:
     from robbench.display import show_plan
     from robbench.grid import read_grid
-    from robbench.plan import make_plan
+    from robbench.resolving import make_plan
     from robbench.store import Store
 
     store = Store(options.out)
@@ -247,7 +247,7 @@ def _search(options: argparse.Namespace) -> int:
     read_grid(options.grid)
     Store(options.out).check()
     from robbench.display_search import show_search, show_trial
-    from robbench.plan import make_plan
+    from robbench.resolving import make_plan
     from robbench.search import prepare, search
 
     wanted = prepare(make_plan(_request(options)), options.row, options.batch_sizes)
@@ -259,8 +259,8 @@ def _labels(options: argparse.Namespace) -> int:
     from robbench.display import show_labels
     from robbench.files import file_name
     from robbench.labels import examine, write
-    from robbench.plan import load_data
     from robbench.registry import Registry
+    from robbench.resolving import load_data
     from robbench.store import Store
 
     store = Store(options.out)

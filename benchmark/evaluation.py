@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import copy
-import io
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from robbench.conditions import Condition, Stage
@@ -21,13 +19,12 @@ from robbench.probes import traits, zero_gradients
 from robbench.records import Ints, Outcome
 from robbench.referee import change_norms, check_images, fair_play
 from robbench.rng import Streams
+from robbench.specimens import EXAMPLED, embeddings, examples
 from robbench.store import EMBEDDINGS, EXAMPLES
 from robbench.training import JUDGING_BATCH, predictions
 
 ATTACK_BATCH = 128
 """Images per call of an attack; a constant, halved only where memory runs out."""
-EXAMPLED = 16
-"""Attacked images of a cell that are kept for figures."""
 
 Report = Callable[[int, int], None]
 
@@ -178,34 +175,10 @@ def _clean(subject: Subject, condition: Condition) -> Result:
         outcome = replace(outcome, scored=torch.cat(scored).numpy(), flat=torch.cat(flat).numpy())
     extras = {}
     if condition.embed:
-        extras[EMBEDDINGS] = embeddings(model, samples, to_float(samples.images), condition.embed, subject)
+        extras[EMBEDDINGS] = embeddings(
+            model, samples, to_float(samples.images), condition.embed, subject.split_seed, subject.device
+        )
     return Result(outcome, extras, seen, ())
-
-
-def embeddings(model: Classifier, samples: Samples, images: Tensor, size: int, subject: Subject) -> bytes:
-    """Embeddings of some images as an npz: ids, labels, and embeddings float32, shape ``(size, D)``.
-
-    Args:
-        model: The model, in evaluation mode.
-        samples: The samples that the images are of or were made from.
-        images: Float in [0, 1], shape ``(N, C, H, W)``.
-        size: How many of them, stratified.
-        subject: Whose device and seed are used.
-    """
-    index = torch.from_numpy(stratified(samples.labels.numpy(), size, subject.split_seed))
-    with torch.no_grad():
-        parts = [
-            model.embed(part.to(subject.device)).float().cpu() for part in torch.split(images[index], JUDGING_BATCH)
-        ]
-    chosen = samples[index]
-    found = torch.cat(parts).numpy() if parts else np.zeros((0, 0), dtype=np.float32)
-    return _npz(ids=chosen.ids.numpy(), labels=chosen.labels.numpy(), embeddings=found)
-
-
-def _npz(**arrays: Any) -> bytes:
-    buffer = io.BytesIO()
-    np.savez_compressed(buffer, **arrays)
-    return buffer.getvalue()
 
 
 @dataclass(frozen=True)
@@ -249,7 +222,7 @@ class _Runner:
             outcome = _outcome(subject, self.condition, index, [trial], targets)
             best = outcome if best is None else _stronger(best, outcome)
         assert best is not None
-        shown = torch.nonzero(right).flatten()[:EXAMPLED]
+        shown = torch.nonzero(right).flatten()[: None if self.condition.embed else EXAMPLED]
         picked = [(trials[int(best.targets[sample])], sample) for sample in shown]
         images = [trial.images[index == sample] for (index, trial), sample in picked]
         attacked = torch.cat(images) if images else torch.zeros(0, *subject.samples.images.shape[1:])
@@ -257,31 +230,12 @@ class _Runner:
 
     def result(self, outcome: Outcome, index: Tensor, attacked: Tensor) -> Result:
         subject = self.subject
-        shown = index[:EXAMPLED]
-        chosen = subject.samples[shown]
-        examples = _npz(
-            ids=chosen.ids.numpy(),
-            labels=chosen.labels.numpy(),
-            images=chosen.images.numpy(),
-            attacked=attacked[:EXAMPLED].numpy(),
-            clean=outcome.clean[shown.numpy()],
-            final=outcome.final[shown.numpy()],
-            clean_scores=self._shares(to_float(chosen.images)),
-            final_scores=self._shares(attacked[:EXAMPLED]),
-        )
-        extras = {EXAMPLES: examples}
+        given, at, device = subject.samples[index], index.numpy(), subject.device
+        extras = {EXAMPLES: examples(subject.model, given, attacked, outcome.clean[at], outcome.final[at], device)}
         if self.condition.embed:
-            given = subject.samples[index]
-            extras[EMBEDDINGS] = embeddings(subject.model, given, attacked, self.condition.embed, subject)
+            size, seed = self.condition.embed, subject.split_seed
+            extras[EMBEDDINGS] = embeddings(subject.model, given, attacked, size, seed, device)
         return Result(outcome, extras, (), tuple(self.notes))
-
-    def _shares(self, images: Tensor) -> NDArray[np.float32]:
-        """The model's scores as shares that sum to 1, float32, shape ``(N, K)``."""
-        with torch.no_grad():
-            shares: NDArray[np.float32] = (
-                self.subject.model(images.to(self.subject.device)).softmax(dim=1).cpu().numpy()
-            )
-        return shares.astype(np.float32)
 
     def run(self, index: Tensor, targets: Tensor | None, draw: int) -> Trial:
         trials = []

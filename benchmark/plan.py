@@ -1,29 +1,22 @@
-"""From a request to cells: every model and condition of a grid, resolved, checked and addressed by key."""
+"""What is to be done: every model and condition of a grid, resolved, checked and addressed by key."""
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
-from robbench.checks import audit_conditions
-from robbench.choice import Choice, choose, plain, split_outside_brackets
-from robbench.conditions import Condition, ConditionRequest
-from robbench.data import Splits, load, split
-from robbench.errors import RequestError, did_you_mean
-from robbench.grid import DatasetReference, GridFile, ModelEntry, read_grid
+from robbench.choice import Choice, plain
+from robbench.conditions import Condition
+from robbench.data import Splits
+from robbench.grid import DatasetReference
 from robbench.interfaces import Architecture, Balancer, Defense, Objective
 from robbench.recipe import Recipe
 from robbench.records import CellSpec, ConditionSpec, DatasetSpec, ModelSpec, PartSpec, digest
-from robbench.registry import Kind, Registry
+from robbench.registry import Registry
 from robbench.request import Request
 from robbench.sources import Dataset, Source
-
-IMAGENET = "imagenet"
-"""As a start: weights that the architecture has from training on ImageNet."""
 
 _LATER = {"train_on": "train"}
 """Fields that recipes did not have at first, with what stands for their absence: keys leave them out then."""
@@ -118,21 +111,6 @@ class Job:
 
 
 @dataclass(frozen=True)
-class Start:
-    """Where training starts from: a model of the grid, weights from elsewhere, or neither."""
-
-    label: str | None = None
-    model: Job | None = None
-    pretrained: bool = False
-    notes: tuple[str, ...] = ()
-
-    @property
-    def identity(self) -> str | None:
-        """What of it can change the result."""
-        return self.model.key if self.model else self.label
-
-
-@dataclass(frozen=True)
 class Plan:
     """All jobs of a request, a warm-started model after the one it starts from."""
 
@@ -154,268 +132,8 @@ class Plan:
         """One of the jobs with another recipe: the model that a grid with that recipe asks for, without cells."""
         spec = job.spec.model_copy(update={"recipe": plain(recipe.parameters())})
         start = job.start or job.spec.start
-        key = _model_key(self.request.precision, self.device, job.data.spec, spec, job.seed, start)
+        key = model_key(self.request.precision, self.device, job.data.spec, spec, job.seed, start)
         return replace(job, key=key, spec=spec, recipe=recipe, cells=())
-
-
-def make_plan(request: Request) -> Plan:
-    """Resolve a request.
-
-    Raises:
-        RequestError: If anything in it cannot be done, naming where, key and value.
-    """
-    name, folder, grid = read_grid(request.grid)
-    where = f"grid {name}" if folder == Path.cwd() and not request.grid.endswith(".toml") else request.grid
-    for position, plugin in enumerate(grid.plugins):
-        if not (folder / plugin).is_file():
-            raise RequestError(f'key "plugins.{position}" = "{plugin}": {folder / plugin} is not a file', where)
-    registry = Registry((*request.plugins, *(folder / plugin for plugin in grid.plugins)))
-    device = _device(request.device)
-    jobs = _Resolver(request, device, grid, registry, where).jobs()
-    return Plan(name, grid.title, request, device, registry, tuple(jobs), grid.about, tuple(grid.references))
-
-
-def load_data(registry: Registry, wanted: Any, data_dir: Path | None, out: Path, where: str) -> Data:
-    """A data set that is asked for, with its images.
-
-    Raises:
-        RequestError: If it cannot be had, naming ``where`` it was asked for.
-        StoreError: If its decoded images cannot be kept in the store ``out``.
-    """
-    choice = choose(registry, "dataset", wanted, where)
-    try:
-        source = load(choice.component, data_dir, out / "data")
-        return Data(choice, source, split(choice.component, source))
-    except RequestError as error:
-        raise RequestError(f'"{choice.label}": {error}', where) from None
-
-
-def _device(wanted: str) -> str:
-    if wanted == "cpu":
-        return "cpu"
-    import torch
-
-    if torch.cuda.is_available():
-        return "cuda"
-    if wanted == "cuda":
-        raise RequestError("there is no CUDA device here; leave it out or say cpu", "--device")
-    return "cpu"
-
-
-@dataclass(frozen=True)
-class _Resolver:
-    request: Request
-    device: str
-    grid: GridFile
-    registry: Registry
-    where: str
-    _data: dict[str, Data] = field(default_factory=dict)
-
-    def jobs(self) -> list[Job]:
-        names = [self._named(wanted) for wanted in self.grid.datasets]
-        for position, entry in enumerate(self.grid.models):
-            for wanted in entry.datasets or ():
-                if self._named(wanted) not in names:
-                    raise RequestError(
-                        f'key "models.{position}.datasets" = "{wanted}": not among the grid\'s; '
-                        f"{did_you_mean(str(wanted), [str(n) for n in self.grid.datasets])}",
-                        self.where,
-                    )
-        Recipe.make(self.grid.recipe, f'{self.where}: key "recipe"')
-        for position, seed in enumerate(self.grid.seeds):
-            if seed in self.grid.seeds[:position]:
-                raise RequestError(f'key "seeds.{position}" = {seed}: it is in the list already', self.where)
-        for position, entry in enumerate(self.grid.models):
-            for seed in entry.seeds or ():
-                if seed not in self.grid.seeds:
-                    raise RequestError(
-                        f'key "models.{position}.seeds": {seed} is none of the grid\'s seeds', self.where
-                    )
-        jobs: list[Job] = []
-        found: set[str] = set()
-        for position, wanted in enumerate(names):
-            where = f'{self.where}: key "datasets.{position}"'
-            data = load_data(self.registry, wanted, self.request.data_dir, self.request.out, where)
-            if data.choice.label in found:
-                raise RequestError(f'"{data.choice.label}" is asked for twice', where)
-            found.add(data.choice.label)
-            conditions = self._conditions(data)
-            for seed in self.request.seeds or tuple(self.grid.seeds):
-                jobs += self._models(wanted, data, conditions, seed)
-            self._check_models(conditions, data, [job for job in jobs if job.data is data])
-        return jobs
-
-    def _named(self, wanted: str | dict[str, Any]) -> Any:
-        return self.grid.filled(wanted, self.request.dataset)
-
-    def _conditions(self, data: Data) -> list[Condition]:
-        found: dict[str, Condition] = {}
-        for position, wanted in enumerate(self.grid.conditions):
-            where = f'{self.where}: key "conditions.{position}"'
-            request = ConditionRequest.read(wanted, where)
-            for condition in request.resolve(self.registry, data.choice.component.eps, data.splits.class_names, where):
-                condition = condition.limited(self.request.limit, len(data.splits.test))
-                if condition.label in found:
-                    raise RequestError(f'"{condition.label}" is asked for twice', where)
-                found[condition.label] = condition
-        if self.grid.audit or self.request.audit:
-            resolved = list(found.values())
-            usual = {norm: sizes.reference for norm, sizes in data.choice.component.eps.items()}
-            for condition in audit_conditions(resolved, usual, self.registry, data.num_classes):
-                found[condition.label] = condition.limited(self.request.limit, len(data.splits.test))
-        return list(found.values())
-
-    def _models(self, name: Any, data: Data, conditions: list[Condition], seed: int) -> list[Job]:
-        rows: dict[str, Job] = {}
-        waiting: list[tuple[int, ModelEntry]] = [
-            (position, entry)
-            for position, entry in enumerate(self.grid.models)
-            if entry.datasets is None or name in [self._named(wanted) for wanted in entry.datasets]
-        ]
-        if not self.request.seeds:
-            waiting = [(at, entry) for at, entry in waiting if entry.seeds is None or seed in entry.seeds]
-        while waiting:
-            ready = [(at, entry) for at, entry in waiting if {*entry.starts} <= {IMAGENET, *rows}]
-            if not ready:
-                at, entry = waiting[0]
-                wanted = next(start for start in entry.starts if start not in (IMAGENET, *rows))
-                names = [other.name for other in self.grid.models if other.name and other is not entry]
-                raise RequestError(
-                    f'key "models.{at}.start" = "{wanted}": no model of that name comes before it on '
-                    f"{data.choice.label}, seed {seed}; {did_you_mean(wanted, [*names, IMAGENET])}",
-                    self.where,
-                )
-            for at, entry in ready:
-                for job in self._sweep(at, entry, data, seed, rows):
-                    if job.spec.label in rows:
-                        raise RequestError(
-                            f'key "models.{at}": a second model called "{job.spec.label}"; give it a name', self.where
-                        )
-                    same = [label for label, other in rows.items() if other.key == job.key]
-                    if same:
-                        raise RequestError(
-                            f'key "models.{at}": "{job.spec.label}" is the same model as "{same[0]}"', self.where
-                        )
-                    rows[job.spec.label] = job
-            waiting = [item for item in waiting if item not in ready]
-        return [replace(job, cells=self._cells(job, conditions, rows.values())) for job in rows.values()]
-
-    def _check_models(self, conditions: Sequence[Condition], data: Data, jobs: Sequence[Job]) -> None:
-        rows = list(dict.fromkeys(job.spec.label for job in jobs))
-        for position, condition in enumerate(conditions):
-            for label in condition.models or ():
-                if label not in rows:
-                    raise RequestError(
-                        f'key "conditions.{position}.models" names "{label}", which is no row on {data.choice.label}; '
-                        f"{did_you_mean(label, rows)}",
-                        self.where,
-                    )
-
-    def _cells(self, job: Job, conditions: Sequence[Condition], jobs: Iterable[Job]) -> tuple[Cell, ...]:
-        peers = tuple(sorted(other.key for other in jobs if other.key != job.key and not other.refusal))
-        cells: list[Cell] = []
-        for condition in sorted(conditions, key=lambda condition: condition.survivors):
-            if condition.undefended and not in_front(job):
-                continue
-            if condition.models is None or job.spec.label in condition.models:
-                cells.append(self._cell(job, condition, peers if condition.needs_peers else (), cells))
-        return tuple(cells)
-
-    def _sweep(self, at: int, entry: ModelEntry, data: Data, seed: int, rows: Mapping[str, Job]) -> Iterable[Job]:
-        where = f'{self.where}: key "models.{at}'
-        suggested = dict(data.choice.component.recipe)
-        usual = suggested.pop("architecture", "small-cnn")
-        recipe = Recipe.make({**suggested, **self.grid.recipe, **entry.recipe}, f'{where}.recipe"')
-        choices = itertools.product(
-            self._swept("architecture", entry.architecture or usual, f'{where}.architecture"'),
-            self._swept("objective", entry.objective, f'{where}.objective"'),
-            [self._defenses(wanted, f'{where}.defense"') for wanted in _listed(entry.defense)],
-            self._swept("balancer", entry.balancer, f'{where}.balancer"'),
-        )
-        combinations = list(choices)
-        if not combinations:
-            raise RequestError(f'{where}" sweeps an empty list: it stands for no model')
-        if entry.name is not None and len(combinations) > 1:
-            raise RequestError(f'{where}.name" = "{entry.name}": the entry stands for {len(combinations)} models')
-        for architecture, objective, defenses, balancer in combinations:
-            label = entry.name or _row_label(architecture, objective, defenses, balancer, str(usual))
-            start = self._start(entry, architecture.component, data, rows, f'{where}.start"')
-            spec = ModelSpec(
-                label=label,
-                architecture=architecture.spec(),
-                objective=objective.spec(),
-                balancer=balancer.spec(),
-                defenses=tuple(defense.spec() for defense in defenses),
-                recipe=plain(recipe.parameters()),
-                start=start.label,
-            )
-            key = _model_key(self.request.precision, self.device, data.spec, spec, seed, start.identity)
-            refusal = _refusal(balancer, data.spec.counts["train"])
-            if refusal is None and start.model and start.model.refusal:
-                refusal = f"it starts from {start.label}, which is refused: {start.model.refusal}"
-            yield Job(
-                key=key,
-                data=data,
-                architecture=architecture,
-                objective=objective,
-                balancer=balancer,
-                defenses=defenses,
-                recipe=recipe,
-                seed=seed,
-                spec=spec,
-                start=start.model.key if start.model else None,
-                refusal=refusal,
-                pretrained=start.pretrained,
-                notes=start.notes,
-            )
-
-    def _start(
-        self, entry: ModelEntry, architecture: Architecture, data: Data, rows: Mapping[str, Job], where: str
-    ) -> Start:
-        """The first of an entry's starts that can be had."""
-        missing: list[str] = []
-        for wanted in entry.starts:
-            notes = tuple(f"starts from {wanted}: {reason}" for reason in missing)
-            if wanted != IMAGENET:
-                return Start(wanted, rows[wanted], notes=notes)
-            name, reason = architecture.pretrained(tuple(data.source.images.shape[1:]))
-            if name is not None:
-                return Start(name, pretrained=True)
-            missing.append(reason)
-        if missing:
-            raise RequestError(f"{missing[0]}; name a model of the grid behind it to start from instead", where)
-        return Start()
-
-    def _swept(self, kind: Kind, wanted: Any, where: str) -> list[Choice[Any]]:
-        return [choose(self.registry, kind, item, where) for item in _listed(wanted)]
-
-    def _defenses(self, wanted: Any, where: str) -> tuple[Choice[Defense], ...]:
-        parts = split_outside_brackets(wanted, "+") if isinstance(wanted, str) else [wanted]
-        return tuple(choose(self.registry, "defense", part, where) for part in parts)
-
-    def _cell(self, job: Job, condition: Condition, peers: tuple[str, ...], before: Sequence[Cell]) -> Cell:
-        needs: tuple[str, ...] = ()
-        if condition.survivors:
-            ranking = [cell for cell in before if cell.condition.ranks and not cell.refusal and not cell.peers]
-            needs = tuple(cell.key for cell in ranking if cell.condition.within(condition.stages[0].threat))
-        spec = CellSpec(
-            dataset=job.data.spec,
-            model=job.spec,
-            model_key=job.key,
-            condition=condition.spec(),
-            seed=job.seed,
-            precision=self.request.precision,
-            device=self.device,
-            protocol=PROTOCOL,
-        )
-        identity = {"model": job.key, "condition": _condition_identity(spec.condition), "protocol": PROTOCOL}
-        key = digest({**identity, "peers": peers, "needs": sorted(needs)})
-        refusal = job.refusal or condition.refusal(job.data.num_classes)
-        if not job.recipe.unseen:
-            refusal = "no unseen data: the test images are part of its training set"
-        if refusal is None and condition.needs_peers and not peers:
-            refusal = "there is no other model in the grid to work through"
-        return Cell(key, condition, spec, refusal, peers, needs)
 
 
 def in_front(job: Job) -> list[Defense]:
@@ -423,38 +141,12 @@ def in_front(job: Job) -> list[Defense]:
     return [choice.component for choice in job.defenses if type(choice.component).wrap is not Defense.wrap]
 
 
-def _listed(wanted: Any) -> list[Any]:
-    return wanted if isinstance(wanted, list) else [wanted]
-
-
-def _refusal(balancer: Choice[Balancer], counts: tuple[int, ...]) -> str | None:
-    import torch
-
-    reason = balancer.component.refusal(torch.tensor(counts))
-    return f"{balancer.label}: {reason}" if reason else None
-
-
-def _row_label(
-    architecture: Choice[Architecture],
-    objective: Choice[Objective],
-    defenses: tuple[Choice[Defense], ...],
-    balancer: Choice[Balancer],
-    usual_architecture: str,
-) -> str:
-    training = "+".join(defense.label for defense in defenses)
-    parts = [objective.label, "clean" if training == "none" else training]
-    if balancer.name != "none":
-        parts.append(balancer.label)
-    if architecture.label != usual_architecture:
-        parts.append(architecture.label)
-    return " · ".join(parts)
-
-
 def _part_identity(part: PartSpec) -> dict[str, Any]:
     return part.model_dump(include={"name", "version", "source", "parameters"}, mode="json")
 
 
-def _condition_identity(condition: ConditionSpec) -> dict[str, Any]:
+def condition_identity(condition: ConditionSpec) -> dict[str, Any]:
+    """What of a condition can change a cell's result."""
     return {
         "stages": [{**_part_identity(stage), "norm": stage.norm, "eps": stage.eps} for stage in condition.stages],
         "target": condition.target,
@@ -467,7 +159,17 @@ def _condition_identity(condition: ConditionSpec) -> dict[str, Any]:
     }
 
 
-def _model_key(precision: str, device: str, dataset: DatasetSpec, spec: ModelSpec, seed: int, start: str | None) -> str:
+def model_key(precision: str, device: str, dataset: DatasetSpec, spec: ModelSpec, seed: int, start: str | None) -> str:
+    """The address of a trained model: a hash of all that can change it.
+
+    Args:
+        precision: Of training.
+        device: Device type.
+        dataset: What it is trained on.
+        spec: How.
+        seed: Seed of its training.
+        start: Identifies what training starts from, or None.
+    """
     return digest(
         {
             "dataset": {**_part_identity(dataset), "fingerprint": dataset.fingerprint},

@@ -16,9 +16,10 @@ from robbench.conditions import Condition, ConditionRequest
 from robbench.errors import RequestError
 from robbench.leaderboards import tables
 from robbench.leaderboards.board import board_data
-from robbench.plan import Plan, make_plan
+from robbench.plan import Plan
 from robbench.records import ConditionSpec
 from robbench.request import Request
+from robbench.resolving import make_plan
 from robbench.sources import EpsList
 from robbench.store import Store
 from robbench.threat import Norm, Threat

@@ -15,9 +15,10 @@ from robbench.conditions import Condition, ConditionRequest
 from robbench.datasets.digits import Digits
 from robbench.errors import RequestError
 from robbench.interfaces import Attack
-from robbench.plan import Cell, Job, make_plan
+from robbench.plan import Cell, Job
 from robbench.registry import Registry
 from robbench.request import Request
+from robbench.resolving import make_plan
 from robbench.sources import Source
 from robbench.threat import format_eps
 
@@ -330,7 +331,7 @@ def test_a_key_changes_with_the_data(folder: Path, monkeypatch: pytest.MonkeyPat
     def other(*arguments: Any) -> Source:
         return dataclasses.replace(real, fingerprint="0" * 64)
 
-    monkeypatch.setattr("robbench.plan.load", other)
+    monkeypatch.setattr("robbench.resolving.load", other)
     (after,) = keys(folder, asked())
     assert before != after
 

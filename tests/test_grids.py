@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from robbench.cli import main
 from robbench.grid import built_in_grids, parse_grid, read_grid
-from robbench.plan import make_plan
 from robbench.request import Request
+from robbench.resolving import make_plan
 from robbench.store import Store
 
 SMALL = tiny(title="small", dataset="digits", seeds=[0, 1], plugins=[])

@@ -21,8 +21,9 @@ from robbench.errors import RequestError
 from robbench.globalstate import GlobalState
 from robbench.interfaces import Samples
 from robbench.labels import SHOWN, contact_sheet, examine, write
-from robbench.plan import Data, load_data
+from robbench.plan import Data
 from robbench.registry import Registry
+from robbench.resolving import load_data
 from robbench.store import Store
 from robbench.training import train
 

@@ -11,9 +11,9 @@ import pytest
 from grid_files import tiny, write_grid
 
 from robbench.cli import main
-from robbench.plan import make_plan
 from robbench.records import Record
 from robbench.request import Request
+from robbench.resolving import make_plan
 from robbench.store import Store
 
 GRAY = '''

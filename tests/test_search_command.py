@@ -6,8 +6,8 @@ import pytest
 
 from robbench.cli import main
 from robbench.errors import RequestError
-from robbench.plan import make_plan
 from robbench.request import Request
+from robbench.resolving import make_plan
 from robbench.search import prepare, ranked, search, toml
 
 GRID = """

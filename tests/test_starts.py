@@ -17,6 +17,8 @@ from robbench.errors import RequestError
 from robbench.evaluation import Subject, evaluate
 from robbench.executors.jobs import carry_out
 from robbench.models import architectures
+from robbench.request import Request
+from robbench.resolving import make_plan
 from robbench.running import remaining
 from robbench.store import EMBEDDINGS, EXAMPLES, Store
 from robbench.training import load_model, train
@@ -150,7 +152,7 @@ def test_embeddings_and_scores_are_kept_where_they_are_asked_for(tmp_path: Path)
         ),
         encoding="utf-8",
     )
-    plan = tiny.make_plan(tiny.Request(grid=str(path), out=tmp_path / "runs", device="cpu"))
+    plan = make_plan(Request(grid=str(path), out=tmp_path / "runs", device="cpu"))
     store = Store(plan.request.out)
     (job,) = plan.jobs
     carry_out(plan, job, job.cells, lambda progress: None)

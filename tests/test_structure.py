@@ -31,8 +31,8 @@ LAYERS = (
     "registry recipe sources",
     "interfaces",
     "data datasets balancing attacks defenses models metrics.builtin oracle referee composition probes",
-    "choice conditions checks plan",
-    "training evaluation scoring costs cleaning standing conformance leaderboards "
+    "choice conditions checks plan resolving",
+    "training specimens evaluation scoring costs cleaning standing conformance leaderboards "
     "labels trials verifying merging placing publishing",
     "executors",
     "running search",

@@ -145,13 +145,13 @@ def _subject(job: Job, store: Store, device: str, precision: str, defended: bool
 
 def _embed_training(job: Job, store: Store, subjects: Mapping[bool, Subject], size: int) -> None:
     """Keep the embeddings of so many training images, for figures."""
-    from robbench.evaluation import embeddings
     from robbench.interfaces import to_float
+    from robbench.specimens import embeddings
 
     if size:
         subject = subjects[True]
         samples = job.data.splits.take(job.data.source, job.data.splits.train)
-        content = embeddings(subject.model, samples, to_float(samples.images), size, subject)
+        content = embeddings(subject.model, samples, to_float(samples.images), size, subject.split_seed, subject.device)
         write_atomically(store.model_dir(job.key) / EMBEDDINGS, content)
 
 

@@ -14,8 +14,9 @@ from typing import Any
 
 from robbench.errors import StoreError
 from robbench.executors.jobs import Progress, Tell, carry_out
-from robbench.plan import Cell, Job, Plan, make_plan
+from robbench.plan import Cell, Job, Plan
 from robbench.request import Request
+from robbench.resolving import make_plan
 
 Work = Sequence[tuple[Job, Sequence[Cell]]]
 

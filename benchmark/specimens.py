@@ -1,0 +1,75 @@
+"""What cells leave for figures beside their outcomes: attacked images with their scores, and embeddings."""
+
+from __future__ import annotations
+
+import io
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from robbench.data import stratified
+from robbench.interfaces import Classifier, Samples, to_float
+from robbench.records import Ints
+from robbench.training import JUDGING_BATCH
+
+EXAMPLED = 16
+"""Attacked images of a cell that are kept."""
+
+
+def examples(model: Classifier, samples: Samples, attacked: Tensor, clean: Ints, final: Ints, device: str) -> bytes:
+    """Images before and after a condition as an npz, with decisions and scores; at most ``EXAMPLED``.
+
+    Args:
+        model: The model, in evaluation mode.
+        samples: The unchanged images.
+        attacked: The changed ones, float in [0, 1], shape ``(N, C, H, W)``.
+        clean: Decisions on the unchanged images, shape ``(N,)``.
+        final: Decisions on the changed ones.
+        device: Where the model is.
+    """
+    shown = samples[torch.arange(min(EXAMPLED, len(samples)))]
+    return _npz(
+        ids=shown.ids.numpy(),
+        labels=shown.labels.numpy(),
+        images=shown.images.numpy(),
+        attacked=attacked[:EXAMPLED].numpy(),
+        clean=clean[:EXAMPLED],
+        final=final[:EXAMPLED],
+        clean_scores=_shares(model, to_float(shown.images), device),
+        final_scores=_shares(model, attacked[:EXAMPLED], device),
+    )
+
+
+def embeddings(model: Classifier, samples: Samples, images: Tensor, size: int, seed: int, device: str) -> bytes:
+    """Embeddings of some images as an npz: ids, labels, and embeddings float32, shape ``(size, D)``.
+
+    Args:
+        model: The model, in evaluation mode.
+        samples: The samples that the images are of or were made from.
+        images: Float in [0, 1], shape ``(N, C, H, W)``.
+        size: How many of them, stratified; all where there are no more.
+        seed: The same seed takes the same samples.
+        device: Where the model is.
+    """
+    index = torch.from_numpy(stratified(samples.labels.numpy(), size, seed))
+    with torch.no_grad():
+        parts = [model.embed(part.to(device)).float().cpu() for part in torch.split(images[index], JUDGING_BATCH)]
+    chosen = samples[index]
+    found = torch.cat(parts).numpy() if parts else np.zeros((0, 0), dtype=np.float32)
+    return _npz(ids=chosen.ids.numpy(), labels=chosen.labels.numpy(), embeddings=found)
+
+
+def _shares(model: Classifier, images: Tensor, device: str) -> NDArray[np.float32]:
+    """The model's scores as shares that sum to 1, float32, shape ``(N, K)``."""
+    with torch.no_grad():
+        shares: NDArray[np.float32] = model(images.to(device)).softmax(dim=1).float().cpu().numpy()
+    return shares
+
+
+def _npz(**arrays: Any) -> bytes:
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, **arrays)
+    return buffer.getvalue()
