@@ -139,8 +139,12 @@ def _objectives(board: Board) -> Iterator[str]:
         yield (
             f"{escape(pair.second)} differs from {escape(pair.first)} in its objective alone, {escape(pair.after)} "
             f"instead of {escape(pair.before)}: that moves what ranks by {points(pair.robust)} points{seeds}, "
-            f"which {sure} (p = {probability(pair.p)})."
+            f"which {sure} (p {_is(probability(pair.p))})."
         )
+
+
+def _is(text: str) -> str:
+    return text if text.startswith("<") else f"= {text}"
 
 
 def _rarest_class(board: Board, rows: list[Row]) -> Iterator[str]:

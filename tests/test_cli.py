@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import fields
 from pathlib import Path
+from urllib.parse import quote
 
 import pytest
 import torch
@@ -247,6 +248,15 @@ def test_a_report_makes_the_same_boards_from_the_records_alone(folder: Path) -> 
     assert files(folder / "runs" / "leaderboards") == before
     assert main(["report", "--out", str(folder / "runs"), "--grid", "grid"]) == 0
     assert files(folder / "runs" / "leaderboards") == before
+
+
+def test_a_run_leaves_a_page_that_leads_to_its_boards(folder: Path) -> None:
+    boards = [path for path in (folder / "runs" / "leaderboards").iterdir() if path.is_dir()]
+    text = (folder / "runs" / "leaderboards" / "index.html").read_text(encoding="utf-8")
+    assert boards
+    for board in boards:
+        assert f'href="{quote(board.name)}/index.html"' in text
+        assert (board / "index.html").is_file()
 
 
 def test_a_report_of_an_unknown_grid_is_answered_with_the_nearest(

@@ -263,3 +263,10 @@ def test_the_index_leads_to_the_boards() -> None:
     failed = IndexEntry.of("x", plain_data(board_data("", "", [cell(model("a"), PGD, "broke")])))
     assert (failed.leader, failed.figure) == ("", None)
     assert "none is ranked" in index_page([failed])
+
+
+@pytest.mark.parametrize("content", ["", "{}", "[]", '{"rows": [{"rank": "1"}], "ranked_by": "Linf 0.1"}', "null"])
+def test_a_board_that_cannot_be_listed_is_named(tmp_path: Path, content: str) -> None:
+    (tmp_path / "leaderboard.json").write_text(content, encoding="utf-8")
+    with pytest.raises(StoreError, match=r"cannot read .*leaderboard.json"):
+        IndexEntry.read(tmp_path)
