@@ -49,17 +49,23 @@ def _rates(board: Board, row: Row) -> Rates:
 
 def _ends(board: Board, rows: list[Row]) -> Iterator[str]:
     first, last = rows[0], rows[-1]
-    figure = _rate(_rates(board, first).balanced)
-    if len(rows) == 1:
-        yield f"**{escape(first.label)}** reaches {figure} {_measure(board)}."
-        return
+    leading = _rates(board, first).balanced
     tied = sum(row.rank == first.rank for row in rows) - 1
     together = (
         f", and {tied} other row{'s are' if tied > 1 else ' is'} not told apart from it on these samples"
         if tied
         else ""
     )
-    yield f"First is **{escape(first.label)}** with {figure} {_measure(board)}{together}."
+    if len(rows) == 1:
+        yield f"**{escape(first.label)}** reaches {_rate(leading)} {_measure(board)}."
+    else:
+        yield f"First is **{escape(first.label)}** with {_rate(leading)} {_measure(board)}{together}."
+    constant = 1 / len(board.dataset.class_names)
+    if board.ranked_by and leading.low is not None and leading.low <= constant:
+        yield (
+            f"That is not told apart from the {100 * constant:.1f} % of a model that answers with the same class "
+            "whatever it is shown, and so keeps that class under any attack."
+        )
     if last.rank != first.rank:
         yield f"Last is {escape(last.label)} with {_rate(_rates(board, last).balanced)}."
 

@@ -129,6 +129,12 @@ def test_the_row_to_choose_is_the_best_on_validation_data() -> None:
     assert "| smote | 100 | 2 | 10 | 500 | 80.0 (67.0–88.8) | 80.0 |" in str(tables.training(board))
 
 
+@pytest.mark.parametrize(("share", "said"), [(0.45, True), (0.95, False)])
+def test_a_leader_that_a_constant_answer_would_match_is_told(share: float, said: bool) -> None:
+    text = " ".join(findings(board_data("Toys", "small", rows(plain=share))))
+    assert ("not told apart from the 50.0 % of a model that answers with the same class" in text) is said
+
+
 def test_references_stand_beside_our_own_figures() -> None:
     board = board_data("Toys", "small", rows(plain=0.5))
     references = (
