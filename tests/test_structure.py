@@ -118,11 +118,12 @@ def test_packages_lie_where_setuptools_looks_for_them() -> None:
 
 
 def test_files_that_are_no_python_are_package_data() -> None:
+    """But for documents, which are read in the repository."""
     patterns = SETUPTOOLS["package-data"]
     checked = 0
     for package, folder in directories():
         for file in folder.iterdir():
-            if file.is_file() and file.suffix not in (".py", ".pyc"):
+            if file.is_file() and file.suffix not in (".py", ".pyc", ".md"):
                 assert any(fnmatch.fnmatch(file.name, pattern) for pattern in patterns.get(package, ())), file
                 checked += 1
     assert checked > 2
