@@ -12,7 +12,6 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from robbench.cli import main
-from robbench.grid import built_in_grids, parse_grid, read_grid
 from robbench.request import Request
 from robbench.resolving import make_plan
 from robbench.store import Store
@@ -332,73 +331,3 @@ def test_a_grid_file_that_cannot_be_read_is_named(
     (tmp_path / "folder.toml").mkdir()
     assert main(["plan", "--grid", str(tmp_path / name), "--out", str(tmp_path / "runs")]) == 2
     assert f"{tmp_path / name}: cannot be read: " in capsys.readouterr().err
-
-
-# --- what grids mean
-
-
-@pytest.mark.parametrize("name", sorted(built_in_grids()))
-def test_built_in_grids_read_and_plan(name: str, folder: Path) -> None:
-    found, _, grid = read_grid(name)
-    assert found == name
-    assert grid == parse_grid(built_in_grids()[name], name)
-    assert grid.title
-    plan = make_plan(Request(grid=name, out=folder / "runs", dataset="digits"))
-    keys = [cell.key for _, cell in plan.cells]
-    assert len(set(keys)) == len(keys) > 0
-
-
-def rows(folder: Path, **changes: Any) -> list[tuple[str, str, int, list[str]]]:
-    grid = write_grid(folder / "grid.toml", tiny(**changes))
-    jobs = make_plan(Request(grid=str(grid), out=folder / "runs")).jobs
-    return [
-        (job.data.choice.label, job.spec.label, job.seed, [cell.condition.label for cell in job.cells]) for job in jobs
-    ]
-
-
-def test_lists_are_swept_and_models_kept_to_their_data_sets(folder: Path) -> None:
-    found = rows(
-        folder,
-        datasets=["digits", "{dataset}-imbalanced"],
-        seeds=[5, 7],
-        conditions=["clean", "fgsm@each"],
-        models=[
-            {"objective": ["cross-entropy", "angular"], "defense": ["none", "perturbation+fgm"]},
-            {"balancer": "smote", "datasets": ["{dataset}-imbalanced"]},
-        ],
-    )
-    conditions = ["clean", "fgsm@0.05", "fgsm@0.1", "fgsm@0.2"]
-    trained = [f"{a} · {b}" for a in ("cross-entropy", "angular") for b in ("clean", "perturbation+fgm")]
-    balanced = [*trained, "cross-entropy · clean · smote"]
-    assert found == [
-        (name, label, seed, conditions)
-        for name, labels in (("digits", trained), ("digits-imbalanced", balanced))
-        for seed in (5, 7)
-        for label in labels
-    ]
-
-
-def test_a_model_starts_from_another_wherever_that_stands(folder: Path) -> None:
-    models = [{"name": "second", "start": "first"}, {"name": "first", "defense": "fgm"}]
-    assert [row[1] for row in rows(folder, models=models)] == ["first", "second"]
-    jobs = make_plan(Request(grid=str(folder / "grid.toml"), out=folder / "runs")).jobs
-    assert jobs[1].start == jobs[0].key
-
-
-def test_recipes_are_laid_over_each_other(folder: Path) -> None:
-    write_grid(
-        folder / "grid.toml",
-        tiny(recipe={"epochs": 3, "lr": 0.5}, models=[{}, {"name": "mine", "recipe": {"lr": 0.25}}]),
-    )
-    first, second = (job.recipe for job in make_plan(Request(str(folder / "grid.toml"), folder / "runs")).jobs)
-    assert (first.epochs, first.lr, second.epochs, second.lr) == (3, 0.5, 3, 0.25)
-    assert first.batch_size == 64  # what the data set suggests
-
-
-def test_options_in_place_of_the_grids(folder: Path) -> None:
-    grid = write_grid(folder / "grid.toml", tiny(datasets=["{dataset}"], conditions=[{"chain": "clean", "sample": 9}]))
-    request = Request(str(grid), folder / "runs", dataset="digits-imbalanced", limit=20, seeds=(3, 4))
-    jobs = make_plan(request).jobs
-    assert [(job.data.choice.label, job.seed) for job in jobs] == [("digits-imbalanced", 3), ("digits-imbalanced", 4)]
-    assert jobs[0].cells[0].condition.sample == 9
-    assert make_plan(Request(str(grid), folder / "runs", limit=5)).jobs[0].cells[0].condition.sample == 5

@@ -2,17 +2,8 @@ from __future__ import annotations
 
 import csv
 import math
-import os
 import random
-import signal
-import subprocess
-import sys
-import textwrap
-import threading
-import time
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -20,56 +11,15 @@ import tiny
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from safetensors.torch import load_file
-from torch import Tensor, nn
+from torch import nn
+from trainings import differs, history, trained
 
-from robbench.executors import local
 from robbench.executors.jobs import Progress, carry_out
 from robbench.globalstate import GlobalState
 from robbench.interfaces import to_float
-from robbench.plan import Job
 from robbench.recipe import Recipe
-from robbench.running import remaining
 from robbench.store import Store
 from robbench.training import Diverged, NormalizedBackbone, build, load_model, pixel_statistics, predictions, train
-
-
-class Stop(Exception):
-    pass
-
-
-def trained(job: Job, store: Store) -> dict[str, Tensor]:
-    train(job, store, "cpu", "float32")
-    return weights(job, store)
-
-
-def weights(job: Job, store: Store) -> dict[str, Tensor]:
-    return load_file(store.model_dir(job.key) / "weights.safetensors")
-
-
-def history(job: Job, store: Store) -> list[dict[str, float]]:
-    with (store.model_dir(job.key) / "history.csv").open() as file:
-        return [{name: float(value) for name, value in row.items()} for row in csv.DictReader(file)]
-
-
-def left_behind(job: Job, store: Store) -> dict[str, bytes]:
-    """The files of a model that must not depend on how often its training was interrupted."""
-    folder = store.model_dir(job.key)
-    return {name: (folder / name).read_bytes() for name in ("weights.safetensors", "history.csv")}
-
-
-def stopping_at(epoch: int) -> Any:
-    def report(done: int, of: int) -> None:
-        if done == epoch:
-            raise Stop
-
-    return report
-
-
-def differs(first: dict[str, Tensor], second: dict[str, Tensor]) -> list[str]:
-    assert first.keys() == second.keys()
-    return [name for name in first if not torch.equal(first[name], second[name])]
-
 
 # --- what is repeatable
 
@@ -97,119 +47,6 @@ def test_training_leaves_the_global_random_state_alone(tmp_path: Path, model: st
     before = GlobalState.now()
     train(tiny.job(tmp_path, model), Store(tmp_path), "cpu", "float32")
     assert GlobalState.now() == before
-
-
-# --- interruption
-
-
-NORMED = """
-from dataclasses import dataclass
-from robbench import Architecture, register_architecture
-from robbench.models.architectures import SequentialBackbone
-from torch import nn
-
-@register_architecture("normed")
-@dataclass(frozen=True)
-class Normed(Architecture):
-    def build(self, image_shape):
-        convolution = nn.Conv2d(image_shape[0], 8, 5, stride=4)
-        layers = nn.Sequential(convolution, nn.BatchNorm2d(8), nn.ReLU(), nn.Dropout(0.2), nn.Flatten())
-        return SequentialBackbone(layers, image_shape)
-"""
-
-
-RESUMED = {
-    "cross-entropy": ("", "epochs = 3"),
-    "angular": ("objective = 'angular'", "epochs = 3, schedule = 'cosine', optimizer = 'adam'"),
-    "fgm": ("defense = 'fgm'", "epochs = 3"),
-    "angular fgm": ("objective = 'angular'\ndefense = 'perturbation+fgm'", "epochs = 3, keep = 'best'"),
-    "best": ("", "epochs = 3, keep = 'best', optimizer = 'sgd', lr = 0.05, schedule = 'one-cycle'"),
-    "resampled": ("balancer = 'augmentation-sampler'", "epochs = 3, optimizer = 'sgd', momentum = 0.9"),
-    "batch norm and dropout": ("architecture = 'normed'", "epochs = 3"),
-}
-
-
-@pytest.mark.parametrize(("model", "recipe"), RESUMED.values(), ids=RESUMED)
-def test_an_interrupted_training_goes_on_to_the_same_bits(tmp_path: Path, model: str, recipe: str) -> None:
-    whole, parts = Store(tmp_path / "whole"), Store(tmp_path / "parts")
-    (tmp_path / "normed.py").write_text(NORMED)
-    job = tiny.job(tmp_path, model, recipe, plugins=[tmp_path / "normed.py"])
-    train(job, whole, "cpu", "float32")
-    before = GlobalState.now()
-    for epoch in (1, 2):
-        with pytest.raises(Stop):
-            train(job, parts, "cpu", "float32", stopping_at(epoch))
-        assert not parts.has_model(job.key)
-    assert GlobalState.now() == before
-    begun: list[int] = []
-    train(job, parts, "cpu", "float32", lambda done, of: begun.append(done))
-    assert begun == [2, 3], "epochs that were done must not be done again"
-    assert left_behind(job, parts) == left_behind(job, whole)
-    assert len(history(job, parts)) == 3
-
-
-@pytest.mark.parametrize("objective", ["cross-entropy", "angular"])
-def test_an_interruption_after_the_last_epoch_loses_nothing(tmp_path: Path, objective: str) -> None:
-    whole, parts = Store(tmp_path / "whole"), Store(tmp_path / "parts")
-    job = tiny.job(tmp_path, f"objective = '{objective}'", "epochs = 2, keep = 'best'")
-    train(job, whole, "cpu", "float32")
-    with pytest.raises(Stop):
-        train(job, parts, "cpu", "float32", stopping_at(2))
-    train(job, parts, "cpu", "float32")
-    assert left_behind(job, parts) == left_behind(job, whole)
-
-
-KILLED = """
-    import os, signal, sys
-    from pathlib import Path
-    import torch
-    torch.set_num_threads(1)
-    import tiny
-    from robbench.store import Store
-    from robbench.training import train
-
-    flush, calls = os.fsync, []
-
-    def killing(descriptor):
-        calls.append(descriptor)
-        if len(calls) == 2:
-            os.kill(os.getpid(), signal.SIGKILL)
-        flush(descriptor)
-
-    folder = Path(sys.argv[1])
-    job = tiny.job(folder, "defense = 'fgm'", "epochs = 3")
-    os.fsync = killing
-    train(job, Store(folder / "parts"), "cpu", "float32")
-"""
-
-
-def test_a_kill_in_the_middle_of_writing_a_checkpoint_costs_that_epoch_only(tmp_path: Path) -> None:
-    path = os.pathsep.join([str(Path(__file__).parent), *sys.path])
-    killed = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(KILLED), str(tmp_path)],
-        env={**os.environ, "PYTHONPATH": path},
-        capture_output=True,
-        timeout=120,
-    )
-    assert killed.returncode == -signal.SIGKILL, killed.stderr.decode()
-    whole, parts = Store(tmp_path / "whole"), Store(tmp_path / "parts")
-    job = tiny.job(tmp_path, "defense = 'fgm'", "epochs = 3")
-    assert [path.name for path in parts.model_dir(job.key).glob("*.pt")] == ["checkpoint.pt"]
-    assert not parts.has_model(job.key)
-    begun: list[int] = []
-    train(job, parts, "cpu", "float32", lambda done, of: begun.append(done))
-    assert begun == [1, 2, 3]
-    train(job, whole, "cpu", "float32")
-    assert left_behind(job, parts) == left_behind(job, whole)
-
-
-def test_a_finished_model_has_no_checkpoint(tmp_path: Path) -> None:
-    job, store = tiny.job(tmp_path), Store(tmp_path)
-    seen: list[bool] = []
-    train(job, store, "cpu", "float32", lambda *_: seen.append((store.model_dir(job.key) / "checkpoint.pt").is_file()))
-    assert seen == [False, True, True]
-    files = sorted(path.name for path in store.model_dir(job.key).iterdir())
-    assert files == ["history.csv", "model.json", "weights.safetensors"]
 
 
 # --- what is learned
@@ -387,79 +224,3 @@ def test_weights_that_the_last_step_spoiled_are_not_scored(tmp_path: Path, objec
     assert record.status == "unsupported"
     assert "its training diverged" in str(record.reason)
     assert not store.has_model(job.key)
-
-
-# --- warm starts
-
-
-CHAIN = [
-    "name = 'third'\nstart = 'second'\nrecipe = { epochs = 1 }",
-    "name = 'second'\nobjective = 'angular'\nstart = 'first'\nrecipe = { lr = 1e-30 }",
-    "name = 'first'",
-]
-
-
-def test_a_warm_start_copies_the_backbone_and_nothing_else(tmp_path: Path) -> None:
-    plan = tiny.make(tmp_path, CHAIN)
-    store = Store(plan.request.out)
-    jobs = {job.spec.label: job for job in plan.jobs}
-    first = trained(jobs["first"], store)
-    # A learning rate that is next to nothing shows what training started from.
-    second = trained(jobs["second"], store)
-    shared = {name for name in second if name.startswith("backbone.")}
-    assert shared == {name for name in first if name.startswith("backbone.")}
-    assert all(torch.equal(first[name], second[name]) for name in shared)
-    cold = tiny.job(tmp_path / "cold", "objective = 'angular'", "epochs = 2, lr = 1e-30")
-    started = trained(cold, store)
-    assert torch.equal(second["projection.weight"], started["projection.weight"])
-    assert any(not torch.equal(started[name], second[name]) for name in shared)
-
-
-def test_a_warm_start_from_another_architecture_fails_with_both_names(tmp_path: Path) -> None:
-    models = ["name = 'small'\narchitecture = 'small-cnn'", "name = 'other'\nstart = 'small'"]
-    plan = tiny.make(tmp_path, models)
-    store = Store(plan.request.out)
-    for job in plan.jobs:
-        carry_out(plan, job, job.cells, lambda progress: None)
-    records = [store.record(job.cells[0].key) for job in plan.jobs]
-    assert [record and record.status for record in records] == ["done", "failed"]
-    assert "small" in str(records[1] and records[1].reason)
-    assert "other" in str(records[1] and records[1].reason)
-
-
-def test_a_model_waits_for_the_one_it_starts_from(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    plan = tiny.make(tmp_path, [*CHAIN, "name = 'alone'\nrecipe = { epochs = 1 }"])
-    labels = {job.key: job.spec.label for job in plan.jobs}
-    events: list[str] = []
-    lock = threading.Lock()
-
-    def do(key: str, cells: tuple[str, ...]) -> None:
-        with lock:
-            events.append(f"{labels[key]} begins")
-        time.sleep(0.05)
-        with lock:
-            events.append(f"{labels[key]} ends")
-
-    monkeypatch.setattr(local, "_do", do)
-    work = [(job, job.cells) for job in reversed(plan.jobs)]
-    with ThreadPoolExecutor(4) as pool:
-        local._dispatch(pool, work, lambda: None)  # type: ignore[arg-type]
-    assert len(events) == 8
-    assert events.index("first ends") < events.index("second begins")
-    assert events.index("second ends") < events.index("third begins")
-    assert events.index("alone begins") < events.index("first ends"), "the others need not wait"
-
-
-def test_a_start_whose_weights_are_gone_is_trained_again_before_those_that_need_it(tmp_path: Path) -> None:
-    plan = tiny.make(tmp_path, CHAIN)
-    store = Store(plan.request.out)
-    first = next(job for job in plan.jobs if job.spec.label == "first")
-    carry_out(plan, first, first.cells, lambda progress: None)
-    store.remove("models", first.key)
-    local.run_locally(plan, remaining(plan, store), 1, lambda progress: None)
-    torch.set_num_threads(1)
-    assert {job.spec.label: store.finished(job.cells[0].key) for job in plan.jobs} == {
-        "first": True,
-        "second": True,
-        "third": True,
-    }

@@ -1,0 +1,88 @@
+from __future__ import annotations
+
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+import tiny
+import torch
+from trainings import trained
+
+from robbench.executors import local
+from robbench.executors.jobs import carry_out
+from robbench.running import remaining
+from robbench.store import Store
+
+CHAIN = [
+    "name = 'third'\nstart = 'second'\nrecipe = { epochs = 1 }",
+    "name = 'second'\nobjective = 'angular'\nstart = 'first'\nrecipe = { lr = 1e-30 }",
+    "name = 'first'",
+]
+
+
+def test_a_warm_start_copies_the_backbone_and_nothing_else(tmp_path: Path) -> None:
+    plan = tiny.make(tmp_path, CHAIN)
+    store = Store(plan.request.out)
+    jobs = {job.spec.label: job for job in plan.jobs}
+    first = trained(jobs["first"], store)
+    # A learning rate that is next to nothing shows what training started from.
+    second = trained(jobs["second"], store)
+    shared = {name for name in second if name.startswith("backbone.")}
+    assert shared == {name for name in first if name.startswith("backbone.")}
+    assert all(torch.equal(first[name], second[name]) for name in shared)
+    cold = tiny.job(tmp_path / "cold", "objective = 'angular'", "epochs = 2, lr = 1e-30")
+    started = trained(cold, store)
+    assert torch.equal(second["projection.weight"], started["projection.weight"])
+    assert any(not torch.equal(started[name], second[name]) for name in shared)
+
+
+def test_a_warm_start_from_another_architecture_fails_with_both_names(tmp_path: Path) -> None:
+    models = ["name = 'small'\narchitecture = 'small-cnn'", "name = 'other'\nstart = 'small'"]
+    plan = tiny.make(tmp_path, models)
+    store = Store(plan.request.out)
+    for job in plan.jobs:
+        carry_out(plan, job, job.cells, lambda progress: None)
+    records = [store.record(job.cells[0].key) for job in plan.jobs]
+    assert [record and record.status for record in records] == ["done", "failed"]
+    assert "small" in str(records[1] and records[1].reason)
+    assert "other" in str(records[1] and records[1].reason)
+
+
+def test_a_model_waits_for_the_one_it_starts_from(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plan = tiny.make(tmp_path, [*CHAIN, "name = 'alone'\nrecipe = { epochs = 1 }"])
+    labels = {job.key: job.spec.label for job in plan.jobs}
+    events: list[str] = []
+    lock = threading.Lock()
+
+    def do(key: str, cells: tuple[str, ...]) -> None:
+        with lock:
+            events.append(f"{labels[key]} begins")
+        time.sleep(0.05)
+        with lock:
+            events.append(f"{labels[key]} ends")
+
+    monkeypatch.setattr(local, "_do", do)
+    work = [(job, job.cells) for job in reversed(plan.jobs)]
+    with ThreadPoolExecutor(4) as pool:
+        local._dispatch(pool, work, lambda: None)  # type: ignore[arg-type]
+    assert len(events) == 8
+    assert events.index("first ends") < events.index("second begins")
+    assert events.index("second ends") < events.index("third begins")
+    assert events.index("alone begins") < events.index("first ends"), "the others need not wait"
+
+
+def test_a_start_whose_weights_are_gone_is_trained_again_before_those_that_need_it(tmp_path: Path) -> None:
+    plan = tiny.make(tmp_path, CHAIN)
+    store = Store(plan.request.out)
+    first = next(job for job in plan.jobs if job.spec.label == "first")
+    carry_out(plan, first, first.cells, lambda progress: None)
+    store.remove("models", first.key)
+    local.run_locally(plan, remaining(plan, store), 1, lambda progress: None)
+    torch.set_num_threads(1)
+    assert {job.spec.label: store.finished(job.cells[0].key) for job in plan.jobs} == {
+        "first": True,
+        "second": True,
+        "third": True,
+    }
