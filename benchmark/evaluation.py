@@ -176,7 +176,7 @@ def _clean(subject: Subject, condition: Condition) -> Result:
     extras = {}
     if condition.embed:
         extras[EMBEDDINGS] = embeddings(
-            model, samples, to_float(samples.images), condition.embed, subject.split_seed, subject.device
+            model, samples, samples.images, condition.embed, subject.split_seed, subject.device
         )
     return Result(outcome, extras, seen, ())
 

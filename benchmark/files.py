@@ -9,7 +9,7 @@ import uuid
 from collections.abc import Sequence
 from pathlib import Path
 
-from robbench.errors import StoreError
+from robbench.errors import RequestError, StoreError
 from robbench.records import digest
 
 
@@ -31,6 +31,25 @@ def write_atomically(path: Path, data: bytes | str) -> None:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
         raise StoreError(f"cannot write {path}: {error.strerror or error}; what was finished is kept") from error
+
+
+def check_writable(directory: Path, option: str) -> None:
+    """See, without writing anything, whether a directory that may not be there yet can be written to.
+
+    Args:
+        directory: The directory.
+        option: The option that names it, for the message.
+
+    Raises:
+        RequestError: If it cannot.
+    """
+    place = directory.absolute()
+    while not place.exists() and place != place.parent:
+        place = place.parent
+    if not place.is_dir():
+        raise RequestError(f'"{directory}" cannot be written to: {place} is not a directory', option)
+    if not os.access(place, os.W_OK | os.X_OK):
+        raise RequestError(f'"{directory}" cannot be written to: no permission to write in {place}', option)
 
 
 def digest_files(files: Sequence[Path]) -> str:

@@ -11,7 +11,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 from robbench.errors import RequestError, StoreError
-from robbench.files import write_atomically
+from robbench.files import check_writable, write_atomically
 from robbench.leaderboards.archive import NOTE, RECORDS
 from robbench.leaderboards.pages import IndexEntry, index_page
 from robbench.leaderboards.text import escape
@@ -78,12 +78,7 @@ def check_target(store: Store, target: Path, others: Iterable[Path]) -> None:
     for other in others:
         if place in (other.resolve(), other.resolve().parent):
             raise RequestError(f'"{target}" is read with --from; publish to another place', "--to")
-    while not place.exists() and place != place.parent:
-        place = place.parent
-    if not place.is_dir():
-        raise RequestError(f'"{target}" cannot be written to: {place} is not a directory', "--to")
-    if not os.access(place, os.W_OK | os.X_OK):
-        raise RequestError(f'"{target}" cannot be written to: no permission to write in {place}', "--to")
+    check_writable(target, "--to")
 
 
 def check_replaceable(folder: Path, files: Files) -> None:

@@ -49,14 +49,15 @@ def embeddings(model: Classifier, samples: Samples, images: Tensor, size: int, s
     Args:
         model: The model, in evaluation mode.
         samples: The samples that the images are of or were made from.
-        images: Float in [0, 1], shape ``(N, C, H, W)``.
+        images: 8-bit, or float in [0, 1], shape ``(N, C, H, W)``.
         size: How many of them, stratified; all where there are no more.
         seed: The same seed takes the same samples.
         device: Where the model is.
     """
     index = torch.from_numpy(stratified(samples.labels.numpy(), size, seed))
+    taken = images[index] if images.is_floating_point() else to_float(images[index])
     with torch.no_grad():
-        parts = [model.embed(part.to(device)).float().cpu() for part in torch.split(images[index], JUDGING_BATCH)]
+        parts = [model.embed(part.to(device)).float().cpu() for part in torch.split(taken, JUDGING_BATCH)]
     chosen = samples[index]
     found = torch.cat(parts).numpy() if parts else np.zeros((0, 0), dtype=np.float32)
     return _npz(ids=chosen.ids.numpy(), labels=chosen.labels.numpy(), embeddings=found)

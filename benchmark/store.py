@@ -10,7 +10,6 @@ import contextlib
 import fcntl
 import hashlib
 import json
-import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,7 +19,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from robbench.errors import RequestError, StoreError
-from robbench.files import write_atomically
+from robbench.files import check_writable, write_atomically
 from robbench.records import BoardNote, Outcome, Record, dumps
 
 EMBEDDINGS = "embeddings.npz"
@@ -44,13 +43,7 @@ class Store:
         Raises:
             RequestError: If it cannot.
         """
-        place = self.root.absolute()
-        while not place.exists() and place != place.parent:
-            place = place.parent
-        if not place.is_dir():
-            raise RequestError(f'"{self.root}" cannot be written to: {place} is not a directory', "--out")
-        if not os.access(place, os.W_OK | os.X_OK):
-            raise RequestError(f'"{self.root}" cannot be written to: no permission to write in {place}', "--out")
+        check_writable(self.root, "--out")
 
     @contextlib.contextmanager
     def lock(self, exclusive: bool = False) -> Iterator[None]:

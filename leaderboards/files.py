@@ -18,6 +18,7 @@ from robbench.leaderboards.findings import findings
 from robbench.leaderboards.pages.page import page
 from robbench.leaderboards.pictures import Picture
 from robbench.leaderboards.table import AUDIT_STEPS, Cell
+from robbench.leaderboards.templates import environment
 from robbench.leaderboards.text import escape, escape_html, value_list
 from robbench.records import BoardNote, Reference, dumps
 
@@ -92,18 +93,9 @@ def readme(
         references: Figures from elsewhere to set beside the board's own.
         pictures: Figures that lie in the board's directory.
     """
-    import jinja2
-
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("robbench.leaderboards", "templates"),
-        autoescape=False,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
-    environment.filters |= {"md": escape, "html": escape_html, "values": value_list}
-    return environment.get_template("README.md.jinja").render(
+    made = environment(autoescape=False)
+    made.filters |= {"md": escape, "html": escape_html, "values": value_list}
+    return made.get_template("README.md.jinja").render(
         board=board,
         about=about,
         tables=tables,

@@ -145,13 +145,12 @@ def _subject(job: Job, store: Store, device: str, precision: str, defended: bool
 
 def _embed_training(job: Job, store: Store, subjects: Mapping[bool, Subject], size: int) -> None:
     """Keep the embeddings of so many training images, for figures."""
-    from robbench.interfaces import to_float
     from robbench.specimens import embeddings
 
     if size:
         subject = subjects[True]
         samples = job.data.splits.take(job.data.source, job.data.splits.train)
-        content = embeddings(subject.model, samples, to_float(samples.images), size, subject.split_seed, subject.device)
+        content = embeddings(subject.model, samples, samples.images, size, subject.split_seed, subject.device)
         write_atomically(store.model_dir(job.key) / EMBEDDINGS, content)
 
 

@@ -7,6 +7,8 @@ import importlib.resources
 import re
 from typing import TYPE_CHECKING, Any
 
+from robbench.leaderboards.templates import environment
+
 if TYPE_CHECKING:
     from markdown_it import MarkdownIt
     from markupsafe import Markup
@@ -21,21 +23,13 @@ def render(template: str, **values: Any) -> str:
         template: Its file name.
         values: What it shows; texts are escaped.
     """
-    import jinja2
     from markupsafe import Markup
 
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("robbench.leaderboards", "templates"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
-    environment.filters |= {"inline": inline, "breaks": breaks, "markdown": markdown}
+    made = environment(autoescape=True)
+    made.filters |= {"inline": inline, "breaks": breaks, "markdown": markdown}
     folder = importlib.resources.files("robbench.leaderboards.templates")
     files = {name: Markup(folder.joinpath(f"page.{name}").read_text(encoding="utf-8")) for name in ("css", "js")}
-    return environment.get_template(template).render(files=files, **values)
+    return made.get_template(template).render(files=files, **values)
 
 
 def inline(text: str) -> Markup:
