@@ -361,9 +361,11 @@ def _optimizer(model: nn.Module, job: Job) -> torch.optim.Optimizer:
     recipe = job.recipe
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     if recipe.optimizer == "sgd":
-        return torch.optim.SGD(parameters, recipe.lr, momentum=recipe.momentum, weight_decay=recipe.weight_decay)
+        return torch.optim.SGD(
+            parameters, recipe.lr, momentum=recipe.momentum, weight_decay=recipe.weight_decay, fused=True
+        )
     adaptive = torch.optim.Adam if recipe.optimizer == "adam" else torch.optim.AdamW
-    return adaptive(parameters, recipe.lr, weight_decay=recipe.weight_decay)
+    return adaptive(parameters, recipe.lr, weight_decay=recipe.weight_decay, fused=True)
 
 
 def _warm_start(model: Classifier, weights: dict[str, Tensor], job: Job, own: bool = False) -> None:
