@@ -39,25 +39,29 @@ class Merged:
         source: All of them as one; the own title stands.
         added: How many cells each of the others brought, by where they come from.
         set_aside: How many of the others' cells were left out, since another stands in their place already.
+        otherwise: How many models of each of the others were left out, since a cell of theirs came out otherwise there.
     """
 
     source: Source
     added: Mapping[str, int]
     set_aside: int
+    otherwise: Mapping[str, int]
 
 
 def merge(own: Source, others: Sequence[Source]) -> Merged:
     """One board of all cells, whatever the order of the others.
 
-    A cell that several have is there once: the own one if it is done. Rows of one name that are not the same model
-    stay apart, the later ones with a hash behind their names. The rows are audited anew as they are then.
+    A cell that several have is there once: the own one if it is done. Where it came out otherwise elsewhere, as on
+    another machine, no cell of that model is taken from there, since its weights are not the same. Rows of one name
+    that are not the same model stay apart, the later ones with a hash behind their names. The rows are audited anew as
+    they are then.
 
     Args:
         own: What stands first and gives the title.
         others: Verified boards of the same grid and data set.
 
     Raises:
-        StoreError: If data sets or columns do not agree, or a cell has different outcomes in two sources.
+        StoreError: If data sets or columns do not agree, or a row is not the same model in two sources.
     """
     # The largest first: what was merged before keeps its order, whatever parts of it there are besides.
     sources = (own, *sorted(others, key=lambda other: (-len(other.cells), _content(other), other.where)))
@@ -69,16 +73,19 @@ def merge(own: Source, others: Sequence[Source]) -> Merged:
     places: dict[tuple[str, str, int], str] = {}
     models: dict[tuple[str, int], tuple[CellSpec, Source]] = {}
     added = dict.fromkeys((other.where for other in others), 0)
-    set_aside = 0
+    set_aside, otherwise = 0, {}
     for source, names in zip(sources, labels, strict=True):
+        apart = {cell[0].spec.model_key for cell in source.cells if _differs(chosen.get(cell[0].key), cell)}
+        if apart:
+            otherwise[source.where] = len(apart)
         for record, outcome in source.cells:
             cell = (_renamed(record, names), outcome)
             spec = cell[0].spec
             _check_model(models.setdefault((spec.model.label, spec.seed), (spec, source)), spec, source)
-            known = chosen.get(record.key)
-            if known is not None:
-                _check_same(known, (cell, source))
-            elif places.setdefault((spec.model.label, spec.condition.label, spec.seed), record.key) != record.key:
+            if spec.model_key in apart:
+                continue
+            known, place = chosen.get(record.key), (spec.model.label, spec.condition.label, spec.seed)
+            if known is None and places.setdefault(place, record.key) != record.key:
                 set_aside += 1  # the same, but through other models: its key tells them, its specification does not
                 continue
             if known is None or (known[0][0].status == "failed" and record.status != "failed"):
@@ -91,7 +98,8 @@ def merge(own: Source, others: Sequence[Source]) -> Merged:
         for reference in source.note.references
     )
     note = own.note.model_copy(update={"references": tuple(references)})
-    return Merged(replace(own, note=note, cells=tuple(marked([cell for cell, _ in chosen.values()]))), added, set_aside)
+    cells = tuple(marked([cell for cell, _ in chosen.values()]))
+    return Merged(replace(own, note=note, cells=cells), added, set_aside, otherwise)
 
 
 def _content(source: Source) -> str:
@@ -107,15 +115,12 @@ def _check_model(known: tuple[CellSpec, Source], spec: CellSpec, source: Source)
         )
 
 
-def _check_same(known: tuple[Cell, Source], found: tuple[Cell, Source]) -> None:
-    cells = [known[0], found[0]]
-    results = [record.status if outcome is None else f"outcome {outcome.sha256()[:12]}" for record, outcome in cells]
-    if results[0] != results[1] and "failed" not in results:
-        spec = found[0][0].spec
-        refuse(
-            f"{known[1].where} and {found[1].where} differ in cell {found[0][0].key} ({spec.model.label} · "
-            f"{spec.condition.label} · seed {spec.seed}): {results[0]} and {results[1]}"
-        )
+def _differs(known: tuple[Cell, Source] | None, found: Cell) -> bool:
+    """Whether a cell came out otherwise than the one that is known."""
+    if known is None:
+        return False
+    results = [record.status if outcome is None else outcome.sha256() for record, outcome in (known[0], found)]
+    return results[0] != results[1] and "failed" not in results
 
 
 # -------------------------------------------------------------------------------------------------- data sets, columns

@@ -159,6 +159,10 @@ def _made(
         merged = merge(own.source, [other.source for other in others])
         source = merged.source
         remarks += [f"{where}: {count} cells were added" for where, count in sorted(merged.added.items())]
+        remarks += [
+            f"{where}: {count} of its models came out otherwise than here, as on another machine, and were left out"
+            for where, count in sorted(merged.otherwise.items())
+        ]
         if merged.set_aside:
             remarks.append(
                 f"{merged.set_aside} cells of others were left out: other runs of the same stand in their place"
