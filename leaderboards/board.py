@@ -184,7 +184,7 @@ def board_data(title: str, grid: str, cells: Sequence[Cell]) -> Board:
         reference=ranked_by is not None and table.dataset.reference.get(ranked_by.norm) == ranked_by.eps,
         threats={threat.label: tuple(spec.label for spec in specs) for threat, specs in threats.items()},
         perturbed=_natural(table, [row for row, _ in scored]),
-        pairs=pairs([_scored(table, model, threats[ranked_by] if ranked_by else ()) for model in table.models]),
+        pairs=pairs([_scored(table, model, threats, ranked_by) for model in table.models]),
         strength=strength(table, threats),
         sizes=sizes(table),
         corrupted=corrupted(table),
@@ -286,9 +286,21 @@ def _row(
     return row, ranking[1] if ranking else None
 
 
-def _scored(table: Table, model: ModelSpec, ranking: Sequence[ConditionSpec]) -> Scored:
+def _scored(
+    table: Table,
+    model: ModelSpec,
+    threats: Mapping[ThreatModel, Sequence[ConditionSpec]],
+    ranked_by: ThreatModel | None,
+) -> Scored:
     clean = [condition for condition in table.conditions if condition.kind == "clean"]
-    return Scored(model, *(_by_seed(table, model.label, conditions) for conditions in (clean, ranking)))
+    others = [threat for threat in threats if ranked_by and threat.norm == ranked_by.norm and threat != ranked_by]
+    others.sort(key=lambda threat: threat.eps)
+    return Scored(
+        model,
+        clean=_by_seed(table, model.label, clean),
+        robust=_by_seed(table, model.label, threats[ranked_by] if ranked_by else ()),
+        elsewhere={threat.label: _by_seed(table, model.label, threats[threat]) for threat in others},
+    )
 
 
 def _by_seed(table: Table, model: str, conditions: Sequence[ConditionSpec]) -> dict[int, Scores]:

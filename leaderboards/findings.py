@@ -7,7 +7,8 @@ from statistics import fmean
 
 from robbench.leaderboards.board import Board, Row
 from robbench.leaderboards.figures import Figure, Rates
-from robbench.leaderboards.text import escape, percent, points, probability
+from robbench.leaderboards.pairs import Change, Pair
+from robbench.leaderboards.text import escape, percent, points, probability, single, value_list
 from robbench.statistics import LEVEL
 
 
@@ -134,19 +135,25 @@ def _objectives(board: Board) -> Iterator[str]:
         first = next(row for row in board.rows if row.label == pair.first)
         if pair.part != "objective" or pair.robust is None or not (_undefended_row(first) and _unbalanced(first)):
             continue
-        seeds = (
-            f"; by seed {', '.join(f'{100 * value:+.1f}' for value in pair.by_seed)}" if len(pair.by_seed) > 1 else ""
-        )
-        sure = (
-            "is told apart from chance"
-            if pair.p is not None and pair.p < 1 - LEVEL
-            else "is not told apart from chance"
-        )
+        sure = "is" if pair.p is not None and pair.p < 1 - LEVEL else "is not"
         yield (
             f"{escape(pair.second)} differs from {escape(pair.first)} in its objective alone, {escape(pair.after)} "
-            f"instead of {escape(pair.before)}: that moves what ranks by {points(pair.robust)} points{seeds}, "
-            f"which {sure} (p {_is(probability(pair.p))})."
+            f"instead of {escape(pair.before)}: that moves what ranks by {_moved(pair.robust)}, "
+            f"which {sure} told apart from chance (p {_is(probability(pair.p))}).{_elsewhere(pair)}"
         )
+
+
+def _moved(change: Change) -> str:
+    seeds = f"; by seed {value_list(map(single, change.by_seed))}" if len(change.by_seed) > 1 else ""
+    return f"{points(change.added)} points{seeds}"
+
+
+def _elsewhere(pair: Pair) -> str:
+    """What the change does at other sizes, a space before it: what ranks tells nothing where nothing is left."""
+    if not pair.elsewhere:
+        return ""
+    parts = [f"at {escape(threat)} by {_moved(change)}" for threat, change in pair.elsewhere.items()]
+    return f" It moves the worst case {', '.join(parts)}."
 
 
 def _is(text: str) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Literal, TypeAlias
 
 import numpy as np
 
@@ -13,6 +13,19 @@ from robbench.statistics import Scores, combine, holm, mean_difference, paired_d
 
 Part = Literal["objective", "defenses", "balancer"]
 PARTS: tuple[Part, ...] = ("objective", "defenses", "balancer")
+
+
+@dataclass(frozen=True)
+class Change:
+    """How much a change adds to a worst case.
+
+    Attributes:
+        added: To the balanced figure, on the seeds that both rows have.
+        by_seed: The same seed by seed.
+    """
+
+    added: Measure
+    by_seed: tuple[float, ...]
 
 
 @dataclass(frozen=True)
@@ -28,8 +41,8 @@ class Pair:
         clean: How much balanced clean accuracy the change adds, on the seeds that both rows have; None where either
             lacks it.
         robust: The same of what ranks.
-        by_seed: The latter, seed by seed.
         p: Of the latter, two-sided, adjusted for all pairs of the board.
+        elsewhere: The same as ``robust`` at other sizes of the norm that ranks, the smallest first, by threat model.
     """
 
     part: Part
@@ -38,18 +51,22 @@ class Pair:
     before: str
     after: str
     clean: Measure | None
-    robust: Measure | None
-    by_seed: tuple[float, ...]
+    robust: Change | None
     p: float | None
+    elsewhere: Mapping[str, Change]
+
+
+BySeed: TypeAlias = Mapping[int, Scores]
 
 
 @dataclass(frozen=True)
 class Scored:
-    """A row with its samples' scores by seed, unchanged and in what ranks; empty where it lacks them."""
+    """A row with its samples' scores by seed: unchanged, in what ranks, at other sizes; empty where it lacks them."""
 
     model: ModelSpec
-    clean: Mapping[int, Scores]
-    robust: Mapping[int, Scores]
+    clean: BySeed
+    robust: BySeed
+    elsewhere: Mapping[str, BySeed]
 
 
 def pairs(rows: Sequence[Scored]) -> tuple[Pair, ...]:
@@ -82,8 +99,7 @@ def _text(row: Scored, part: Part) -> str:
 
 def _pair(part: Part, first: Scored, second: Scored) -> Pair:
     clean, robust = _both(first.clean, second.clean), _both(first.robust, second.robust)
-    seeds = sorted(first.robust.keys() & second.robust.keys())
-    differences = [mean_difference(first.robust[seed], second.robust[seed]) for seed in seeds]
+    others = {threat: _change(found, second.elsewhere[threat]) for threat, found in first.elsewhere.items()}
     return Pair(
         part=part,
         first=first.model.label,
@@ -91,13 +107,20 @@ def _pair(part: Part, first: Scored, second: Scored) -> Pair:
         before=_text(first, part),
         after=_text(second, part),
         clean=paired_difference(*clean) if clean else None,
-        robust=paired_difference(*robust) if robust else None,
-        by_seed=tuple(found for found in differences if found is not None),
+        robust=_change(first.robust, second.robust),
         p=paired_p(*robust) if robust else None,
+        elsewhere={threat: change for threat, change in others.items() if change},
     )
 
 
-def _both(first: Mapping[int, Scores], second: Mapping[int, Scores]) -> tuple[Scores, Scores] | None:
+def _change(first: BySeed, second: BySeed) -> Change | None:
+    both = _both(first, second)
+    added = paired_difference(*both) if both else None
+    differences = [mean_difference(first[seed], second[seed]) for seed in sorted(first.keys() & second.keys())]
+    return Change(added, tuple(found for found in differences if found is not None)) if added else None
+
+
+def _both(first: BySeed, second: BySeed) -> tuple[Scores, Scores] | None:
     """Each sample's mean over the seeds that both have."""
     seeds = sorted(first.keys() & second.keys())
     if not seeds:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import html
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from robbench.leaderboards.figures import Figure
@@ -42,8 +42,13 @@ def points(difference: Measure | None) -> str:
     """``+3.1 (-0.2 to +6.4)`` percent points, or a dash."""
     if difference is None or difference.low is None or difference.high is None:
         return NONE
+    return f"{single(difference.value)} ({single(difference.low)} to {single(difference.high)})"
+
+
+def single(difference: float) -> str:
+    """``+3.1`` percent points."""
     # Adding 0 turns a negative zero, which would be shown as -0.0, into a positive one.
-    return f"{round(100 * difference.value, 1) + 0:+.1f} ({100 * difference.low:+.1f} to {100 * difference.high:+.1f})"
+    return f"{round(100 * difference, 1) + 0:+.1f}"
 
 
 def probability(p: float | None) -> str:
@@ -60,7 +65,7 @@ def number(value: float) -> str:
     return f"{value:.3g}"
 
 
-def value_list(values: Sequence[object]) -> str:
+def value_list(values: Iterable[object]) -> str:
     """Values with commas between them, or a dash for none."""
     return ", ".join(str(value) for value in values) or NONE
 

@@ -85,9 +85,9 @@ def test_pairs_are_rows_that_differ_in_one_part_alone() -> None:
     }
     better, same = found["defenses", "plain", "fgm"], found["balancer", "plain", "smote"]
     assert better.robust is not None
-    assert better.robust.value == pytest.approx(0.7)
+    assert better.robust.added.value == pytest.approx(0.7)
     assert better.clean == Measure(0.0, 0.0, 0.0, 40)
-    assert better.by_seed == (pytest.approx(0.7),)
+    assert better.robust.by_seed == (pytest.approx(0.7),)
     assert same.p == 1.0
     plain = scores(np.r_[np.arange(30) < 6, np.arange(10) < 2])
     best = scores(np.r_[np.arange(30) < 27, np.arange(10) < 9])
@@ -104,6 +104,37 @@ def test_findings_say_what_the_objective_does_and_how_sure_that_is() -> None:
     assert "which is told apart from chance" in text
     text = " ".join(findings(board_data("Toys", "small", rows(plain=0.2, angular=0.2))))
     assert "is not told apart from chance (p = 1)" in text
+
+
+def test_other_sizes_tell_more_where_nothing_is_left_of_what_ranks() -> None:
+    small = PGD.model_copy(update={"label": "pgd@0.05", "stages": (PGD.stages[0].model_copy(update={"eps": 0.05}),)})
+    cells = []
+    for seed, share in ((0, 0.5), (1, 0.8)):
+        for name, kept in (("plain", 0.2), ("angular", share)):
+            made = rows(**{name: 0.0})
+            final = np.where(np.r_[np.arange(30) < 30 * kept, np.arange(10) < 10 * kept], LABELS, 1 - LABELS)
+            spec = made[0][0].spec.model
+            cells += [
+                cell(spec, record.spec.condition, result, seed=seed) for record, result in made if result is not None
+            ]
+            cells += [cell(spec, small, outcome("attack", LABELS, LABELS, final), seed=seed)]
+    board = board_data("Toys", "small", cells)
+    (pair,) = board.pairs
+    assert pair.robust is not None
+    assert pair.robust.added == Measure(0.0, 0.0, 0.0, 40)
+    assert list(pair.elsewhere) == ["Linf 0.05"]
+    change = pair.elsewhere["Linf 0.05"]
+    assert change.by_seed == (pytest.approx(0.3), pytest.approx(0.6))
+    assert change.added.value == pytest.approx(0.45)
+    assert change.added.low is not None
+    assert 0.3 < change.added.low < 0.45
+    text = str(tables.changes(board, "objective"))
+    assert "| From | To | Clean, balanced | Worst case Linf 0.05 | What ranks | p (Holm) |" in text
+    assert "| +45.0 (" in text
+    text = " ".join(findings(board))
+    assert "by +0.0 (+0.0 to +0.0) points; by seed +0.0, +0.0, which is not told apart from chance (p = 1)" in text
+    assert "It moves the worst case at Linf 0.05 by +45.0 (" in text
+    assert "points; by seed +30.0, +60.0." in text
 
 
 def test_the_row_to_choose_is_the_best_on_validation_data() -> None:

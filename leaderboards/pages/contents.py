@@ -105,8 +105,10 @@ def _columns(board: Board) -> Callable[[Sequence[str]], Source | None]:
 
 
 def _changes(board: Board) -> Callable[[Sequence[str]], Source | None]:
-    """What a comparison of two rows rests on: the records of both, unchanged and under the attacks that rank."""
-    labels = [label for label in (numbers.clean(board), *board.threats.get(board.ranked_by or "", ())) if label]
+    """What a comparison of two rows rests on: the records of both, unchanged and in the worst cases compared."""
+    sizes = dict.fromkeys(size for pair in board.pairs for size in (*pair.elsewhere, board.ranked_by) if size)
+    attacks = (label for size in sizes for label in board.threats[size])
+    labels = [label for label in (numbers.clean(board), *attacks) if label]
     found = {
         (escape(pair.first), escape(pair.second)): Source.of(
             f"{pair.first} → {pair.second}", [(row, label) for label in labels for row in (pair.first, pair.second)]

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from robbench.leaderboards.board import Board
 from robbench.leaderboards.pairs import Part
-from robbench.leaderboards.text import NONE, TextTable, escape, points, probability, value_list
+from robbench.leaderboards.text import NONE, TextTable, escape, points, probability, single, value_list
 from robbench.records import Training
 from robbench.statistics import wilson
 
@@ -15,15 +15,18 @@ def changes(board: Board, part: Part) -> TextTable:
     """Rows that differ in one part alone: by how many points the change moves them."""
     found = [pair for pair in board.pairs if pair.part == part]
     several = len(board.settings["seeds"]) > 1
-    headers = ["From", "To", "Clean, balanced", "What ranks", "p (Holm)", *["What ranks, by seed"] * several]
+    sizes = list(dict.fromkeys(size for pair in found for size in pair.elsewhere))
+    worst = [f"Worst case {size}" for size in sizes]
+    headers = ["From", "To", "Clean, balanced", *worst, "What ranks", "p (Holm)", *["What ranks, by seed"] * several]
     lines = [
         [
             escape(pair.first),
             escape(pair.second),
             points(pair.clean),
-            f"**{points(pair.robust)}**" if pair.robust else NONE,
+            *(points(change.added) if (change := pair.elsewhere.get(size)) else NONE for size in sizes),
+            f"**{points(pair.robust.added)}**" if pair.robust else NONE,
             probability(pair.p),
-            *[value_list([f"{100 * value:+.1f}" for value in pair.by_seed])] * several,
+            *[value_list(map(single, pair.robust.by_seed if pair.robust else ()))] * several,
         ]
         for pair in found
     ]
