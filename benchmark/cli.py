@@ -59,7 +59,7 @@ def _add_grid(parser: argparse.ArgumentParser) -> None:
         "--precision",
         choices=("float32", "bfloat16"),
         default="float32",
-        help="of training and searching; judging is always float32",
+        help="of training; attacks and decisions are always in float32",
     )
     _add_plugin(parser)
 

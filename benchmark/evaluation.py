@@ -19,7 +19,7 @@ from robbench.probes import traits, zero_gradients
 from robbench.records import Ints, Outcome
 from robbench.referee import change_norms, check_images, fair_play
 from robbench.rng import Streams
-from robbench.specimens import EXAMPLED, embeddings, examples
+from robbench.specimens import embeddings, examples
 from robbench.store import EMBEDDINGS, EXAMPLES
 from robbench.training import JUDGING_BATCH, predictions
 
@@ -42,7 +42,6 @@ class Subject:
         seed: Seed of all attacks.
         split_seed: Seed of stratified subsamples, the same for every model of a data set.
         device: Device type.
-        precision: ``float32``, or ``bfloat16`` to search with; judging is always in float32.
     """
 
     model: Classifier
@@ -53,7 +52,6 @@ class Subject:
     seed: int
     split_seed: int
     device: str = "cpu"
-    precision: str = "float32"
 
     @classmethod
     def of(cls, model: Classifier, samples: Samples, **rest: Any) -> Subject:
@@ -222,7 +220,7 @@ class _Runner:
             outcome = _outcome(subject, self.condition, index, [trial], targets)
             best = outcome if best is None else _stronger(best, outcome)
         assert best is not None
-        shown = torch.nonzero(right).flatten()[: None if self.condition.embed else EXAMPLED]
+        shown = torch.nonzero(right).flatten()
         picked = [(trials[int(best.targets[sample])], sample) for sample in shown]
         images = [trial.images[index == sample] for (index, trial), sample in picked]
         attacked = torch.cat(images) if images else torch.zeros(0, *subject.samples.images.shape[1:])
@@ -295,12 +293,9 @@ class _Runner:
         )
 
     def _stage(self, stage: Stage, oracle: Oracle, images: Tensor, labels: Tensor, streams: Streams) -> Tensor:
-        subject, attack = self.subject, stage.attack.component
-        # An attack that looks for the smallest change stops at the boundary, where coarse scores decide otherwise.
-        coarse = subject.precision == "bfloat16" and attack.bounded
-        search = torch.autocast(subject.device, torch.bfloat16, enabled=coarse)
+        attack = stage.attack.component
         given = images.clone()
-        with fair_play(self.attacked, given, labels), search:
+        with fair_play(self.attacked, given, labels):
             changed = attack.perturb(oracle, given, labels, stage.threat, streams)
         return check_images(images, changed, stage.threat)
 

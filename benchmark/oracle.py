@@ -66,9 +66,7 @@ class Oracle(Classifier):
     def predict(self, images: Tensor) -> Tensor:
         """The model's hard decisions, counted."""
         self._charge(0, len(images), self.model.votes or self.model.draws)
-        # What is only searched with may be coarse, what is decided by may not.
-        with torch.autocast(images.device.type, enabled=False):
-            return self.model.predict(images)
+        return self.model.predict(images)
 
     def decide(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """The model's scores and hard decisions, counted as one pass."""

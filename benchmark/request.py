@@ -18,7 +18,7 @@ class Request:
         limit: Largest number of test images per condition.
         seeds: Seeds in place of the grid's.
         device: ``cpu``, ``cuda``, or ``auto`` for CUDA where there is any.
-        precision: ``float32``, or ``bfloat16`` for training and searching; judging is always float32.
+        precision: ``float32``, or ``bfloat16``, for training; attacks and decisions are always in float32.
         plugins: Plugin files.
         audit: Whether to add the audit's checks, whatever the grid says.
     """

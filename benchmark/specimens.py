@@ -20,7 +20,7 @@ EXAMPLED = 16
 
 
 def examples(model: Classifier, samples: Samples, attacked: Tensor, clean: Ints, final: Ints, device: str) -> bytes:
-    """Images before and after a condition as an npz, with decisions and scores; at most ``EXAMPLED``.
+    """Images before and after a condition as an npz, with decisions and scores; at most ``EXAMPLED``, evenly spread.
 
     Args:
         model: The model, in evaluation mode.
@@ -30,16 +30,18 @@ def examples(model: Classifier, samples: Samples, attacked: Tensor, clean: Ints,
         final: Decisions on the changed ones.
         device: Where the model is.
     """
-    shown = samples[torch.arange(min(EXAMPLED, len(samples)))]
+    # Data sets are often sorted by class, so the first few would be of one.
+    index = torch.linspace(0, len(samples) - 1, min(EXAMPLED, len(samples))).round().long()
+    shown, after = samples[index], attacked[index]
     return _npz(
         ids=shown.ids.numpy(),
         labels=shown.labels.numpy(),
         images=shown.images.numpy(),
-        attacked=attacked[:EXAMPLED].numpy(),
-        clean=clean[:EXAMPLED],
-        final=final[:EXAMPLED],
+        attacked=after.numpy(),
+        clean=clean[index.numpy()],
+        final=final[index.numpy()],
         clean_scores=_shares(model, to_float(shown.images), device),
-        final_scores=_shares(model, attacked[:EXAMPLED], device),
+        final_scores=_shares(model, after, device),
     )
 
 

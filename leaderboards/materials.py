@@ -65,7 +65,7 @@ class Samples:
 
 @dataclass(frozen=True)
 class Examples:
-    """The first samples that a condition was applied to, before and after.
+    """Some of the samples that a condition was applied to, before and after.
 
     Attributes:
         ids: Sample ids, int64, shape ``(n,)``.

@@ -98,8 +98,8 @@ def test_stages_of_a_chain_draw_from_streams_of_their_own() -> None:
     here = subject(exact(4))
     noise = condition("gaussian-noise[std=0.1]").stages[0]
     twice = Condition((noise, noise))
-    attacked = torch.from_numpy(examples(evaluate(here, twice))["attacked"])
-    images = to_float(here.samples.images[:16])
+    found = examples(evaluate(here, twice))
+    attacked, images = torch.from_numpy(found["attacked"]), to_float(torch.from_numpy(found["images"]))
     change = attacked - images
     inside = (attacked > 0) & (attacked < 1) & (images > 0.3) & (images < 0.7)
     # Were both draws the same, the variance would be four times that of one instead of twice.
@@ -119,16 +119,25 @@ def test_norms_are_those_of_the_whole_change() -> None:
     here = subject(exact(4), wrong=0)
     result = evaluate(here, condition("pgd[steps=3]@l2:0.5"))
     found, outcome = examples(result), result.outcome
-    change = (found["attacked"].astype(np.float64) - to_float(here.samples.images[:16]).double().numpy()).reshape(
-        16, -1
-    )
-    np.testing.assert_array_equal(found["images"], here.samples.images[:16].numpy())
-    np.testing.assert_array_equal(found["ids"], outcome.ids[:16])
-    np.testing.assert_array_equal(found["final"], outcome.final[:16])
-    np.testing.assert_allclose(outcome.linf[:16], np.abs(change).max(axis=1))
-    np.testing.assert_allclose(outcome.l2[:16], np.sqrt((change**2).sum(axis=1)))
-    np.testing.assert_allclose(outcome.l1[:16], np.abs(change).sum(axis=1))
-    np.testing.assert_array_equal(outcome.l0[:16], (change != 0).sum(axis=1))
+    at = np.isin(outcome.ids, found["ids"])
+    assert at.sum() == 16
+    images = here.samples.images[torch.from_numpy(at)]
+    change = (found["attacked"].astype(np.float64) - to_float(images).double().numpy()).reshape(16, -1)
+    np.testing.assert_array_equal(found["images"], images.numpy())
+    np.testing.assert_array_equal(found["final"], outcome.final[at])
+    np.testing.assert_allclose(outcome.linf[at], np.abs(change).max(axis=1))
+    np.testing.assert_allclose(outcome.l2[at], np.sqrt((change**2).sum(axis=1)))
+    np.testing.assert_allclose(outcome.l1[at], np.abs(change).sum(axis=1))
+    np.testing.assert_array_equal(outcome.l0[at], (change != 0).sum(axis=1))
+
+
+def test_examples_are_of_all_classes_though_the_samples_are_sorted_by_class() -> None:
+    order = samples(60, 4).labels.argsort()
+    here = subject(exact(4), samples(60, 4)[order])
+    found = examples(evaluate(here, condition("gaussian-noise")))
+    assert len(found["labels"]) == 16
+    assert set(found["labels"].tolist()) == set(range(4))
+    np.testing.assert_array_equal(found["ids"][[0, -1]], here.samples.ids[[0, -1]].numpy())
 
 
 def test_progress_is_told() -> None:

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -12,7 +11,6 @@ from audits import flags, row
 from closed_forms import SHAPE
 from subjects import (
     Constant,
-    Exact,
     Idle,
     assert_same,
     condition,
@@ -209,29 +207,6 @@ def test_running_out_of_memory_halves_the_batch_and_says_so(monkeypatch: pytest.
 def test_running_out_of_memory_on_a_single_image_is_an_error() -> None:
     with pytest.raises(torch.OutOfMemoryError):
         evaluate(subject(exact(4)), put_to(Hungry(most=0)))
-
-
-class Watched(Exact):
-    """Notes whether lower precision was on when it, or a copy of it, was asked."""
-
-    seen: ClassVar[list[tuple[str, bool]]] = []
-
-    def forward(self, images: Tensor) -> Tensor:
-        self.seen.append(("scores", torch.is_autocast_enabled("cpu")))
-        return super().forward(images)
-
-    def predict(self, images: Tensor) -> Tensor:
-        self.seen.append(("judged", torch.is_autocast_enabled("cpu")))
-        return Exact.forward(self, images).argmax(dim=1)
-
-
-def test_lower_precision_searches_and_never_judges() -> None:
-    model = Watched(exact(4).weight, exact(4).bias).eval()
-    here = subject(model, precision="bfloat16")
-    model.seen.clear()
-    evaluate(here, condition("fgsm@0.1"))
-    assert ("scores", True) in model.seen
-    assert {on for what, on in model.seen if what == "judged"} == {False}
 
 
 class Hooking(Attack):

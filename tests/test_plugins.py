@@ -42,6 +42,22 @@ class Shrink(Defense):
     def training_loss(self, batch):
         return batch.loss(batch.images * 0.9)
 '''
+EXACT = '''
+import torch
+from dataclasses import dataclass
+from robbench import Attack, register_attack
+
+@register_attack("exact", norms=("linf",))
+@dataclass(frozen=True)
+class Exact(Attack):
+    """Looks at the precision that it is asked to search in."""
+
+    def perturb(self, model, images, labels, threat, rng):
+        scores = model(images)
+        if torch.is_autocast_enabled("cpu") or scores.dtype != torch.float32:
+            raise ValueError("attacks that stop at the first image that fools a coarse model stop too early")
+        return images
+'''
 GRID = tiny(conditions=["clean", "fgsm@ref", "gray@ref"], models=[{}, {"defense": "shrink"}])
 
 
@@ -81,6 +97,19 @@ EVERYTHING = {(model, condition) for model in (PLAIN, SHRUNK) for condition in (
 
 
 # --- plugin files
+
+
+def test_what_trains_in_lower_precision_is_attacked_in_full(tmp_path: Path) -> None:
+    exact = write(tmp_path / "exact.py", EXACT)
+    write_grid(tmp_path / "grid.toml", tiny(conditions=["exact@ref"]))
+    command = ["run", "--workers", "1", "--precision", "bfloat16", *words(tmp_path, [exact])]
+    assert main(command) == 0
+    plan = make_plan(
+        Request(str(tmp_path / "grid.toml"), tmp_path / "runs", limit=20, plugins=(exact,), precision="bfloat16")
+    )
+    (record,) = (Store(tmp_path / "runs").record(cell.key) for _, cell in plan.cells)
+    assert record is not None
+    assert (record.status, record.spec.precision) == ("done", "bfloat16")
 
 
 def test_a_plugin_is_listed_only_when_it_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

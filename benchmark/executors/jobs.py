@@ -80,13 +80,13 @@ def carry_out(plan: Plan, job: Job, cells: Sequence[Cell], tell: Tell) -> None:
     if not shipped:
         for cell in refused:
             finish(without_result(cell, "unsupported", str(cell.refusal), facts))
-    device, precision = plan.device, plan.request.precision
+    device = plan.device
     settle(device)
     try:
         if not job.refusal and (at_stake or not cells) and not store.has_model(job.key):
-            train(job, store, device, precision, lambda at, of: tell(Progress(label, "training", at, of)))
+            train(job, store, device, plan.request.precision, lambda at, of: tell(Progress(label, "training", at, of)))
         subjects = {
-            defended: _subject(job, store, device, precision, defended)
+            defended: _subject(job, store, device, defended)
             for defended in dict.fromkeys(not cell.condition.undefended for cell in wanted)
         }
         if wanted:
@@ -126,7 +126,7 @@ def carry_out(plan: Plan, job: Job, cells: Sequence[Cell], tell: Tell) -> None:
             finish(record, result.outcome, result.extras)
 
 
-def _subject(job: Job, store: Store, device: str, precision: str, defended: bool) -> Subject:
+def _subject(job: Job, store: Store, device: str, defended: bool) -> Subject:
     from robbench.evaluation import Subject
     from robbench.training import load_model
 
@@ -139,7 +139,6 @@ def _subject(job: Job, store: Store, device: str, precision: str, defended: bool
         seed=job.seed,
         split_seed=job.data.choice.component.split_seed,
         device=device,
-        precision=precision,
     )
 
 
