@@ -1,4 +1,4 @@
-"""Speed beside the toolbox's; ``pytest tests/benchmarks --benchmark-enable --benchmark-only`` times it."""
+"""Speed beside the toolbox's; ``pytest -n 0 tests/benchmarks --benchmark-enable --benchmark-only`` times it."""
 
 from __future__ import annotations
 
