@@ -90,7 +90,8 @@ def carry_out(plan: Plan, job: Job, cells: Sequence[Cell], tell: Tell) -> None:
             for defended in dict.fromkeys(not cell.condition.undefended for cell in wanted)
         }
         if wanted:
-            _embed_training(job, store, subjects, max(cell.condition.embed for cell in wanted))
+            # Of all cells and not of those that are left, or the figures would tell where a run was interrupted.
+            _embed_training(job, store, subjects, max(cell.condition.embed for cell in job.cells))
     except StoreError:
         raise
     except Diverged as error:
