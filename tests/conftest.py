@@ -1,6 +1,13 @@
 from __future__ import annotations
 
+import pytest
 import torch
 
 # Small tensors lose more to the hand-over between threads than they gain.
 torch.set_num_threads(1)
+
+
+@pytest.fixture
+def one_core(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs on as many workers as a machine with one core has."""
+    monkeypatch.setattr("robbench.executors.local.cores", lambda: 1)

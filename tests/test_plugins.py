@@ -3,45 +3,18 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import pytest
 from grid_files import tiny, write_grid
+from plugin_files import EVERYTHING, GRAY, GRID, PLAIN, SHRINK, SHRUNK, cells, changed_files, run, words, write
 
 from robbench.cli import main
-from robbench.records import Record
 from robbench.request import Request
 from robbench.resolving import make_plan
 from robbench.store import Store
 
-GRAY = '''
-from dataclasses import dataclass
-from robbench import Attack, register_attack
-
-@register_attack("gray", norms=("linf",))
-@dataclass(frozen=True)
-class Gray(Attack):
-    """Moves every pixel toward gray."""
-
-    share: float = 1.0
-
-    def perturb(self, model, images, labels, threat, rng):
-        return images + (0.5 - images).clamp(-threat.eps, threat.eps) * self.share
-'''
-SHRINK = '''
-from dataclasses import dataclass
-from robbench import Defense, register_defense
-
-@register_defense("shrink")
-@dataclass(frozen=True)
-class Shrink(Defense):
-    """Trains on images of less contrast."""
-
-    def training_loss(self, batch):
-        return batch.loss(batch.images * 0.9)
-'''
+pytestmark = pytest.mark.usefixtures("one_core")
 EXACT = '''
 import torch
 from dataclasses import dataclass
@@ -58,42 +31,6 @@ class Exact(Attack):
             raise ValueError("attacks that stop at the first image that fools a coarse model stop too early")
         return images
 '''
-GRID = tiny(conditions=["clean", "fgsm@ref", "gray@ref"], models=[{}, {"defense": "shrink"}])
-
-
-@pytest.fixture(autouse=True)
-def one_core(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("robbench.executors.local.cores", lambda: 1)
-
-
-def write(path: Path, text: str) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text, encoding="utf-8")
-    return path
-
-
-def words(folder: Path, plugins: Sequence[Path]) -> list[str]:
-    named = [word for plugin in plugins for word in ("--plugin", str(plugin))]
-    return ["--grid", str(folder / "grid.toml"), "--out", str(folder / "runs"), "--limit", "20", *named]
-
-
-def run(folder: Path, *plugins: Path) -> int:
-    return main(["run", "--workers", "1", *words(folder, plugins)])
-
-
-def cells(folder: Path, *plugins: Path) -> dict[tuple[str, str], Record]:
-    """The records of the folder's grid, by model and condition."""
-    plan = make_plan(Request(str(folder / "grid.toml"), folder / "runs", limit=20, plugins=plugins))
-    records = (Store(folder / "runs").record(cell.key) for _, cell in plan.cells)
-    return {(r.spec.model.label, r.spec.condition.label): r for r in records if r is not None}
-
-
-def changed_files(folder: Path) -> Mapping[str, int]:
-    return {path.parent.name: path.stat().st_mtime_ns for path in (folder / "runs" / "cells").glob("*/record.json")}
-
-
-PLAIN, SHRUNK = "cross-entropy · clean", "cross-entropy · shrink"
-EVERYTHING = {(model, condition) for model in (PLAIN, SHRUNK) for condition in ("clean", "fgsm@0.1", "gray@0.1")}
 
 
 # --- plugin files
@@ -288,86 +225,7 @@ sys.exit(main(sys.argv[1:]))
     assert "6 cells, 2 done" in fresh_process("plan")
 
 
-# --- plugins that break the rules
-
-CRIMES = {
-    "raises": ("raise ValueError('no luck today')", "ValueError: no luck today"),
-    "leaves-the-ball": ("return (images + 2 * threat.eps).clamp(0, 1)", "the change stays within eps"),
-    "leaves-the-box": ("return images - threat.eps", "images stay inside [0, 1]"),
-    "not-a-number": ("return images * float('nan')", "images are finite"),
-    "wrong-shape": ("return images[:, :1]", "images keep their shape"),
-    "wrong-type": ("return images.double()", "images stay floats of the same type"),
-    "nothing": ("return None", "images are a tensor"),
-    "writes-images": ("return images.zero_()", "inputs are not written to"),
-    "writes-labels": ("labels.zero_(); return images.clone()", "labels are not written to"),
-    "changes-weights": (
-        "next(p for p in model.parameters()).data.mul_(2); return images.clone()",
-        "weights and statistics stay",
-    ),
-    "trains": ("model.train(); return images.clone()", "the training mode stays"),
-    "thaws": ("model.requires_grad_(True); return images.clone()", "the gradient state stays"),
-    "turns-off-gradients": ("torch.set_grad_enabled(False); return images.clone()", "the gradient state stays"),
-    "draws-torch": ("torch.rand(1); return images.clone()", "the global random state stays"),
-    "draws-numpy": ("numpy.random.rand(); return images.clone()", "the global random state stays"),
-    "draws-python": ("random.random(); return images.clone()", "the global random state stays"),
-}
-
-
-def crime_plugin(crimes: Mapping[str, tuple[str, str]]) -> str:
-    text = "import random\nimport numpy\nimport torch\n" + GRAY.partition("@register")[0]
-    for number, (name, (body, _)) in enumerate(crimes.items()):
-        text += f"""
-@register_attack("{name}", norms=("linf",))
-@dataclass(frozen=True)
-class Crime{number}(Attack):
-    \"\"\"Breaks a rule.\"\"\"
-
-    def perturb(self, model, images, labels, threat, rng):
-        {body}
-"""
-    return text
-
-
-def test_what_breaks_a_rule_fails_alone_and_is_tried_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    plugin = write(tmp_path / "crimes.py", crime_plugin(CRIMES))
-    conditions = [*(f"{name}@ref" for name in CRIMES), "clean", "fgsm@ref"]
-    write_grid(tmp_path / "grid.toml", tiny(conditions=conditions))
-    assert run(tmp_path, plugin) == 1
-    shown = capsys.readouterr()
-    assert "Traceback" not in shown.out + shown.err
-    found = {condition: record for (_, condition), record in cells(tmp_path, plugin).items()}
-    for name, (_, rule) in CRIMES.items():
-        record = found[f"{name}@0.1"]
-        assert record.status == "failed"
-        assert rule in str(record.reason)
-        assert f"{name}@0.1" in shown.out
-        assert not record.metrics
-        assert Store(tmp_path / "runs").outcome(record) is None
-
-    # What came after the breaches is what it is without them.
-    honest = tmp_path / "honest"
-    honest.mkdir()
-    write_grid(honest / "grid.toml", tiny(conditions=["clean", "fgsm@ref"]))
-    assert run(honest) == 0
-    alone = {condition: record for (_, condition), record in cells(honest).items()}
-    for name in ("clean", "fgsm@0.1"):
-        assert found[name].status == "done"
-        assert found[name].key == alone[name].key
-        assert found[name].outcome_sha256 == alone[name].outcome_sha256
-
-    capsys.readouterr()
-    before = changed_files(tmp_path)
-    assert run(tmp_path, plugin) == 1
-    assert f"2 done, {len(CRIMES)} to do" in capsys.readouterr().out
-    after = changed_files(tmp_path)
-    untouched = {found["clean"].key, found["fgsm@0.1"].key}
-    assert {key for key in before if after[key] == before[key]} == untouched
-
-    mended: dict[str, tuple[str, str]] = {name: ("return images.clone()", "") for name in CRIMES}
-    write(plugin, crime_plugin(mended))
-    assert run(tmp_path, plugin) == 0
-    assert {record.status for record in cells(tmp_path, plugin).values()} == {"done"}
-
+# --- metrics
 
 METRIC = '''
 from dataclasses import dataclass
@@ -402,17 +260,3 @@ def test_a_new_metric_is_taken_of_what_is_finished(tmp_path: Path, capsys: pytes
     assert len(error.splitlines()) == 1
     assert "uncountable (metric.py:" in error
     assert cells(tmp_path)[PLAIN, "clean"] == after
-
-
-def test_a_defense_that_raises_fails_its_own_models_cells(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    body = "raise RuntimeError('out of order')"
-    plugin = write(tmp_path / "shrink.py", SHRINK.replace("return batch.loss(batch.images * 0.9)", body))
-    write_grid(tmp_path / "grid.toml", GRID | {"conditions": ["clean", "fgsm@ref"]})
-    assert run(tmp_path, plugin) == 1
-    found = cells(tmp_path, plugin)
-    statuses: dict[str, set[Any]] = {PLAIN: set(), SHRUNK: set()}
-    for (model, _), record in found.items():
-        statuses[model].add(record.status)
-        assert record.status == "done" or "the model: RuntimeError: out of order" in str(record.reason)
-    assert statuses == {PLAIN: {"done"}, SHRUNK: {"failed"}}
-    assert "out of order" in capsys.readouterr().out
