@@ -183,7 +183,7 @@ def show_plan(plan: Plan, store: Store, every_cell: bool) -> None:
     for job, cells in remaining(plan, store):
         left.setdefault(job.key, []).extend(cells)
     total, done, count = NOTHING, 0, 0
-    console.print(Text(f"{plan.name}: {plan.title}" if plan.title else plan.name))
+    console.print(Text(f"{plan.name}: {plan.grid.title}" if plan.grid.title else plan.name))
     for name, jobs in itertools.groupby(plan.jobs, key=lambda job: job.data.choice.label):
         table = _table(f"\n{name}", "model")
         for heading in ("seed", "done", "passes left", "time left"):

@@ -68,7 +68,8 @@ class GridFile(_Table):
     Attributes:
         title: What it is for, in a line.
         about: What readers of its boards should know, paragraphs of plain text.
-        references: Figures from elsewhere that its boards show beside their own; those of other rows are left out.
+        references: Figures from elsewhere that its boards show beside their own; those of other data sets are left out.
+        differences: By data set, why its figures differ from those; paragraphs of plain text.
         dataset: What ``{dataset}`` stands for unless ``--dataset`` says otherwise.
         datasets: The data sets.
         seeds: The seeds.
@@ -82,6 +83,7 @@ class GridFile(_Table):
     title: str = ""
     about: str = ""
     references: list[DatasetReference] = []
+    differences: dict[str, str] = {}
     dataset: str = "digits"
     datasets: Annotated[list[str | dict[str, Any]], Field(min_length=1)] = ["{dataset}"]
     seeds: Annotated[list[Seed], Field(min_length=1)] = [0]

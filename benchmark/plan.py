@@ -10,7 +10,7 @@ from typing import Any
 from robbench.choice import Choice, plain
 from robbench.conditions import Condition
 from robbench.data import Splits
-from robbench.grid import DatasetReference
+from robbench.grid import GridFile
 from robbench.interfaces import Architecture, Balancer, Defense, Objective
 from robbench.recipe import Recipe
 from robbench.records import CellSpec, ConditionSpec, DatasetSpec, ModelSpec, PartSpec, digest
@@ -115,13 +115,11 @@ class Plan:
     """All jobs of a request, a warm-started model after the one it starts from."""
 
     name: str
-    title: str
+    grid: GridFile
     request: Request
     device: str
     registry: Registry
     jobs: tuple[Job, ...]
-    about: str = ""
-    references: tuple[DatasetReference, ...] = ()
 
     @property
     def cells(self) -> Iterable[tuple[Job, Cell]]:

@@ -313,12 +313,14 @@ class BoardNote(_Model):
         title: The board's heading.
         about: Paragraphs of plain text, divided by empty lines: what to know before reading.
         references: Figures from elsewhere.
+        differences: Paragraphs of plain text: why the board's figures differ from those.
     """
 
     grid: str
     title: str
     about: str = ""
     references: tuple[Reference, ...] = ()
+    differences: str = ""
 
     def to_json(self) -> str:
         """The note as indented JSON, ending in a newline."""

@@ -39,7 +39,7 @@ def make_plan(request: Request) -> Plan:
     registry = Registry((*request.plugins, *(folder / plugin for plugin in grid.plugins)))
     device = _device(request.device)
     jobs = _Resolver(request, device, grid, registry, where).jobs()
-    return Plan(name, grid.title, request, device, registry, tuple(jobs), grid.about, tuple(grid.references))
+    return Plan(name, grid, request, device, registry, tuple(jobs))
 
 
 def load_data(registry: Registry, wanted: Any, data_dir: Path | None, out: Path, where: str) -> Data:
@@ -113,6 +113,11 @@ class _Resolver:
                     raise RequestError(
                         f'key "models.{position}.seeds": {seed} is none of the grid\'s seeds', self.where
                     )
+        elsewhere = {reference.dataset for reference in self.grid.references}
+        for dataset in self.grid.differences:
+            if dataset not in elsewhere:
+                hint = did_you_mean(dataset, elsewhere)
+                raise RequestError(f'key "differences.{dataset}": no reference is of that data set; {hint}', self.where)
         jobs: list[Job] = []
         found: set[str] = set()
         for position, wanted in enumerate(names):
@@ -124,7 +129,9 @@ class _Resolver:
             conditions = self._conditions(data)
             for seed in self.request.seeds or tuple(self.grid.seeds):
                 jobs += self._models(wanted, data, conditions, seed)
-            self._check_models(conditions, data, [job for job in jobs if job.data is data])
+            trained = [job for job in jobs if job.data is data]
+            self._check_models(conditions, data, trained)
+            self._check_references(data, trained)
         return jobs
 
     def _named(self, wanted: str | dict[str, Any]) -> Any:
@@ -190,6 +197,24 @@ class _Resolver:
                     raise RequestError(
                         f'key "conditions.{position}.models" names "{label}", which is no row on {data.choice.label}; '
                         f"{did_you_mean(label, rows)}",
+                        self.where,
+                    )
+
+    def _check_references(self, data: Data, jobs: Sequence[Job]) -> None:
+        rows: dict[str, list[str]] = {}
+        for job in jobs:
+            rows.setdefault(job.spec.label, []).extend(cell.condition.label for cell in job.cells)
+        for position, found in enumerate(self.grid.references):
+            if found.dataset != data.choice.label:
+                continue
+            for key, value, known in (
+                ("row", found.row, rows),
+                ("condition", found.condition, rows.get(found.row, ())),
+            ):
+                if value not in known:
+                    raise RequestError(
+                        f'key "references.{position}.{key}" = "{value}": there is no such {key} on '
+                        f"{data.choice.label}; {did_you_mean(value, known)}",
                         self.where,
                     )
 

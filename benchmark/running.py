@@ -149,16 +149,16 @@ def note_boards(plan: Plan, store: Store) -> dict[str, list[str]]:
     keys = {board: [cell.key for job in jobs for cell in job.cells] for board, jobs in boards.items()}
     for board, jobs in boards.items():
         data = jobs[0].data
-        rows = {(job.spec.label, cell.condition.label) for job in jobs for cell in job.cells}
         note = BoardNote(
             grid=plan.name,
-            title=plan.title,
-            about=plan.about,
+            title=plan.grid.title,
+            about=plan.grid.about,
             references=tuple(
                 Reference(**found.model_dump(exclude={"dataset"}))
-                for found in plan.references
-                if found.dataset == data.choice.label and (found.row, found.condition) in rows
+                for found in plan.grid.references
+                if found.dataset == data.choice.label
             ),
+            differences=plan.grid.differences.get(data.choice.label, ""),
         )
         models = list(dict.fromkeys(job.key for job in jobs))
         store.note_board(board, note, keys[board], models, exhibit(data, store))

@@ -19,8 +19,8 @@ from robbench.leaderboards.pages.page import page
 from robbench.leaderboards.pictures import Picture
 from robbench.leaderboards.table import AUDIT_STEPS, Cell
 from robbench.leaderboards.templates import environment
-from robbench.leaderboards.text import escape, escape_html, value_list
-from robbench.records import BoardNote, Reference, dumps
+from robbench.leaderboards.text import escape, escape_html, paragraphs, value_list
+from robbench.records import BoardNote, dumps
 
 KEY_DIGITS = 8
 
@@ -68,7 +68,7 @@ def write_files(
         StoreError: If a figure cannot be read or a file cannot be written.
     """
     contents = {
-        "README.md": readme(board, note.about, note.references, pictures),
+        "README.md": readme(board, note, pictures),
         "index.html": page(board, note, cells, directory, pictures),
         "leaderboard.csv": leaderboard_csv(board),
         "per_class.csv": per_class_csv(board),
@@ -82,25 +82,23 @@ def write_files(
     return [directory / name for name in contents]
 
 
-def readme(
-    board: Board, about: str = "", references: Sequence[Reference] = (), pictures: Sequence[Picture] = ()
-) -> str:
+def readme(board: Board, note: BoardNote | None = None, pictures: Sequence[Picture] = ()) -> str:
     """The board in markdown.
 
     Args:
         board: The board.
-        about: Paragraphs of plain text to open with.
-        references: Figures from elsewhere to set beside the board's own.
+        note: What it says that does not follow from its cells; nothing where there is none.
         pictures: Figures that lie in the board's directory.
     """
+    note = note or BoardNote(grid=board.grid, title=board.title)
     made = environment(autoescape=False)
-    made.filters |= {"md": escape, "html": escape_html, "values": value_list}
+    made.filters |= {"md": escape, "html": escape_html, "paragraphs": paragraphs, "values": value_list}
     return made.get_template("README.md.jinja").render(
         board=board,
-        about=about,
+        note=note,
         tables=tables,
         findings=findings(board),
-        beside=beside_table(board, references),
+        beside=beside_table(board, note.references),
         pictures=pictures,
         digits=KEY_DIGITS,
         audit_steps=AUDIT_STEPS,

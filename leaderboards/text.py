@@ -26,6 +26,11 @@ def escape_html(text: object) -> str:
     return html.escape(" ".join(str(text).split()))
 
 
+def paragraphs(text: str) -> list[str]:
+    """The paragraphs of a text, each on one line; empty lines divide them."""
+    return [line for part in text.split("\n\n") if (line := " ".join(part.split()))]
+
+
 def percent(figure: Figure | None) -> str:
     """``71.3``, or a dash."""
     return f"{100 * figure.value:.1f}" if figure else NONE

@@ -61,6 +61,7 @@ def hostile_note() -> BoardNote:
         title=SCRIPT,
         about=f"{IMAGE}\n\n{TEMPLATE}",
         references=(Reference(row=ROWS[4], value=0.5, remark=SCRIPT), Reference(row=IMAGE, value=0.25)),
+        differences=f"{SCRIPT}\n\n{TEMPLATE}",
     )
 
 

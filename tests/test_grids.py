@@ -219,6 +219,9 @@ def test_a_valid_grid_is_run_to_the_end(
     assert status == 0 or 0 in models  # only a learning rate of 1e30 may end in failure
 
 
+THERE = {"dataset": "digits[train_fraction=0.1]", "row": "cross-entropy · clean", "value": 0.5}
+
+
 # --- each complaint names key and value, and the nearest valid one
 
 
@@ -287,6 +290,13 @@ def test_a_valid_grid_is_run_to_the_end(
         ({"models": [{"name": "a"}, {"name": "b"}]}, ['"models.1"', '"b" is the same model as "a"']),
         ({"models": [{"name": "a", "defense": ["none", "fgm"]}]}, ['"models.0.name" = "a"', "2 models"]),
         ({"models": [{"datasets": ["digts"]}]}, ['"models.0.datasets" = "digts"']),
+        ({"references": [{**THERE, "row": "cross-entropy"}]}, ['"references.0.row"', "cross-entropy · clean"]),
+        ({"references": [THERE, {**THERE, "condition": "fgsm@ref"}]}, ['"references.1.condition"', 'mean "fgsm@0.1"?']),
+        ({"references": [{**THERE, "value": 88.2}]}, ['"references.0.value" = 88.2', "less than or equal to 1"]),
+        (
+            {"references": [THERE], "differences": {"digits": ""}},
+            ['"differences.digits"', f"known: {THERE['dataset']}"],
+        ),
         ({"plugins": ["none.py"]}, ['"plugins.0" = "none.py"', "is not a file"]),
     ],
 )

@@ -8,6 +8,7 @@ import re
 from typing import TYPE_CHECKING, Any
 
 from robbench.leaderboards.templates import environment
+from robbench.leaderboards.text import paragraphs
 
 if TYPE_CHECKING:
     from markdown_it import MarkdownIt
@@ -26,7 +27,7 @@ def render(template: str, **values: Any) -> str:
     from markupsafe import Markup
 
     made = environment(autoescape=True)
-    made.filters |= {"inline": inline, "breaks": breaks, "markdown": markdown}
+    made.filters |= {"inline": inline, "breaks": breaks, "markdown": markdown, "paragraphs": paragraphs}
     folder = importlib.resources.files("robbench.leaderboards.templates")
     files = {name: Markup(folder.joinpath(f"page.{name}").read_text(encoding="utf-8")) for name in ("css", "js")}
     return made.get_template(template).render(files=files, **values)
