@@ -100,7 +100,7 @@ class Result:
 
     Attributes:
         outcome: Its arrays.
-        extras: Contents of files that figures use, by name: its first attacked images, embeddings.
+        extras: Contents of files that figures use, by name: some attacked images, embeddings.
         traits: Of the model.
         notes: For the record.
     """

@@ -316,6 +316,9 @@ class _Resolver:
             protocol=PROTOCOL,
         )
         identity = {"model": job.key, "condition": condition_identity(spec.condition), "protocol": PROTOCOL}
+        if self.request.precision != "float32":
+            # There were stores with attacks in the precision of training.
+            identity["attacked_in"] = "float32"
         key = digest({**identity, "peers": peers, "needs": sorted(needs)})
         refusal = job.refusal or condition.refusal(job.data.num_classes)
         if not job.recipe.unseen:

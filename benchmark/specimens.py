@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import zipfile
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,7 +22,7 @@ EXAMPLED = 16
 
 
 def examples(model: Classifier, samples: Samples, attacked: Tensor, clean: Ints, final: Ints, device: str) -> bytes:
-    """Images before and after a condition as an npz, with decisions and scores; at most ``EXAMPLED``, evenly spread.
+    """Images before and after a condition as an npz, with decisions and scores; at most ``EXAMPLED``, of all classes.
 
     Args:
         model: The model, in evaluation mode.
@@ -30,8 +32,7 @@ def examples(model: Classifier, samples: Samples, attacked: Tensor, clean: Ints,
         final: Decisions on the changed ones.
         device: Where the model is.
     """
-    # Data sets are often sorted by class, so the first few would be of one.
-    index = torch.linspace(0, len(samples) - 1, min(EXAMPLED, len(samples))).round().long()
+    index = torch.from_numpy(_in_turn(samples.labels.numpy())[:EXAMPLED])
     shown, after = samples[index], attacked[index]
     return _npz(
         ids=shown.ids.numpy(),
@@ -63,6 +64,24 @@ def embeddings(model: Classifier, samples: Samples, images: Tensor, size: int, s
     chosen = samples[index]
     found = torch.cat(parts).numpy() if parts else np.zeros((0, 0), dtype=np.float32)
     return _npz(ids=chosen.ids.numpy(), labels=chosen.labels.numpy(), embeddings=found)
+
+
+def embedded(path: Path) -> int:
+    """How many embeddings a file holds; 0 where it is missing or damaged."""
+    try:
+        with np.load(path) as found:
+            return len(found["ids"])
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile):
+        return 0
+
+
+def _in_turn(labels: Ints) -> Ints:
+    """Positions of the samples, one of each class in turn, whatever order and proportions the classes have."""
+    earlier = np.zeros(len(labels), dtype=np.int64)
+    for label in np.unique(labels):
+        own = labels == label
+        earlier[own] = np.arange(own.sum())
+    return np.lexsort((labels, earlier))
 
 
 def _shares(model: Classifier, images: Tensor, device: str) -> NDArray[np.float32]:

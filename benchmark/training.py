@@ -360,12 +360,19 @@ def _generator(job: Job, epoch: int) -> np.random.Generator:
 def _optimizer(model: nn.Module, job: Job) -> torch.optim.Optimizer:
     recipe = job.recipe
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    fused = all(map(_dense, parameters))
     if recipe.optimizer == "sgd":
         return torch.optim.SGD(
-            parameters, recipe.lr, momentum=recipe.momentum, weight_decay=recipe.weight_decay, fused=True
+            parameters, recipe.lr, momentum=recipe.momentum, weight_decay=recipe.weight_decay, fused=fused
         )
     adaptive = torch.optim.Adam if recipe.optimizer == "adam" else torch.optim.AdamW
-    return adaptive(parameters, recipe.lr, weight_decay=recipe.weight_decay, fused=True)
+    return adaptive(parameters, recipe.lr, weight_decay=recipe.weight_decay, fused=fused)
+
+
+def _dense(parameter: Tensor) -> bool:
+    """Whether a fused step suits it: that takes real numbers, and walks over memory whatever the strides are."""
+    dense = parameter.is_contiguous() or parameter.is_contiguous(memory_format=torch.channels_last)
+    return dense and parameter.is_floating_point()
 
 
 def _warm_start(model: Classifier, weights: dict[str, Tensor], job: Job, own: bool = False) -> None:

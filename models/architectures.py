@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from robbench.errors import RequestError
 from robbench.interfaces import Architecture, Backbone
-from robbench.models.convolution import quick
+from robbench.models.convolution import with_quick_convolutions
 from robbench.registry import register_architecture
 
 IMAGENET_WEIGHTS = "https://download.pytorch.org/models/resnet18-f37072fd.pth"
@@ -146,7 +146,7 @@ class _ResNet(Backbone):
             network.conv1 = nn.Conv2d(channels, 64, 7, stride=2, padding=3, bias=False)
         self.out_features = int(network.fc.in_features)
         network.fc = nn.Identity()
-        self.network = quick(network)
+        self.network = with_quick_convolutions(network)
 
     def forward(self, images: Tensor) -> Tensor:
         features: Tensor = self.network(images)

@@ -10,7 +10,8 @@ class Conv2d(nn.Conv2d):
     """The same function, weights and gradients as torch's, by a matrix product where every output sees the whole input.
 
     Deep in a network the images of a small data set are 2 × 2 or a single pixel, and most of a kernel lies on padding.
-    Libraries of convolutions are slow there: with them, a step of ResNet-18 on 32 × 32 images takes 1.4 times as long.
+    Libraries of convolutions are slow there: with them, a training step of ResNet-18 on 128 images of 32 × 32 pixels
+    takes 1.4 times as long (torch 2.14 on two processor cores).
     """
 
     @classmethod
@@ -32,13 +33,16 @@ class Conv2d(nn.Conv2d):
 
     def forward(self, images: Tensor) -> Tensor:
         """Features, shape ``(N, out_channels, H', W')``, of images of shape ``(N, in_channels, H, W)``."""
+        # A single image is no matrix, and a product with it reads all weights for little.
+        if images.ndim != 4 or len(images) == 1 or self.groups > 1 or max(self.dilation) > 1:
+            return super().forward(images)
         rows, columns = self._windows(0, images.shape[-2]), self._windows(1, images.shape[-1])
-        if not rows or not columns or self.groups > 1 or max(self.dilation) > 1:
+        if not rows or not columns:
             return super().forward(images)
         seen = torch.stack([self.weight[:, :, row, column] for row in rows for column in columns])
         values = images.flatten(1) @ seen.flatten(2).flatten(0, 1).T
         made: Tensor = values.reshape(-1, len(rows), len(columns), self.out_channels).permute(0, 3, 1, 2)
-        return made if self.bias is None else made + self.bias[:, None, None]
+        return made if self.bias is None else made + self.bias.to(made.dtype)[:, None, None]
 
     def _windows(self, axis: int, size: int) -> list[slice]:
         """Which part of the kernel lies on the image at each output; none if any of them sees less than the image."""
@@ -48,8 +52,12 @@ class Conv2d(nn.Conv2d):
         return [slice(start, start + size) for start in starts] if whole else []
 
 
-def quick(network: nn.Module) -> nn.Module:
-    """The network with every plain convolution replaced, in place, by one that is quick on small images."""
+def with_quick_convolutions(network: nn.Module) -> nn.Module:
+    """A freshly built network with every plain convolution in it replaced by one that is quick on small images.
+
+    Args:
+        network: Changed in place; its convolutions have no hooks and no parametrisations.
+    """
     for module in list(network.modules()):
         for name, child in module.named_children():
             if type(child) is nn.Conv2d and child.padding_mode == "zeros" and not isinstance(child.padding, str):

@@ -6,10 +6,11 @@ import pytest
 import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from torch import nn
+from torch import Tensor, nn
 from torchvision.models import resnet18
 
-from robbench.models.convolution import Conv2d, quick
+from robbench.models.architectures import ResNet18
+from robbench.models.convolution import Conv2d, with_quick_convolutions
 
 
 @settings(deadline=None, max_examples=150)
@@ -67,9 +68,41 @@ def test_a_product_stands_where_every_output_sees_the_whole_input(
     assert Conv2d(1, 1, kernel, stride, padding)._windows(0, size) == windows
 
 
+@pytest.mark.parametrize(("size", "images", "product"), [(1, 2, True), (2, 2, True), (2, 1, False), (3, 2, False)])
+def test_where_the_product_is_taken(size: int, images: int, product: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    layer = Conv2d(2, 3, 3, padding=1)
+    given_images = torch.rand(images, 2, size, size)
+    calls: list[Tensor] = []
+    theirs = nn.Conv2d.forward
+    monkeypatch.setattr(nn.Conv2d, "forward", lambda self, seen: calls.append(seen) or theirs(self, seen))
+    layer(given_images)
+    assert bool(calls) is not product
+
+
+def test_a_single_image_without_a_batch_is_taken_as_torch_takes_it() -> None:
+    layer = Conv2d(2, 3, 3, padding=1)
+    image = torch.rand(2, 2, 2)
+    torch.testing.assert_close(layer(image), nn.Conv2d.forward(layer, image))
+
+
+def test_autocast_gives_the_type_and_nearly_the_values_of_torchs() -> None:
+    layer = Conv2d(8, 4, 3, padding=1)
+    images = torch.rand(3, 8, 2, 2)
+    with torch.autocast("cpu", torch.bfloat16):
+        found, wanted = layer(images), nn.Conv2d.forward(layer, images)
+    assert found.dtype == wanted.dtype == torch.bfloat16
+    torch.testing.assert_close(found, wanted)
+
+
+def test_second_derivatives_are_right() -> None:
+    layer = Conv2d(2, 2, 3, padding=1, dtype=torch.float64)
+    images = torch.rand(2, 2, 2, 2, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradgradcheck(lambda seen: layer(seen) ** 3, images)
+
+
 def test_a_network_stays_the_same_function_of_the_same_parameters() -> None:
     theirs = resnet18(num_classes=5).double()
-    ours = quick(copy.deepcopy(theirs))
+    ours = with_quick_convolutions(copy.deepcopy(theirs))
     assert list(ours.state_dict()) == list(theirs.state_dict())
     convolutions = [module for module in ours.modules() if isinstance(module, nn.Conv2d)]
     assert len(convolutions) == 20
@@ -82,9 +115,14 @@ def test_a_network_stays_the_same_function_of_the_same_parameters() -> None:
         torch.testing.assert_close(found.grad, wanted.grad)
 
 
+def test_the_registered_resnet_is_made_of_them() -> None:
+    network = ResNet18().build((3, 32, 32))
+    assert {type(module) for module in network.modules() if isinstance(module, nn.Conv2d)} == {Conv2d}
+
+
 def test_what_pads_otherwise_is_left_as_it_is() -> None:
     layers = nn.Sequential(nn.Conv2d(1, 1, 3, padding="same"), nn.Conv2d(1, 1, 3, padding=1, padding_mode="reflect"))
-    assert {type(layer) for layer in quick(layers)} == {nn.Conv2d}  # type: ignore[arg-type]
+    assert {type(layer) for layer in with_quick_convolutions(layers)} == {nn.Conv2d}  # type: ignore[arg-type]
 
 
 def test_parameters_are_shared_and_nothing_is_drawn() -> None:

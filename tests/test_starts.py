@@ -10,16 +10,20 @@ import numpy as np
 import pytest
 import tiny
 import torch
+from closed_forms import Constant
+from grid_files import toml
 from safetensors.torch import load_file
 from torchvision.models import resnet18
 
 from robbench.errors import RequestError
 from robbench.evaluation import Subject, evaluate
 from robbench.executors.jobs import carry_out
+from robbench.interfaces import Samples
 from robbench.models import architectures
 from robbench.request import Request
 from robbench.resolving import make_plan
 from robbench.running import remaining
+from robbench.specimens import EXAMPLED, examples
 from robbench.store import EMBEDDINGS, EXAMPLES, Store
 from robbench.training import load_model, train
 
@@ -184,6 +188,41 @@ def test_embeddings_and_scores_are_kept_where_they_are_asked_for(tmp_path: Path)
     carry_out(plan, job, left, lambda progress: None)
     with np.load(store.model_dir(job.key) / EMBEDDINGS) as found:
         assert set(found["ids"]) == set(job.data.splits.train), "however many cells were left to do"
+
+
+def test_training_images_are_embedded_as_often_as_any_grid_asks_whichever_cells_are_left(tmp_path: Path) -> None:
+    grid = tmp_path / "tiny.toml"
+
+    def carry(embed: int, last: bool = False) -> int:
+        conditions = [{"chain": "clean", "embed": embed}, "fgsm@ref"]
+        text = tiny.grid_text(["defense = 'jpeg'"], conditions=[])
+        grid.write_text(text.replace("conditions = []", f"conditions = {toml(conditions)}\naudit = true"))
+        plan = make_plan(Request(grid=str(grid), out=tmp_path / "runs", device="cpu"))
+        (job,) = plan.jobs
+        left = [cell for cell in job.cells if cell.condition.undefended] if last else job.cells[:1]
+        carry_out(plan, job, left, lambda progress: None)
+        store = Store(plan.request.out)
+        assert {record.status for cell in left if (record := store.record(cell.key))} == {"done"}
+        with np.load(store.model_dir(job.key) / EMBEDDINGS) as found:
+            return len(found["ids"])
+
+    assert carry(20, last=True) == 20, "only cells without the defense are left"
+    assert carry(30) == 30
+    assert carry(10) == 30, "another grid asked for more"
+
+
+@pytest.mark.parametrize("labels", [[0, 1] * 20, [0] * 40 + [1] * 2 + [2], [0] * 3, []])
+def test_examples_are_of_all_classes_in_turn(labels: list[int]) -> None:
+    images = torch.zeros(len(labels), 3, 2, 2)
+    samples = Samples(images, torch.tensor(labels, dtype=torch.int64), torch.arange(len(labels)))
+    decided = np.array(labels, dtype=np.int64)
+    with np.load(
+        io.BytesIO(examples(Constant(torch.zeros(3, 12), torch.zeros(3)), samples, images, decided, decided, "cpu"))
+    ) as found:
+        shown, ids = found["labels"].tolist(), found["ids"].tolist()
+    assert len(shown) == len(set(ids)) == min(EXAMPLED, len(labels))
+    assert set(shown[: len(set(labels))]) == set(labels)
+    assert [labels[number] for number in ids] == shown
 
 
 def test_embeddings_of_no_image_are_none(tmp_path: Path) -> None:

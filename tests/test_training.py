@@ -19,7 +19,16 @@ from robbench.globalstate import GlobalState
 from robbench.interfaces import to_float
 from robbench.recipe import Recipe
 from robbench.store import Store
-from robbench.training import Diverged, NormalizedBackbone, build, load_model, pixel_statistics, predictions, train
+from robbench.training import (
+    Diverged,
+    NormalizedBackbone,
+    _optimizer,
+    build,
+    load_model,
+    pixel_statistics,
+    predictions,
+    train,
+)
 
 # --- what is repeatable
 
@@ -31,6 +40,25 @@ def test_the_same_seed_gives_the_same_weights_whatever_the_global_random_state(t
     np.random.seed(2)
     random.seed(2)
     assert not differs(first, trained(tiny.job(tmp_path / "b"), Store(tmp_path / "b")))
+
+
+@pytest.mark.parametrize("name", ["sgd", "adam", "adamw"])
+def test_optimizers_step_in_one_pass_over_memory_where_that_changes_the_right_weights(
+    name: str, tmp_path: Path
+) -> None:
+    job = tiny.job(tmp_path, recipe=f"optimizer = '{name}', lr = 0.5, epochs = 1")
+    values, gradient = torch.arange(12.0).reshape(3, 4), torch.rand(3, 2)
+    stepped = []
+    for sliced in (False, True):
+        model = nn.Module()
+        model.own = nn.Parameter(values[:, ::2].clone() if not sliced else values.clone()[:, ::2])
+        model.other = nn.Parameter(torch.rand(2, 3, 3, 3).contiguous(memory_format=torch.channels_last))
+        optimizer = _optimizer(model, job)
+        assert optimizer.defaults["fused"] is not sliced
+        model.own.grad = gradient
+        optimizer.step()
+        stepped.append(model.own.detach())
+    torch.testing.assert_close(*stepped)
 
 
 def test_another_seed_gives_other_weights(tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -90,8 +90,7 @@ def carry_out(plan: Plan, job: Job, cells: Sequence[Cell], tell: Tell) -> None:
             for defended in dict.fromkeys(not cell.condition.undefended for cell in wanted)
         }
         if wanted:
-            # Of all cells and not of those that are left, or the figures would tell where a run was interrupted.
-            _embed_training(job, store, subjects, max(cell.condition.embed for cell in job.cells))
+            _embed_training(job, store, device)
     except StoreError:
         raise
     except Diverged as error:
@@ -143,15 +142,20 @@ def _subject(job: Job, store: Store, device: str, defended: bool) -> Subject:
     )
 
 
-def _embed_training(job: Job, store: Store, subjects: Mapping[bool, Subject], size: int) -> None:
-    """Keep the embeddings of so many training images, for figures."""
-    from robbench.specimens import embeddings
+def _embed_training(job: Job, store: Store, device: str) -> None:
+    """Keep the embeddings of as many training images as the job's cells ask for, for figures."""
+    from robbench.specimens import embedded, embeddings
+    from robbench.training import load_model
 
-    if size:
-        subject = subjects[True]
+    # Of all cells and not of those that are left, or the figures would tell where a run was interrupted.
+    size = max(cell.condition.embed for cell in job.cells if not cell.refusal)
+    path = store.model_dir(job.key) / EMBEDDINGS
+    # Another grid may have asked for more; its board must not change.
+    if min(size, len(job.data.splits.train)) > embedded(path):
+        model = load_model(job, store, device, defended=True)
         samples = job.data.splits.take(job.data.source, job.data.splits.train)
-        content = embeddings(subject.model, samples, samples.images, size, subject.split_seed, subject.device)
-        write_atomically(store.model_dir(job.key) / EMBEDDINGS, content)
+        seed = job.data.choice.component.split_seed
+        write_atomically(path, embeddings(model, samples, samples.images, size, seed, device))
 
 
 def _defended(job: Job) -> tuple[str, ...]:
