@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from robbench.audit import marked
-from robbench.records import BoardNote, CellSpec, Record, digest
-from robbench.verifying import Cell, refuse
+from robbench.records import BoardNote, CellSpec, Outcome, Record, digest
+from robbench.verifying import Cell, Decisions, refuse
 
 
 @dataclass(frozen=True)
@@ -39,22 +39,23 @@ class Merged:
         source: All of them as one; the own title stands.
         added: How many cells each of the others brought, by where they come from.
         set_aside: How many of the others' cells were left out, since another stands in their place already.
-        otherwise: How many models of each of the others were left out, since a cell of theirs came out otherwise there.
+        otherwise: Which trainings of each of the others were left out: they came out otherwise there, or start from
+            one that did.
     """
 
     source: Source
     added: Mapping[str, int]
     set_aside: int
-    otherwise: Mapping[str, int]
+    otherwise: Mapping[str, Sequence[str]]
 
 
 def merge(own: Source, others: Sequence[Source]) -> Merged:
     """One board of all cells, whatever the order of the others.
 
-    A cell that several have is there once: the own one if it is done. Where it came out otherwise elsewhere, as on
-    another machine, no cell of that model is taken from there, since its weights are not the same. Rows of one name
-    that are not the same model stay apart, the later ones with a hash behind their names. The rows are audited anew as
-    they are then.
+    A cell that several have is there once: the own one if it is done. Where a model decides otherwise elsewhere, as on
+    another machine, no cell of it is taken from there, nor of one that starts from it, since its weights are not the
+    same. Rows of one name that are not the same model stay apart, the later ones with a hash behind their names. The
+    rows are audited anew as they are then.
 
     Args:
         own: What stands first and gives the title.
@@ -74,10 +75,11 @@ def merge(own: Source, others: Sequence[Source]) -> Merged:
     models: dict[tuple[str, int], tuple[CellSpec, Source]] = {}
     added = dict.fromkeys((other.where for other in others), 0)
     set_aside, otherwise = 0, {}
+    decided = Decisions()
     for source, names in zip(sources, labels, strict=True):
-        apart = {cell[0].spec.model_key for cell in source.cells if _differs(chosen.get(cell[0].key), cell)}
+        apart = _apart(source, chosen, decided)
         if apart:
-            otherwise[source.where] = len(apart)
+            otherwise[source.where] = list(dict.fromkeys(apart.values()))
         for record, outcome in source.cells:
             cell = (_renamed(record, names), outcome)
             spec = cell[0].spec
@@ -90,6 +92,8 @@ def merge(own: Source, others: Sequence[Source]) -> Merged:
                 continue
             if known is None or (known[0][0].status == "failed" and record.status != "failed"):
                 chosen[record.key] = cell, source
+                if outcome is not None:
+                    decided.add(record, outcome)
                 if source is not own:
                     added[source.where] += 1
     references = dict.fromkeys(
@@ -115,12 +119,26 @@ def _check_model(known: tuple[CellSpec, Source], spec: CellSpec, source: Source)
         )
 
 
-def _differs(known: tuple[Cell, Source] | None, found: Cell) -> bool:
+def _apart(source: Source, chosen: Mapping[str, tuple[Cell, Source]], decided: Decisions) -> dict[str, str]:
+    """Names of the source's trainings whose weights are not those of the chosen cells, by their keys."""
+    names = {record.spec.model_key: f"{record.spec.model.label}, seed {record.spec.seed}" for record in source.records}
+    starts = {record.spec.model_key: f"{record.spec.model.start}, seed {record.spec.seed}" for record in source.records}
+    found = {
+        record.spec.model_key
+        for record, outcome in source.cells
+        if outcome is not None
+        and (_differs(chosen.get(record.key), outcome) or decided.against(record, outcome) is not None)
+    }
+    while later := {
+        key for key, start in starts.items() if key not in found and start in {names[key] for key in found}
+    }:
+        found |= later
+    return {key: name for key, name in names.items() if key in found}
+
+
+def _differs(known: tuple[Cell, Source] | None, outcome: Outcome) -> bool:
     """Whether a cell came out otherwise than the one that is known."""
-    if known is None:
-        return False
-    results = [record.status if outcome is None else outcome.sha256() for record, outcome in (known[0], found)]
-    return results[0] != results[1] and "failed" not in results
+    return known is not None and known[0][1] is not None and known[0][1].sha256() != outcome.sha256()
 
 
 # -------------------------------------------------------------------------------------------------- data sets, columns

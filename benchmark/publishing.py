@@ -160,8 +160,9 @@ def _made(
         source = merged.source
         remarks += [f"{where}: {count} cells were added" for where, count in sorted(merged.added.items())]
         remarks += [
-            f"{where}: {count} of its models came out otherwise than here, as on another machine, and were left out"
-            for where, count in sorted(merged.otherwise.items())
+            f"{where}: trainings that came out otherwise than those before them, as on another machine, or that start "
+            f"from such, were left out: {_some(names)}"
+            for where, names in sorted(merged.otherwise.items())
         ]
         if merged.set_aside:
             remarks.append(
@@ -174,7 +175,7 @@ def _made(
             files = _board_files(source, figures)
     lacking = _lacking(source, own.planned)
     if lacking:
-        some = one_line(", ".join(lacking[:5]) + (", …" if len(lacking) > 5 else ""), 500)
+        some = _some(lacking)
         if not incomplete:
             refuse(
                 f"{len(lacking)} of its cells failed or were not run ({some}); --incomplete publishes it all the same"
@@ -186,6 +187,10 @@ def _made(
     with tempfile.TemporaryDirectory() as name:
         archive = {path.name: path.read_bytes() for path in write_archive(Path(name), source.cells)}
     return source, {**files, **figures, **archive}
+
+
+def _some(names: Sequence[str]) -> str:
+    return one_line("; ".join(names[:5]) + ("; …" if len(names) > 5 else ""), 500)
 
 
 def _board_files(source: Source, figures: Files) -> dict[str, bytes]:

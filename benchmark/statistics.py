@@ -21,7 +21,10 @@ RESAMPLES = 10_000
 _Z = NormalDist().inv_cdf((1 + LEVEL) / 2)
 _DIGITS = 12
 
-Table: TypeAlias = tuple[Floats, NDArray[np.intp]]
+Table: TypeAlias = tuple[Floats, NDArray[Any]]
+
+_UNSEEN: Table = (np.array([-1.0, 0.0, 1.0]), np.array([0.5, 1.0, 0.5]))
+"""Two pairs of samples, half of one in each cell of right and wrong, as differences and their counts."""
 
 
 @dataclass(frozen=True)
@@ -178,7 +181,9 @@ def paired_difference(first: Scores, second: Scores) -> Measure | None:
     """By how much the second row's balanced mean exceeds the first's, on the samples that both have.
 
     The 95 % interval is the basic bootstrap's (Davison and Hinkley, "Bootstrap Methods and their Application", 1997,
-    equation 5.6) of the same draws that ``paired_p`` makes.
+    equation 5.6), stratified by class. A bootstrap cannot draw what it has not seen, and would be sure of a class of
+    eight samples none of which differs; so the classes are drawn from as if they shared two more pairs of samples, half
+    of one in each cell of right and wrong (Agresti and Min, Statistics in Medicine 24, 2005, 729-740).
 
     Returns:
         The difference in [-1, 1] with its interval and number of samples, or None where no sample is common to both.
@@ -188,8 +193,8 @@ def paired_difference(first: Scores, second: Scores) -> Measure | None:
         return None
     tables = _tables(second.values[right] - first.values[left], first.labels[left])
     observed = _observed(tables)
-    low, high = np.quantile(_drawn(tables), [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-    return Measure(observed, max(-1.0, 2 * observed - float(high)), min(1.0, 2 * observed - float(low)), len(ids))
+    low, high = np.quantile(_scatter(tables, pseudo=_UNSEEN), [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    return Measure(observed, max(-1.0, observed - float(high)), min(1.0, observed - float(low)), len(ids))
 
 
 def mean_difference(first: Scores, second: Scores) -> float | None:
@@ -208,18 +213,27 @@ def _observed(tables: Sequence[Table]) -> float:
     return float(np.mean([values @ counts / counts.sum() for values, counts in tables]))
 
 
-def _drawn(tables: Sequence[Table]) -> Floats:
+def _scatter(tables: Sequence[Table], pseudo: Table | None = None) -> Floats:
+    """How far balanced means of samples that are drawn again within each class lie from where they centre.
+
+    Args:
+        tables: Differences and their counts, by class.
+        pseudo: The same of samples that the classes share, and are drawn from as well.
+    """
     rng = np.random.default_rng(_seed(tables))
-    drawn = np.zeros(RESAMPLES)
-    for values, counts in tables:
-        n = counts.sum()
-        drawn += rng.multinomial(n, counts / n, size=RESAMPLES) @ values / n
-    return drawn / len(tables)
+    scatter = np.zeros(RESAMPLES)
+    for table in tables:
+        n = table[1].sum()
+        values, counts = table
+        if pseudo:
+            values, counts = np.r_[values, pseudo[0]], np.r_[counts, pseudo[1] / len(tables)]
+        shares = counts / counts.sum()
+        scatter += rng.multinomial(n, shares, size=RESAMPLES) @ values / n - shares @ values
+    return scatter / len(tables)
 
 
 def _draws_beyond(tables: Sequence[Table], observed: float) -> int:
-    scatter = np.abs(_drawn(tables) - observed)
-    return int(np.count_nonzero(scatter >= abs(observed) - 10.0**-_DIGITS))
+    return int(np.count_nonzero(np.abs(_scatter(tables)) >= abs(observed) - 10.0**-_DIGITS))
 
 
 def _is_hopeless(tables: Sequence[Table], observed: float) -> bool:

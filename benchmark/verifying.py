@@ -26,6 +26,28 @@ _FLOATS = ("linf", "l2", "l1", "l0", "forwards", "backwards")
 _BOOLS = ("attempted", "flat")
 
 
+class Decisions:
+    """What models decide of unchanged samples, by which their weights are told apart."""
+
+    def __init__(self) -> None:
+        self._known: dict[tuple[str, bool], dict[int, int]] = {}
+
+    def against(self, record: Record, outcome: Outcome) -> int | None:
+        """The first sample of a cell that cells of the same model before it decided otherwise, or None."""
+        known = self._known.get(self._model(record), {})
+        pairs = zip(outcome.ids.tolist(), outcome.clean.tolist(), strict=True)
+        return next((sample for sample, found in pairs if known.get(sample, found) != found), None)
+
+    def add(self, record: Record, outcome: Outcome) -> None:
+        """Take over what a cell's model decided."""
+        known = self._known.setdefault(self._model(record), {})
+        known.update(zip(outcome.ids.tolist(), outcome.clean.tolist(), strict=True))
+
+    @staticmethod
+    def _model(record: Record) -> tuple[str, bool]:
+        return record.spec.model_key, record.spec.condition.undefended
+
+
 def one_line(text: object, limit: int = 300) -> str:
     """Text of others on one line, without characters that a terminal would obey, and not too long."""
     plain = "".join(letter if letter.isprintable() else "?" for letter in " ".join(str(text).split()))
@@ -85,6 +107,7 @@ def _name(record: Record) -> str:
 
 def _check_shapes(cells: Sequence[Cell], file: Callable[[str], str]) -> None:
     truth: dict[int, int] = {}
+    decided = Decisions()
     for record, outcome in cells:
         place = f"{file(record.key)}: {_name(record)}"
         if (record.status == "done") != (outcome is not None):
@@ -101,6 +124,10 @@ def _check_shapes(cells: Sequence[Cell], file: Callable[[str], str]) -> None:
             for sample, label in zip(outcome.ids.tolist(), outcome.labels.tolist(), strict=True):
                 if truth.setdefault(sample, label) != label:
                     refuse(f"{place}: sample {sample} is of class {label}, but of class {truth[sample]} in other cells")
+            other = decided.against(record, outcome)
+            if other is not None:
+                refuse(f"{place}: unchanged, sample {other} is decided otherwise than in other cells of the same model")
+            decided.add(record, outcome)
 
 
 def _stages_fault(record: Record) -> str | None:

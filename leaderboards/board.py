@@ -15,7 +15,7 @@ from robbench.leaderboards.figures import Figure, Rates, accuracy_scores, rates,
 from robbench.leaderboards.pairs import Pair, Scored, pairs
 from robbench.leaderboards.table import Cell, Status, Table, ThreatModel, is_audited
 from robbench.metrics import measures
-from robbench.records import ConditionSpec, DatasetSpec, Measure, ModelSpec, Outcome, Training
+from robbench.records import ConditionSpec, DatasetSpec, Measure, ModelSpec, Outcome, Training, digest
 from robbench.statistics import Scores, balanced, class_rates, combine, tie_leaders, wilson
 
 IMBALANCE = 1.5
@@ -293,7 +293,12 @@ def _scored(
     ranked_by: ThreatModel | None,
 ) -> Scored:
     clean = [condition for condition in table.conditions if condition.kind == "clean"]
-    others = [threat for threat in threats if ranked_by and threat.norm == ranked_by.norm and threat != ranked_by]
+    ranking = _attacks(threats[ranked_by]) if ranked_by else set()
+    others = [
+        threat
+        for threat, specs in threats.items()
+        if ranked_by and threat.norm == ranked_by.norm and threat != ranked_by and ranking <= _attacks(specs)
+    ]
     others.sort(key=lambda threat: threat.eps)
     return Scored(
         model,
@@ -301,6 +306,16 @@ def _scored(
         robust=_by_seed(table, model.label, threats[ranked_by] if ranked_by else ()),
         elsewhere={threat.label: _by_seed(table, model.label, threats[threat]) for threat in others},
     )
+
+
+def _attacks(conditions: Sequence[ConditionSpec]) -> set[str]:
+    """What attacks the conditions are of, whatever their size."""
+    return {
+        digest(
+            [[stage.model_dump(mode="json", exclude={"eps", "label"}) for stage in condition.stages], condition.target]
+        )
+        for condition in conditions
+    }
 
 
 def _by_seed(table: Table, model: str, conditions: Sequence[ConditionSpec]) -> dict[int, Scores]:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from statistics import fmean
 
 from robbench.leaderboards.board import Board, Row
 from robbench.leaderboards.figures import Figure, Rates
 from robbench.leaderboards.pairs import Change, Pair
-from robbench.leaderboards.text import escape, percent, points, probability, single, value_list
+from robbench.leaderboards.text import escape, percent, points, probability, signed, value_list
 from robbench.statistics import LEVEL
 
 
@@ -20,11 +20,12 @@ def findings(board: Board) -> list[str]:
     sound = [row for row in rows if not row.flags] or rows
     return [
         *_ends(board, sound),
-        *_undefended(board, sound),
+        *_countermeasures(board, sound),
         *_chosen(board, sound),
+        *_undefended(board, sound),
         *_training(board, sound),
-        *_objectives(board),
-        *_rarest_class(board, rows),
+        *_objectives(board, sound),
+        *_rarest_class(board, sound),
         *_weakest_class(board, sound[0]),
         *_flagged(rows),
     ]
@@ -67,7 +68,7 @@ def _ends(board: Board, rows: list[Row]) -> Iterator[str]:
             f"That is not told apart from the {100 * constant:.1f} % of a model that answers with the same class "
             "whatever it is shown, and so keeps that class under any attack."
         )
-    if last.rank != first.rank:
+    if last.rank != first.rank and "=" not in last.rank:
         yield f"Last is {escape(last.label)} with {_rate(_rates(board, last).balanced)}."
 
 
@@ -76,84 +77,161 @@ def _undefended(board: Board, rows: list[Row]) -> Iterator[str]:
     if not plain or board.ranked_by is None:
         return
     row = plain[0]
-    clean = board.clean(row)
+    clean, left = board.clean(row), _rates(board, row).balanced
     if clean is None:
+        return
+    constant = 1 / len(board.dataset.class_names)
+    if left.value < constant:
+        yield (
+            f"Without a defense no row keeps more than {percent(left)} % in that worst case ({escape(row.label)}); a "
+            f"model that answers with the same class whatever it is shown keeps {100 * constant:.1f} %."
+        )
         return
     natural = row.cells[board.perturbed].rates if board.perturbed else None
     middle = f" to {percent(natural.balanced)} % under {escape(board.perturbed)} and" if natural else ""
     yield (
         f"Of the rows trained without a defense, {escape(row.label)} stands highest: from "
-        f"{percent(clean.balanced)} % balanced accuracy on unchanged images it goes"
-        f"{middle} to {percent(_rates(board, row).balanced)} % in that worst case."
+        f"{percent(clean.balanced)} % balanced accuracy on unchanged images it goes{middle} to {percent(left)} % in "
+        "that worst case."
     )
+
+
+def _countermeasures(board: Board, rows: list[Row]) -> Iterator[str]:
+    """What is done about imbalance, beside the row where nothing is: what it adds without an attack, and its price."""
+    known = {row.label: row for row in rows}
+    groups: dict[str, list[Pair]] = {}
+    for pair in board.pairs:
+        sound = {pair.first, pair.second} <= known.keys()
+        if pair.part == "balancer" and pair.clean and sound and _undefended_row(known[pair.first]):
+            groups.setdefault(pair.first, []).append(pair)
+    for label, found in groups.items():
+        clean = board.clean(known[label])
+        found.sort(key=lambda pair: -pair.clean.added.value if pair.clean else 0)
+        parts = [
+            f"{escape(pair.second)} {points(pair.clean.added)[:-1]}, p {_is(probability(pair.clean.p))})"
+            f"{_times(known[label], known[pair.second], known, ', ')}"
+            for pair in found
+            if pair.clean
+        ]
+        always = [pair for pair in found if pair.clean and len(pair.clean.by_seed) > 1 and min(pair.clean.by_seed) > 0]
+        yield (
+            f"Beside {escape(label)}, where nothing is done about imbalance, balanced accuracy on unchanged images"
+            f"{f' ({percent(clean.balanced)} %)' if clean else ''} moves by points: {'; '.join(parts)}."
+            + (f" With every seed it is higher with {_listed(pair.second for pair in always)}." if always else "")
+        )
+
+
+def _passes(row: Row, known: Mapping[str, Row]) -> float | None:
+    """Passes that a training of the row took, those of the row that it starts from included; None if not known."""
+    if not row.training:
+        return None
+    own = fmean(part.forwards + part.backwards for part in row.training.values())
+    start = known.get(row.model.start or "")
+    return own + ((_passes(start, known) or 0) if start else 0)
+
+
+def _times(first: Row, second: Row, known: Mapping[str, Row], before: str) -> str:
+    """``2.0 times the passes in training`` behind a text, where they are not the same."""
+    passes = _passes(first, known), _passes(second, known)
+    ratio = passes[1] / passes[0] if passes[0] and passes[1] else 1.0
+    return f"{before}{ratio:.1f} times the passes in training" if f"{ratio:.1f}" != "1.0" else ""
 
 
 def _training(board: Board, rows: list[Row]) -> Iterator[str]:
     """Each defense against the rows that differ from its own in nothing else."""
-    if board.ranked_by is None:
-        return
-    plain = {_apart_from(row, "defenses"): row for row in rows if _undefended_row(row)}
-    pairs: dict[str, list[tuple[float, float]]] = {}
-    for row in rows:
-        twin = plain.get(_apart_from(row, "defenses"))
-        if twin is not None and not _undefended_row(row):
-            defense = "+".join(part.label for part in row.model.defenses)
-            figures = (_rates(board, twin).balanced.value, _rates(board, row).balanced.value)
-            pairs.setdefault(defense, []).append(figures)
-    for defense, found in pairs.items():
-        higher = sum(after > before for before, after in found)
+    known = {row.label for row in rows}
+    groups: dict[str, list[Pair]] = {}
+    for pair in board.pairs:
+        if board.ranked_by and pair.part == "defenses" and pair.robust and {pair.first, pair.second} <= known:
+            groups.setdefault(pair.after, []).append(pair)
+    for defense, found in groups.items():
+        changes = [pair.robust for pair in found if pair.robust]
+        if len(changes) == 1:
+            yield f"Training with {escape(defense)} instead of none moves the worst case by {_moved(changes[0])}."
+            continue
+        values = [change.added.value for change in changes]
         yield (
-            f"Training with {escape(defense)} instead of none moves the worst case from "
-            f"{_mean(before for before, _ in found)} to {_mean(after for _, after in found)} % on average over "
-            f"{_count(len(found), 'otherwise equal pair')}; it is higher in {higher} of {len(found)}."
+            f"Training with {escape(defense)} instead of none moves the worst case by {signed(fmean(values))} points "
+            f"on average over {_count(len(values), 'otherwise equal pair')} ({signed(min(values))} to "
+            f"{signed(max(values))}); it is higher in {sum(value > 0 for value in values)} of {len(values)}."
         )
 
 
 def _chosen(board: Board, rows: list[Row]) -> Iterator[str]:
     """The row to choose, by validation data, and what it costs."""
-    known = {row.label: row.training for row in rows if row.training}
+    most = max(len(row.training) for row in rows)
+    known = {row.label: row for row in rows if row.training and len(row.training) == most}
     if len(known) < 2:
         return
     figures = {
-        label: fmean(part.validation_balanced_accuracy for part in found.values()) for label, found in known.items()
+        label: fmean(part.validation_balanced_accuracy for part in row.training.values())
+        for label, row in known.items()
     }
-    passes = {label: fmean(part.forwards + part.backwards for part in found.values()) for label, found in known.items()}
-    row = next(row for row in rows if row.label == max(figures, key=lambda label: figures[label]))
-    clean, least = board.clean(row), min(passes.values())
-    tested = f", and {percent(clean.balanced)} % on test images" if clean else ""
-    images = next(iter(known[row.label].values())).validation_images
+    first, second, *_ = sorted(figures, key=lambda label: -figures[label])
+    row = known[first]
+    parts = list(row.training.values())
+    seeds = f" (by seed {value_list(f'{100 * part.validation_balanced_accuracy:.1f}' for part in parts)})"
     yield (
-        f"On validation data, which is what a method is to be chosen on, {escape(row.label)} stands highest without an "
-        f"attack: {100 * figures[row.label]:.1f} % balanced accuracy on {images:,} images{tested}. Its training cost "
-        f"{passes[row.label] / least:.1f} times the passes of the cheapest row."
+        f"On validation data, which is what a method is to be chosen on, {escape(first)} stands highest without an "
+        f"attack: {100 * figures[first]:.1f} % balanced accuracy{seeds if most > 1 else ''} on "
+        f"{parts[0].validation_images:,} images; next is {escape(second)} with {100 * figures[second]:.1f} %. "
+        f"{_price(board, row, rows)}"
     )
 
 
-def _objectives(board: Board) -> Iterator[str]:
+def _price(board: Board, row: Row, rows: list[Row]) -> str:
+    """What a row gives up or gains on test images, beside the row where nothing is done but for its objective."""
+    bare = [
+        other
+        for other in rows
+        if _undefended_row(other)
+        and _unbalanced(other)
+        and _apart_from(other, "balancer", "defenses") == _apart_from(row, "balancer", "defenses")
+    ]
+    clean = board.clean(row)
+    if not clean:
+        return ""
+    worst = f", in the worst case {percent(_rates(board, row).balanced)} %" if board.ranked_by else ""
+    text = f"On test images it has {percent(clean.share)} %, averaged over classes {percent(clean.balanced)} %{worst}"
+    before = board.clean(bare[0]) if bare and bare[0] is not row else None
+    if not before:
+        return f"{text}."
+    worst = f" and {percent(_rates(board, bare[0]).balanced)} %" if board.ranked_by else ""
+    return (
+        f"{text}; {escape(bare[0].label)}, without all that, {percent(before.share)} %, {percent(before.balanced)} %"
+        f"{worst}{_times(bare[0], row, {other.label: other for other in rows}, '. It took ')}."
+    )
+
+
+def _objectives(board: Board, rows: list[Row]) -> Iterator[str]:
     """What another objective does to robustness, everything else being equal."""
+    known = {row.label: row for row in rows}
     for pair in board.pairs:
-        first = next(row for row in board.rows if row.label == pair.first)
-        if pair.part != "objective" or pair.robust is None or not (_undefended_row(first) and _unbalanced(first)):
+        if pair.part != "objective" or pair.robust is None or not {pair.first, pair.second} <= known.keys():
             continue
-        sure = "is" if pair.p is not None and pair.p < 1 - LEVEL else "is not"
+        first, second = known[pair.first], known[pair.second]
+        if not (_undefended_row(first) and _unbalanced(first)):
+            continue
+        sizes = [(board.ranked_by or "", pair.robust), *pair.elsewhere.items()]
+        moved = "; ".join(f"at {escape(size)} by {_moved(change)}" for size, change in sizes if change)
         yield (
-            f"{escape(pair.second)} differs from {escape(pair.first)} in its objective alone, {escape(pair.after)} "
-            f"instead of {escape(pair.before)}: that moves what ranks by {_moved(pair.robust)}, "
-            f"which {sure} told apart from chance (p {_is(probability(pair.p))}).{_elsewhere(pair)}"
+            f"Beside {escape(pair.first)}, {escape(pair.second)} has {escape(pair.after)} for its objective and is "
+            f"otherwise the same{_steps(first, second)}: that moves the worst case {moved}."
         )
 
 
-def _moved(change: Change) -> str:
-    seeds = f"; by seed {value_list(map(single, change.by_seed))}" if len(change.by_seed) > 1 else ""
-    return f"{points(change.added)} points{seeds}"
-
-
-def _elsewhere(pair: Pair) -> str:
-    """What the change does at other sizes, a space before it: what ranks tells nothing where nothing is left."""
-    if not pair.elsewhere:
+def _steps(first: Row, second: Row) -> str:
+    """Where batches of another size make another number of steps, a comparison is not of objectives alone."""
+    if not (first.training and second.training):
         return ""
-    parts = [f"at {escape(threat)} by {_moved(change)}" for threat, change in pair.elsewhere.items()]
-    return f" It moves the worst case {', '.join(parts)}."
+    before, after = (fmean(part.steps for part in row.training.values()) for row in (first, second))
+    return f", but for {after:,.0f} training steps in place of {before:,.0f}" if before != after else ""
+
+
+def _moved(change: Change) -> str:
+    seeds = f"; by seed {value_list(map(signed, change.by_seed))}" if len(change.by_seed) > 1 else ""
+    sure = "" if change.p < 1 - LEVEL else "not told apart from chance, "
+    return f"{points(change.added, ' points')[:-1]}{seeds}; {sure}p {_is(probability(change.p))})"
 
 
 def _is(text: str) -> str:
@@ -161,31 +239,30 @@ def _is(text: str) -> str:
 
 
 def _rarest_class(board: Board, rows: list[Row]) -> Iterator[str]:
-    """What becomes of the class with the fewest training images, with and without a countermeasure."""
+    """What becomes of the class with the fewest training images, in rows that differ in their countermeasure alone."""
     train = board.dataset.counts.get("train", ())
     if not train or max(train) < 1.5 * min(train):
         return
     rarest = train.index(min(train))
-    objectives = {row.model.objective.label: row.model.objective for row in rows}
-    for objective in objectives.values():
-        recalls: dict[bool, list[float]] = {True: [], False: []}
-        places: list[int] = []
-        for place, row in enumerate(rows, 1):
-            clean = board.clean(row)
-            figure = clean.per_class[rarest] if clean else None
-            if row.model.objective == objective and figure is not None:
-                bare = row.model.balancer.name == "none"
-                recalls[bare].append(figure.value)
-                places += [place] * bare
-        if not (recalls[True] and recalls[False]):
-            continue
-        even = "per_class" in objective.parameters
+    known = {row.label: row for row in rows}
+    recalls: dict[str, dict[str, tuple[float, list[float]]]] = {}
+    for pair in board.pairs:
+        if pair.part == "balancer" and {pair.first, pair.second} <= known.keys():
+            first, second = (board.clean(known[label]) for label in (pair.first, pair.second))
+            figures = [rates.per_class[rarest] if rates else None for rates in (first, second)]
+            if figures[0] and figures[1]:
+                bare = recalls.setdefault(known[pair.first].model.objective.label, {})
+                bare.setdefault(pair.first, (figures[0].value, []))[1].append(figures[1].value)
+    for objective, found in recalls.items():
+        even = any("per_class" in known[label].model.objective.parameters for label in found)
+        count = sum(len(values) for _, values in found.values())
         yield (
-            f"With {escape(objective.label)}{', whose batches hold as many images of each class,' if even else ''} "
-            f"the rarest class, {escape(board.dataset.class_names[rarest])} with {train[rarest]} of {sum(train)} "
-            f"training images, is recognised unchanged in {_mean(recalls[True])} % on average where nothing is done "
-            f"about it ({_count(len(recalls[True]), 'row')}, the highest at place {min(places)} of {len(rows)}) and in "
-            f"{_mean(recalls[False])} % under the countermeasures ({_count(len(recalls[False]), 'row')})."
+            f"With {escape(objective)}{', whose batches hold as many images of each class,' if even else ''} the "
+            f"rarest class, {escape(board.dataset.class_names[rarest])} with {train[rarest]:,} of {sum(train):,} "
+            f"training images, is recognised unchanged in {_mean(value for value, _ in found.values())} % on average "
+            f"where nothing is done about it ({_count(len(found), 'row')}) and in "
+            f"{_mean(fmean(values) for _, values in found.values())} % where that alone is different "
+            f"({_count(count, 'row')})."
         )
 
 
@@ -197,8 +274,8 @@ def _undefended_row(row: Row) -> bool:
     return all(part.name == "none" for part in row.model.defenses)
 
 
-def _apart_from(row: Row, field: str) -> str:
-    return row.model.model_dump_json(exclude={field, "label"})
+def _apart_from(row: Row, *fields: str) -> str:
+    return row.model.model_dump_json(exclude={*fields, "label"})
 
 
 def _mean(values: Iterable[float]) -> str:
@@ -215,14 +292,21 @@ def _weakest_class(board: Board, row: Row) -> Iterator[str]:
     figures = {label: figure for label, figure in enumerate(rates.per_class) if figure}
     if len(figures) < 2:
         return
-    low = min(figures, key=lambda label: figures[label].value)
-    high = max(figures, key=lambda label: figures[label].value)
-    if figures[low].value < figures[high].value:
-        names = board.dataset.class_names
-        yield (
-            f"In the first row the weakest class is {escape(names[low])} with {_rate(figures[low])}, "
-            f"the strongest {escape(names[high])} with {_rate(figures[high])}."
-        )
+    ends = [pick(figure.value for figure in figures.values()) for pick in (min, max)]
+    if ends[0] < ends[1]:
+        weakest, strongest = (_classes(board, figures, end) for end in ends)
+        yield f"Class by class, the first row keeps least of {weakest}, and most of {strongest}."
+
+
+def _classes(board: Board, figures: Mapping[int, Figure], value: float) -> str:
+    """The classes of that figure."""
+    found = [label for label, figure in figures.items() if figure.value == value]
+    return f"{_listed(board.dataset.class_names[label] for label in found)}, {_rate(figures[found[0]])}"
+
+
+def _listed(names: Iterable[str]) -> str:
+    *before, last = map(escape, names)
+    return f"{', '.join(before)} and {last}" if before else last
 
 
 def _flagged(rows: list[Row]) -> Iterator[str]:

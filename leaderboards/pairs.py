@@ -15,17 +15,23 @@ Part = Literal["objective", "defenses", "balancer"]
 PARTS: tuple[Part, ...] = ("objective", "defenses", "balancer")
 
 
+BySeed: TypeAlias = Mapping[int, Scores]
+"""The scores of a row's samples, by training seed."""
+
+
 @dataclass(frozen=True)
 class Change:
-    """How much a change adds to a worst case.
+    """How much a change adds to a balanced figure.
 
     Attributes:
-        added: To the balanced figure, on the seeds that both rows have.
+        added: On the seeds that both rows have.
         by_seed: The same seed by seed.
+        p: Two-sided, adjusted for all pairs of the board.
     """
 
     added: Measure
     by_seed: tuple[float, ...]
+    p: float
 
 
 @dataclass(frozen=True)
@@ -38,11 +44,9 @@ class Pair:
         second: Label of the row with it.
         before: What the part is in the first row.
         after: What it is in the second.
-        clean: How much balanced clean accuracy the change adds, on the seeds that both rows have; None where either
-            lacks it.
+        clean: What the change adds to clean accuracy; None where either row lacks it.
         robust: The same of what ranks.
-        p: Of the latter, two-sided, adjusted for all pairs of the board.
-        elsewhere: The same as ``robust`` at other sizes of the norm that ranks, the smallest first, by threat model.
+        elsewhere: The same of other sizes of the norm that ranks, the smallest first, by threat model.
     """
 
     part: Part
@@ -50,18 +54,18 @@ class Pair:
     second: str
     before: str
     after: str
-    clean: Measure | None
+    clean: Change | None
     robust: Change | None
-    p: float | None
-    elsewhere: Mapping[str, Change]
-
-
-BySeed: TypeAlias = Mapping[int, Scores]
+    elsewhere: Mapping[str, Change | None]
 
 
 @dataclass(frozen=True)
 class Scored:
-    """A row with its samples' scores by seed: unchanged, in what ranks, at other sizes; empty where it lacks them."""
+    """A row with its samples' scores: unchanged, in what ranks, at other sizes; empty where it lacks them.
+
+    Other sizes are those at which the attacks that rank were run too: what weaker ones leave is no worst case to
+    compare.
+    """
 
     model: ModelSpec
     clean: BySeed
@@ -70,13 +74,23 @@ class Scored:
 
 
 def pairs(rows: Sequence[Scored]) -> tuple[Pair, ...]:
-    """All pairs of rows that differ in one part alone, p values adjusted over them (Holm)."""
+    """All pairs of rows that differ in one part alone; p values of a figure are adjusted over them (Holm)."""
     found = [pair for part in PARTS for pair in _of_part(rows, part)]
-    known = [place for place, pair in enumerate(found) if pair.p is not None]
-    adjusted = holm([p for pair in found if (p := pair.p) is not None])
-    for place, p in zip(known, adjusted, strict=True):
-        found[place] = replace(found[place], p=p)
-    return tuple(found)
+    clean = _adjusted([pair.clean for pair in found])
+    robust = _adjusted([pair.robust for pair in found])
+    sizes = found[0].elsewhere if found else ()
+    elsewhere = {size: _adjusted([pair.elsewhere[size] for pair in found]) for size in sizes}
+    return tuple(
+        replace(
+            pair, clean=clean[at], robust=robust[at], elsewhere={size: elsewhere[size][at] for size in pair.elsewhere}
+        )
+        for at, pair in enumerate(found)
+    )
+
+
+def _adjusted(changes: Sequence[Change | None]) -> list[Change | None]:
+    adjusted = iter(holm([change.p for change in changes if change]))
+    return [replace(change, p=next(adjusted)) if change else None for change in changes]
 
 
 def _of_part(rows: Sequence[Scored], part: Part) -> Iterator[Pair]:
@@ -98,26 +112,27 @@ def _text(row: Scored, part: Part) -> str:
 
 
 def _pair(part: Part, first: Scored, second: Scored) -> Pair:
-    clean, robust = _both(first.clean, second.clean), _both(first.robust, second.robust)
-    others = {threat: _change(found, second.elsewhere[threat]) for threat, found in first.elsewhere.items()}
     return Pair(
         part=part,
         first=first.model.label,
         second=second.model.label,
         before=_text(first, part),
         after=_text(second, part),
-        clean=paired_difference(*clean) if clean else None,
+        clean=_change(first.clean, second.clean),
         robust=_change(first.robust, second.robust),
-        p=paired_p(*robust) if robust else None,
-        elsewhere={threat: change for threat, change in others.items() if change},
+        elsewhere={threat: _change(found, second.elsewhere[threat]) for threat, found in first.elsewhere.items()},
     )
 
 
 def _change(first: BySeed, second: BySeed) -> Change | None:
     both = _both(first, second)
-    added = paired_difference(*both) if both else None
+    if both is None:
+        return None
+    added, p = paired_difference(*both), paired_p(*both)
+    if added is None or p is None:
+        return None
     differences = [mean_difference(first[seed], second[seed]) for seed in sorted(first.keys() & second.keys())]
-    return Change(added, tuple(found for found in differences if found is not None)) if added else None
+    return Change(added, tuple(found for found in differences if found is not None), p)
 
 
 def _both(first: BySeed, second: BySeed) -> tuple[Scores, Scores] | None:

@@ -14,11 +14,13 @@ NONE = "–"
 
 # An underscore inside a word is no emphasis.
 _SPECIAL = re.compile(r"([\\`*\[\]|~#$<>&]|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9]))")
+# What would begin a list, at the beginning of a line.
+_MARK = re.compile(r"^(\d*)([.)+-])(?= |$)")
 
 
 def escape(text: object) -> str:
     """Text that markdown shows as it is, on one line, inside tables too."""
-    return _SPECIAL.sub(r"\\\1", " ".join(str(text).split()))
+    return _MARK.sub(r"\1\\\2", _SPECIAL.sub(r"\\\1", " ".join(str(text).split())))
 
 
 def escape_html(text: object) -> str:
@@ -43,14 +45,14 @@ def interval(figure: Figure | None) -> str:
     return f"{percent(figure)} ({100 * figure.low:.1f}–{100 * figure.high:.1f})"
 
 
-def points(difference: Measure | None) -> str:
+def points(difference: Measure | None, unit: str = "") -> str:
     """``+3.1 (-0.2 to +6.4)`` percent points, or a dash."""
     if difference is None or difference.low is None or difference.high is None:
         return NONE
-    return f"{single(difference.value)} ({single(difference.low)} to {single(difference.high)})"
+    return f"{signed(difference.value)}{unit} ({signed(difference.low)} to {signed(difference.high)})"
 
 
-def single(difference: float) -> str:
+def signed(difference: float) -> str:
     """``+3.1`` percent points."""
     # Adding 0 turns a negative zero, which would be shown as -0.0, into a positive one.
     return f"{round(100 * difference, 1) + 0:+.1f}"

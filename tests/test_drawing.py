@@ -157,14 +157,15 @@ def test_captions_tell_numbers(board: tuple[Path, dict[str, Picture]]) -> None:
     assert "car is taken for cat (4 of 8)" in pictures["confusion-2"].caption
     assert "defended: 75 % at 0.1, 38 % at 0.2." in pictures["robust-accuracy-linf"].caption
     assert "Most is undone of" in pictures["rounding"].caption
-    assert "50 % of" in pictures["rounding"].caption
+    assert "48 % of 21 successes" in pictures["rounding"].caption, "fewer successes tell no share"
     assert "with 75 % on training and 75 % on validation images" in pictures["training-curves"].caption
     assert "(times 4, grey is no change)" in pictures["attacked-1"].caption
     assert "car becomes cat, cat becomes cow, cow becomes car" in pictures["attacked-1"].caption
     assert "pgd@0.1" in pictures["attacked-1"].caption
     # Of 16 samples tried on the target cat, which the 8 cats among 24 are not, those below 20 and below 5 reach it.
     success = [np.mean(np.arange(24)[LABELS != 1] < broken) for broken in (20, 5)]
-    told = f"Towards cat, {100 * success[0]:.0f} % of the tries succeed at C = 0.01 with a median size of 10"
+    told = f"Towards cat from a zero start, {100 * success[0]:.0f} % of the tries succeed at C = 0.01 with a median"
+    told += " size of 10"
     assert f"{told}, {100 * success[1]:.0f} % at C = 0.1 with 1." in pictures["noise-1"].caption
 
 
@@ -192,9 +193,10 @@ def test_of_rows_that_failed_there_is_nothing_to_show(tmp_path: Path) -> None:
     data = dataset(NAMES)
     cells = [cell(PLAIN, CLEAN, "out of memory", data=data), cell(PLAIN, FGSM, "!not for this", data=data)]
     assert list(drawn(tmp_path, cells)) == ["class-counts"]
-    assert read_manifest(tmp_path)[
-        0
-    ].caption == "Images per class: 30 of each class in the training set and 4 of each " + ("class in the test set.")
+    assert (
+        read_manifest(tmp_path)[0].caption
+        == "There are 30 images of each class in the training set and 4 images of each class in the test set."
+    )
 
 
 def test_names_are_drawn_as_they_are_given(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from board_cells import A_MODEL, CLEAN, PGD, Cell, cell, dataset, model, outcome
 from grid_files import tiny, write_grid
@@ -250,7 +251,10 @@ def test_a_model_that_came_out_otherwise_elsewhere_brings_nothing(
     capsys.readouterr()
     assert publish(store, tmp_path / "site", "--from", str(other)) == 0
     shown = capsys.readouterr().out
-    assert f"{other}: 1 of its models came out otherwise than here" in shown
+    left_out = (
+        "trainings that came out otherwise than those before them, as on another machine, or that start from such"
+    )
+    assert f"{other}: {left_out}, were left out: a, seed 0" in shown
     assert f"{other}: 3 cells were added" in shown
     found = {record.key: result.sha256() for record, result in read_archive(tmp_path / "site" / BOARD) if result}
     assert found == {record.key: result.sha256() for record, result in map(finished, whole()) if result}
@@ -263,7 +267,25 @@ def test_weights_of_two_machines_are_not_mixed() -> None:
     own = source("own", row(A_MODEL))
     merged = merge(own, [theirs])
     assert merged.source.records == own.records
-    assert (merged.added["theirs"], merged.otherwise) == (0, {"theirs": 1})
+    assert (merged.added["theirs"], merged.otherwise) == (0, {"theirs": ["a, seed 0"]})
+
+
+def test_weights_are_told_apart_by_what_they_decide_where_no_cell_is_shared() -> None:
+    decided = np.where(np.arange(len(LABELS)) == 7, 1 - LABELS, LABELS)
+    started = model("c", start="a")
+    theirs = source("theirs", [cell(A_MODEL, PGD, outcome("attack", LABELS, decided)), *row(started), *row(B_MODEL)])
+    own = source("own", row(A_MODEL)[:2])
+    merged = merge(own, [theirs])
+    assert labels(merged.source) == ["a", "b"]
+    assert merged.otherwise == {"theirs": ["a, seed 0", "c, seed 0"]}
+    same = source("theirs", [cell(A_MODEL, PGD, outcome("attack", LABELS)), *row(started)])
+    assert (labels(merge(own, [same]).source), merge(own, [same]).otherwise) == (["a", "c"], {})
+
+
+def test_a_cell_that_is_not_supported_here_parts_no_weights() -> None:
+    own = source("own", [*row(A_MODEL)[:2], cell(A_MODEL, PGD, "!no such norm")])
+    merged = merge(own, [source("theirs", row(A_MODEL))])
+    assert (merged.source.records, merged.otherwise) == (own.records, {})
 
 
 # --- what cannot be merged

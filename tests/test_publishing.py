@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from board_cells import A_MODEL, PGD, cell
-from stores import B_MODEL, BOARD, PICTURE, attacked, complaint, draw, files, fill, publish, row, whole, write
+from stores import B_MODEL, BOARD, LABELS, PICTURE, attacked, complaint, draw, files, fill, publish, row, whole, write
 
 from robbench.leaderboards import write_board
 from robbench.leaderboards.archive import read_archive, read_note, read_pictures
@@ -163,6 +163,10 @@ TAMPERING: dict[str, tuple[Callable[[Store], object], tuple[str, ...]]] = {
         (KEY, whole()[1][0].key),
     ),
     "a class that is not there": (bad_array(final=np.full(40, 7)), ("record.json", KEY, "final", "classes")),
+    "decisions of other weights": (
+        bad_array(clean=np.where(np.arange(40) == 7, 0, LABELS)),
+        ("record.json", KEY, "unchanged, sample 7 is decided otherwise than in other cells of the same model"),
+    ),
     "a number in the markdown": (
         lambda store: edit_board(store, "README.md", "50.0 (", "90.0 ("),
         ("README.md: line", "90.0", "50.0"),

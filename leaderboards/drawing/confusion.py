@@ -78,11 +78,12 @@ def _title(scene: Scene, label: str) -> str:
 
 
 def _write(axes: object, counts: NDArray[np.int64], shares: NDArray[np.float64]) -> None:
+    crowded = len(counts) > 6 and counts.max() >= 1000
     for (true, decided), count in np.ndenumerate(counts):
         if count:
             text = str(count) if count < 10_000 else f"{count / 1000:.0f}k"
             color = "white" if shares[true, decided] > 0.6 else "black"
-            axes.text(decided, true, text, ha="center", va="center", color=color, fontsize=8)  # type: ignore[attr-defined]
+            axes.text(decided, true, text, ha="center", va="center", color=color, fontsize=6 if crowded else 8)  # type: ignore[attr-defined]
 
 
 def _told(scene: Scene, label: str, counts: NDArray[np.int64]) -> str:

@@ -6,13 +6,12 @@ from collections.abc import Iterator, Mapping
 
 import numpy as np
 
+from robbench.leaderboards.board import IMBALANCE
 from robbench.leaderboards.drawing.scene import Scene, Sketch
 from robbench.leaderboards.drawing.style import BLUE, GREEN, ORANGE, sheet
 from robbench.leaderboards.drawing.words import counted, listed
 from robbench.leaderboards.pictures import Picture
 
-IMBALANCE = 1.5
-"""From this ratio of the largest to the smallest class of a part on, the figure is a main one."""
 NAMED = 40
 """Up to so many classes each has a bar with its name and number."""
 LOGARITHMIC = 20
@@ -66,13 +65,13 @@ def _picture(scene: Scene, parts: Mapping[str, tuple[int, ...]], steep: bool) ->
     for name, part in parts.items():
         few, many = int(np.argmin(part)), int(np.argmax(part))
         if part[few] == part[many]:
-            told.append(f"{part[few]:,} of each class in the {PARTS[name][0].lower()} set")
+            told.append(f"{counted(part[few], 'image')} of each class in the {PARTS[name][0].lower()} set")
         else:
             told.append(
                 f"from {counted(part[few], 'image')} of {scene.said(few)} to {part[many]:,} of "
                 f"{scene.said(many)} in the {PARTS[name][0].lower()} set"
             )
-    text = f"Images per class: {listed(told)}."
+    text = f"There are {listed(told)}."
     scale = " The scale is logarithmic: equal steps are equal ratios." if steep else ""
     main = any(max(part) > IMBALANCE * max(1, min(part)) for part in parts.values())
     return Picture("class-counts", "data", "Images per class", text + scale, f"Bar chart. {text}", main)

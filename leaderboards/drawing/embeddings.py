@@ -154,8 +154,8 @@ def _told(panels: Mapping[str, tuple[NDArray[Any], NDArray[Any], str]]) -> str:
     for heading, (others, true, _) in panels.items():
         if heading != "Train":
             nearest = labels[tree.query(others)[1]]
-            share = f"{100 * np.mean(nearest == true):.0f} %"
+            share = f"{100 * np.mean([np.mean(nearest[true == label] == label) for label in np.unique(true)]):.0f} %"
             told.append(f"{share} of the {heading.split(', ')[-1].lower().replace('test', 'unchanged')} ones")
     if not told:
         return ""
-    return f"The nearest training image on the map is of the same class for {', '.join(told)}."
+    return f"The nearest training image on the map is of the same class for {', '.join(told)}, averaged over classes."

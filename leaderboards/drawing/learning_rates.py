@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -38,7 +39,13 @@ def _draw(scene: Scene, name: str, group: Sequence[tuple[float, Row, History]]) 
             known = np.isfinite(values)
             end = _diverged(history)
             label = f"{lr:g}{f' (diverged in epoch {end})' if end else ''}"
-            look = {"color": COLORS[place], "marker": MARKERS[place] if len(values) < 12 else None, "ms": 4}
+            # The first lie under the others and are drawn broader, since two that do not learn can be one line.
+            look: dict[str, Any] = {
+                "color": COLORS[place],
+                "ms": 4,
+                "marker": MARKERS[place] if len(values) < 12 else None,
+            }
+            look["lw"] = 1.5 + 2.0 * (len(group) - 1 - place) / len(group)
             axes.plot(history.epochs[known], values[known], **look, label=label if part == "train" else None)
         loss_axis(axes, losses)
         whole_epochs(axes, [history for _, _, history in group])
@@ -48,15 +55,15 @@ def _draw(scene: Scene, name: str, group: Sequence[tuple[float, Row, History]]) 
                 epoch = history.epochs[known[-1]] if len(known) else history.epochs[0]
                 height = values[known[-1]] if len(known) else axes.get_ylim()[1]
                 axes.plot(epoch, height, "X", color=COLORS[place], ms=11, mec="white", clip_on=False, zorder=5)
-        axes.set_title(title, loc="left")
+        axes.set_title(f"{title}{' (logarithmic)' if axes.get_yscale() == 'log' else ''}", loc="left")
         axes.set_xlabel("Epoch")
         axes.grid(axis="y")
     made.legend(loc="outside lower center", ncols=min(4, len(group)), title="Learning rate")
     told = " ".join(_told(lr, history) for lr, _, history in group)
-    like = short(group[0][1].label)
+    like, gone = short(group[0][1].label), any(_diverged(history) for _, _, history in group)
     caption = (
-        f"Loss per epoch of {len(group)} rows like {like} that differ in the learning rate alone; a cross marks where "
-        f"a loss was last a number before training diverged. {told}"
+        f"Loss per epoch of {len(group)} rows like {like} that differ in the learning rate alone, one training of each"
+        f"{'; a cross marks where a loss was last a number before training diverged' if gone else ''}. {told}"
     )
     return Sketch(Picture(name, "training", "The learning rate", caption, told), made)
 

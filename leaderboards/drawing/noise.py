@@ -106,7 +106,7 @@ def _draw(scene: Scene, row: Row, panels: Mapping[str, Lines], name: str, shown:
     caption = (
         f"{short(row.label)}: how often optimized noise reaches its target, with 95 % intervals, against the median "
         "size of the noise over all images it was tried on, in units of one value from black to white; numbers at the "
-        f"points are the price C of a unit of noise. The higher the price, the less noise and the less success. {told}"
+        f"points are the price C of a unit of noise. {told}"
     )
     title = f"What targeted noise costs: {short(row.label)}"
     alt = f"Line plots of success over size of the noise. {told}"
@@ -181,11 +181,13 @@ def _target(scene: Scene, target: str) -> str:
 
 
 def _told(scene: Scene, target: str, lines: Lines) -> str:
-    points = [point for found in lines.values() for point in found]
-    most = max(points, key=lambda point: point.success.value)
-    dear = max(points, key=lambda point: point.c)
-    text = f"Towards {short(_target(scene, target), 30)}, {pct(most.success.value)} of the tries succeed "
-    text += f"at C = {most.c:g} with a median size of {number(most.size)}"
-    if dear.c != most.c:
+    """What the highest price takes from the start that succeeds most often at the lowest."""
+    start, points = max(lines.items(), key=lambda line: line[1][0].success.value)
+    cheap, dear = points[0], points[-1]
+    text = (
+        f"Towards {short(_target(scene, target), 30)} from a {short(start)} start, {pct(cheap.success.value)} of the "
+    )
+    text += f"tries succeed at C = {cheap.c:g} with a median size of {number(cheap.size)}"
+    if dear.c != cheap.c:
         text += f", {pct(dear.success.value)} at C = {dear.c:g} with {number(dear.size)}"
     return f"{text}."

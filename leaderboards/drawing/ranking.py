@@ -57,6 +57,7 @@ def ranking(scene: Scene) -> Iterator[Sketch]:
     axes.set_ylim(len(rows) - 0.4, -0.6)
     axes.tick_params(axis="y", length=0)
     share_axis(axes, "x", "Accuracy, averaged over classes")
+    axes.set_xlim(left=-1.5)
     axes.axvline(100 / len(board.dataset.class_names), color=GREY, lw=0.9, ls=":", label="always the same class")
     made.legend(loc="outside upper center", ncols=3)
     yield Sketch(_picture(board, ranked, rows), made)
@@ -77,7 +78,10 @@ def _balanced(board: Board, row: Row, attacked: bool) -> Figure | None:
 def _picture(board: Board, ranked: list[Row], rows: list[Row]) -> Picture:
     case = f"in the worst case at {board.ranked_by}" if board.ranked_by else ""
     dots = f"on unchanged images (circles){f' and {case} (diamonds)' if case else ''}"
-    caption = f"Accuracy {dots}, averaged over classes, with 95 % intervals; the dotted line is what guessing gives."
+    caption = (
+        f"Accuracy {dots}, averaged over classes, with 95 % intervals; the dotted line is what a model reaches that "
+        "always answers with the same class."
+    )
     first, *others = leading(ranked)
     caption += f" First is {_told(board, first)}."
     for row in others:

@@ -16,7 +16,8 @@ from robbench.metrics.measures import succeeded
 from robbench.records import Measure, Outcome
 from robbench.statistics import wilson
 
-ROWS, CONDITIONS = 3, 12
+ROWS, CONDITIONS, LEAST = 3, 12, 20
+"""Rows and attacks that are shown, and successes that tell a share."""
 
 
 def rounding(scene: Scene) -> Iterator[Sketch]:
@@ -26,7 +27,7 @@ def rounding(scene: Scene) -> Iterator[Sketch]:
     for row in scene.board.rows:
         for label in attacks:
             share = undone(scene.table.outcomes(row.label, label) or [])
-            if share is not None:
+            if share is not None and share.n >= LEAST:
                 found.setdefault(row.label, {})[label] = share
     rows = [row for row in scene.board.rows if row.label in found]
     shown = featured(rows, ROWS)

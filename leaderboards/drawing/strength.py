@@ -13,6 +13,7 @@ from robbench.leaderboards.drawing.style import COLORS, MARKERS, share_axis, she
 from robbench.leaderboards.drawing.words import average, pct, short
 from robbench.leaderboards.figures import Figure, distance_scores, rates
 from robbench.leaderboards.pictures import Picture
+from robbench.leaderboards.tables.parts import extent
 from robbench.statistics import combine, survival
 from robbench.threat import format_eps
 
@@ -77,6 +78,8 @@ def _curve(scene: Scene, curve: Curve, name: str, title: str, caption: str, size
     axes.set_xlim(left=0)
     made.legend(loc="outside lower center", ncols=1)
     told = [_told(scene, curve, row) for row in dict.fromkeys((shown[0].label, shown[-1].label))]
+    images = {rates.share.n for row in shown for rates in curve.lines[row.label].points}
+    told.append(f"The curves are of the {extent(images)} images that all of these attacks were run on.")
     alt = f"Line plot. {' '.join(_told(scene, curve, row.label) for row in shown)}"
     picture = Picture(name, "robustness", title, f"{caption} {' '.join(told)}{which(rows, shown)}", alt, main)
     yield Sketch(picture, made)

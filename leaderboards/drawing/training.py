@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from robbench.leaderboards.board import Row
+from robbench.leaderboards.board import IMBALANCE, Row
 from robbench.leaderboards.drawing.scene import Scene, Sketch, featured, which
 from robbench.leaderboards.drawing.style import BLUE, VERMILLION, share_axis, sheet
 from robbench.leaderboards.drawing.words import counted, pct, short
@@ -64,10 +64,22 @@ def training(scene: Scene) -> Iterator[Sketch]:
     several = any(len(part) > 1 for part in found.values())
     caption = (
         "Loss and accuracy after each epoch, on training images (solid) and validation images (dashed)"
-        f"{', a line per seed' if several else ''}. Losses of different objectives are not on one scale. {told}"
+        f"{', a line per seed' if several else ''}. Losses of different objectives are not on one scale, and where one "
+        f"spans more than a factor of 30 its axis is logarithmic.{_proportions(scene)} {told}"
     )
     yield Sketch(
         Picture("training-curves", "training", "Training, epoch by epoch", caption + which(rows, shown), told), made
+    )
+
+
+def _proportions(scene: Scene) -> str:
+    """That two accuracies are not of the same proportions of classes, a space before it, where they are not."""
+    train, validation = (scene.board.dataset.counts.get(part, ()) for part in ("train", "validation"))
+    if not train or not validation or max(train) * min(validation) <= IMBALANCE * min(train) * max(validation):
+        return ""
+    return (
+        " Training images are in their own proportions, or those that a countermeasure gives them, and validation "
+        "images in others, so their accuracies are not of one kind."
     )
 
 

@@ -50,6 +50,7 @@ def sheets(board: Board, records: Records, references: Sequence[Reference]) -> d
         "data": [sheet_of("Images per class", tables.data(board), {}, total=True)],
         "specifications": [sheet_of("Conditions", tables.specifications(board), {}, _columns(board))],
         "models": [sheet_of("Models", tables.models(board), rows)],
+        "components": [sheet_of("What the models are made of", tables.components(board), {})],
         "training": [sheet_of("What training cost", tables.training(board), rows, _models(records))],
         "remarks": [sheet_of("Flags, cautions and notes", tables.remarks(board), rows)],
         "troubles": [sheet_of("Failed, not supported or not run", tables.troubles(board), rows)],

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from robbench.leaderboards import tables
 from robbench.leaderboards.board import Board, Row
@@ -70,7 +70,10 @@ def ranking(board: Board, records: Records) -> Sheet:
         columns.append((Heading(board.perturbed + suffix), _shown(records, board.perturbed, choose)))
     if board.ranked_by:
         threat = board.ranked_by
-        columns += [(Heading(label + suffix), _shown(records, label, choose)) for label in board.threats[threat]]
+        columns += [
+            (Heading(label + suffix, below=_samples(row.cells[label].rates for row in board.rows)), column)
+            for label, column in ((label, _shown(records, label, choose)) for label in board.threats[threat])
+        ]
         columns += [_worst_column(board, other) for other in board.threats if other != threat]
         columns.append((Heading("Passes", rising=True), lambda row: _passes(board, row, threat)))
     return _sheet("Rows from best to worst", columns, rows, label=1)
@@ -90,14 +93,19 @@ def _shown(
 
 
 def _worst_column(board: Board, threat: str, *, leads: bool = False) -> Column:
-    sizes = {rates.share.n for row in board.rows if (rates := row.worst[threat])}
-    heading = Heading(f"Worst case {threat}", below=f"n = {extent(sizes)}" if sizes else "")
+    heading = Heading(f"Worst case {threat}", below=_samples(row.worst[threat] for row in board.rows))
 
     def cell(row: Row) -> Cell:
         figure = of(row.worst[threat], tables.balanced)
         return Cell.share(figure, worst_case(board, row, threat), ends=leads, bar=leads)
 
     return heading, cell
+
+
+def _samples(found: Iterable[Rates | None]) -> str:
+    """``n = 200``, or nothing where there are no rates."""
+    sizes = {rates.share.n for rates in found if rates}
+    return f"n = {extent(sizes)}" if sizes else ""
 
 
 def _passes(board: Board, row: Row, threat: str) -> Cell:

@@ -15,6 +15,7 @@ from robbench.leaderboards.pages.rendering import render
 from robbench.leaderboards.pages.sheets import Records
 from robbench.leaderboards.pictures import Picture
 from robbench.leaderboards.table import AUDIT_STEPS, Cell
+from robbench.leaderboards.tables import usual_recipe
 from robbench.records import BoardNote, Record
 
 KINDS = {
@@ -55,6 +56,7 @@ def page(board: Board, note: BoardNote, cells: Sequence[Cell], directory: Path, 
         places={row.label: at for at, row in enumerate(board.rows)},
         facets={name: values for name, values in _facets(board).items() if len(values) > 1},
         pictures=[(picture, _address(directory / "figures", picture)) for picture in pictures],
+        usual=usual_recipe(board),
         audit_steps=AUDIT_STEPS,
         data=embedded(board, records, sources.values()),
     )

@@ -5,7 +5,16 @@ from __future__ import annotations
 from robbench.leaderboards.tables.classes import matrices, per_class, report
 from robbench.leaderboards.tables.columns import aimed, conditions, corruptions, draws, further, rounding, withstood
 from robbench.leaderboards.tables.making import changes, training
-from robbench.leaderboards.tables.method import checks, data, models, remarks, specifications, troubles
+from robbench.leaderboards.tables.method import (
+    checks,
+    components,
+    data,
+    models,
+    remarks,
+    specifications,
+    troubles,
+    usual_recipe,
+)
 from robbench.leaderboards.tables.parts import balanced, share
 from robbench.leaderboards.tables.ranks import by_seed, ranking, unranked
 
@@ -15,6 +24,7 @@ __all__ = [
     "by_seed",
     "changes",
     "checks",
+    "components",
     "conditions",
     "corruptions",
     "data",
@@ -32,5 +42,6 @@ __all__ = [
     "training",
     "troubles",
     "unranked",
+    "usual_recipe",
     "withstood",
 ]

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from robbench.leaderboards.board import Board
-from robbench.leaderboards.pairs import Part
-from robbench.leaderboards.text import NONE, TextTable, escape, points, probability, single, value_list
+from robbench.leaderboards.board import Board, Row
+from robbench.leaderboards.pairs import Change, Part
+from robbench.leaderboards.text import NONE, TextTable, escape, points, probability, signed, value_list
 from robbench.records import Training
 from robbench.statistics import wilson
 
@@ -15,22 +15,41 @@ def changes(board: Board, part: Part) -> TextTable:
     """Rows that differ in one part alone: by how many points the change moves them."""
     found = [pair for pair in board.pairs if pair.part == part]
     several = len(board.settings["seeds"]) > 1
-    sizes = list(dict.fromkeys(size for pair in found for size in pair.elsewhere))
-    worst = [f"Worst case {size}" for size in sizes]
-    headers = ["From", "To", "Clean, balanced", *worst, "What ranks", "p (Holm)", *["What ranks, by seed"] * several]
+    sizes = list(found[0].elsewhere) if found else []
+    rows = {row.label: row for row in board.rows}
+    headers = ["From", "To", "Clean, balanced", *["Clean, by seed"] * several]
+    headers += [*(f"Worst case {size}" for size in sizes), "What ranks", *["What ranks, by seed"] * several, "Passes"]
     lines = [
         [
             escape(pair.first),
             escape(pair.second),
-            points(pair.clean),
-            *(points(change.added) if (change := pair.elsewhere.get(size)) else NONE for size in sizes),
-            f"**{points(pair.robust.added)}**" if pair.robust else NONE,
-            probability(pair.p),
-            *[value_list(map(single, pair.robust.by_seed if pair.robust else ()))] * several,
+            _moved(pair.clean),
+            *[_by_seed(pair.clean)] * several,
+            *map(_moved, pair.elsewhere.values()),
+            f"**{_moved(pair.robust)}**" if pair.robust else NONE,
+            *[_by_seed(pair.robust)] * several,
+            _times(rows[pair.first], rows[pair.second]),
         ]
         for pair in found
     ]
-    return TextTable(headers, lines, left=(0, 1))
+    return TextTable(headers, lines, left=(0, 1)).without_empty()
+
+
+def _moved(change: Change | None) -> str:
+    return f"{points(change.added)}, p {probability(change.p)}" if change else NONE
+
+
+def _by_seed(change: Change | None) -> str:
+    return value_list(map(signed, change.by_seed if change else ()))
+
+
+def _times(first: Row, second: Row) -> str:
+    before, after = (_passes(list(row.training.values())) for row in (first, second))
+    return f"× {after / before:.1f}" if before and after else NONE
+
+
+def _passes(parts: Sequence[Training]) -> float:
+    return _mean([part.forwards + part.backwards for part in parts]) if parts else 0.0
 
 
 def training(board: Board) -> TextTable:
@@ -40,7 +59,6 @@ def training(board: Board) -> TextTable:
     for row in board.rows:
         parts = list(row.training.values())
         if parts:
-            passes = _mean([part.forwards + part.backwards for part in parts])
             lines.append(
                 [
                     escape(row.label),
@@ -48,7 +66,7 @@ def training(board: Board) -> TextTable:
                         f"{_mean([getattr(part, name) for part in parts]):,.0f}"
                         for name in ("images", "epochs", "steps")
                     ),
-                    f"{passes:,.0f}",
+                    f"{_passes(parts):,.0f}",
                     _rate(parts),
                     f"{100 * _mean([part.validation_balanced_accuracy for part in parts]):.1f}",
                 ]

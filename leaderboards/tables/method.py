@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from robbench.audit import CAUTIONS, FLAGS
 from robbench.leaderboards.board import Board, Entry
 from robbench.leaderboards.tables.parts import extent
 from robbench.leaderboards.text import NONE, TextTable, escape, interval, number, percent, value_list
-from robbench.records import ConditionSpec
+from robbench.records import ConditionSpec, PartSpec
 from robbench.threat import format_eps
 
 
@@ -53,7 +53,7 @@ def _mean(entries: list[Entry], name: str) -> str:
 
 def _stage(condition: ConditionSpec, place: int) -> str:
     stage = condition.stages[place]
-    parameters = value_list([f"{name} = {value}" for name, value in sorted(stage.parameters.items())])
+    parameters = _parameters(stage.parameters)
     limit = f"{stage.norm.capitalize()}, smallest change sought"
     if stage.norm == "none":
         limit = "chosen by the model's answers" if condition.kind == "attack" else "natural perturbation"
@@ -66,11 +66,11 @@ def _stage(condition: ConditionSpec, place: int) -> str:
 
 
 def models(board: Board) -> TextTable:
-    """How each row was trained."""
+    """How each row was trained; of its recipe what is not the same for all rows."""
+    usual = usual_recipe(board)
     lines = []
     for row in board.rows:
         spec = row.model
-        recipe = value_list([f"{name} = {value}" for name, value in sorted(spec.recipe.items())])
         lines.append(
             [
                 escape(row.label),
@@ -78,12 +78,46 @@ def models(board: Board) -> TextTable:
                 escape(spec.objective.label),
                 escape(value_list([part.label for part in spec.defenses])),
                 escape(spec.balancer.label),
-                escape(recipe),
+                escape(_parameters({name: value for name, value in spec.recipe.items() if name not in usual})),
                 escape(spec.start or NONE),
             ]
         )
     headers = ["Model", "Architecture", "Objective", "Defenses", "Balance", "Recipe", "Start"]
-    return TextTable(headers, lines, left=range(len(headers)))
+    return TextTable(headers, lines, left=range(len(headers))).without_empty()
+
+
+def usual_recipe(board: Board) -> dict[str, object]:
+    """The fields of the recipe that are the same for all rows."""
+    first, *others = (row.model.recipe for row in board.rows)
+    return {
+        name: value
+        for name, value in first.items()
+        if all(name in recipe and recipe[name] == value for recipe in others)
+    }
+
+
+def components(board: Board) -> TextTable:
+    """What the models are made of, each part once, with all its parameters."""
+    found: dict[tuple[str, str], PartSpec] = {}
+    for row in board.rows:
+        spec = row.model
+        named = [("architecture", spec.architecture), ("objective", spec.objective), ("balance", spec.balancer)]
+        for kind, part in (*named, *(("defense", part) for part in spec.defenses)):
+            found.setdefault((kind, part.label), part)
+    reference = board.dataset.reference.get("linf")
+    lines = []
+    for (kind, label), part in sorted(found.items()):
+        parameters = dict(part.parameters)
+        if kind == "defense" and parameters.get("eps", 0) is None and reference is not None:
+            parameters["eps"] = f"{format_eps(reference)}, the data set's reference"
+        source = f"plugin {part.source}" if part.source else NONE
+        lines.append([kind, escape(label), f"{part.name} v{part.version}", escape(_parameters(parameters)), source])
+    headers = ["Part", "Label", "Component", "Parameters", "Source"]
+    return TextTable(headers, lines, left=range(len(headers))).without_empty()
+
+
+def _parameters(values: Mapping[str, object]) -> str:
+    return value_list(f"{name} = {value}" for name, value in sorted(values.items()))
 
 
 def remarks(board: Board) -> TextTable:
@@ -134,15 +168,35 @@ def _cost(passes: tuple[float, float] | None) -> str:
 
 
 def troubles(board: Board) -> TextTable:
-    """Cells that failed, are not supported or were not run."""
+    """Cells that failed, are not supported or were not run; those of the same fate on one line."""
     words = {"failed": "failed", "unsupported": "not supported", "missing": "not run"}
-    lines = [
-        [escape(row.label), escape(condition.label), words[entry.status], escape(entry.reason)]
-        for row in board.rows
-        for condition in (*board.conditions, *board.checks)
-        if (entry := row.cells.get(condition.label) or row.checks[condition.label]) and entry.status != "done"
-    ]
+    rows: dict[tuple[str, str, str], list[str]] = {}
+    for row in board.rows:
+        for condition in (*board.conditions, *board.checks):
+            entry = row.cells.get(condition.label) or row.checks[condition.label]
+            if entry and entry.status != "done":
+                rows.setdefault((condition.label, words[entry.status], entry.reason), []).append(row.label)
     for label, figures in board.corrupted.items():
-        for condition, (status, reason) in figures.troubles.items():
-            lines.append([escape(label), escape(condition), words[status], escape(reason)])
+        for name, (status, reason) in figures.troubles.items():
+            rows.setdefault((name, words[status], reason), []).append(label)
+    fates: dict[tuple[tuple[str, ...], str, str], list[str]] = {}
+    for (name, word, reason), labels in rows.items():
+        fates.setdefault((tuple(labels), word, reason), []).append(name)
+    everyone = [row.label for row in board.rows]
+    lines = [
+        [_among(labels, everyone), _several(names), word, escape(reason)]
+        for (labels, word, reason), names in fates.items()
+    ]
     return TextTable(["Model", "Condition", "State", "Why"], lines, left=range(4))
+
+
+def _among(labels: Sequence[str], everyone: Sequence[str]) -> str:
+    """Rows by their names, or by the names of the few that are none of them."""
+    others = [label for label in everyone if label not in labels]
+    if len(others) < min(len(labels), 4):
+        return f"all but {escape(', '.join(others))}" if others else "all"
+    return escape(", ".join(labels))
+
+
+def _several(names: Sequence[str]) -> str:
+    return escape(", ".join(names)) if len(names) < 4 else f"{escape(names[0])} to {escape(names[-1])} ({len(names)})"

@@ -16,7 +16,11 @@ def ranking(board: Board) -> TextTable:
     if board.perturbed:
         headers.append(f"{escape(board.perturbed)}{', balanced' * board.imbalanced}")
     attacks = board.threats[board.ranked_by] if board.ranked_by else ()
-    headers += [f"{escape(label)}{', balanced' * board.imbalanced}" for label in attacks]
+    sizes = {label: {rates.share.n for row in board.rows if (rates := row.cells[label].rates)} for label in attacks}
+    apart = len(set().union(*sizes.values())) > 1
+    for label in attacks:
+        n = f" (n = {extent(sizes[label])})" if apart and sizes[label] else ""
+        headers.append(f"{escape(label)}{', balanced' * board.imbalanced}{n}")
     if board.ranked_by:
         headers.append(f"**Worst case {escape(board.ranked_by)}**{_samples(board, board.ranked_by)}")
     headers += [f"Worst case {escape(label)}{_samples(board, label)}" for label in others]
