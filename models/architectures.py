@@ -108,8 +108,11 @@ class ResNet18(Architecture):
             try:
                 with urllib.request.urlopen(urllib.request.Request(IMAGENET_WEIGHTS, method="HEAD"), timeout=5):
                     pass
-            except (OSError, ValueError) as error:
-                return None, f"weights from ImageNet cannot be had: no {file.name} in torch's cache, and {error}"
+            except (OSError, ValueError):
+                return None, (
+                    f"weights from ImageNet cannot be had: no {file.name} in torch's cache, and {IMAGENET_WEIGHTS} does "
+                    "not answer"
+                )
         return f"ImageNet (torchvision, {file.stem})", ""
 
     def pretrained_weights(self) -> Mapping[str, Tensor]:
