@@ -110,8 +110,8 @@ class ResNet18(Architecture):
                     pass
             except (OSError, ValueError):
                 return None, (
-                    f"weights from ImageNet cannot be had: no {file.name} in torch's cache, and {IMAGENET_WEIGHTS} does "
-                    "not answer"
+                    f"weights from ImageNet cannot be had: no {file.name} in torch's cache, and "
+                    f"{IMAGENET_WEIGHTS} does not answer"
                 )
         return f"ImageNet (torchvision, {file.stem})", ""
 
