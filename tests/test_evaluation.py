@@ -119,8 +119,8 @@ def test_norms_are_those_of_the_whole_change() -> None:
     here = subject(exact(4), wrong=0)
     result = evaluate(here, condition("pgd[steps=3]@l2:0.5"))
     found, outcome = examples(result), result.outcome
-    at = np.isin(outcome.ids, found["ids"])
-    assert at.sum() == 16
+    at = np.array([int(np.flatnonzero(outcome.ids == number)[0]) for number in found["ids"]])
+    assert len(set(at.tolist())) == 16
     images = here.samples.images[torch.from_numpy(at)]
     change = (found["attacked"].astype(np.float64) - to_float(images).double().numpy()).reshape(16, -1)
     np.testing.assert_array_equal(found["images"], images.numpy())
@@ -137,7 +137,7 @@ def test_examples_are_of_all_classes_though_the_samples_are_sorted_by_class() ->
     found = examples(evaluate(here, condition("gaussian-noise")))
     assert len(found["labels"]) == 16
     assert set(found["labels"].tolist()) == set(range(4))
-    np.testing.assert_array_equal(found["ids"][[0, -1]], here.samples.ids[[0, -1]].numpy())
+    assert np.bincount(found["labels"]).tolist() == [4] * 4
 
 
 def test_progress_is_told() -> None:
