@@ -91,7 +91,8 @@ def test_autocast_gives_the_type_and_nearly_the_values_of_torchs() -> None:
     with torch.autocast("cpu", torch.bfloat16):
         found, wanted = layer(images), nn.Conv2d.forward(layer, images)
     assert found.dtype == wanted.dtype == torch.bfloat16
-    torch.testing.assert_close(found, wanted)
+    # Sums of terms below 1 that cancel are as coarse as their terms: bfloat16 has eight bits.
+    torch.testing.assert_close(found, wanted, atol=2**-7, rtol=2**-7)
 
 
 def test_second_derivatives_are_right() -> None:
