@@ -153,6 +153,16 @@ class Board:
         label = next((condition.label for condition in self.conditions if condition.kind == "clean"), None)
         return row.cells[label].rates if label else None
 
+    def times(self, first: Row, second: Row) -> float | None:
+        """How many times the passes of the first row's training the second's took, that of their starts included."""
+        before, after = self._passes(first), self._passes(second)
+        return after / before if before and after else None
+
+    def _passes(self, row: Row) -> float:
+        parts = [part.forwards + part.backwards for part in row.training.values()]
+        start = next((other for other in self.rows if other.label == row.model.start), None)
+        return float(np.mean(parts)) + (self._passes(start) if start else 0.0) if parts else 0.0
+
 
 def board_data(title: str, grid: str, cells: Sequence[Cell]) -> Board:
     """What the cells of one data set say.

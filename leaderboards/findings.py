@@ -8,7 +8,7 @@ from statistics import fmean
 from robbench.leaderboards.board import Board, Row
 from robbench.leaderboards.figures import Figure, Rates
 from robbench.leaderboards.pairs import Change, Pair
-from robbench.leaderboards.text import escape, percent, points, probability, signed, value_list
+from robbench.leaderboards.text import counted, escape, listed, percent, points, probability, signed, value_list
 from robbench.statistics import LEVEL
 
 
@@ -109,32 +109,26 @@ def _countermeasures(board: Board, rows: list[Row]) -> Iterator[str]:
         found.sort(key=lambda pair: -pair.clean.added.value if pair.clean else 0)
         parts = [
             f"{escape(pair.second)} {points(pair.clean.added)[:-1]}, p {_is(probability(pair.clean.p))})"
-            f"{_times(known[label], known[pair.second], known, ', ')}"
+            f"{_times(board, known[label], known[pair.second], ', ')}"
             for pair in found
             if pair.clean
         ]
-        always = [pair for pair in found if pair.clean and len(pair.clean.by_seed) > 1 and min(pair.clean.by_seed) > 0]
+        always = [
+            escape(pair.second)
+            for pair in found
+            if pair.clean and len(pair.clean.by_seed) > 1 and min(pair.clean.by_seed) > 0
+        ]
         yield (
             f"Beside {escape(label)}, where nothing is done about imbalance, balanced accuracy on unchanged images"
             f"{f' ({percent(clean.balanced)} %)' if clean else ''} moves by points: {'; '.join(parts)}."
-            + (f" With every seed it is higher with {_listed(pair.second for pair in always)}." if always else "")
+            + (f" With every seed it is higher with {listed(always)}." if always else "")
         )
 
 
-def _passes(row: Row, known: Mapping[str, Row]) -> float | None:
-    """Passes that a training of the row took, those of the row that it starts from included; None if not known."""
-    if not row.training:
-        return None
-    own = fmean(part.forwards + part.backwards for part in row.training.values())
-    start = known.get(row.model.start or "")
-    return own + ((_passes(start, known) or 0) if start else 0)
-
-
-def _times(first: Row, second: Row, known: Mapping[str, Row], before: str) -> str:
+def _times(board: Board, first: Row, second: Row, before: str) -> str:
     """``2.0 times the passes in training`` behind a text, where they are not the same."""
-    passes = _passes(first, known), _passes(second, known)
-    ratio = passes[1] / passes[0] if passes[0] and passes[1] else 1.0
-    return f"{before}{ratio:.1f} times the passes in training" if f"{ratio:.1f}" != "1.0" else ""
+    ratio = f"{board.times(first, second) or 1.0:.1f}"
+    return f"{before}{ratio} times the passes in training" if ratio != "1.0" else ""
 
 
 def _training(board: Board, rows: list[Row]) -> Iterator[str]:
@@ -152,7 +146,7 @@ def _training(board: Board, rows: list[Row]) -> Iterator[str]:
         values = [change.added.value for change in changes]
         yield (
             f"Training with {escape(defense)} instead of none moves the worst case by {signed(fmean(values))} points "
-            f"on average over {_count(len(values), 'otherwise equal pair')} ({signed(min(values))} to "
+            f"on average over {counted(len(values), 'otherwise equal pair')} ({signed(min(values))} to "
             f"{signed(max(values))}); it is higher in {sum(value > 0 for value in values)} of {len(values)}."
         )
 
@@ -199,7 +193,7 @@ def _price(board: Board, row: Row, rows: list[Row]) -> str:
     worst = f" and {percent(_rates(board, bare[0]).balanced)} %" if board.ranked_by else ""
     return (
         f"{text}; {escape(bare[0].label)}, without all that, {percent(before.share)} %, {percent(before.balanced)} %"
-        f"{worst}{_times(bare[0], row, {other.label: other for other in rows}, '. It took ')}."
+        f"{worst}{_times(board, bare[0], row, '. It took ')}."
     )
 
 
@@ -260,9 +254,9 @@ def _rarest_class(board: Board, rows: list[Row]) -> Iterator[str]:
             f"With {escape(objective)}{', whose batches hold as many images of each class,' if even else ''} the "
             f"rarest class, {escape(board.dataset.class_names[rarest])} with {train[rarest]:,} of {sum(train):,} "
             f"training images, is recognised unchanged in {_mean(value for value, _ in found.values())} % on average "
-            f"where nothing is done about it ({_count(len(found), 'row')}) and in "
+            f"where nothing is done about it ({counted(len(found), 'row')}) and in "
             f"{_mean(fmean(values) for _, values in found.values())} % where that alone is different "
-            f"({_count(count, 'row')})."
+            f"({counted(count, 'row')})."
         )
 
 
@@ -283,10 +277,6 @@ def _mean(values: Iterable[float]) -> str:
     return f"{100 * sum(found) / len(found):.1f}"
 
 
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}{'' if number == 1 else 's'}"
-
-
 def _weakest_class(board: Board, row: Row) -> Iterator[str]:
     rates = _rates(board, row)
     figures = {label: figure for label, figure in enumerate(rates.per_class) if figure}
@@ -301,12 +291,7 @@ def _weakest_class(board: Board, row: Row) -> Iterator[str]:
 def _classes(board: Board, figures: Mapping[int, Figure], value: float) -> str:
     """The classes of that figure."""
     found = [label for label, figure in figures.items() if figure.value == value]
-    return f"{_listed(board.dataset.class_names[label] for label in found)}, {_rate(figures[found[0]])}"
-
-
-def _listed(names: Iterable[str]) -> str:
-    *before, last = map(escape, names)
-    return f"{', '.join(before)} and {last}" if before else last
+    return f"{listed([escape(board.dataset.class_names[label]) for label in found])}, {_rate(figures[found[0]])}"
 
 
 def _flagged(rows: list[Row]) -> Iterator[str]:

@@ -77,6 +77,16 @@ def value_list(values: Iterable[object]) -> str:
     return ", ".join(str(value) for value in values) or NONE
 
 
+def listed(items: Sequence[str]) -> str:
+    """``a, b and c``."""
+    return " and ".join([", ".join(items[:-1]), items[-1]]) if len(items) > 1 else "".join(items)
+
+
+def counted(number: int, noun: str, plural: str = "") -> str:
+    """``1 row``, ``2 rows``."""
+    return f"{number:,} {noun if number == 1 else plural or f'{noun}s'}"
+
+
 @dataclass(frozen=True)
 class TextTable:
     """A table of finished markdown.

@@ -18,11 +18,12 @@ from robbench.leaderboards.drawing.learning_rates import learning_rates
 from robbench.leaderboards.drawing.rounding import undone
 from robbench.leaderboards.drawing.scene import Scene, Sketch, featured, is_undefended, leading, which
 from robbench.leaderboards.drawing.style import Fonts, spans
-from robbench.leaderboards.drawing.words import counted, listed, pct, short
+from robbench.leaderboards.drawing.words import pct, short
 from robbench.leaderboards.figures import Figure
 from robbench.leaderboards.materials import Embeddings, History, Materials
 from robbench.leaderboards.pictures import Picture
 from robbench.leaderboards.table import Table
+from robbench.leaderboards.text import counted, listed
 from robbench.records import ModelSpec
 from robbench.statistics import wilson
 

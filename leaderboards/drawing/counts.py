@@ -9,8 +9,8 @@ import numpy as np
 from robbench.leaderboards.board import IMBALANCE
 from robbench.leaderboards.drawing.scene import Scene, Sketch
 from robbench.leaderboards.drawing.style import BLUE, GREEN, ORANGE, sheet
-from robbench.leaderboards.drawing.words import counted, listed
 from robbench.leaderboards.pictures import Picture
+from robbench.leaderboards.text import counted, listed
 
 NAMED = 40
 """Up to so many classes each has a bar with its name and number."""

@@ -11,9 +11,10 @@ from numpy.typing import NDArray
 from robbench.leaderboards.board import Row
 from robbench.leaderboards.drawing.scene import Scene, Sketch, featured, which
 from robbench.leaderboards.drawing.style import BLACK, BLUE, GREEN, ORANGE, PURPLE, SKY, VERMILLION, sheet
-from robbench.leaderboards.drawing.words import counted, short
+from robbench.leaderboards.drawing.words import short
 from robbench.leaderboards.materials import Embeddings
 from robbench.leaderboards.pictures import Picture
+from robbench.leaderboards.text import counted
 
 ROWS = 4
 FITTED = 2000

@@ -12,10 +12,11 @@ from numpy.typing import NDArray
 from robbench.leaderboards.board import Row
 from robbench.leaderboards.drawing.scene import Scene, Sketch, leading
 from robbench.leaderboards.drawing.style import ATTACKED, BLACK, WIDTH, page, place
-from robbench.leaderboards.drawing.words import counted, pct, short
+from robbench.leaderboards.drawing.words import pct, short
 from robbench.leaderboards.figures import Figure
 from robbench.leaderboards.materials import Examples
 from robbench.leaderboards.pictures import Picture
+from robbench.leaderboards.text import counted
 from robbench.metrics.measures import succeeded
 from robbench.records import ConditionSpec
 from robbench.threat import format_eps

@@ -7,10 +7,10 @@ from collections.abc import Iterator
 from robbench.leaderboards.board import Board, Row
 from robbench.leaderboards.drawing.scene import Scene, Sketch, leading
 from robbench.leaderboards.drawing.style import ATTACKED, CLEAN, GREY, share_axis, sheet, spans
-from robbench.leaderboards.drawing.words import counted, short
+from robbench.leaderboards.drawing.words import short
 from robbench.leaderboards.figures import Figure
 from robbench.leaderboards.pictures import Picture
-from robbench.leaderboards.text import percent
+from robbench.leaderboards.text import counted, percent
 
 ROWS = 20
 

@@ -8,8 +8,8 @@ import numpy as np
 
 from robbench.leaderboards.drawing.scene import Scene, Sketch
 from robbench.leaderboards.drawing.style import WIDTH, page, place
-from robbench.leaderboards.drawing.words import counted
 from robbench.leaderboards.pictures import Picture
+from robbench.leaderboards.text import counted
 
 ACROSS, ACROSS_MANY = 8, 10
 ROWS_UP_TO = 12

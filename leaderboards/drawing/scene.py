@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from robbench.leaderboards.board import Board, Row
 from robbench.leaderboards.drawing.style import Fonts
-from robbench.leaderboards.drawing.words import counted, listed, short
+from robbench.leaderboards.drawing.words import short
 from robbench.leaderboards.materials import Materials
 from robbench.leaderboards.pictures import Picture
 from robbench.leaderboards.table import Table
+from robbench.leaderboards.text import counted, listed
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure as Sheet

@@ -11,9 +11,10 @@ from numpy.typing import NDArray
 from robbench.leaderboards.board import IMBALANCE, Row
 from robbench.leaderboards.drawing.scene import Scene, Sketch, featured, which
 from robbench.leaderboards.drawing.style import BLUE, VERMILLION, share_axis, sheet
-from robbench.leaderboards.drawing.words import counted, pct, short
+from robbench.leaderboards.drawing.words import pct, short
 from robbench.leaderboards.materials import History
 from robbench.leaderboards.pictures import Picture
+from robbench.leaderboards.text import counted
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

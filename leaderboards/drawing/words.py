@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from unicodedata import category
 
 from robbench.leaderboards.figures import Figure, Rates
@@ -21,16 +20,6 @@ def pct(share: float) -> str:
     """``0.4712`` as ``47 %``, with a decimal where it would otherwise read as none or all of it."""
     value = 100 * share
     return f"{value:.1f} %" if 0 < value < 1 or 99 < value < 100 else f"{value:.0f} %"
-
-
-def listed(items: Sequence[str]) -> str:
-    """``a, b and c``."""
-    return " and ".join([", ".join(items[:-1]), items[-1]]) if len(items) > 1 else "".join(items)
-
-
-def counted(number: int, noun: str, plural: str = "") -> str:
-    """``1 row``, ``2 rows``."""
-    return f"{number:,} {noun if number == 1 else plural or f'{noun}s'}"
 
 
 def average(rates: Rates, imbalanced: bool) -> Figure:

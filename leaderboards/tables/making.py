@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from robbench.leaderboards.board import Board, Row
+from robbench.leaderboards.board import Board
 from robbench.leaderboards.pairs import Change, Part
 from robbench.leaderboards.text import NONE, TextTable, escape, points, probability, signed, value_list
 from robbench.records import Training
@@ -28,7 +28,7 @@ def changes(board: Board, part: Part) -> TextTable:
             *map(_moved, pair.elsewhere.values()),
             f"**{_moved(pair.robust)}**" if pair.robust else NONE,
             *[_by_seed(pair.robust)] * several,
-            _times(rows[pair.first], rows[pair.second]),
+            f"× {times:.1f}" if (times := board.times(rows[pair.first], rows[pair.second])) else NONE,
         ]
         for pair in found
     ]
@@ -41,15 +41,6 @@ def _moved(change: Change | None) -> str:
 
 def _by_seed(change: Change | None) -> str:
     return value_list(map(signed, change.by_seed if change else ()))
-
-
-def _times(first: Row, second: Row) -> str:
-    before, after = (_passes(list(row.training.values())) for row in (first, second))
-    return f"× {after / before:.1f}" if before and after else NONE
-
-
-def _passes(parts: Sequence[Training]) -> float:
-    return _mean([part.forwards + part.backwards for part in parts]) if parts else 0.0
 
 
 def training(board: Board) -> TextTable:
@@ -66,7 +57,7 @@ def training(board: Board) -> TextTable:
                         f"{_mean([getattr(part, name) for part in parts]):,.0f}"
                         for name in ("images", "epochs", "steps")
                     ),
-                    f"{_passes(parts):,.0f}",
+                    f"{_mean([part.forwards + part.backwards for part in parts]):,.0f}",
                     _rate(parts),
                     f"{100 * _mean([part.validation_balanced_accuracy for part in parts]):.1f}",
                 ]
