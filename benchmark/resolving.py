@@ -201,9 +201,9 @@ class _Resolver:
                     )
 
     def _check_references(self, data: Data, jobs: Sequence[Job]) -> None:
-        rows: dict[str, list[str]] = {}
+        rows: dict[str, set[str]] = {}
         for job in jobs:
-            rows.setdefault(job.spec.label, []).extend(cell.condition.label for cell in job.cells)
+            rows.setdefault(job.spec.label, set()).update(cell.condition.label for cell in job.cells)
         for position, found in enumerate(self.grid.references):
             if found.dataset != data.choice.label:
                 continue

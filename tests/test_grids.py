@@ -292,6 +292,10 @@ THERE = {"dataset": "digits[train_fraction=0.1]", "row": "cross-entropy · clean
         ({"models": [{"datasets": ["digts"]}]}, ['"models.0.datasets" = "digts"']),
         ({"references": [{**THERE, "row": "cross-entropy"}]}, ['"references.0.row"', "cross-entropy · clean"]),
         ({"references": [THERE, {**THERE, "condition": "fgsm@ref"}]}, ['"references.1.condition"', 'mean "fgsm@0.1"?']),
+        (
+            {"references": [{**THERE, "condition": "zoom"}], "seeds": [0, 1]},
+            ['"references.0.condition" = "zoom"', "; known: clean, fgsm@0.1\n"],
+        ),
         ({"references": [{**THERE, "value": 88.2}]}, ['"references.0.value" = 88.2', "less than or equal to 1"]),
         (
             {"references": [THERE], "differences": {"digits": ""}},
