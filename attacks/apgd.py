@@ -15,10 +15,10 @@ from robbench.attacks.gradients import score_gradient, succeeded
 from robbench.attacks.l1 import SparseAscent
 from robbench.attacks.losses import Loss, gain, gain_towards
 from robbench.attacks.projections import uniform_in_ball
-from robbench.interfaces import Attack, Classifier
-from robbench.registry import register_attack
-from robbench.rng import Draw, Streams
-from robbench.threat import Threat
+from robbench.core.contracts import Attack, Classifier
+from robbench.core.registry import register_attack
+from robbench.core.sample_rng import Draw, Streams
+from robbench.core.threat_model import Threat
 
 Objective: TypeAlias = Callable[[Tensor], Tensor]
 

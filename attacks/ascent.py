@@ -11,7 +11,7 @@ from torch import Tensor
 
 from robbench.attacks.gradients import steepest_step
 from robbench.attacks.projections import per_sample, project
-from robbench.threat import Norm
+from robbench.core.threat_model import Norm
 
 _MOMENTUM = 0.75
 _RISES = 0.75

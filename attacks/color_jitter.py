@@ -12,8 +12,8 @@ from torch import Tensor
 
 from robbench.attacks.natural import RandomTransform
 from robbench.attacks.projections import per_sample
-from robbench.registry import register_attack
-from robbench.rng import Streams
+from robbench.core.registry import register_attack
+from robbench.core.sample_rng import Streams
 
 Strength = Annotated[float, Field(ge=0)]
 HueStrength = Annotated[float, Field(ge=0, le=0.5)]

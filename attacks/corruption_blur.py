@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from robbench.attacks.corruption_filters import enlarged, filtered, gaussian_weights, scale, smeared, smooth
-from robbench.rng import Streams
+from robbench.core.sample_rng import Streams
 
 
 def gaussian_blur(images: Tensor, sigma: float) -> Tensor:

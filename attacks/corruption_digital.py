@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from robbench.attacks.corruption_filters import positions, sample, smooth
-from robbench.rng import Streams
+from robbench.core.sample_rng import Streams
 
 
 def brightness(images: Tensor, amount: float) -> Tensor:

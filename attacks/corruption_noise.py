@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from robbench.rng import Streams
+from robbench.core.sample_rng import Streams
 
 
 def gaussian_noise(images: Tensor, rng: Streams, std: float) -> Tensor:

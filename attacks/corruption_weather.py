@@ -12,7 +12,7 @@ from torch import Tensor
 
 from robbench.attacks.color_jitter import grayscale
 from robbench.attacks.corruption_filters import enlarged, scale, smeared, smooth
-from robbench.rng import Draw, Streams
+from robbench.core.sample_rng import Draw, Streams
 
 _ICE = (0.82, 0.93, 1.0)
 _WATER = (175 / 255, 238 / 255, 238 / 255)

@@ -12,9 +12,9 @@ from torch import Tensor
 from robbench.attacks.gradients import cross_entropy_gain, score_gradient, succeeded
 from robbench.attacks.minimal import MinimalNormAttack, Nearest, cosine, size_of
 from robbench.attacks.projections import l2_direction, per_sample
-from robbench.interfaces import Classifier
-from robbench.registry import register_attack
-from robbench.threat import Threat
+from robbench.core.contracts import Classifier
+from robbench.core.registry import register_attack
+from robbench.core.threat_model import Threat
 
 
 @register_attack("ddn", norms=("l2",))

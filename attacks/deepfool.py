@@ -12,9 +12,9 @@ from torch import Tensor
 from robbench.attacks.gradients import steepest_step
 from robbench.attacks.minimal import MinimalNormAttack, dual_size
 from robbench.attacks.projections import per_sample
-from robbench.interfaces import Classifier
-from robbench.registry import register_attack
-from robbench.threat import Norm, Threat
+from robbench.core.contracts import Classifier
+from robbench.core.registry import register_attack
+from robbench.core.threat_model import Norm, Threat
 
 
 @register_attack("deepfool", norms=("l2", "linf"))

@@ -12,9 +12,9 @@ from torch import Tensor
 from robbench.attacks.gradients import score_gradient, succeeded
 from robbench.attacks.minimal import MinimalNormAttack, Nearest, lead, search_weight, size_of
 from robbench.attacks.projections import per_sample
-from robbench.interfaces import Classifier
-from robbench.registry import register_attack
-from robbench.threat import Threat
+from robbench.core.contracts import Classifier
+from robbench.core.registry import register_attack
+from robbench.core.threat_model import Threat
 
 
 @register_attack("elastic-net", norms=("l1",))

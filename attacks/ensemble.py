@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from robbench.attacks.gradients import succeeded
-from robbench.interfaces import Attack, Classifier
-from robbench.rng import Streams
-from robbench.threat import Threat
+from robbench.core.contracts import Attack, Classifier
+from robbench.core.sample_rng import Streams
+from robbench.core.threat_model import Threat
 
 
 def in_turn(

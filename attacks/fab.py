@@ -14,10 +14,10 @@ from robbench.attacks.gradients import score_gradient, succeeded
 from robbench.attacks.hyperplanes import onto_hyperplane
 from robbench.attacks.losses import gain, gain_towards
 from robbench.attacks.projections import add, per_sample, project, uniform_in_ball
-from robbench.interfaces import Attack, Classifier
-from robbench.registry import register_attack
-from robbench.rng import Streams
-from robbench.threat import Norm, Threat
+from robbench.core.contracts import Attack, Classifier
+from robbench.core.registry import register_attack
+from robbench.core.sample_rng import Streams
+from robbench.core.threat_model import Norm, Threat
 
 SECANT_STEPS = 3
 # The share of the bracket by which a secant step aims past the boundary, so that rounding does not decide.

@@ -9,10 +9,10 @@ from torch import Tensor
 
 from robbench.attacks.gradients import cross_entropy_gain, score_gradient, steepest_step
 from robbench.attacks.projections import project
-from robbench.interfaces import Attack, Classifier
-from robbench.registry import register_attack
-from robbench.rng import Streams
-from robbench.threat import Threat
+from robbench.core.contracts import Attack, Classifier
+from robbench.core.registry import register_attack
+from robbench.core.sample_rng import Streams
+from robbench.core.threat_model import Threat
 
 
 @register_attack("fgsm", norms=("linf",))

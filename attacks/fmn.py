@@ -12,9 +12,9 @@ from torch import Tensor
 from robbench.attacks.gradients import score_gradient, succeeded
 from robbench.attacks.minimal import MinimalNormAttack, Nearest, cosine, dual_size, lead, size_of
 from robbench.attacks.projections import _project_l1, l2_direction, per_sample
-from robbench.interfaces import Classifier
-from robbench.registry import register_attack
-from robbench.threat import Norm, Threat
+from robbench.core.contracts import Classifier
+from robbench.core.registry import register_attack
+from robbench.core.threat_model import Norm, Threat
 
 
 @register_attack("fmn", norms=("linf", "l2", "l1", "l0"))

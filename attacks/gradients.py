@@ -9,8 +9,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from robbench.attacks.projections import l2_direction
-from robbench.interfaces import Classifier
-from robbench.threat import Norm
+from robbench.core.contracts import Classifier
+from robbench.core.threat_model import Norm
 
 
 def input_gradient(function: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:

@@ -13,10 +13,10 @@ from torch import Tensor
 from robbench.attacks.gradients import steepest_step
 from robbench.attacks.minimal import Nearest, size_of
 from robbench.attacks.projections import l2_direction, per_sample
-from robbench.interfaces import Attack, Classifier
-from robbench.registry import register_attack
-from robbench.rng import Streams
-from robbench.threat import Norm, Threat
+from robbench.core.contracts import Attack, Classifier
+from robbench.core.registry import register_attack
+from robbench.core.sample_rng import Streams
+from robbench.core.threat_model import Norm, Threat
 
 _AT_ONCE = 8
 """Draws per call of the model. A constant, so that what a sample costs does not depend on the batch that it is in."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from robbench.threat import Norm
+from robbench.core.threat_model import Norm
 
 
 def onto_hyperplane(starts: Tensor, slope: Tensor, values: Tensor, norm: Norm) -> Tensor:

@@ -9,10 +9,10 @@ from torch import Tensor
 from robbench.attacks.fgm import FGM
 from robbench.attacks.gradients import score_gradient, steepest_step
 from robbench.attacks.projections import project
-from robbench.interfaces import Classifier
-from robbench.registry import register_attack
-from robbench.rng import Streams
-from robbench.threat import Threat
+from robbench.core.contracts import Classifier
+from robbench.core.registry import register_attack
+from robbench.core.sample_rng import Streams
+from robbench.core.threat_model import Threat
 
 SURROGATE = "metric-loss"
 """Name of the scores that are minus the metric loss of each class."""

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 from robbench.attacks.gradients import succeeded
-from robbench.interfaces import Attack, Classifier
-from robbench.rng import Streams
-from robbench.threat import Norm, Threat
+from robbench.core.contracts import Attack, Classifier
+from robbench.core.sample_rng import Streams
+from robbench.core.threat_model import Norm, Threat
 
 _ORDERS = {"linf": math.inf, "l2": 2.0, "l1": 1.0, "l0": 0.0}
 _DUALS: dict[str, Norm] = {"linf": "l1", "l2": "l2", "l1": "linf"}

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from robbench.interfaces import Attack, Classifier
-from robbench.rng import Streams
-from robbench.threat import Threat
+from robbench.core.contracts import Attack, Classifier
+from robbench.core.sample_rng import Streams
+from robbench.core.threat_model import Threat
 
 
 @dataclass(frozen=True)

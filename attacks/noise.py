@@ -9,10 +9,10 @@ from pydantic import Field
 from torch import Tensor
 
 from robbench.attacks.projections import add, l2_direction
-from robbench.interfaces import Attack, Classifier
-from robbench.registry import register_attack
-from robbench.rng import Streams
-from robbench.threat import Threat
+from robbench.core.contracts import Attack, Classifier
+from robbench.core.registry import register_attack
+from robbench.core.sample_rng import Streams
+from robbench.core.threat_model import Threat
 
 
 @register_attack("gaussian-noise", norms=("none", "l2"))

@@ -11,10 +11,10 @@ from torch import Tensor
 
 from robbench.attacks.gradients import succeeded
 from robbench.attacks.projections import per_sample, project, uniform_in_ball
-from robbench.interfaces import Attack, Classifier
-from robbench.registry import register_attack
-from robbench.rng import Streams
-from robbench.threat import Norm, Threat
+from robbench.core.contracts import Attack, Classifier
+from robbench.core.registry import register_attack
+from robbench.core.sample_rng import Streams
+from robbench.core.threat_model import Norm, Threat
 
 _AT_ONCE = 8
 """Draws per call of the model. A constant, so that what a sample costs does not depend on the batch that it is in."""

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from robbench.interfaces import Attack, Classifier
-from robbench.registry import register_attack
-from robbench.rng import Streams
-from robbench.threat import Threat
+from robbench.core.contracts import Attack, Classifier
+from robbench.core.registry import register_attack
+from robbench.core.sample_rng import Streams
+from robbench.core.threat_model import Threat
 
 
 @register_attack("none", norms=("none",))

@@ -12,8 +12,8 @@ from robbench.attacks.color_jitter import ColorJitter, HueStrength, Strength
 from robbench.attacks.natural import RandomTransform
 from robbench.attacks.pixel_corruption import PixelCorruption
 from robbench.attacks.rotation import Rotation
-from robbench.registry import register_attack
-from robbench.rng import Streams
+from robbench.core.registry import register_attack
+from robbench.core.sample_rng import Streams
 
 
 @dataclass(frozen=True)

@@ -11,10 +11,10 @@ from torch import Tensor
 
 from robbench.attacks.gradients import cross_entropy_gain, score_gradient, steepest_step, succeeded
 from robbench.attacks.projections import per_sample, project, uniform_in_ball
-from robbench.interfaces import Attack, Classifier
-from robbench.registry import register_attack
-from robbench.rng import Streams
-from robbench.threat import Threat
+from robbench.core.contracts import Attack, Classifier
+from robbench.core.registry import register_attack
+from robbench.core.sample_rng import Streams
+from robbench.core.threat_model import Threat
 
 
 @register_attack("pgd", norms=("linf", "l2", "l1"))

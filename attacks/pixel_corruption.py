@@ -9,9 +9,9 @@ from pydantic import Field
 from torch import Tensor
 
 from robbench.attacks.natural import RandomTransform
-from robbench.errors import RequestError
-from robbench.registry import register_attack
-from robbench.rng import Streams
+from robbench.core.errors import RequestError
+from robbench.core.registry import register_attack
+from robbench.core.sample_rng import Streams
 
 
 def overwrite(images: Tensor, positions: Tensor, channels: Tensor, value: float) -> Tensor:

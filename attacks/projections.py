@@ -7,8 +7,8 @@ import math
 import torch
 from torch import Tensor
 
-from robbench.rng import Draw, Streams
-from robbench.threat import Norm
+from robbench.core.sample_rng import Draw, Streams
+from robbench.core.threat_model import Norm
 
 
 def per_sample(values: Tensor, like: Tensor) -> Tensor:

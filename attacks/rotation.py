@@ -12,8 +12,8 @@ from torch.nn import functional
 
 from robbench.attacks.natural import RandomTransform
 from robbench.attacks.projections import per_sample
-from robbench.registry import register_attack
-from robbench.rng import Streams
+from robbench.core.registry import register_attack
+from robbench.core.sample_rng import Streams
 
 Interpolation = Literal["bilinear", "nearest"]
 

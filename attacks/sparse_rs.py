@@ -11,10 +11,10 @@ from pydantic import Field
 from torch import Tensor
 
 from robbench.attacks.gradients import succeeded
-from robbench.interfaces import Attack, Classifier
-from robbench.registry import register_attack
-from robbench.rng import Streams
-from robbench.threat import Threat
+from robbench.core.contracts import Attack, Classifier
+from robbench.core.registry import register_attack
+from robbench.core.sample_rng import Streams
+from robbench.core.threat_model import Threat
 
 _SCHEDULE = ((50, 2), (200, 4), (500, 5), (1000, 6), (2000, 8), (4000, 10), (6000, 12), (8000, 15), (10_000, 20))
 """Up to so many of 10,000 queries, ``alpha_init`` is divided by so much."""

@@ -11,11 +11,11 @@ from pydantic import Field
 from torch import Tensor
 
 from robbench.attacks.corruption_filters import positions, sample
-from robbench.errors import RequestError
-from robbench.interfaces import Attack, Classifier
-from robbench.registry import register_attack
-from robbench.rng import Streams
-from robbench.threat import Threat
+from robbench.core.contracts import Attack, Classifier
+from robbench.core.errors import RequestError
+from robbench.core.registry import register_attack
+from robbench.core.sample_rng import Streams
+from robbench.core.threat_model import Threat
 
 
 def moved(images: Tensor, degrees: float, down: float, right: float) -> Tensor:

@@ -17,11 +17,11 @@ from robbench.attacks.gradients import succeeded
 from robbench.attacks.l1 import project_l1_box
 from robbench.attacks.losses import gain
 from robbench.attacks.projections import add
-from robbench.errors import RequestError, did_you_mean
-from robbench.interfaces import Attack, Classifier
-from robbench.registry import register_attack
-from robbench.rng import Streams
-from robbench.threat import Threat
+from robbench.core.contracts import Attack, Classifier
+from robbench.core.errors import RequestError, did_you_mean
+from robbench.core.registry import register_attack
+from robbench.core.sample_rng import Streams
+from robbench.core.threat_model import Threat
 
 # After these queries the share that a square covers is halved (section 5 of the paper). As in AutoAttack, they do not
 # depend on how many queries there will be.

@@ -12,10 +12,10 @@ from torch import Tensor
 from robbench.attacks.apgd import APGD
 from robbench.attacks.ensemble import in_turn, passes_in_turn
 from robbench.attacks.square import Square
-from robbench.interfaces import Attack, Classifier
-from robbench.registry import register_attack
-from robbench.rng import Streams
-from robbench.threat import Threat
+from robbench.core.contracts import Attack, Classifier
+from robbench.core.registry import register_attack
+from robbench.core.sample_rng import Streams
+from robbench.core.threat_model import Threat
 
 
 @register_attack("strong", norms=("linf", "l2", "l1"))

@@ -15,12 +15,12 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from robbench.attacks.projections import add, project
-from robbench.component import fit
-from robbench.errors import RequestError, did_you_mean
-from robbench.globalstate import seeded
-from robbench.interfaces import Attack, Classifier
-from robbench.rng import Streams, digest64
-from robbench.threat import Norm, Threat
+from robbench.core.component import fit
+from robbench.core.contracts import Attack, Classifier
+from robbench.core.errors import RequestError, did_you_mean
+from robbench.core.global_rng import seeded
+from robbench.core.sample_rng import Streams, digest64
+from robbench.core.threat_model import Norm, Threat
 
 # The norms that each attack bounds, or whose size it keeps small. Left out are attacks that make one change for all
 # images or take one image at a time, that need more than a classifier and images, that want probabilities rather than

@@ -12,11 +12,11 @@ from torch import Tensor
 
 from robbench.attacks.gradients import succeeded
 from robbench.attacks.pgd import PGD
-from robbench.errors import RequestError
-from robbench.interfaces import Attack, Classifier
-from robbench.registry import register_attack
-from robbench.rng import Streams
-from robbench.threat import Threat
+from robbench.core.contracts import Attack, Classifier
+from robbench.core.errors import RequestError
+from robbench.core.registry import register_attack
+from robbench.core.sample_rng import Streams
+from robbench.core.threat_model import Threat
 
 
 @register_attack("transfer", norms=("linf", "l2", "l1"))

@@ -9,7 +9,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from robbench.interfaces import (
+    from robbench.core.contracts import (
         Architecture,
         Attack,
         Backbone,
@@ -21,8 +21,7 @@ if TYPE_CHECKING:
         Objective,
         Samples,
     )
-    from robbench.records import Measure, Outcome, Record
-    from robbench.registry import (
+    from robbench.core.registry import (
         register_architecture,
         register_attack,
         register_balancer,
@@ -31,20 +30,21 @@ if TYPE_CHECKING:
         register_metric,
         register_objective,
     )
-    from robbench.rng import Streams
+    from robbench.core.sample_rng import Streams
+    from robbench.core.threat_model import Threat
+    from robbench.records import Measure, Outcome, Record
     from robbench.sources import Dataset, EpsList, Raw
-    from robbench.threat import Threat
 
 _MODULES = {
-    "interfaces": ("Architecture Attack Backbone Balancer Batch Classifier Defense Metric Objective Samples"),
+    "core.contracts": ("Architecture Attack Backbone Balancer Batch Classifier Defense Metric Objective Samples"),
     "records": "Measure Outcome Record",
-    "registry": (
+    "core.registry": (
         "register_architecture register_attack register_balancer register_dataset register_defense register_metric "
         "register_objective"
     ),
-    "rng": "Streams",
+    "core.sample_rng": "Streams",
     "sources": "Dataset EpsList Raw",
-    "threat": "Threat",
+    "core.threat_model": "Threat",
 }
 _HOMES = {name: f"robbench.{module}" for module, names in _MODULES.items() for name in names.split()}
 

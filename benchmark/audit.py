@@ -15,8 +15,8 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from robbench.core.threat_model import format_eps, precedence
 from robbench.records import Outcome, Record, StageSpec
-from robbench.threat import format_eps, precedence
 
 Cell: TypeAlias = tuple[Record, Outcome]
 Bools: TypeAlias = NDArray[np.bool_]

@@ -7,9 +7,9 @@ from dataclasses import replace
 
 from robbench.choice import Choice, choose
 from robbench.conditions import Condition, Stage, attack_norms
-from robbench.interfaces import Attack
-from robbench.registry import Registry
-from robbench.threat import Norm, Threat, precedence
+from robbench.core.contracts import Attack
+from robbench.core.registry import Registry
+from robbench.core.threat_model import Norm, Threat, precedence
 
 SAMPLE = 100
 """Images per check, stratified."""

@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
-from robbench.component import Component
-from robbench.errors import RequestError
+from robbench.core.component import Component
+from robbench.core.errors import RequestError
+from robbench.core.registry import Kind, Registry
 from robbench.records import PartSpec
-from robbench.registry import Kind, Registry
 
 T = TypeVar("T", bound=Component)
 

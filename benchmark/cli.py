@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
-from robbench.errors import RequestError, StoreError, did_you_mean
+from robbench.core.errors import RequestError, StoreError, did_you_mean
 
 if TYPE_CHECKING:
     from robbench.request import Request
@@ -256,10 +256,10 @@ def _search(options: argparse.Namespace) -> int:
 
 
 def _labels(options: argparse.Namespace) -> int:
+    from robbench.core.atomic_io import file_name
+    from robbench.core.registry import Registry
     from robbench.display import show_labels
-    from robbench.files import file_name
     from robbench.labels import examine, write
-    from robbench.registry import Registry
     from robbench.resolving import load_data
     from robbench.store import Store
 
@@ -287,8 +287,8 @@ def _list(options: argparse.Namespace) -> int:
 
 def _check(options: argparse.Namespace) -> int:
     from robbench.conformance import check, kinds_of
+    from robbench.core.registry import Registry
     from robbench.display import show_findings
-    from robbench.registry import Registry
 
     registry = Registry(tuple(options.plugin))
     kinds, kind = kinds_of(registry, options.name), options.kind
@@ -311,9 +311,9 @@ def _report(options: argparse.Namespace) -> int:
 
 
 def _publish(options: argparse.Namespace) -> int:
+    from robbench.core.registry import Registry
     from robbench.display import show_published
     from robbench.publishing import publish
-    from robbench.registry import Registry
     from robbench.store import Store
 
     store = Store(options.out)

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from torch import Tensor
 
-from robbench.interfaces import Batch, Defense
+from robbench.core.contracts import Batch, Defense
 
 
 def compose(defenses: Sequence[Defense]) -> Callable[[Batch], Tensor]:

@@ -14,13 +14,13 @@ from typing import Annotated, cast
 from pydantic import Field
 
 from robbench.choice import Choice, choose, full_choice, split_outside_brackets
-from robbench.component import Component, number
-from robbench.errors import RequestError, did_you_mean
-from robbench.interfaces import Attack, Classifier
+from robbench.core.component import Component, number
+from robbench.core.contracts import Attack, Classifier
+from robbench.core.errors import RequestError, did_you_mean
+from robbench.core.registry import Registry
+from robbench.core.threat_model import NORMS, Norm, Threat, format_eps
 from robbench.records import ConditionSpec, Kind, StageSpec
-from robbench.registry import Registry
 from robbench.sources import EpsList
-from robbench.threat import NORMS, Norm, Threat, format_eps
 
 TARGET_RULES = ("next", "random", "least-likely", "all")
 

@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING, NoReturn, TypeVar
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from robbench.errors import RequestError, StoreError, did_you_mean
+from robbench.core.errors import RequestError, StoreError, did_you_mean
 from robbench.records import Ints, digest, dumps
 
 if TYPE_CHECKING:
-    from robbench.interfaces import Samples
+    from robbench.core.contracts import Samples
     from robbench.sources import Dataset, Raw, Source
 
 CACHE_FORMAT = 1
@@ -181,7 +181,7 @@ class Splits:
         """The images at some positions in the source, which become their ids."""
         import torch
 
-        from robbench.interfaces import Samples
+        from robbench.core.contracts import Samples
 
         images = torch.from_numpy(np.array(source.images[index]))
         return Samples(images, torch.from_numpy(self.labels[index]), torch.from_numpy(index.copy()))

@@ -22,12 +22,12 @@ from robbench.store import Store
 if TYPE_CHECKING:
     from robbench.cleaning import Holding
     from robbench.conformance.rules import Finding
+    from robbench.core.registry import Entry
     from robbench.costs import Cost
     from robbench.executors.jobs import Progress as Event
     from robbench.labels import Listing
     from robbench.plan import Cell, Plan
     from robbench.publishing import Published
-    from robbench.registry import Entry
     from robbench.running import Boards, Work
 
 
@@ -231,8 +231,8 @@ def show_labels(listing: Listing, files: Sequence[Path]) -> None:
 
 def show_components(kind: str | None, plugins: Sequence[Path]) -> None:
     """What is registered, with parameters, norms and one line each."""
+    from robbench.core.registry import KINDS, Registry
     from robbench.grid import built_in_grids, parse_grid
-    from robbench.registry import KINDS, Registry
 
     console = Terminal()
     if kind == "toolbox":

@@ -12,13 +12,13 @@ import torch
 from torch import Tensor
 
 from robbench.conditions import Condition, Stage
+from robbench.core.contracts import Classifier, Samples, to_float
+from robbench.core.sample_rng import Streams
 from robbench.data import stratified
-from robbench.interfaces import Classifier, Samples, to_float
 from robbench.oracle import Oracle
 from robbench.probes import traits, zero_gradients
 from robbench.records import Ints, Outcome
 from robbench.referee import change_norms, check_images, fair_play
-from robbench.rng import Streams
 from robbench.specimens import embeddings, examples
 from robbench.store import EMBEDDINGS, EXAMPLES
 from robbench.training import JUDGING_BATCH, predictions

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from robbench.errors import RequestError, did_you_mean
+from robbench.core.errors import RequestError, did_you_mean
 from robbench.records import Reference
 
 Sweep = str | dict[str, Any] | list[str | dict[str, Any]]

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from robbench.balancing.suspects import Suspects, suspects
-from robbench.files import write_atomically
+from robbench.core.atomic_io import write_atomically
 
 if TYPE_CHECKING:
     from robbench.plan import Data

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from robbench.interfaces import Classifier
+from robbench.core.contracts import Classifier
 
 
 class Oracle(Classifier):

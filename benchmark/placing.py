@@ -10,8 +10,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from urllib.parse import quote
 
-from robbench.errors import RequestError, StoreError
-from robbench.files import check_writable, write_atomically
+from robbench.core.atomic_io import check_writable, write_atomically
+from robbench.core.errors import RequestError, StoreError
 from robbench.leaderboards.archive import NOTE, RECORDS
 from robbench.leaderboards.pages import IndexEntry, index_page
 from robbench.leaderboards.text import escape

@@ -9,12 +9,12 @@ from typing import Any
 
 from robbench.choice import Choice, plain
 from robbench.conditions import Condition
+from robbench.core.contracts import Architecture, Balancer, Defense, Objective
+from robbench.core.registry import Registry
 from robbench.data import Splits
 from robbench.grid import GridFile
-from robbench.interfaces import Architecture, Balancer, Defense, Objective
 from robbench.recipe import Recipe
 from robbench.records import CellSpec, ConditionSpec, DatasetSpec, ModelSpec, PartSpec, digest
-from robbench.registry import Registry
 from robbench.request import Request
 from robbench.sources import Dataset, Source
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from robbench.interfaces import Classifier
+from robbench.core.contracts import Classifier
 
 FRESH_DRAWS = 100
 """Draws that a random decision must at least be counted over."""

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import robbench
-from robbench.files import digest_files
+from robbench.core.atomic_io import digest_files
 
 LIBRARIES = (
     "robbench",

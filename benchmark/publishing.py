@@ -8,15 +8,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from robbench.errors import StoreError
-from robbench.files import write_atomically
+from robbench.core.atomic_io import write_atomically
+from robbench.core.errors import StoreError
+from robbench.core.registry import Registry
 from robbench.leaderboards import write_board
 from robbench.leaderboards.archive import RECORDS, read_archive, read_note, read_pictures, write_archive
 from robbench.leaderboards.table import Table
 from robbench.merging import Source, merge
 from robbench.placing import Files, boards_in, check_replaceable, check_target, held, readable, replace, write_index
 from robbench.records import BoardNote
-from robbench.registry import Registry
 from robbench.store import Store
 from robbench.verifying import Cell, files_follow, one_line, refuse, verify
 

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from robbench.component import Component
+from robbench.core.component import Component
 
 
 @dataclass(frozen=True)

@@ -8,9 +8,9 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
-from robbench.globalstate import GlobalState
-from robbench.interfaces import Classifier
-from robbench.threat import Norm, Threat
+from robbench.core.contracts import Classifier
+from robbench.core.global_rng import GlobalState
+from robbench.core.threat_model import Norm, Threat
 
 
 class Breach(Exception):

@@ -11,14 +11,14 @@ from typing import Any
 from robbench.checks import audit_conditions
 from robbench.choice import Choice, choose, plain, split_outside_brackets
 from robbench.conditions import Condition, ConditionRequest
+from robbench.core.contracts import Architecture, Balancer, Defense, Objective
+from robbench.core.errors import RequestError, did_you_mean
+from robbench.core.registry import Kind, Registry
 from robbench.data import load, split
-from robbench.errors import RequestError, did_you_mean
 from robbench.grid import GridFile, ModelEntry, read_grid
-from robbench.interfaces import Architecture, Balancer, Defense, Objective
 from robbench.plan import PROTOCOL, Cell, Data, Job, Plan, condition_identity, in_front, model_key
 from robbench.recipe import Recipe
 from robbench.records import CellSpec, ModelSpec, digest
-from robbench.registry import Kind, Registry
 from robbench.request import Request
 
 IMAGENET = "imagenet"

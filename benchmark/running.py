@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, TypeAlias
 import numpy as np
 
 from robbench.audit import marked
-from robbench.errors import RequestError
-from robbench.files import file_name, write_atomically
+from robbench.core.atomic_io import file_name, write_atomically
+from robbench.core.errors import RequestError
 from robbench.records import BoardNote, Outcome, Record, Reference, Training, digest
 from robbench.store import Store
 

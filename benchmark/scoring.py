@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from robbench.core.registry import Registry
 from robbench.evaluation import Result
 from robbench.metrics.measures import confusion
 from robbench.plan import Cell
 from robbench.records import Costs, Measure, Outcome, Record, Training, digest
-from robbench.registry import Registry
 
 
 def metrics_digest(registry: Registry) -> str:

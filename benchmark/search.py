@@ -9,13 +9,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
-from robbench.errors import RequestError, StoreError, did_you_mean
+from robbench.core.atomic_io import write_atomically
+from robbench.core.errors import RequestError, StoreError, did_you_mean
+from robbench.core.sample_rng import digest64
 from robbench.executors.jobs import explain, settle
-from robbench.files import write_atomically
 from robbench.plan import Job, Plan
 from robbench.recipe import Recipe
 from robbench.records import digest, dumps
-from robbench.rng import digest64
 from robbench.store import HISTORY, Store
 from robbench.trials import FIELDS, Trial, read_trials, write_trials
 

@@ -11,8 +11,8 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from robbench.component import Component
-from robbench.threat import Norm
+from robbench.core.component import Component
+from robbench.core.threat_model import Norm
 
 
 @dataclass(frozen=True)

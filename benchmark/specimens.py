@@ -12,8 +12,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from robbench.core.contracts import Classifier, Samples, to_float
 from robbench.data import stratified
-from robbench.interfaces import Classifier, Samples, to_float
 from robbench.records import Ints
 from robbench.training import JUDGING_BATCH
 

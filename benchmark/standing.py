@@ -11,12 +11,12 @@ import shutil
 from dataclasses import asdict
 
 from robbench.choice import choose
+from robbench.core.errors import RequestError
+from robbench.core.registry import Registry
 from robbench.data import locate
-from robbench.errors import RequestError
 from robbench.grid import read_grid
 from robbench.provenance import source_digest
 from robbench.records import digest
-from robbench.registry import Registry
 from robbench.request import Request
 from robbench.store import Store
 

@@ -18,8 +18,8 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from robbench.errors import RequestError, StoreError
-from robbench.files import check_writable, write_atomically
+from robbench.core.atomic_io import check_writable, write_atomically
+from robbench.core.errors import RequestError, StoreError
 from robbench.records import BoardNote, Outcome, Record, dumps
 
 EMBEDDINGS = "embeddings.npz"

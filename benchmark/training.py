@@ -17,14 +17,14 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from robbench.composition import compose
+from robbench.core.atomic_io import write_atomically
+from robbench.core.contracts import Backbone, Batch, Classifier, Samples, joined, to_float
+from robbench.core.global_rng import seeded
+from robbench.core.sample_rng import Streams, digest64
 from robbench.data import stratified
-from robbench.files import write_atomically
-from robbench.globalstate import seeded
-from robbench.interfaces import Backbone, Batch, Classifier, Samples, joined, to_float
 from robbench.plan import Job
 from robbench.provenance import provenance
 from robbench.records import dumps
-from robbench.rng import Streams, digest64
 from robbench.store import HISTORY, Store
 
 BACKBONE = "backbone."

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from robbench.errors import RequestError, StoreError
-from robbench.files import write_atomically
+from robbench.core.atomic_io import write_atomically
+from robbench.core.errors import RequestError, StoreError
 from robbench.recipe import Recipe
 
 _MEASURED = ("balanced_accuracy", "validation_loss", "seconds")

@@ -9,11 +9,11 @@ from typing import Any, NoReturn, TypeAlias
 import numpy as np
 
 from robbench.audit import marked
-from robbench.errors import StoreError
+from robbench.core.errors import StoreError
+from robbench.core.registry import Registry
+from robbench.core.threat_model import NORMS
 from robbench.records import Costs, Measure, Outcome, Record
-from robbench.registry import Registry
 from robbench.scoring import measure, scored
-from robbench.threat import NORMS
 
 Cell: TypeAlias = tuple[Record, Outcome | None]
 

@@ -8,8 +8,8 @@ from typing import Annotated
 from pydantic import Field
 from torch import Tensor
 
+from robbench.core.registry import register_defense
 from robbench.defenses.preprocessing import Preprocessing
-from robbench.registry import register_defense
 
 
 @register_defense("bit-depth")

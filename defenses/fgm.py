@@ -10,9 +10,9 @@ from torch import Tensor
 
 from robbench.attacks.gradients import input_gradient, steepest_step
 from robbench.attacks.projections import project
-from robbench.errors import RequestError
-from robbench.interfaces import Batch, Defense
-from robbench.registry import register_defense
+from robbench.core.contracts import Batch, Defense
+from robbench.core.errors import RequestError
+from robbench.core.registry import register_defense
 
 
 @register_defense("fgm")

@@ -12,8 +12,8 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from robbench.core.registry import register_defense
 from robbench.defenses.preprocessing import Preprocessing
-from robbench.registry import register_defense
 
 Pixels: TypeAlias = npt.NDArray[np.uint8]
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from robbench.interfaces import Defense
-from robbench.registry import register_defense
+from robbench.core.contracts import Defense
+from robbench.core.registry import register_defense
 
 
 @register_defense("none")

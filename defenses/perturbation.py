@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from robbench.attacks.perturbation import Perturbation, Strengths
-from robbench.interfaces import Batch, Defense
-from robbench.registry import register_defense
+from robbench.core.contracts import Batch, Defense
+from robbench.core.registry import register_defense
 
 
 @register_defense("perturbation")

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from robbench.interfaces import Classifier, Defense
+from robbench.core.contracts import Classifier, Defense
 
 Change = Callable[[Tensor], Tensor]
 

@@ -10,10 +10,10 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from robbench.core.errors import RequestError
+from robbench.core.global_rng import seeded
+from robbench.core.registry import register_defense
 from robbench.defenses.preprocessing import Preprocessing
-from robbench.errors import RequestError
-from robbench.globalstate import seeded
-from robbench.registry import register_defense
 
 Name = Literal["FeatureSqueezing", "JpegCompression", "SpatialSmoothing"]
 

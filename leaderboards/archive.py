@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from robbench.errors import StoreError
-from robbench.files import write_atomically
+from robbench.core.atomic_io import write_atomically
+from robbench.core.errors import StoreError
 from robbench.leaderboards.pictures import Picture, read_manifest
 from robbench.leaderboards.table import Cell
 from robbench.records import BoardNote, Outcome, Record

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from robbench.errors import RequestError
+from robbench.core.errors import RequestError
 from robbench.leaderboards.figures import Rates, rates, scores
 from robbench.leaderboards.table import Status, Table
 from robbench.metrics.corruptions import EXTRA, MAIN, SEVERITIES, mce, mean_corruption_accuracy, relative_mce

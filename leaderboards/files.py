@@ -9,7 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from robbench.files import write_atomically
+from robbench.core.atomic_io import write_atomically
 from robbench.leaderboards import tables
 from robbench.leaderboards.beside import beside_table
 from robbench.leaderboards.board import Board, board_data

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from robbench.errors import StoreError
+from robbench.core.errors import StoreError
 from robbench.leaderboards.table import Cell
 from robbench.records import Floats, Ints
 

@@ -8,8 +8,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
-from robbench.errors import StoreError
-from robbench.files import write_atomically
+from robbench.core.atomic_io import write_atomically
+from robbench.core.errors import StoreError
 from robbench.records import dumps
 
 Section = Literal["data", "training", "accuracy", "robustness", "examples", "embeddings", "noise"]

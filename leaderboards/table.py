@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
+from robbench.core.threat_model import format_eps, precedence
 from robbench.records import ConditionSpec, DatasetSpec, ModelSpec, Outcome, Record
-from robbench.threat import format_eps, precedence
 
 Cell: TypeAlias = tuple[Record, Outcome | None]
 Status = Literal["done", "failed", "unsupported", "missing"]

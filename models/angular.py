@@ -13,9 +13,9 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
-from robbench.interfaces import Backbone, Classifier, Objective, to_float
+from robbench.core.contracts import Backbone, Classifier, Objective, to_float
+from robbench.core.registry import register_objective
 from robbench.models.neighbors import NeighborClassifier, Scorer
-from robbench.registry import register_objective
 
 
 class AngularClassifier(NeighborClassifier):

@@ -10,8 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from robbench.interfaces import Backbone, Classifier, Objective
-from robbench.registry import register_objective
+from robbench.core.contracts import Backbone, Classifier, Objective
+from robbench.core.registry import register_objective
 
 
 class LogitClassifier(Classifier):

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from robbench.interfaces import Backbone, Classifier
+from robbench.core.contracts import Backbone, Classifier
 
 SHARPENING = 10
 """How many times smaller than τ the temperature of the ``sharp-vote`` is."""

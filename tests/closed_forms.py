@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from robbench.interfaces import Attack, Classifier
-from robbench.rng import Streams
-from robbench.threat import Norm, Threat
+from robbench.core.contracts import Attack, Classifier
+from robbench.core.sample_rng import Streams
+from robbench.core.threat_model import Norm, Threat
 
 SHAPE = (3, 4, 4)
 SIZE = 48

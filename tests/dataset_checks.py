@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from robbench.core.registry import Registry
 from robbench.data import Splits
-from robbench.registry import Registry
 from robbench.sources import Dataset
 
 

@@ -8,7 +8,7 @@ import torch
 from closed_forms import numbers
 from torch import Tensor, nn
 
-from robbench.interfaces import Backbone
+from robbench.core.contracts import Backbone
 from robbench.models.angular import AngularClassifier
 from robbench.models.neighbors import NeighborClassifier
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from robbench.interfaces import Classifier
+from robbench.core.contracts import Classifier
 
 SHAPE = (4, 3, 5, 5)
 

@@ -14,13 +14,13 @@ from torch import Tensor
 
 from robbench.choice import Choice
 from robbench.conditions import Condition, ConditionRequest, Stage
+from robbench.core.contracts import Attack, Classifier, Samples, to_float
+from robbench.core.registry import Registry
+from robbench.core.sample_rng import Streams
+from robbench.core.threat_model import Norm, Threat
 from robbench.evaluation import Result, Subject
-from robbench.interfaces import Attack, Classifier, Samples, to_float
 from robbench.records import Outcome
-from robbench.registry import Registry
-from robbench.rng import Streams
 from robbench.store import EXAMPLES
-from robbench.threat import Norm, Threat
 
 REGISTRY = Registry(installed=False)
 CLASSES = ("ant", "bee", "cow", "dog")

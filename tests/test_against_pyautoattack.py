@@ -17,8 +17,8 @@ from robbench.attacks.autoattack import AutoAttack
 from robbench.attacks.fab import FAB
 from robbench.attacks.pgd import PGD
 from robbench.attacks.square import Square
-from robbench.interfaces import Attack, Classifier
-from robbench.threat import Norm, Threat
+from robbench.core.contracts import Attack, Classifier
+from robbench.core.threat_model import Norm, Threat
 
 pyautoattack = pytest.importorskip(
     "pyautoattack", reason="compares with the package pyautoattack, which is not installed (extra: compare)"

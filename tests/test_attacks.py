@@ -34,10 +34,10 @@ from robbench.attacks.perturbation import Perturbation
 from robbench.attacks.pgd import PGD
 from robbench.attacks.pixel_corruption import PixelCorruption
 from robbench.attacks.rotation import Rotation
-from robbench.interfaces import Attack, Classifier
-from robbench.registry import Registry
-from robbench.rng import Streams
-from robbench.threat import Norm, Threat
+from robbench.core.contracts import Attack, Classifier
+from robbench.core.registry import Registry
+from robbench.core.sample_rng import Streams
+from robbench.core.threat_model import Norm, Threat
 
 # Steps of two eps turn a random start on the sphere to the slope within a few steps.
 LONG_PGD = PGD(rel_step=2.0, early_stop=False)

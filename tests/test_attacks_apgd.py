@@ -31,8 +31,8 @@ from robbench.attacks.ascent import HalvingAscent, checkpoints
 from robbench.attacks.gradients import steepest_step
 from robbench.attacks.l1 import SparseAscent, project_l1_box, sparse_step
 from robbench.attacks.losses import Loss, dlr, dlr_towards, gain, gain_towards, margin, margin_towards
-from robbench.registry import Registry
-from robbench.threat import Norm, Threat
+from robbench.core.registry import Registry
+from robbench.core.threat_model import Norm, Threat
 
 BALLS: list[Norm] = ["linf", "l2", "l1"]
 LOSSES: list[Loss] = ["ce", "margin", "dlr"]

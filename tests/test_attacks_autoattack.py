@@ -16,8 +16,8 @@ from robbench.attacks.fgm import FGM
 from robbench.attacks.noise import UniformNoise
 from robbench.attacks.pgd import PGD
 from robbench.attacks.square import Square
-from robbench.registry import Registry
-from robbench.threat import Norm, Threat
+from robbench.core.registry import Registry
+from robbench.core.threat_model import Norm, Threat
 
 SIZES: dict[Norm, float] = {"linf": 0.02, "l2": 0.15, "l1": 0.6}
 

@@ -26,9 +26,9 @@ from torch import Tensor
 
 from robbench.attacks.fab import FAB, MinimalFAB
 from robbench.attacks.hyperplanes import onto_hyperplane
-from robbench.interfaces import Classifier
-from robbench.registry import Registry
-from robbench.threat import Norm, Threat
+from robbench.core.contracts import Classifier
+from robbench.core.registry import Registry
+from robbench.core.threat_model import Norm, Threat
 
 BALLS: list[Norm] = ["linf", "l2", "l1"]
 DUAL = {"linf": 1, "l2": 2, "l1": math.inf}

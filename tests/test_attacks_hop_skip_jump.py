@@ -10,9 +10,9 @@ from closed_forms import SIZE, Constant, Linear, assert_allowed, images_near, li
 from torch import Tensor, nn
 
 from robbench.attacks.hop_skip_jump import HopSkipJump, _directions
-from robbench.interfaces import Classifier
+from robbench.core.contracts import Classifier
+from robbench.core.threat_model import Norm, Threat
 from robbench.oracle import Oracle
-from robbench.threat import Norm, Threat
 
 QUICK = HopSkipJump(iterations=4, initial_queries=30)
 

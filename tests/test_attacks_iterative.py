@@ -24,9 +24,9 @@ from torch import Tensor, nn
 
 from robbench.attacks.bim import BIM
 from robbench.attacks.mi_fgsm import MIFGSM
-from robbench.interfaces import Attack, Classifier
-from robbench.registry import Registry
-from robbench.threat import Norm, Threat
+from robbench.core.contracts import Attack, Classifier
+from robbench.core.registry import Registry
+from robbench.core.threat_model import Norm, Threat
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")

@@ -28,10 +28,10 @@ from robbench.attacks.deepfool import DeepFool
 from robbench.attacks.elastic_net import ElasticNet
 from robbench.attacks.fmn import FMN
 from robbench.attacks.minimal import MinimalNormAttack
-from robbench.errors import RequestError
-from robbench.interfaces import Classifier
-from robbench.registry import Registry
-from robbench.threat import Norm, Threat
+from robbench.core.contracts import Classifier
+from robbench.core.errors import RequestError
+from robbench.core.registry import Registry
+from robbench.core.threat_model import Norm, Threat
 
 PRECISE_CW = CarliniWagner(search_steps=3, steps=300, lr=0.002)
 WITHIN_A_PERCENT: list[tuple[MinimalNormAttack, Norm]] = [

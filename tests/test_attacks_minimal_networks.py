@@ -16,8 +16,8 @@ from robbench.attacks.deepfool import DeepFool
 from robbench.attacks.elastic_net import ElasticNet
 from robbench.attacks.fmn import FMN
 from robbench.attacks.toolbox import toolbox_attack
-from robbench.interfaces import Attack, Classifier
-from robbench.threat import Norm, Threat
+from robbench.core.contracts import Attack, Classifier
+from robbench.core.threat_model import Norm, Threat
 
 CW = CarliniWagner(search_steps=6)
 

@@ -14,8 +14,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from robbench.attacks.noise_optimization import NoiseOptimization
-from robbench.errors import RequestError
-from robbench.threat import Threat
+from robbench.core.errors import RequestError
+from robbench.core.threat_model import Threat
 
 TARGETED = Threat("l1", None, targeted=True)
 STEEPEST = 7

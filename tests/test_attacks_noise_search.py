@@ -8,8 +8,8 @@ from closed_forms import assert_allowed, images_near, linear, norms, streams
 from torch import Tensor
 
 from robbench.attacks.noise_search import NoiseSearch
+from robbench.core.threat_model import Norm, Threat
 from robbench.oracle import Oracle
-from robbench.threat import Norm, Threat
 
 
 def at_margin(share: float, eps: float, count: int) -> tuple[Tensor, Tensor]:

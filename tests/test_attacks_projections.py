@@ -12,7 +12,7 @@ from scipy.optimize import brentq, linprog
 
 from robbench.attacks.gradients import steepest_step
 from robbench.attacks.projections import add, project, uniform_in_ball
-from robbench.threat import Norm, Threat
+from robbench.core.threat_model import Norm, Threat
 
 BALLS: list[Norm] = ["linf", "l2", "l1"]
 seeds = st.integers(0, 2**31)

@@ -8,7 +8,7 @@ from closed_forms import Linear, images_near, margins, norms, numbers, streams
 from torch import Tensor
 
 from robbench.attacks.sparse_rs import SparseRS
-from robbench.threat import Threat
+from robbench.core.threat_model import Threat
 
 
 def unmoved(classes: int = 2) -> Linear:

@@ -13,9 +13,9 @@ from torch import Tensor
 
 from robbench.attacks.rotation import rotate
 from robbench.attacks.spatial import Spatial, moved
-from robbench.errors import RequestError
-from robbench.interfaces import Classifier
-from robbench.threat import Threat
+from robbench.core.contracts import Classifier
+from robbench.core.errors import RequestError
+from robbench.core.threat_model import Threat
 
 FREE = Threat("none")
 SIDE = 16

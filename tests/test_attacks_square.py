@@ -20,11 +20,11 @@ from closed_forms import (
 from torch import Tensor
 
 from robbench.attacks.square import Square
-from robbench.errors import RequestError
-from robbench.interfaces import Classifier
-from robbench.registry import Registry
-from robbench.rng import Streams
-from robbench.threat import Norm, Threat
+from robbench.core.contracts import Classifier
+from robbench.core.errors import RequestError
+from robbench.core.registry import Registry
+from robbench.core.sample_rng import Streams
+from robbench.core.threat_model import Norm, Threat
 
 BALLS: list[Norm] = ["linf", "l2", "l1"]
 

@@ -11,9 +11,9 @@ from traps import Misleading, Quantised, Wrapped
 
 from robbench.attacks.autoattack import AutoAttack
 from robbench.attacks.strong import Strong
-from robbench.interfaces import Classifier
+from robbench.core.contracts import Classifier
+from robbench.core.threat_model import Norm, Threat
 from robbench.oracle import Oracle
-from robbench.threat import Norm, Threat
 
 SMALL = Strong(steps=10, targets=3, queries=30)
 

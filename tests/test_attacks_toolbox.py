@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from robbench.attacks.fgm import FGM
 from robbench.attacks.pgd import PGD
 from robbench.attacks.toolbox import ToolboxAttack, toolbox_attack, toolbox_names
-from robbench.errors import RequestError
-from robbench.interfaces import Classifier
-from robbench.threat import Norm, Threat
+from robbench.core.contracts import Classifier
+from robbench.core.errors import RequestError
+from robbench.core.threat_model import Norm, Threat
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")

@@ -15,12 +15,12 @@ from robbench.balancing.class_weights import ClassWeights
 from robbench.balancing.none import Unbalanced
 from robbench.balancing.resampling import Oversampling, Sampler
 from robbench.balancing.smote import SMOTE
+from robbench.core.contracts import Balancer, Samples
+from robbench.core.errors import RequestError
+from robbench.core.registry import Registry
+from robbench.core.sample_rng import Streams
 from robbench.datasets.cifar10 import CIFAR10
 from robbench.datasets.digits import Digits
-from robbench.errors import RequestError
-from robbench.interfaces import Balancer, Samples
-from robbench.registry import Registry
-from robbench.rng import Streams
 
 BALANCERS = {
     "none": Unbalanced(),

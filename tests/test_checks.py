@@ -13,7 +13,8 @@ from subjects import REGISTRY
 from robbench.checks import SAMPLE, SURVIVORS, audit_conditions, ranking_threat
 from robbench.cli import main
 from robbench.conditions import Condition, ConditionRequest
-from robbench.errors import RequestError
+from robbench.core.errors import RequestError
+from robbench.core.threat_model import Norm, Threat
 from robbench.leaderboards import tables
 from robbench.leaderboards.board import board_data
 from robbench.plan import Plan
@@ -22,7 +23,6 @@ from robbench.request import Request
 from robbench.resolving import make_plan
 from robbench.sources import EpsList
 from robbench.store import Store
-from robbench.threat import Norm, Threat
 
 EPS: dict[Norm, EpsList] = {"linf": EpsList((0.05, 0.1), 0.1), "l2": EpsList((1.0,), 1.0)}
 REFERENCE: dict[Norm, float] = {"linf": 0.1, "l2": 1.0}

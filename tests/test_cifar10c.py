@@ -7,12 +7,12 @@ import pytest
 from dataset_checks import counts
 from PIL import Image
 
+from robbench.core.errors import RequestError
+from robbench.core.registry import Registry
 from robbench.data import split
 from robbench.datasets.cifar10 import CLASS_NAMES
 from robbench.datasets.cifar10c import CIFAR10C, read_cifar10c
-from robbench.errors import RequestError
 from robbench.metrics.corruptions import EXTRA, MAIN
-from robbench.registry import Registry
 from robbench.sources import Raw, Source
 
 TOTAL = 50_000

@@ -14,8 +14,8 @@ import torch
 from grid_files import tiny, write_grid
 
 from robbench.cli import KIND_NAMES, main
+from robbench.core.registry import KINDS, Registry
 from robbench.grid import built_in_grids
-from robbench.registry import KINDS, Registry
 from robbench.store import Store
 
 GRID = tiny(conditions=["clean", "rotation", "fgsm@ref"], seeds=[0])
@@ -351,7 +351,7 @@ def test_every_component_is_listed_with_its_line(
             assert name in shown.split()
             assert entry.summary.replace("``", "")[:40] in flat
             base = next(
-                cls for cls in entry.cls.__mro__ if cls.__module__ in ("robbench.interfaces", "robbench.sources")
+                cls for cls in entry.cls.__mro__ if cls.__module__ in ("robbench.core.contracts", "robbench.sources")
             )
             own = set(entry.cls.field_names()) - {field.name for field in fields(base)}
             assert all(field in flat for field in own)

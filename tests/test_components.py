@@ -10,11 +10,11 @@ from hypothesis import strategies as st
 from pydantic import Field
 
 from robbench.choice import Choice, choose, plain, read_text, split_outside_brackets
-from robbench.component import Component, number
-from robbench.errors import RequestError
-from robbench.interfaces import Attack
+from robbench.core.component import Component, number
+from robbench.core.contracts import Attack
+from robbench.core.errors import RequestError
+from robbench.core.registry import Entry, Mark, Registry
 from robbench.records import digest
-from robbench.registry import Entry, Mark, Registry
 
 
 @dataclass(frozen=True)

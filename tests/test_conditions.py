@@ -12,15 +12,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from robbench.conditions import Condition, ConditionRequest
+from robbench.core.contracts import Attack
+from robbench.core.errors import RequestError
+from robbench.core.registry import Registry
+from robbench.core.threat_model import format_eps
 from robbench.datasets.digits import Digits
-from robbench.errors import RequestError
-from robbench.interfaces import Attack
 from robbench.plan import Cell, Job
-from robbench.registry import Registry
 from robbench.request import Request
 from robbench.resolving import make_plan
 from robbench.sources import Source
-from robbench.threat import format_eps
 
 REGISTRY = Registry(installed=False)
 CLASSES = ("car", "truck", "cat", "8")

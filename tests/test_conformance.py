@@ -15,13 +15,13 @@ from robbench.conformance import check
 from robbench.conformance.attacks import RULES, check_attack
 from robbench.conformance.rules import Broken, Finding, NotApplicable, Rule, judge
 from robbench.conformance.scenes import largest_gain, smallest_change
-from robbench.interfaces import (
+from robbench.core.contracts import (
     Attack,
     Classifier,
 )
-from robbench.registry import KINDS, Kind, Registry
-from robbench.rng import Streams
-from robbench.threat import Norm, Threat
+from robbench.core.registry import KINDS, Kind, Registry
+from robbench.core.sample_rng import Streams
+from robbench.core.threat_model import Norm, Threat
 
 BUILT_IN = Registry(installed=False)
 # What makes an attack quick enough for a test, by the name of the parameter.

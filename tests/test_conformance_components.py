@@ -15,13 +15,13 @@ from robbench.conformance.components import ARCHITECTURES, BALANCERS, DEFENSES, 
 from robbench.conformance.data import DATASETS, METRICS, Files
 from robbench.conformance.rules import Finding, judge
 from robbench.conformance.scenes import Features
+from robbench.core.contracts import Architecture, Backbone, Balancer, Batch, Classifier, Defense, Metric, Samples
+from robbench.core.errors import RequestError
+from robbench.core.registry import Registry
+from robbench.core.sample_rng import Streams
 from robbench.datasets.digits import Digits
-from robbench.errors import RequestError
-from robbench.interfaces import Architecture, Backbone, Balancer, Batch, Classifier, Defense, Metric, Samples
 from robbench.models.cross_entropy import CrossEntropy
 from robbench.records import Measure, Outcome
-from robbench.registry import Registry
-from robbench.rng import Streams
 from robbench.sources import Dataset, EpsList
 
 BUILT_IN = Registry(installed=False)

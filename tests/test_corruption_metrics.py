@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as some
 
-from robbench.errors import RequestError
+from robbench.core.errors import RequestError
 from robbench.metrics.corruptions import EXTRA, MAIN, SEVERITIES, mce, mean_corruption_accuracy, relative_mce
 
 EVERY = (*MAIN, *EXTRA)

@@ -14,9 +14,9 @@ from dataset_checks import counts, preset
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from robbench.core.errors import RequestError, StoreError
 from robbench.data import apportion, load, split, stratified
 from robbench.datasets.cifar10 import CLASS_NAMES
-from robbench.errors import RequestError, StoreError
 from robbench.sources import Dataset, Raw, Source
 
 

@@ -13,6 +13,8 @@ import pytest
 from dataset_checks import counts, preset
 from PIL import Image
 
+from robbench.core.errors import RequestError
+from robbench.core.registry import Registry
 from robbench.data import load, split
 from robbench.datasets import cifar10, fashion_mnist
 from robbench.datasets._files import decode_image
@@ -20,8 +22,6 @@ from robbench.datasets.cifar10 import CIFAR10, CLASS_NAMES
 from robbench.datasets.digits import Digits
 from robbench.datasets.fashion_mnist import FashionMNIST
 from robbench.datasets.image_folder import ImageFolder
-from robbench.errors import RequestError
-from robbench.registry import Registry
 from robbench.sources import Dataset, Source
 
 # --------------------------------------------------------------------------------------------------------------- digits

@@ -13,13 +13,13 @@ from torch.nn import functional
 from robbench.attacks.fgm import FGM
 from robbench.attacks.perturbation import Perturbation
 from robbench.composition import compose
+from robbench.core.contracts import Batch, Defense
+from robbench.core.errors import RequestError
+from robbench.core.registry import Registry
+from robbench.core.threat_model import Threat
 from robbench.defenses.fgm import FGMTraining
 from robbench.defenses.none import NoDefense
 from robbench.defenses.perturbation import PerturbationTraining
-from robbench.errors import RequestError
-from robbench.interfaces import Batch, Defense
-from robbench.registry import Registry
-from robbench.threat import Threat
 
 MILD = PerturbationTraining(pixels=2)
 

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from robbench.cli import main
+from robbench.core.registry import Registry
 from robbench.grid import parse_grid
-from robbench.registry import Registry
 
 ROOT = Path(__file__).resolve().parents[1]
 

@@ -12,7 +12,7 @@ import pytest
 from board_cells import CHAIN, CLEAN, FGSM, PGD, PGD_2, ROTATION, Cell, cell, dataset, model, outcome, stage
 from PIL import Image
 
-from robbench.errors import StoreError
+from robbench.core.errors import StoreError
 from robbench.leaderboards.board import board_data
 from robbench.leaderboards.drawing import draw
 from robbench.leaderboards.materials import NOTHING, Examples, History, Materials, Samples

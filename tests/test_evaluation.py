@@ -19,10 +19,10 @@ from subjects import (
 from robbench import evaluation
 from robbench.attacks.noise import GaussianNoise
 from robbench.conditions import Condition
+from robbench.core.contracts import to_float
+from robbench.core.sample_rng import Streams
+from robbench.core.threat_model import Threat
 from robbench.evaluation import evaluate
-from robbench.interfaces import to_float
-from robbench.rng import Streams
-from robbench.threat import Threat
 
 # --- what is attacked, and what counts
 

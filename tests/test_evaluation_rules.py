@@ -23,13 +23,13 @@ from subjects import (
 from torch import Tensor
 
 from robbench import evaluation
+from robbench.core.contracts import Attack, Classifier, to_float
+from robbench.core.sample_rng import Streams
+from robbench.core.threat_model import Norm, Threat
 from robbench.evaluation import Subject, evaluate
 from robbench.executors.jobs import carry_out
-from robbench.interfaces import Attack, Classifier, to_float
 from robbench.referee import Breach
-from robbench.rng import Streams
 from robbench.store import Store
-from robbench.threat import Norm, Threat
 from robbench.training import load_model, train
 
 

@@ -15,14 +15,14 @@ from torch import Tensor
 from robbench.balancing.suspects import Suspects, WithoutSuspects, suspects
 from robbench.cli import main
 from robbench.conformance import check
+from robbench.core.contracts import Samples
+from robbench.core.errors import RequestError
+from robbench.core.global_rng import GlobalState
+from robbench.core.registry import Registry
 from robbench.data import load, split
 from robbench.datasets.digits import Digits
-from robbench.errors import RequestError
-from robbench.globalstate import GlobalState
-from robbench.interfaces import Samples
 from robbench.labels import SHOWN, contact_sheet, examine, write
 from robbench.plan import Data
-from robbench.registry import Registry
 from robbench.resolving import load_data
 from robbench.store import Store
 from robbench.training import train

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from board_cells import CLEAN, FGSM, Cell, cell, model, outcome
 
-from robbench.errors import StoreError
+from robbench.core.errors import StoreError
 from robbench.leaderboards.materials import read_materials
 from robbench.store import Store
 

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from robbench.core.registry import Registry
 from robbench.metrics import measures
 from robbench.records import Kind, Outcome
-from robbench.registry import Registry
 from robbench.statistics import wilson
 
 

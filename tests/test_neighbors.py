@@ -18,11 +18,11 @@ from torch import Tensor, nn
 
 from robbench.attacks.fgm import FGM
 from robbench.attacks.metric_fgm import MetricFGM
+from robbench.core.registry import Registry
+from robbench.core.threat_model import Norm, Threat
 from robbench.models.neighbors import NeighborClassifier
 from robbench.oracle import Oracle
 from robbench.referee import fair_play
-from robbench.registry import Registry
-from robbench.threat import Norm, Threat
 
 # --- the hard vote
 

@@ -5,7 +5,7 @@ import torch
 from networks import SHAPE, Network
 from torch import Tensor
 
-from robbench.interfaces import Classifier
+from robbench.core.contracts import Classifier
 from robbench.oracle import Oracle
 
 

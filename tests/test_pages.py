@@ -27,7 +27,7 @@ from page_boards import (
     picture,
 )
 
-from robbench.errors import StoreError
+from robbench.core.errors import StoreError
 from robbench.leaderboards import board_data
 from robbench.leaderboards.files import plain_data
 from robbench.leaderboards.pages import IndexEntry, index_page, page

@@ -20,18 +20,18 @@ from robbench.attacks.fgm import FGM
 from robbench.attacks.gradients import input_gradient
 from robbench.attacks.pgd import PGD
 from robbench.cli import main
+from robbench.core.contracts import Classifier
+from robbench.core.errors import RequestError
+from robbench.core.registry import Registry
+from robbench.core.threat_model import Threat
 from robbench.defenses.bit_depth import BitDepth
 from robbench.defenses.jpeg import Jpeg
 from robbench.defenses.preprocessing import Preprocessed, Preprocessing
 from robbench.defenses.toolbox import ToolboxPreprocessor
-from robbench.errors import RequestError
 from robbench.executors.jobs import carry_out
-from robbench.interfaces import Classifier
 from robbench.oracle import Oracle
 from robbench.referee import fair_play
-from robbench.registry import Registry
 from robbench.store import Store
-from robbench.threat import Threat
 from robbench.training import load_model
 
 EVERY: list[Preprocessing] = [

@@ -11,11 +11,11 @@ from hypothesis import strategies as st
 from networks import SHAPE, Network
 from torch import Tensor, nn
 
-from robbench.globalstate import GlobalState
-from robbench.interfaces import Classifier
+from robbench.core.contracts import Classifier
+from robbench.core.global_rng import GlobalState
+from robbench.core.threat_model import Norm, Threat
 from robbench.oracle import Oracle
 from robbench.referee import Breach, change_norms, check_images, fair_play
-from robbench.threat import Norm, Threat
 
 
 @pytest.fixture

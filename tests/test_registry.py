@@ -10,11 +10,12 @@ from typing import Any
 import pytest
 
 import robbench
-from robbench import attacks, registry
-from robbench.component import Component
-from robbench.errors import RequestError, did_you_mean
-from robbench.interfaces import Attack, Balancer, Defense
-from robbench.registry import KINDS, Registry, register_attack, register_balancer, register_defense
+from robbench import attacks
+from robbench.core import registry
+from robbench.core.component import Component
+from robbench.core.contracts import Attack, Balancer, Defense
+from robbench.core.errors import RequestError, did_you_mean
+from robbench.core.registry import KINDS, Registry, register_attack, register_balancer, register_defense
 
 PLUGIN = '''
 from dataclasses import dataclass

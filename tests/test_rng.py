@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from robbench.rng import Streams, digest64
+from robbench.core.sample_rng import Streams, digest64
 
 MASK = (1 << 64) - 1
 ALPHA = 1e-4
@@ -99,7 +99,7 @@ def test_calls_have_no_memory_and_touch_no_global_state() -> None:
 
 def test_another_process_draws_the_same() -> None:
     code = (
-        "import torch; from robbench.rng import Streams; "
+        "import torch; from robbench.core.sample_rng import Streams; "
         "print(Streams.of(torch.arange(3), 1, 'a').bits('d', (2,)).tolist())"
     )
     answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)

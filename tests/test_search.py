@@ -12,8 +12,8 @@ import tiny
 
 import robbench.training
 from robbench.cli import main
+from robbench.core.errors import RequestError, StoreError
 from robbench.data import Splits
-from robbench.errors import RequestError, StoreError
 from robbench.plan import Job
 from robbench.recipe import Recipe
 from robbench.search import LR, WEIGHT_DECAY, Search, prepare, propose, ranked, search, standard_error, toml

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from robbench.cli import main
-from robbench.errors import RequestError
+from robbench.core.errors import RequestError
 from robbench.request import Request
 from robbench.resolving import make_plan
 from robbench.search import prepare, ranked, search, toml

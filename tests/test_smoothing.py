@@ -19,16 +19,16 @@ from torch.nn import functional
 from robbench.attacks.fgm import FGM
 from robbench.attacks.gradients import input_gradient
 from robbench.attacks.pgd import PGD
+from robbench.core.contracts import Batch, Classifier
+from robbench.core.errors import RequestError
+from robbench.core.registry import Registry
+from robbench.core.threat_model import Threat
 from robbench.defenses.bit_depth import BitDepth
 from robbench.defenses.smoothing import Smoothed, Smoothing, certified_radius
-from robbench.errors import RequestError
 from robbench.executors.jobs import carry_out
-from robbench.interfaces import Batch, Classifier
 from robbench.oracle import Oracle
 from robbench.referee import fair_play
-from robbench.registry import Registry
 from robbench.store import Store
-from robbench.threat import Threat
 
 
 class Echo(Classifier):

@@ -15,10 +15,10 @@ from grid_files import toml
 from safetensors.torch import load_file
 from torchvision.models import resnet18
 
-from robbench.errors import RequestError
+from robbench.core.contracts import Samples
+from robbench.core.errors import RequestError
 from robbench.evaluation import Subject, evaluate
 from robbench.executors.jobs import carry_out
-from robbench.interfaces import Samples
 from robbench.models import architectures
 from robbench.request import Request
 from robbench.resolving import make_plan

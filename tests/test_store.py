@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from robbench import store as store_module
 from robbench.cli import main
-from robbench.errors import RequestError, StoreError
+from robbench.core.errors import RequestError, StoreError
 from robbench.executors.jobs import carry_out
 from robbench.records import SCHEMA, Outcome, Record
 from robbench.running import remaining

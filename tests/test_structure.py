@@ -15,8 +15,8 @@ from pathlib import Path
 import pytest
 
 import robbench
-from robbench.registry import KINDS, Registry
-from robbench.threat import NORMS
+from robbench.core.registry import KINDS, Registry
+from robbench.core.threat_model import NORMS
 
 ROOT = Path(__file__).resolve().parents[1]
 SETUPTOOLS = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["setuptools"]
@@ -26,16 +26,17 @@ TOP = {"benchmark": "robbench"} | {
 
 # From the bottom up: a module imports from its own layer and from those below it.
 FLOORS = """
-errors files threat records
-request rng globalstate provenance
+core
+core.errors core.atomic_io core.threat_model records
+request core.sample_rng core.global_rng provenance
 grids leaderboards.templates
 
-component statistics audit store
+core.component statistics audit store
 grid metrics.measures metrics.corruptions metrics
 
-registry recipe sources
+core.registry recipe sources
 
-interfaces
+core.contracts
 
 data datasets balancing attacks
 defenses models metrics.builtin oracle
@@ -58,7 +59,7 @@ display display_search cli
 LAYERS = [floor.split() for floor in FLOORS.split("\n\n")]
 # Boards are made from records and outcomes alone.
 OPEN_TO_BOARDS = """
-errors files threat records
+core.errors core.atomic_io core.threat_model records
 statistics audit
 metrics metrics.corruptions metrics.measures
 """

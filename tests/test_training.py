@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from torch import nn
 from trainings import differs, history, trained
 
+from robbench.core.contracts import to_float
+from robbench.core.global_rng import GlobalState
 from robbench.executors.jobs import Progress, carry_out
-from robbench.globalstate import GlobalState
-from robbench.interfaces import to_float
 from robbench.recipe import Recipe
 from robbench.store import Store
 from robbench.training import (

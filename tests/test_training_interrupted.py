@@ -11,7 +11,7 @@ import pytest
 import tiny
 from trainings import Stop, history, left_behind, stopping_at
 
-from robbench.globalstate import GlobalState
+from robbench.core.global_rng import GlobalState
 from robbench.store import Store
 from robbench.training import train
 

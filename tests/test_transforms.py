@@ -22,8 +22,8 @@ from robbench.attacks.color_jitter import (
 from robbench.attacks.perturbation import Perturbation
 from robbench.attacks.pixel_corruption import PixelCorruption, overwrite
 from robbench.attacks.rotation import Rotation, rotate
-from robbench.errors import RequestError
-from robbench.threat import Threat
+from robbench.core.errors import RequestError
+from robbench.core.threat_model import Threat
 
 FACTORS = torch.tensor([0.0, 0.3, 0.8, 1.0, 1.2, 2.5])
 TURNS = torch.tensor([-0.5, -0.21, 0.0, 0.05, 0.3, 0.5])

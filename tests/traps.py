@@ -6,7 +6,7 @@ import torch
 from subjects import Exact
 from torch import Tensor
 
-from robbench.interfaces import Classifier
+from robbench.core.contracts import Classifier
 
 
 class Wrapped(Classifier):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from robbench.interfaces import Samples
+from robbench.core.contracts import Samples
 
 FIRST_NEW_ID = 2**40
 """Ids of added samples begin here, above every position in a source."""

@@ -13,9 +13,9 @@ from torch.nn.functional import affine_grid, grid_sample
 
 from robbench.balancing._repeats import append, fresh_ids
 from robbench.balancing.resampling import Sampler
-from robbench.interfaces import Balancer, Samples, to_float
-from robbench.registry import register_balancer
-from robbench.rng import Streams
+from robbench.core.contracts import Balancer, Samples, to_float
+from robbench.core.registry import register_balancer
+from robbench.core.sample_rng import Streams
 from robbench.sources import Dataset
 
 _CHUNK = 1024

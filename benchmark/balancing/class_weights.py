@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from robbench.interfaces import Balancer
-from robbench.registry import register_balancer
+from robbench.core.contracts import Balancer
+from robbench.core.registry import register_balancer
 
 
 @register_balancer("class-weights")

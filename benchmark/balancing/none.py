@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from robbench.interfaces import Balancer
-from robbench.registry import register_balancer
+from robbench.core.contracts import Balancer
+from robbench.core.registry import register_balancer
 
 
 @register_balancer("none")

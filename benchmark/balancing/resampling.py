@@ -9,8 +9,8 @@ import torch
 from numpy.typing import NDArray
 
 from robbench.balancing._repeats import repeat
-from robbench.interfaces import Balancer, Samples
-from robbench.registry import register_balancer
+from robbench.core.contracts import Balancer, Samples
+from robbench.core.registry import register_balancer
 from robbench.sources import Dataset
 
 

@@ -11,9 +11,9 @@ from pydantic import Field
 from torch import Tensor
 
 from robbench.balancing._repeats import append
-from robbench.errors import RequestError
-from robbench.interfaces import Balancer, Samples
-from robbench.registry import register_balancer
+from robbench.core.contracts import Balancer, Samples
+from robbench.core.errors import RequestError
+from robbench.core.registry import register_balancer
 from robbench.sources import Dataset
 
 

@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 from pydantic import Field
 from torch import Tensor, nn
 
-from robbench.errors import RequestError
-from robbench.interfaces import Balancer, Samples, to_float
+from robbench.core.contracts import Balancer, Samples, to_float
+from robbench.core.errors import RequestError
+from robbench.core.registry import register_balancer
 from robbench.records import Floats, Ints
-from robbench.registry import register_balancer
 from robbench.sources import Dataset
 
 SIDE = 32

@@ -11,8 +11,8 @@ from robbench.conformance.attacks import check_attack
 from robbench.conformance.components import ARCHITECTURES, BALANCERS, DEFENSES, OBJECTIVES
 from robbench.conformance.data import DATASETS, METRICS, Files
 from robbench.conformance.rules import Finding, Rule, judge
-from robbench.errors import RequestError, did_you_mean
-from robbench.registry import KINDS, Kind, Registry
+from robbench.core.errors import RequestError, did_you_mean
+from robbench.core.registry import KINDS, Kind, Registry
 
 _RULES: Mapping[Kind, tuple[Rule[Any], ...]] = {
     "dataset": DATASETS,

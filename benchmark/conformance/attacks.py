@@ -23,10 +23,10 @@ from robbench.conformance.scenes import (
     run,
     smallest_change,
 )
-from robbench.interfaces import Attack
+from robbench.core.contracts import Attack
+from robbench.core.sample_rng import Streams
+from robbench.core.threat_model import Norm, Threat
 from robbench.referee import change_norms
-from robbench.rng import Streams
-from robbench.threat import Norm, Threat
 
 
 def referee(bench: Bench) -> list[Finding]:

@@ -15,9 +15,7 @@ from torch.nn import functional
 
 from robbench.conformance.rules import NotApplicable, Rule, demand
 from robbench.conformance.scenes import SHAPE, Features, network
-from robbench.errors import RequestError
-from robbench.globalstate import GlobalState, seeded
-from robbench.interfaces import (
+from robbench.core.contracts import (
     Architecture,
     Backbone,
     Balancer,
@@ -28,7 +26,9 @@ from robbench.interfaces import (
     Samples,
     to_float,
 )
-from robbench.rng import Streams
+from robbench.core.errors import RequestError
+from robbench.core.global_rng import GlobalState, seeded
+from robbench.core.sample_rng import Streams
 from robbench.sources import Dataset, Raw
 
 CLASSES = 3

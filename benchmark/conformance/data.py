@@ -13,9 +13,9 @@ import numpy as np
 
 from robbench.conformance.components import CLASSES, no_global_randomness
 from robbench.conformance.rules import NotApplicable, Rule, demand
+from robbench.core.contracts import Metric
+from robbench.core.errors import RequestError
 from robbench.data import Splits, load, locate, split
-from robbench.errors import RequestError
-from robbench.interfaces import Metric
 from robbench.recipe import Recipe
 from robbench.records import Measure, Outcome
 from robbench.sources import Dataset, Source

@@ -9,13 +9,13 @@ import torch
 from torch import Tensor, nn
 
 from robbench.conformance.rules import Broken, NotApplicable
-from robbench.globalstate import seeded
-from robbench.interfaces import Attack, Backbone, Classifier
+from robbench.core.contracts import Attack, Backbone, Classifier
+from robbench.core.global_rng import seeded
+from robbench.core.sample_rng import Streams
+from robbench.core.threat_model import Norm, Threat
 from robbench.models.cross_entropy import LogitClassifier
 from robbench.oracle import Oracle
 from robbench.referee import Breach, check_images, fair_play
-from robbench.rng import Streams
-from robbench.threat import Norm, Threat
 
 SHAPE = (3, 8, 8)
 COUNT = 8

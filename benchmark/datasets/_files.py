@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from robbench.errors import RequestError
+from robbench.core.errors import RequestError
 from robbench.records import digest
 from robbench.sources import Raw
 

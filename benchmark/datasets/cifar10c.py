@@ -12,12 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
+from robbench.core.errors import RequestError
+from robbench.core.registry import register_dataset
 from robbench.datasets._files import DATA_VARIABLE, roots, stamp
 from robbench.datasets.cifar10 import CIFAR10, CLASS_NAMES
-from robbench.errors import RequestError
 from robbench.metrics.corruptions import EXTRA, MAIN, SEVERITIES, CorruptionKind
 from robbench.records import digest
-from robbench.registry import register_dataset
 from robbench.sources import Raw
 
 _IMAGES = 10_000

@@ -10,9 +10,9 @@ from typing import ClassVar
 
 import numpy as np
 
-from robbench.registry import register_dataset
+from robbench.core.registry import register_dataset
+from robbench.core.threat_model import Norm
 from robbench.sources import Dataset, EpsList, Raw
-from robbench.threat import Norm
 
 
 @register_dataset("digits")

@@ -13,12 +13,12 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+from robbench.core.errors import RequestError
+from robbench.core.registry import register_dataset
+from robbench.core.threat_model import Norm
 from robbench.datasets._files import download, download_dir, roots
-from robbench.errors import RequestError
 from robbench.records import digest
-from robbench.registry import register_dataset
 from robbench.sources import Dataset, EpsList, Raw
-from robbench.threat import Norm
 
 CLASS_NAMES = (
     "T-shirt/top",

@@ -10,11 +10,11 @@ from typing import Annotated, ClassVar
 import numpy as np
 from pydantic import Field
 
+from robbench.core.errors import RequestError
+from robbench.core.registry import register_dataset
+from robbench.core.threat_model import Norm
 from robbench.datasets._files import IMAGE_SUFFIXES, list_images, subfolders
-from robbench.errors import RequestError
-from robbench.registry import register_dataset
 from robbench.sources import Dataset, EpsList, Raw
-from robbench.threat import Norm
 
 
 @register_dataset("image-folder")

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from robbench.errors import RequestError, StoreError
-from robbench.files import write_atomically
+from robbench.core.atomic_io import write_atomically
+from robbench.core.errors import RequestError, StoreError
 from robbench.plan import Cell, Job, Plan, in_front
 from robbench.records import Ints, Record
 from robbench.store import EMBEDDINGS, Store

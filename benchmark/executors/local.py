@@ -12,7 +12,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wai
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any
 
-from robbench.errors import StoreError
+from robbench.core.errors import StoreError
 from robbench.executors.jobs import Progress, Tell, carry_out
 from robbench.plan import Cell, Job, Plan
 from robbench.request import Request

@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
-from robbench.interfaces import Metric
+from robbench.core.contracts import Metric
+from robbench.core.registry import register_metric
 from robbench.metrics import measures
 from robbench.records import Measure, Outcome
-from robbench.registry import register_metric
 
 
 @register_metric("decisions")

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Literal, TypeAlias, get_args
 
-from robbench.errors import RequestError
+from robbench.core.errors import RequestError
 
 MainKind = Literal[
     "gaussian-noise",

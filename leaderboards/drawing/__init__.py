@@ -7,8 +7,8 @@ from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 
-from robbench.errors import StoreError
-from robbench.files import write_atomically
+from robbench.core.atomic_io import write_atomically
+from robbench.core.errors import StoreError
 from robbench.leaderboards.board import Board
 from robbench.leaderboards.drawing.classes import classes
 from robbench.leaderboards.drawing.confusion import confusion

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from robbench.core.threat_model import format_eps
 from robbench.leaderboards.board import Row
 from robbench.leaderboards.drawing.scene import Scene, Sketch, leading
 from robbench.leaderboards.drawing.style import ATTACKED, BLACK, WIDTH, page, place
@@ -19,7 +20,6 @@ from robbench.leaderboards.pictures import Picture
 from robbench.leaderboards.text import counted
 from robbench.metrics.measures import succeeded
 from robbench.records import ConditionSpec
-from robbench.threat import format_eps
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Self
 from urllib.parse import quote
 
-from robbench.errors import StoreError
+from robbench.core.errors import StoreError
 from robbench.leaderboards.figures import Figure
 from robbench.leaderboards.pages.rendering import render
 from robbench.leaderboards.pages.sheets import Cell

@@ -6,7 +6,7 @@ import base64
 from collections.abc import Sequence
 from pathlib import Path
 
-from robbench.errors import StoreError
+from robbench.core.errors import StoreError
 from robbench.leaderboards.board import Board
 from robbench.leaderboards.findings import findings
 from robbench.leaderboards.pages.contents import decisions, sheets

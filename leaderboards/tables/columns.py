@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from robbench.core.threat_model import format_eps
 from robbench.leaderboards.board import Board
 from robbench.leaderboards.curves import Curve
 from robbench.leaderboards.figures import Figure
@@ -9,7 +10,6 @@ from robbench.leaderboards.tables.parts import Choose, balanced, extent, of, sha
 from robbench.leaderboards.text import NONE, TextTable, escape, interval, number, percent
 from robbench.metrics import measures
 from robbench.records import ConditionSpec
-from robbench.threat import format_eps
 
 
 def conditions(board: Board, choose: Choose) -> TextTable:

@@ -9,9 +9,9 @@ from torch import Tensor, nn
 
 from robbench.attacks.pgd import PGD
 from robbench.attacks.toolbox import toolbox_attack
-from robbench.interfaces import Attack, Classifier
-from robbench.rng import Streams
-from robbench.threat import Threat
+from robbench.core.contracts import Attack, Classifier
+from robbench.core.sample_rng import Streams
+from robbench.core.threat_model import Threat
 
 SAMPLES, EPS = 64, 0.1
 

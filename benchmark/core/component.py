@@ -11,7 +11,7 @@ from typing import Any, ClassVar, cast
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
-from robbench.errors import RequestError, did_you_mean
+from robbench.core.errors import RequestError, did_you_mean
 
 
 @dataclass(frozen=True)

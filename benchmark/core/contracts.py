@@ -11,11 +11,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from robbench.component import Component
+from robbench.core.component import Component
+from robbench.core.sample_rng import Streams
+from robbench.core.threat_model import Threat
 from robbench.records import Measure, Outcome
-from robbench.rng import Streams
 from robbench.sources import Dataset
-from robbench.threat import Threat
 
 # --- models
 

@@ -20,10 +20,10 @@ from pathlib import Path
 from types import MappingProxyType, ModuleType
 from typing import Any, Literal, TypeVar, get_args
 
-from robbench.component import Component
-from robbench.errors import RequestError, did_you_mean
-from robbench.files import digest_files
-from robbench.threat import NORMS, Norm
+from robbench.core.atomic_io import digest_files
+from robbench.core.component import Component
+from robbench.core.errors import RequestError, did_you_mean
+from robbench.core.threat_model import NORMS, Norm
 
 Kind = Literal["dataset", "balancer", "architecture", "objective", "defense", "attack", "metric"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
@@ -68,7 +68,7 @@ def _register(mark: Mark) -> Callable[[C], C]:
 
     def decorate(cls: C) -> C:
         # By name, since what the kinds are stands above this module.
-        homes = ("robbench.interfaces", "robbench.sources")
+        homes = ("robbench.core.contracts", "robbench.sources")
         if not any(parent.__name__ == base and parent.__module__ in homes for parent in cls.__mro__):
             raise RequestError(f'{mark.kind} "{mark.name}": class {cls.__name__} is not derived from robbench.{base}')
         setattr(cls, _MARK, (*cls.__dict__.get(_MARK, ()), mark))

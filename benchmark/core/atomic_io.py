@@ -9,7 +9,7 @@ import uuid
 from collections.abc import Sequence
 from pathlib import Path
 
-from robbench.errors import RequestError, StoreError
+from robbench.core.errors import RequestError, StoreError
 from robbench.records import digest
 
 
