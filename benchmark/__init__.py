@@ -32,8 +32,8 @@ if TYPE_CHECKING:
     )
     from robbench.core.sample_rng import Streams
     from robbench.core.threat_model import Threat
+    from robbench.data.dataset import Dataset, EpsList, Raw
     from robbench.records import Measure, Outcome, Record
-    from robbench.sources import Dataset, EpsList, Raw
 
 _MODULES = {
     "core.contracts": ("Architecture Attack Backbone Balancer Batch Classifier Defense Metric Objective Samples"),
@@ -43,7 +43,7 @@ _MODULES = {
         "register_objective"
     ),
     "core.sample_rng": "Streams",
-    "sources": "Dataset EpsList Raw",
+    "data.dataset": "Dataset EpsList Raw",
     "core.threat_model": "Threat",
 }
 _HOMES = {name: f"robbench.{module}" for module, names in _MODULES.items() for name in names.split()}

@@ -258,8 +258,8 @@ def _search(options: argparse.Namespace) -> int:
 def _labels(options: argparse.Namespace) -> int:
     from robbench.core.atomic_io import file_name
     from robbench.core.registry import Registry
+    from robbench.data.label_issues import examine, write
     from robbench.display import show_labels
-    from robbench.labels import examine, write
     from robbench.resolving import load_data
     from robbench.store import Store
 

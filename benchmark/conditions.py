@@ -19,8 +19,8 @@ from robbench.core.contracts import Attack, Classifier
 from robbench.core.errors import RequestError, did_you_mean
 from robbench.core.registry import Registry
 from robbench.core.threat_model import NORMS, Norm, Threat, format_eps
+from robbench.data.dataset import EpsList
 from robbench.records import ConditionSpec, Kind, StageSpec
-from robbench.sources import EpsList
 
 TARGET_RULES = ("next", "random", "least-likely", "all")
 

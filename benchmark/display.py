@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from robbench.conformance.rules import Finding
     from robbench.core.registry import Entry
     from robbench.costs import Cost
+    from robbench.data.label_issues import Listing
     from robbench.executors.jobs import Progress as Event
-    from robbench.labels import Listing
     from robbench.plan import Cell, Plan
     from robbench.publishing import Published
     from robbench.running import Boards, Work

@@ -14,7 +14,7 @@ from torch import Tensor
 from robbench.conditions import Condition, Stage
 from robbench.core.contracts import Classifier, Samples, to_float
 from robbench.core.sample_rng import Streams
-from robbench.data import stratified
+from robbench.data.splits import stratified
 from robbench.oracle import Oracle
 from robbench.probes import traits, zero_gradients
 from robbench.records import Ints, Outcome

@@ -11,12 +11,12 @@ from robbench.choice import Choice, plain
 from robbench.conditions import Condition
 from robbench.core.contracts import Architecture, Balancer, Defense, Objective
 from robbench.core.registry import Registry
-from robbench.data import Splits
+from robbench.data.dataset import Dataset, Source
+from robbench.data.splits import Splits
 from robbench.grid import GridFile
 from robbench.recipe import Recipe
 from robbench.records import CellSpec, ConditionSpec, DatasetSpec, ModelSpec, PartSpec, digest
 from robbench.request import Request
-from robbench.sources import Dataset, Source
 
 _LATER = {"train_on": "train"}
 """Fields that recipes did not have at first, with what stands for their absence: keys leave them out then."""

@@ -14,7 +14,8 @@ from robbench.conditions import Condition, ConditionRequest
 from robbench.core.contracts import Architecture, Balancer, Defense, Objective
 from robbench.core.errors import RequestError, did_you_mean
 from robbench.core.registry import Kind, Registry
-from robbench.data import load, split
+from robbench.data.cache import load
+from robbench.data.splits import split
 from robbench.grid import GridFile, ModelEntry, read_grid
 from robbench.plan import PROTOCOL, Cell, Data, Job, Plan, condition_identity, in_front, model_key
 from robbench.recipe import Recipe

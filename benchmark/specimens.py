@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from robbench.core.contracts import Classifier, Samples, to_float
-from robbench.data import stratified
+from robbench.data.splits import stratified
 from robbench.records import Ints
 from robbench.training import JUDGING_BATCH
 

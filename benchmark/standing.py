@@ -13,7 +13,7 @@ from dataclasses import asdict
 from robbench.choice import choose
 from robbench.core.errors import RequestError
 from robbench.core.registry import Registry
-from robbench.data import locate
+from robbench.data.cache import locate
 from robbench.grid import read_grid
 from robbench.provenance import source_digest
 from robbench.records import digest

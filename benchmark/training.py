@@ -21,7 +21,7 @@ from robbench.core.atomic_io import write_atomically
 from robbench.core.contracts import Backbone, Batch, Classifier, Samples, joined, to_float
 from robbench.core.global_rng import seeded
 from robbench.core.sample_rng import Streams, digest64
-from robbench.data import stratified
+from robbench.data.splits import stratified
 from robbench.plan import Job
 from robbench.provenance import provenance
 from robbench.records import dumps

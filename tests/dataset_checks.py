@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from robbench.core.registry import Registry
-from robbench.data import Splits
-from robbench.sources import Dataset
+from robbench.data.dataset import Dataset
+from robbench.data.splits import Splits
 
 
 def preset(name: str) -> Dataset:

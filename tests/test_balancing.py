@@ -10,17 +10,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from robbench.balancing.augmentation import Augmentation, AugmentationSampler, OnlineAugmentation, Transforming
-from robbench.balancing.class_weights import ClassWeights
-from robbench.balancing.none import Unbalanced
-from robbench.balancing.resampling import Oversampling, Sampler
-from robbench.balancing.smote import SMOTE
 from robbench.core.contracts import Balancer, Samples
 from robbench.core.errors import RequestError
 from robbench.core.registry import Registry
 from robbench.core.sample_rng import Streams
-from robbench.datasets.cifar10 import CIFAR10
-from robbench.datasets.digits import Digits
+from robbench.data.balancing.augmentation import Augmentation, AugmentationSampler, OnlineAugmentation, Transforming
+from robbench.data.balancing.class_weights import ClassWeights
+from robbench.data.balancing.none import Unbalanced
+from robbench.data.balancing.resampling import Oversampling, Sampler
+from robbench.data.balancing.smote import SMOTE
+from robbench.data.datasets.cifar10 import CIFAR10
+from robbench.data.datasets.digits import Digits
 
 BALANCERS = {
     "none": Unbalanced(),

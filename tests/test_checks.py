@@ -15,13 +15,13 @@ from robbench.cli import main
 from robbench.conditions import Condition, ConditionRequest
 from robbench.core.errors import RequestError
 from robbench.core.threat_model import Norm, Threat
+from robbench.data.dataset import EpsList
 from robbench.leaderboards import tables
 from robbench.leaderboards.board import board_data
 from robbench.plan import Plan
 from robbench.records import ConditionSpec
 from robbench.request import Request
 from robbench.resolving import make_plan
-from robbench.sources import EpsList
 from robbench.store import Store
 
 EPS: dict[Norm, EpsList] = {"linf": EpsList((0.05, 0.1), 0.1), "l2": EpsList((1.0,), 1.0)}

@@ -10,7 +10,7 @@ import tiny
 import torch
 
 from robbench.cli import main
-from robbench.datasets.cifar10 import CLASS_NAMES
+from robbench.data.datasets.cifar10 import CLASS_NAMES
 from robbench.records import Record
 from robbench.store import Store
 

@@ -9,11 +9,11 @@ from PIL import Image
 
 from robbench.core.errors import RequestError
 from robbench.core.registry import Registry
-from robbench.data import split
-from robbench.datasets.cifar10 import CLASS_NAMES
-from robbench.datasets.cifar10c import CIFAR10C, read_cifar10c
+from robbench.data.dataset import Raw, Source
+from robbench.data.datasets.cifar10 import CLASS_NAMES
+from robbench.data.datasets.cifar10c import CIFAR10C, read_cifar10c
+from robbench.data.splits import split
 from robbench.metrics.corruptions import EXTRA, MAIN
-from robbench.sources import Raw, Source
 
 TOTAL = 50_000
 

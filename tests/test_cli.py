@@ -350,9 +350,8 @@ def test_every_component_is_listed_with_its_line(
         for name, entry in entries.items():
             assert name in shown.split()
             assert entry.summary.replace("``", "")[:40] in flat
-            base = next(
-                cls for cls in entry.cls.__mro__ if cls.__module__ in ("robbench.core.contracts", "robbench.sources")
-            )
+            contracts = ("robbench.core.contracts", "robbench.data.dataset")
+            base = next(cls for cls in entry.cls.__mro__ if cls.__module__ in contracts)
             own = set(entry.cls.field_names()) - {field.name for field in fields(base)}
             assert all(field in flat for field in own)
 

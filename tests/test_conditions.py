@@ -16,11 +16,11 @@ from robbench.core.contracts import Attack
 from robbench.core.errors import RequestError
 from robbench.core.registry import Registry
 from robbench.core.threat_model import format_eps
-from robbench.datasets.digits import Digits
+from robbench.data.dataset import Source
+from robbench.data.datasets.digits import Digits
 from robbench.plan import Cell, Job
 from robbench.request import Request
 from robbench.resolving import make_plan
-from robbench.sources import Source
 
 REGISTRY = Registry(installed=False)
 CLASSES = ("car", "truck", "cat", "8")

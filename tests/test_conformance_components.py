@@ -19,10 +19,10 @@ from robbench.core.contracts import Architecture, Backbone, Balancer, Batch, Cla
 from robbench.core.errors import RequestError
 from robbench.core.registry import Registry
 from robbench.core.sample_rng import Streams
-from robbench.datasets.digits import Digits
+from robbench.data.dataset import Dataset, EpsList
+from robbench.data.datasets.digits import Digits
 from robbench.models.cross_entropy import CrossEntropy
 from robbench.records import Measure, Outcome
-from robbench.sources import Dataset, EpsList
 
 BUILT_IN = Registry(installed=False)
 

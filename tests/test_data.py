@@ -15,9 +15,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from robbench.core.errors import RequestError, StoreError
-from robbench.data import apportion, load, split, stratified
-from robbench.datasets.cifar10 import CLASS_NAMES
-from robbench.sources import Dataset, Raw, Source
+from robbench.data.cache import load
+from robbench.data.dataset import Dataset, Raw, Source
+from robbench.data.datasets.cifar10 import CLASS_NAMES
+from robbench.data.splits import apportion, split, stratified
 
 
 @dataclass(frozen=True)
@@ -178,7 +179,7 @@ def test_equal_images_are_counted_and_those_that_cross_the_split_too(tmp_path: P
 
 
 def test_planning_needs_no_torch() -> None:
-    code = "import sys, robbench.data; sys.exit('torch' in sys.modules)"
+    code = "import sys, robbench.data.splits; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 

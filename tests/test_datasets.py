@@ -15,14 +15,15 @@ from PIL import Image
 
 from robbench.core.errors import RequestError
 from robbench.core.registry import Registry
-from robbench.data import load, split
-from robbench.datasets import cifar10, fashion_mnist
-from robbench.datasets._files import decode_image
-from robbench.datasets.cifar10 import CIFAR10, CLASS_NAMES
-from robbench.datasets.digits import Digits
-from robbench.datasets.fashion_mnist import FashionMNIST
-from robbench.datasets.image_folder import ImageFolder
-from robbench.sources import Dataset, Source
+from robbench.data.cache import load
+from robbench.data.dataset import Dataset, Source
+from robbench.data.datasets import cifar10, fashion_mnist
+from robbench.data.datasets._files import decode_image
+from robbench.data.datasets.cifar10 import CIFAR10, CLASS_NAMES
+from robbench.data.datasets.digits import Digits
+from robbench.data.datasets.fashion_mnist import FashionMNIST
+from robbench.data.datasets.image_folder import ImageFolder
+from robbench.data.splits import split
 
 # --------------------------------------------------------------------------------------------------------------- digits
 

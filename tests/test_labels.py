@@ -12,16 +12,17 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from robbench.balancing.suspects import Suspects, WithoutSuspects, suspects
 from robbench.cli import main
 from robbench.conformance import check
 from robbench.core.contracts import Samples
 from robbench.core.errors import RequestError
 from robbench.core.global_rng import GlobalState
 from robbench.core.registry import Registry
-from robbench.data import load, split
-from robbench.datasets.digits import Digits
-from robbench.labels import SHOWN, contact_sheet, examine, write
+from robbench.data.balancing.suspects import Suspects, WithoutSuspects, suspects
+from robbench.data.cache import load
+from robbench.data.datasets.digits import Digits
+from robbench.data.label_issues import SHOWN, contact_sheet, examine, write
+from robbench.data.splits import split
 from robbench.plan import Data
 from robbench.resolving import load_data
 from robbench.store import Store

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from board_cells import A_MODEL, CLEAN, PGD, cell, outcome
 
+from robbench.core.registry import Registry
 from robbench.leaderboards import write_board
 from robbench.leaderboards.archive import read_archive, read_note, read_pictures, write_archive
-from robbench.registry import Registry
 from robbench.verifying import verify
 
 PUBLISHED = Path(__file__).resolve().parents[1] / "leaderboards" / "published"

@@ -101,7 +101,7 @@ def test_registries_do_not_share_plugins(tmp_path: Path) -> None:
     plugin = write(tmp_path / "plugin.py", PLUGIN)
     assert "heavy" in Registry((plugin,), installed=False).entries("balancer")
     assert "heavy" not in Registry(installed=False).entries("balancer")
-    importlib.import_module("robbench.balancing")
+    importlib.import_module("robbench.data.balancing")
     assert not hasattr(robbench, "heavy")
 
 

@@ -13,7 +13,7 @@ import tiny
 import robbench.training
 from robbench.cli import main
 from robbench.core.errors import RequestError, StoreError
-from robbench.data import Splits
+from robbench.data.splits import Splits
 from robbench.plan import Job
 from robbench.recipe import Recipe
 from robbench.search import LR, WEIGHT_DECAY, Search, prepare, propose, ranked, search, standard_error, toml
@@ -224,7 +224,7 @@ SIGHTED = """
 from dataclasses import dataclass, replace
 import numpy as np
 from robbench import register_dataset
-from robbench.datasets.digits import Digits
+from robbench.data.datasets.digits import Digits
 
 @register_dataset("sighted", poison=False)
 @register_dataset("poisoned", poison=True)

@@ -26,6 +26,7 @@ TOP = {"benchmark": "robbench"} | {
 
 # From the bottom up: a module imports from its own layer and from those below it.
 FLOORS = """
+data
 core
 core.errors core.atomic_io core.threat_model records
 request core.sample_rng core.global_rng provenance
@@ -34,11 +35,11 @@ grids leaderboards.templates
 core.component statistics audit store
 grid metrics.measures metrics.corruptions metrics
 
-core.registry recipe sources
+core.registry recipe data.dataset
 
 core.contracts
 
-data datasets balancing attacks
+data.cache data.splits data.datasets data.balancing attacks
 defenses models metrics.builtin oracle
 referee composition probes
 
@@ -47,7 +48,7 @@ resolving
 
 training specimens evaluation scoring
 costs cleaning standing conformance
-leaderboards labels trials verifying
+leaderboards data.label_issues trials verifying
 merging placing publishing
 
 executors

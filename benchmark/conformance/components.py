@@ -29,7 +29,7 @@ from robbench.core.contracts import (
 from robbench.core.errors import RequestError
 from robbench.core.global_rng import GlobalState, seeded
 from robbench.core.sample_rng import Streams
-from robbench.sources import Dataset, Raw
+from robbench.data.dataset import Dataset, Raw
 
 CLASSES = 3
 COUNTS = (12, 6, 4)

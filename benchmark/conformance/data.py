@@ -15,10 +15,11 @@ from robbench.conformance.components import CLASSES, no_global_randomness
 from robbench.conformance.rules import NotApplicable, Rule, demand
 from robbench.core.contracts import Metric
 from robbench.core.errors import RequestError
-from robbench.data import Splits, load, locate, split
+from robbench.data.cache import load, locate
+from robbench.data.dataset import Dataset, Source
+from robbench.data.splits import Splits, split
 from robbench.recipe import Recipe
 from robbench.records import Measure, Outcome
-from robbench.sources import Dataset, Source
 
 # --- data sets
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import abc
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 import torch
@@ -15,7 +15,9 @@ from robbench.core.component import Component
 from robbench.core.sample_rng import Streams
 from robbench.core.threat_model import Threat
 from robbench.records import Measure, Outcome
-from robbench.sources import Dataset
+
+if TYPE_CHECKING:
+    from robbench.data.dataset import Dataset
 
 # --- models
 

@@ -30,8 +30,8 @@ KINDS: tuple[Kind, ...] = get_args(Kind)
 ENTRY_POINTS = "robbench.plugins"
 
 _PACKAGES: Mapping[Kind, str] = {
-    "dataset": "robbench.datasets",
-    "balancer": "robbench.balancing",
+    "dataset": "robbench.data.datasets",
+    "balancer": "robbench.data.balancing",
     "architecture": "robbench.models",
     "objective": "robbench.models",
     "defense": "robbench.defenses",
@@ -68,7 +68,7 @@ def _register(mark: Mark) -> Callable[[C], C]:
 
     def decorate(cls: C) -> C:
         # By name, since what the kinds are stands above this module.
-        homes = ("robbench.core.contracts", "robbench.sources")
+        homes = ("robbench.core.contracts", "robbench.data.dataset")
         if not any(parent.__name__ == base and parent.__module__ in homes for parent in cls.__mro__):
             raise RequestError(f'{mark.kind} "{mark.name}": class {cls.__name__} is not derived from robbench.{base}')
         setattr(cls, _MARK, (*cls.__dict__.get(_MARK, ()), mark))

@@ -14,11 +14,11 @@ from pydantic import Field
 
 from robbench.core.errors import RequestError
 from robbench.core.registry import register_dataset
-from robbench.datasets._files import DATA_VARIABLE, roots, stamp
-from robbench.datasets.cifar10 import CIFAR10, CLASS_NAMES
+from robbench.data.dataset import Raw
+from robbench.data.datasets._files import DATA_VARIABLE, roots, stamp
+from robbench.data.datasets.cifar10 import CIFAR10, CLASS_NAMES
 from robbench.metrics.corruptions import EXTRA, MAIN, SEVERITIES, CorruptionKind
 from robbench.records import digest
-from robbench.sources import Raw
 
 _IMAGES = 10_000
 _LABELS = "labels.npy"

@@ -13,8 +13,8 @@ import numpy as np
 from robbench.core.errors import RequestError
 from robbench.core.registry import register_dataset
 from robbench.core.threat_model import Norm
-from robbench.datasets._files import download, download_dir, list_images, roots, stamp
-from robbench.sources import Dataset, EpsList, Raw
+from robbench.data.dataset import Dataset, EpsList, Raw
+from robbench.data.datasets._files import download, download_dir, list_images, roots, stamp
 
 CLASS_NAMES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 _BATCHES = "cifar-10-batches-py"

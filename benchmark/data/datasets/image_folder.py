@@ -13,8 +13,8 @@ from pydantic import Field
 from robbench.core.errors import RequestError
 from robbench.core.registry import register_dataset
 from robbench.core.threat_model import Norm
-from robbench.datasets._files import IMAGE_SUFFIXES, list_images, subfolders
-from robbench.sources import Dataset, EpsList, Raw
+from robbench.data.dataset import Dataset, EpsList, Raw
+from robbench.data.datasets._files import IMAGE_SUFFIXES, list_images, subfolders
 
 
 @register_dataset("image-folder")

@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 from robbench.core.errors import RequestError
 from robbench.core.registry import register_dataset
 from robbench.core.threat_model import Norm
-from robbench.datasets._files import download, download_dir, roots
+from robbench.data.dataset import Dataset, EpsList, Raw
+from robbench.data.datasets._files import download, download_dir, roots
 from robbench.records import digest
-from robbench.sources import Dataset, EpsList, Raw
 
 CLASS_NAMES = (
     "T-shirt/top",

@@ -11,12 +11,12 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn.functional import affine_grid, grid_sample
 
-from robbench.balancing._repeats import append, fresh_ids
-from robbench.balancing.resampling import Sampler
 from robbench.core.contracts import Balancer, Samples, to_float
 from robbench.core.registry import register_balancer
 from robbench.core.sample_rng import Streams
-from robbench.sources import Dataset
+from robbench.data.balancing._repeats import append, fresh_ids
+from robbench.data.balancing.resampling import Sampler
+from robbench.data.dataset import Dataset
 
 _CHUNK = 1024
 

@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from robbench.core.errors import RequestError
+from robbench.data.dataset import Raw
 from robbench.records import digest
-from robbench.sources import Raw
 
 DATA_VARIABLE = "ROBBENCH_DATA"
 IMAGE_SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")

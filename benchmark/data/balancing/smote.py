@@ -10,11 +10,11 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from robbench.balancing._repeats import append
 from robbench.core.contracts import Balancer, Samples
 from robbench.core.errors import RequestError
 from robbench.core.registry import register_balancer
-from robbench.sources import Dataset
+from robbench.data.balancing._repeats import append
+from robbench.data.dataset import Dataset
 
 
 @register_balancer("smote")

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from robbench.balancing.suspects import Suspects, suspects
 from robbench.core.atomic_io import write_atomically
+from robbench.data.balancing.suspects import Suspects, suspects
 
 if TYPE_CHECKING:
     from robbench.plan import Data

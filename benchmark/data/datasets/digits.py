@@ -12,7 +12,7 @@ import numpy as np
 
 from robbench.core.registry import register_dataset
 from robbench.core.threat_model import Norm
-from robbench.sources import Dataset, EpsList, Raw
+from robbench.data.dataset import Dataset, EpsList, Raw
 
 
 @register_dataset("digits")

@@ -8,10 +8,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from robbench.balancing._repeats import repeat
 from robbench.core.contracts import Balancer, Samples
 from robbench.core.registry import register_balancer
-from robbench.sources import Dataset
+from robbench.data.balancing._repeats import repeat
+from robbench.data.dataset import Dataset
 
 
 @register_balancer("sampler")

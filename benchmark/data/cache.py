@@ -1,0 +1,145 @@
+"""From a data set's files to decoded images: decoded once and kept, whatever the selection. Needs no torch."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from robbench.core.errors import RequestError, StoreError
+from robbench.records import digest, dumps
+
+if TYPE_CHECKING:
+    from robbench.data.dataset import Dataset, Raw, Source
+
+CACHE_FORMAT = 1
+
+T = TypeVar("T")
+
+
+def load(dataset: Dataset, data_dir: Path | None, cache: Path) -> Source:
+    """The decoded images of a data set, before selection and split.
+
+    They are decoded once and kept under ``cache``; the images of the result are mapped from there, so that what needs
+    only labels reads only labels.
+
+    Args:
+        dataset: The data set.
+        data_dir: Where the user says that data lies.
+        cache: Directory for decoded images, made where it is missing. Several processes may share it.
+
+    Raises:
+        RequestError: If the files are not there or cannot be read.
+        StoreError: If the cache cannot be written.
+    """
+    stamp, read = locate(dataset, data_dir)
+    entry = cache / f"{type(dataset).__name__.lower()}-{_key(dataset, stamp)}"
+    source = _cached(entry)
+    if source is None:
+        raw = _guarded(dataset, read)
+        _check(raw, type(dataset).__name__)
+        try:
+            _keep(raw, entry)
+        except OSError as error:
+            raise StoreError(f"decoded images cannot be kept in {cache}: {error.strerror or error}") from error
+        source = _cached(entry)
+        if source is None:
+            raise StoreError(f"decoded images were written to {entry} and cannot be read from there")
+    return source
+
+
+def locate(dataset: Dataset, data_dir: Path | None) -> tuple[str, Callable[[], Raw]]:
+    """Find a data set's files; see ``Dataset.locate``.
+
+    Raises:
+        RequestError: If they cannot be found, whatever the reason.
+    """
+    return _guarded(dataset, lambda: dataset.locate(data_dir))
+
+
+def _guarded(dataset: Dataset, step: Callable[[], T]) -> T:
+    try:
+        return step()
+    except RequestError:
+        raise
+    except Exception as error:
+        raise RequestError(f"cannot be read: {type(error).__name__}: {error}", type(dataset).__name__) from error
+
+
+def _key(dataset: Dataset, stamp: str) -> str:
+    from robbench.data.dataset import Dataset as Base
+
+    # Every data set has the selection and the split; what a class adds to them says how its files are read.
+    own = {name: value for name, value in dataset.parameters().items() if name not in Base.field_names()}
+    cls = type(dataset)
+    return digest([CACHE_FORMAT, cls.__module__, cls.__qualname__, cls.version, own, stamp])
+
+
+def _check(raw: Raw, name: str) -> None:
+    count, classes = len(raw.labels), len(raw.class_names)
+    faults = {
+        "images must be uint8 of shape (N, 3, H, W)": raw.images.dtype != np.uint8 or raw.images.shape[1:2] != (3,),
+        "images must have three dimensions each": raw.images.ndim != 4,
+        "images, labels and test marks must be as many": not len(raw.images) == count == len(raw.is_test),
+        "there must be at least one image": count == 0,
+        "labels must be indices of class names": count > 0 and not 0 <= raw.labels.min() <= raw.labels.max() < classes,
+        "class names must differ": len(set(raw.class_names)) != classes,
+    }
+    for fault, holds in faults.items():
+        if holds:
+            raise RequestError(f"what was read is not a data set: {fault}", name)
+
+
+def image_digests(images: Iterable[NDArray[np.uint8]]) -> list[bytes]:
+    """A hash of each image, by which equal ones are told."""
+    return [hashlib.sha256(image.tobytes()).digest() for image in images]
+
+
+def _fingerprint(raw: Raw) -> str:
+    header = json.dumps([list(raw.images.shape), list(raw.class_names)])
+    total = hashlib.sha256(header.encode())
+    for array in (raw.images, raw.labels.astype("<i8"), raw.is_test.astype(np.uint8)):
+        total.update(np.ascontiguousarray(array).data)
+    return total.hexdigest()
+
+
+def _keep(raw: Raw, entry: Path) -> None:
+    meta = {
+        "class_names": list(raw.class_names),
+        "fingerprint": _fingerprint(raw),
+        "duplicates": len(raw.images) - len(set(image_digests(raw.images))),
+        "shape": list(raw.images.shape),
+    }
+    entry.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{entry.name}-", dir=entry.parent) as work:
+        made = Path(work)
+        np.save(made / "images.npy", raw.images)
+        np.save(made / "labels.npy", raw.labels.astype(np.int64))
+        np.save(made / "is_test.npy", raw.is_test.astype(np.bool_))
+        (made / "meta.json").write_text(dumps(meta), encoding="utf-8")
+        # The file that makes an entry valid comes last. Processes that do this at once move files of equal content.
+        for name in ("images.npy", "labels.npy", "is_test.npy", "meta.json"):
+            os.replace(made / name, entry / name)
+
+
+def _cached(entry: Path) -> Source | None:
+    """What a whole entry holds, or None where there is none or it is damaged."""
+    from robbench.data.dataset import Source
+
+    try:
+        meta = json.loads((entry / "meta.json").read_text(encoding="utf-8"))
+        images = np.load(entry / "images.npy", mmap_mode="r", allow_pickle=False)
+        labels = np.load(entry / "labels.npy", allow_pickle=False)
+        is_test = np.load(entry / "is_test.npy", allow_pickle=False)
+        whole = list(images.shape) == meta["shape"] and len(images) == len(labels) == len(is_test)
+        names = tuple(meta["class_names"])
+        return Source(images, labels, names, is_test, meta["fingerprint"], meta["duplicates"]) if whole else None
+    except (OSError, ValueError, KeyError, TypeError, EOFError):
+        return None
