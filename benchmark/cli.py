@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NoReturn
 from robbench.core.errors import RequestError, StoreError, did_you_mean
 
 if TYPE_CHECKING:
-    from robbench.request import Request
+    from robbench.planning.grid import Request
     from robbench.store import Store
 
 KIND_NAMES = ("attack", "defense", "dataset", "balancer", "architecture", "objective", "metric", "grid")
@@ -191,8 +191,8 @@ def _refuse_option(word: str, command: argparse.ArgumentParser) -> NoReturn:
 
 
 def _run(options: argparse.Namespace) -> int:
-    from robbench.grid import read_grid
-    from robbench.standing import carried_out, standing
+    from robbench.planning.finished_requests import carried_out, standing
+    from robbench.planning.grid import read_grid
     from robbench.store import Store
 
     request = _request(options)
@@ -207,7 +207,7 @@ def _run(options: argparse.Namespace) -> int:
 
     from robbench.display import Display, show_boards
     from robbench.executors.local import default_workers
-    from robbench.resolving import make_plan
+    from robbench.planning.planner import make_plan
     from robbench.running import execute, forget, note_boards, refresh, remaining, write_boards
 
     plan = make_plan(request)
@@ -229,8 +229,8 @@ def _run(options: argparse.Namespace) -> int:
 
 def _plan(options: argparse.Namespace) -> int:
     from robbench.display import show_plan
-    from robbench.grid import read_grid
-    from robbench.resolving import make_plan
+    from robbench.planning.grid import read_grid
+    from robbench.planning.planner import make_plan
     from robbench.store import Store
 
     store = Store(options.out)
@@ -241,13 +241,13 @@ def _plan(options: argparse.Namespace) -> int:
 
 
 def _search(options: argparse.Namespace) -> int:
-    from robbench.grid import read_grid
+    from robbench.planning.grid import read_grid
     from robbench.store import Store
 
     read_grid(options.grid)
     Store(options.out).check()
     from robbench.display_search import show_search, show_trial
-    from robbench.resolving import make_plan
+    from robbench.planning.planner import make_plan
     from robbench.search import prepare, search
 
     wanted = prepare(make_plan(_request(options)), options.row, options.batch_sizes)
@@ -260,7 +260,7 @@ def _labels(options: argparse.Namespace) -> int:
     from robbench.core.registry import Registry
     from robbench.data.label_issues import examine, write
     from robbench.display import show_labels
-    from robbench.resolving import load_data
+    from robbench.planning.planner import load_data
     from robbench.store import Store
 
     store = Store(options.out)
@@ -352,7 +352,7 @@ def _gc(options: argparse.Namespace) -> int:
 
 
 def _request(options: argparse.Namespace) -> Request:
-    from robbench.request import Request
+    from robbench.planning.grid import Request
 
     return Request(
         grid=options.grid,

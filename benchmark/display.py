@@ -23,10 +23,10 @@ if TYPE_CHECKING:
     from robbench.cleaning import Holding
     from robbench.conformance.rules import Finding
     from robbench.core.registry import Entry
-    from robbench.costs import Cost
     from robbench.data.label_issues import Listing
     from robbench.executors.jobs import Progress as Event
-    from robbench.plan import Cell, Plan
+    from robbench.planning.cost_estimate import Cost
+    from robbench.planning.plan import Cell, Plan
     from robbench.publishing import Published
     from robbench.running import Boards, Work
 
@@ -174,7 +174,7 @@ def show_boards(boards: Boards, root: Path) -> None:
 
 def show_plan(plan: Plan, store: Store, every_cell: bool) -> None:
     """The jobs of a plan, what is done and what the rest will cost."""
-    from robbench.costs import NOTHING, Rates, cost
+    from robbench.planning.cost_estimate import NOTHING, Rates, cost
     from robbench.running import remaining
 
     console = Terminal()
@@ -232,7 +232,7 @@ def show_labels(listing: Listing, files: Sequence[Path]) -> None:
 def show_components(kind: str | None, plugins: Sequence[Path]) -> None:
     """What is registered, with parameters, norms and one line each."""
     from robbench.core.registry import KINDS, Registry
-    from robbench.grid import built_in_grids, parse_grid
+    from robbench.planning.grid import built_in_grids, parse_grid
 
     console = Terminal()
     if kind == "toolbox":

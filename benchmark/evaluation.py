@@ -11,11 +11,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from robbench.conditions import Condition, Stage
 from robbench.core.contracts import Classifier, Samples, to_float
 from robbench.core.sample_rng import Streams
 from robbench.data.splits import stratified
 from robbench.oracle import Oracle
+from robbench.planning.conditions import Condition, Stage
 from robbench.probes import traits, zero_gradients
 from robbench.records import Ints, Outcome
 from robbench.referee import change_norms, check_images, fair_play

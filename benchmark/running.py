@@ -18,7 +18,7 @@ from robbench.store import Store
 
 if TYPE_CHECKING:
     from robbench.executors.jobs import Tell
-    from robbench.plan import Cell, Data, Job, Plan
+    from robbench.planning.plan import Cell, Data, Job, Plan
 
 EXHIBITED = 8
 """Training images of each class that are kept for figures."""

@@ -8,7 +8,7 @@ from typing import Any
 from robbench.core.registry import Registry
 from robbench.evaluation import Result
 from robbench.metrics.measures import confusion
-from robbench.plan import Cell
+from robbench.planning.plan import Cell
 from robbench.records import Costs, Measure, Outcome, Record, Training, digest
 
 

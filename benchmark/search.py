@@ -13,7 +13,7 @@ from robbench.core.atomic_io import write_atomically
 from robbench.core.errors import RequestError, StoreError, did_you_mean
 from robbench.core.sample_rng import digest64
 from robbench.executors.jobs import explain, settle
-from robbench.plan import Job, Plan
+from robbench.planning.plan import Job, Plan
 from robbench.recipe import Recipe
 from robbench.records import digest, dumps
 from robbench.store import HISTORY, Store

@@ -22,7 +22,7 @@ from robbench.core.contracts import Backbone, Batch, Classifier, Samples, joined
 from robbench.core.global_rng import seeded
 from robbench.core.sample_rng import Streams, digest64
 from robbench.data.splits import stratified
-from robbench.plan import Job
+from robbench.planning.plan import Job
 from robbench.provenance import provenance
 from robbench.records import dumps
 from robbench.store import HISTORY, Store

@@ -8,9 +8,9 @@ from board_cells import A_MODEL, cell
 from subjects import condition
 
 from robbench.audit import Finding, examine
-from robbench.conditions import Condition
 from robbench.core.contracts import Classifier
 from robbench.evaluation import Subject, evaluate
+from robbench.planning.conditions import Condition
 from robbench.records import Outcome, Record
 
 Cells = list[tuple[Record, Outcome]]

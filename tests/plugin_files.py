@@ -8,9 +8,9 @@ from pathlib import Path
 from grid_files import tiny
 
 from robbench.cli import main
+from robbench.planning.grid import Request
+from robbench.planning.planner import make_plan
 from robbench.records import Record
-from robbench.request import Request
-from robbench.resolving import make_plan
 from robbench.store import Store
 
 GRAY = '''

@@ -12,13 +12,13 @@ import torch
 from closed_forms import SHAPE, Linear, numbers
 from torch import Tensor
 
-from robbench.choice import Choice
-from robbench.conditions import Condition, ConditionRequest, Stage
 from robbench.core.contracts import Attack, Classifier, Samples, to_float
 from robbench.core.registry import Registry
 from robbench.core.sample_rng import Streams
 from robbench.core.threat_model import Norm, Threat
 from robbench.evaluation import Result, Subject
+from robbench.planning.component_spec import Choice
+from robbench.planning.conditions import Condition, ConditionRequest, Stage
 from robbench.records import Outcome
 from robbench.store import EXAMPLES
 

@@ -10,18 +10,18 @@ import tiny
 from board_cells import CLEAN, PGD, cell, model, outcome
 from subjects import REGISTRY
 
-from robbench.checks import SAMPLE, SURVIVORS, audit_conditions, ranking_threat
 from robbench.cli import main
-from robbench.conditions import Condition, ConditionRequest
 from robbench.core.errors import RequestError
 from robbench.core.threat_model import Norm, Threat
 from robbench.data.dataset import EpsList
 from robbench.leaderboards import tables
 from robbench.leaderboards.board import board_data
-from robbench.plan import Plan
+from robbench.planning.audit_conditions import SAMPLE, SURVIVORS, audit_conditions, ranking_threat
+from robbench.planning.conditions import Condition, ConditionRequest
+from robbench.planning.grid import Request
+from robbench.planning.plan import Plan
+from robbench.planning.planner import make_plan
 from robbench.records import ConditionSpec
-from robbench.request import Request
-from robbench.resolving import make_plan
 from robbench.store import Store
 
 EPS: dict[Norm, EpsList] = {"linf": EpsList((0.05, 0.1), 0.1), "l2": EpsList((1.0,), 1.0)}

@@ -9,11 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import Field
 
-from robbench.choice import Choice, choose, plain, read_text, split_outside_brackets
 from robbench.core.component import Component, number
 from robbench.core.contracts import Attack
 from robbench.core.errors import RequestError
 from robbench.core.registry import Entry, Mark, Registry
+from robbench.planning.component_spec import Choice, choose, plain, read_text, split_outside_brackets
 from robbench.records import digest
 
 

@@ -11,16 +11,16 @@ from grid_files import tiny, write_grid
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from robbench.conditions import Condition, ConditionRequest
 from robbench.core.contracts import Attack
 from robbench.core.errors import RequestError
 from robbench.core.registry import Registry
 from robbench.core.threat_model import format_eps
 from robbench.data.dataset import Source
 from robbench.data.datasets.digits import Digits
-from robbench.plan import Cell, Job
-from robbench.request import Request
-from robbench.resolving import make_plan
+from robbench.planning.conditions import Condition, ConditionRequest
+from robbench.planning.grid import Request
+from robbench.planning.plan import Cell, Job
+from robbench.planning.planner import make_plan
 
 REGISTRY = Registry(installed=False)
 CLASSES = ("car", "truck", "cat", "8")
@@ -331,7 +331,7 @@ def test_a_key_changes_with_the_data(folder: Path, monkeypatch: pytest.MonkeyPat
     def other(*arguments: Any) -> Source:
         return dataclasses.replace(real, fingerprint="0" * 64)
 
-    monkeypatch.setattr("robbench.resolving.load", other)
+    monkeypatch.setattr("robbench.planning.planner.load", other)
     (after,) = keys(folder, asked())
     assert before != after
 

@@ -15,10 +15,10 @@ from torch.nn import functional
 
 from robbench.attacks.corruption import Corruption, suite
 from robbench.attacks.corruption_digital import elastic_transform
-from robbench.conditions import ConditionRequest
 from robbench.core.errors import RequestError
 from robbench.core.threat_model import Threat
 from robbench.metrics.corruptions import EXTRA, MAIN, SEVERITIES, CorruptionKind
+from robbench.planning.conditions import ConditionRequest
 
 KINDS = (*MAIN, *EXTRA)
 SIZES = [(8, 8), (28, 28), (32, 32), (64, 48)]

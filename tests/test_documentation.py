@@ -7,7 +7,7 @@ import pytest
 
 from robbench.cli import main
 from robbench.core.registry import Registry
-from robbench.grid import parse_grid
+from robbench.planning.grid import parse_grid
 
 ROOT = Path(__file__).resolve().parents[1]
 

@@ -18,11 +18,11 @@ from subjects import (
 
 from robbench import evaluation
 from robbench.attacks.noise import GaussianNoise
-from robbench.conditions import Condition
 from robbench.core.contracts import to_float
 from robbench.core.sample_rng import Streams
 from robbench.core.threat_model import Threat
 from robbench.evaluation import evaluate
+from robbench.planning.conditions import Condition
 
 # --- what is attacked, and what counts
 

@@ -6,9 +6,8 @@ from typing import Any
 import pytest
 from grid_files import tiny, write_grid
 
-from robbench.grid import built_in_grids, parse_grid, read_grid
-from robbench.request import Request
-from robbench.resolving import make_plan
+from robbench.planning.grid import Request, built_in_grids, parse_grid, read_grid
+from robbench.planning.planner import make_plan
 
 
 @pytest.fixture(scope="module")

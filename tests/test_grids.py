@@ -12,8 +12,8 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from robbench.cli import main
-from robbench.request import Request
-from robbench.resolving import make_plan
+from robbench.planning.grid import Request
+from robbench.planning.planner import make_plan
 from robbench.store import Store
 
 SMALL = tiny(title="small", dataset="digits", seeds=[0, 1], plugins=[])

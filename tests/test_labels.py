@@ -23,8 +23,8 @@ from robbench.data.cache import load
 from robbench.data.datasets.digits import Digits
 from robbench.data.label_issues import SHOWN, contact_sheet, examine, write
 from robbench.data.splits import split
-from robbench.plan import Data
-from robbench.resolving import load_data
+from robbench.planning.plan import Data
+from robbench.planning.planner import load_data
 from robbench.store import Store
 from robbench.training import train
 

@@ -12,11 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from robbench.choice import choose
 from robbench.core.registry import Registry
 from robbench.models.angular import Angular
 from robbench.models.architectures import CompactCNN
 from robbench.models.cross_entropy import CrossEntropy, LogitClassifier
+from robbench.planning.component_spec import choose
 from robbench.training import NormalizedBackbone
 
 # --- the angular loss

@@ -10,8 +10,8 @@ from grid_files import tiny, write_grid
 from plugin_files import EVERYTHING, GRAY, GRID, PLAIN, SHRINK, SHRUNK, cells, changed_files, run, words, write
 
 from robbench.cli import main
-from robbench.request import Request
-from robbench.resolving import make_plan
+from robbench.planning.grid import Request
+from robbench.planning.planner import make_plan
 from robbench.store import Store
 
 pytestmark = pytest.mark.usefixtures("one_core")

@@ -14,7 +14,7 @@ import robbench.training
 from robbench.cli import main
 from robbench.core.errors import RequestError, StoreError
 from robbench.data.splits import Splits
-from robbench.plan import Job
+from robbench.planning.plan import Job
 from robbench.recipe import Recipe
 from robbench.search import LR, WEIGHT_DECAY, Search, prepare, propose, ranked, search, standard_error, toml
 from robbench.store import Store

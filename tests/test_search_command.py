@@ -6,8 +6,8 @@ import pytest
 
 from robbench.cli import main
 from robbench.core.errors import RequestError
-from robbench.request import Request
-from robbench.resolving import make_plan
+from robbench.planning.grid import Request
+from robbench.planning.planner import make_plan
 from robbench.search import prepare, ranked, search, toml
 
 GRID = """

@@ -20,8 +20,8 @@ from robbench.core.errors import RequestError
 from robbench.evaluation import Subject, evaluate
 from robbench.executors.jobs import carry_out
 from robbench.models import architectures
-from robbench.request import Request
-from robbench.resolving import make_plan
+from robbench.planning.grid import Request
+from robbench.planning.planner import make_plan
 from robbench.running import remaining
 from robbench.specimens import EXAMPLED, examples
 from robbench.store import EMBEDDINGS, EXAMPLES, Store

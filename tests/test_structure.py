@@ -26,14 +26,15 @@ TOP = {"benchmark": "robbench"} | {
 
 # From the bottom up: a module imports from its own layer and from those below it.
 FLOORS = """
+planning
 data
 core
 core.errors core.atomic_io core.threat_model records
-request core.sample_rng core.global_rng provenance
-grids leaderboards.templates
+core.sample_rng core.global_rng provenance
+planning.grids leaderboards.templates
 
 core.component statistics audit store
-grid metrics.measures metrics.corruptions metrics
+planning.grid metrics.measures metrics.corruptions metrics
 
 core.registry recipe data.dataset
 
@@ -43,11 +44,11 @@ data.cache data.splits data.datasets data.balancing attacks
 defenses models metrics.builtin oracle
 referee composition probes
 
-choice conditions checks plan
-resolving
+planning.component_spec planning.conditions planning.audit_conditions planning.plan
+planning.planner
 
 training specimens evaluation scoring
-costs cleaning standing conformance
+planning.cost_estimate cleaning planning.finished_requests conformance
 leaderboards data.label_issues trials verifying
 merging placing publishing
 

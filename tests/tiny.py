@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from robbench.plan import Job, Plan
-from robbench.request import Request
-from robbench.resolving import make_plan
+from robbench.planning.grid import Request
+from robbench.planning.plan import Job, Plan
+from robbench.planning.planner import make_plan
 
 THREE_DIGITS = "digits[classes=8|3|9,train_fraction=0.3]"
 """Some 90 images to train on and 160 to test on."""

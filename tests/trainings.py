@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from robbench.plan import Job
+from robbench.planning.plan import Job
 from robbench.store import Store
 from robbench.training import train
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from robbench.choice import choose, read_text
-from robbench.conditions import attack_norms
 from robbench.conformance.attacks import check_attack
 from robbench.conformance.components import ARCHITECTURES, BALANCERS, DEFENSES, OBJECTIVES
 from robbench.conformance.data import DATASETS, METRICS, Files
 from robbench.conformance.rules import Finding, Rule, judge
 from robbench.core.errors import RequestError, did_you_mean
 from robbench.core.registry import KINDS, Kind, Registry
+from robbench.planning.component_spec import choose, read_text
+from robbench.planning.conditions import attack_norms
 
 _RULES: Mapping[Kind, tuple[Rule[Any], ...]] = {
     "dataset": DATASETS,

@@ -15,7 +15,7 @@ from robbench.core.atomic_io import write_atomically
 from robbench.data.balancing.suspects import Suspects, suspects
 
 if TYPE_CHECKING:
-    from robbench.plan import Data
+    from robbench.planning.plan import Data
 
 PARTS = ("train", "validation", "test")
 _SHEETS = ("suspects.png", "suspects.svg")

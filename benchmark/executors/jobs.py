@@ -13,7 +13,7 @@ import numpy as np
 
 from robbench.core.atomic_io import write_atomically
 from robbench.core.errors import RequestError, StoreError
-from robbench.plan import Cell, Job, Plan, in_front
+from robbench.planning.plan import Cell, Job, Plan, in_front
 from robbench.records import Ints, Record
 from robbench.store import EMBEDDINGS, Store
 

@@ -14,9 +14,9 @@ from typing import Any
 
 from robbench.core.errors import StoreError
 from robbench.executors.jobs import Progress, Tell, carry_out
-from robbench.plan import Cell, Job, Plan
-from robbench.request import Request
-from robbench.resolving import make_plan
+from robbench.planning.grid import Request
+from robbench.planning.plan import Cell, Job, Plan
+from robbench.planning.planner import make_plan
 
 Work = Sequence[tuple[Job, Sequence[Cell]]]
 

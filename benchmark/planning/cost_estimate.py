@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from robbench.conditions import Condition
-from robbench.plan import Cell, Job
+from robbench.planning.conditions import Condition
+from robbench.planning.plan import Cell, Job
 from robbench.store import Store
 
 

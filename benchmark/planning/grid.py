@@ -1,9 +1,10 @@
-"""Grid files: what is to be swept, read from TOML and checked key by key."""
+"""What is to be swept: the user's request, and grid files, read from TOML and checked key by key. Needs no torch."""
 
 from __future__ import annotations
 
 import importlib.resources
 import tomllib
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,6 +15,35 @@ from robbench.records import Reference
 
 Sweep = str | dict[str, Any] | list[str | dict[str, Any]]
 Seed = Annotated[int, Field(ge=0, lt=2**31)]
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a user asks to be run. Holds plain values only, so that a worker can be handed it.
+
+    Attributes:
+        grid: Built-in name or TOML file.
+        out: The store's directory.
+        dataset: What ``{dataset}`` stands for, or None for the grid's own.
+        data_dir: Where data lies.
+        limit: Largest number of test images per condition.
+        seeds: Seeds in place of the grid's.
+        device: ``cpu``, ``cuda``, or ``auto`` for CUDA where there is any.
+        precision: ``float32``, or ``bfloat16``, for training; attacks and decisions are always in float32.
+        plugins: Plugin files.
+        audit: Whether to add the audit's checks, whatever the grid says.
+    """
+
+    grid: str
+    out: Path = Path("runs")
+    dataset: str | None = None
+    data_dir: Path | None = None
+    limit: int | None = None
+    seeds: tuple[int, ...] = ()
+    device: str = "auto"
+    precision: str = "float32"
+    plugins: tuple[Path, ...] = ()
+    audit: bool = False
 
 
 class _Table(BaseModel):
@@ -110,7 +140,7 @@ class GridFile(_Table):
 
 def built_in_grids() -> dict[str, str]:
     """The texts of the grids that come with the package, by name."""
-    folder = importlib.resources.files("robbench.grids")
+    folder = importlib.resources.files("robbench.planning.grids")
     files = sorted((item for item in folder.iterdir() if item.name.endswith(".toml")), key=lambda item: item.name)
     return {item.name.removesuffix(".toml"): item.read_text(encoding="utf-8") for item in files}
 

@@ -13,13 +13,13 @@ from typing import Annotated, cast
 
 from pydantic import Field
 
-from robbench.choice import Choice, choose, full_choice, split_outside_brackets
 from robbench.core.component import Component, number
 from robbench.core.contracts import Attack, Classifier
 from robbench.core.errors import RequestError, did_you_mean
 from robbench.core.registry import Registry
 from robbench.core.threat_model import NORMS, Norm, Threat, format_eps
 from robbench.data.dataset import EpsList
+from robbench.planning.component_spec import Choice, choose, full_choice, split_outside_brackets
 from robbench.records import ConditionSpec, Kind, StageSpec
 
 TARGET_RULES = ("next", "random", "least-likely", "all")

@@ -7,16 +7,15 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
-from robbench.choice import Choice, plain
-from robbench.conditions import Condition
 from robbench.core.contracts import Architecture, Balancer, Defense, Objective
 from robbench.core.registry import Registry
 from robbench.data.dataset import Dataset, Source
 from robbench.data.splits import Splits
-from robbench.grid import GridFile
+from robbench.planning.component_spec import Choice, plain
+from robbench.planning.conditions import Condition
+from robbench.planning.grid import GridFile, Request
 from robbench.recipe import Recipe
 from robbench.records import CellSpec, ConditionSpec, DatasetSpec, ModelSpec, PartSpec, digest
-from robbench.request import Request
 
 _LATER = {"train_on": "train"}
 """Fields that recipes did not have at first, with what stands for their absence: keys leave them out then."""

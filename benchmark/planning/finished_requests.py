@@ -10,14 +10,13 @@ import os
 import shutil
 from dataclasses import asdict
 
-from robbench.choice import choose
 from robbench.core.errors import RequestError
 from robbench.core.registry import Registry
 from robbench.data.cache import locate
-from robbench.grid import read_grid
+from robbench.planning.component_spec import choose
+from robbench.planning.grid import Request, read_grid
 from robbench.provenance import source_digest
 from robbench.records import digest
-from robbench.request import Request
 from robbench.store import Store
 
 

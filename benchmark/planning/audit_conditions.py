@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
-from robbench.choice import Choice, choose
-from robbench.conditions import Condition, Stage, attack_norms
 from robbench.core.contracts import Attack
 from robbench.core.registry import Registry
 from robbench.core.threat_model import Norm, Threat, precedence
+from robbench.planning.component_spec import Choice, choose
+from robbench.planning.conditions import Condition, Stage, attack_norms
 
 SAMPLE = 100
 """Images per check, stratified."""

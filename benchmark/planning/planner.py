@@ -8,19 +8,18 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from robbench.checks import audit_conditions
-from robbench.choice import Choice, choose, plain, split_outside_brackets
-from robbench.conditions import Condition, ConditionRequest
 from robbench.core.contracts import Architecture, Balancer, Defense, Objective
 from robbench.core.errors import RequestError, did_you_mean
 from robbench.core.registry import Kind, Registry
 from robbench.data.cache import load
 from robbench.data.splits import split
-from robbench.grid import GridFile, ModelEntry, read_grid
-from robbench.plan import PROTOCOL, Cell, Data, Job, Plan, condition_identity, in_front, model_key
+from robbench.planning.audit_conditions import audit_conditions
+from robbench.planning.component_spec import Choice, choose, plain, split_outside_brackets
+from robbench.planning.conditions import Condition, ConditionRequest
+from robbench.planning.grid import GridFile, ModelEntry, Request, read_grid
+from robbench.planning.plan import PROTOCOL, Cell, Data, Job, Plan, condition_identity, in_front, model_key
 from robbench.recipe import Recipe
 from robbench.records import CellSpec, ModelSpec, digest
-from robbench.request import Request
 
 IMAGENET = "imagenet"
 """As a start: weights that the architecture has from training on ImageNet."""
