@@ -248,7 +248,7 @@ def _search(options: argparse.Namespace) -> int:
     Store(options.out).check()
     from robbench.display_search import show_search, show_trial
     from robbench.planning.planner import make_plan
-    from robbench.search import prepare, search
+    from robbench.training.hyperparameter_search import prepare, search
 
     wanted = prepare(make_plan(_request(options)), options.row, options.batch_sizes)
     trials = search(wanted, options.trials, lambda trial: show_trial(trial, options.trials))

@@ -9,8 +9,8 @@ from rich.table import Table
 from rich.text import Text
 
 from robbench.display import Terminal
-from robbench.search import Search, ranked, standard_error, toml
-from robbench.trials import Trial
+from robbench.training.hyperparameter_search import Search, ranked, standard_error, toml
+from robbench.training.trials import Trial
 
 
 def show_trial(trial: Trial, count: int) -> None:

@@ -21,7 +21,7 @@ from robbench.records import Ints, Outcome
 from robbench.referee import change_norms, check_images, fair_play
 from robbench.specimens import embeddings, examples
 from robbench.store import EMBEDDINGS, EXAMPLES
-from robbench.training import JUDGING_BATCH, predictions
+from robbench.training.trainer import JUDGING_BATCH, predictions
 
 ATTACK_BATCH = 128
 """Images per call of an attack; a constant, halved only where memory runs out."""

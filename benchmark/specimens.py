@@ -15,7 +15,7 @@ from torch import Tensor
 from robbench.core.contracts import Classifier, Samples, to_float
 from robbench.data.splits import stratified
 from robbench.records import Ints
-from robbench.training import JUDGING_BATCH
+from robbench.training.trainer import JUDGING_BATCH
 
 EXAMPLED = 16
 """Attacked images of a cell that are kept."""

@@ -12,7 +12,6 @@ from torch.nn import functional
 
 from robbench.attacks.fgm import FGM
 from robbench.attacks.perturbation import Perturbation
-from robbench.composition import compose
 from robbench.core.contracts import Batch, Defense
 from robbench.core.errors import RequestError
 from robbench.core.registry import Registry
@@ -20,6 +19,7 @@ from robbench.core.threat_model import Threat
 from robbench.defenses.fgm import FGMTraining
 from robbench.defenses.none import NoDefense
 from robbench.defenses.perturbation import PerturbationTraining
+from robbench.training.composition import compose
 
 MILD = PerturbationTraining(pixels=2)
 

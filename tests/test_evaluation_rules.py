@@ -30,7 +30,7 @@ from robbench.evaluation import Subject, evaluate
 from robbench.executors.jobs import carry_out
 from robbench.referee import Breach
 from robbench.store import Store
-from robbench.training import load_model, train
+from robbench.training.trainer import load_model, train
 
 
 @pytest.fixture(scope="module")

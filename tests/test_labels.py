@@ -26,7 +26,7 @@ from robbench.data.splits import split
 from robbench.planning.plan import Data
 from robbench.planning.planner import load_data
 from robbench.store import Store
-from robbench.training import train
+from robbench.training.trainer import train
 
 SHARE = 0.1
 

@@ -17,7 +17,7 @@ from robbench.models.angular import Angular
 from robbench.models.architectures import CompactCNN
 from robbench.models.cross_entropy import CrossEntropy, LogitClassifier
 from robbench.planning.component_spec import choose
-from robbench.training import NormalizedBackbone
+from robbench.training.trainer import NormalizedBackbone
 
 # --- the angular loss
 

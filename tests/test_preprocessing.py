@@ -32,7 +32,7 @@ from robbench.executors.jobs import carry_out
 from robbench.oracle import Oracle
 from robbench.referee import fair_play
 from robbench.store import Store
-from robbench.training import load_model
+from robbench.training.trainer import load_model
 
 EVERY: list[Preprocessing] = [
     Jpeg(),

@@ -10,15 +10,25 @@ import numpy as np
 import pytest
 import tiny
 
-import robbench.training
+import robbench.training.trainer
 from robbench.cli import main
 from robbench.core.errors import RequestError, StoreError
 from robbench.data.splits import Splits
 from robbench.planning.plan import Job
-from robbench.recipe import Recipe
-from robbench.search import LR, WEIGHT_DECAY, Search, prepare, propose, ranked, search, standard_error, toml
 from robbench.store import Store
-from robbench.trials import FIELDS, Trial
+from robbench.training.hyperparameter_search import (
+    LR,
+    WEIGHT_DECAY,
+    Search,
+    prepare,
+    propose,
+    ranked,
+    search,
+    standard_error,
+    toml,
+)
+from robbench.training.recipe import Recipe
+from robbench.training.trials import FIELDS, Trial
 
 COUNT = 4
 
@@ -48,13 +58,13 @@ def history(store: Path, key: str) -> list[dict[str, str]]:
 def trained(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Keys of the models whose training begins."""
     keys: list[str] = []
-    train = robbench.training.train
+    train = robbench.training.trainer.train
 
     def counting(job: Job, *rest: object) -> None:
         keys.append(job.key)
         train(job, *rest)  # type: ignore[arg-type]
 
-    monkeypatch.setattr("robbench.training.train", counting)
+    monkeypatch.setattr("robbench.training.trainer.train", counting)
     return keys
 
 
@@ -147,7 +157,7 @@ def test_a_search_in_parts_is_the_search_at_once(
     _, whole = finished
     wanted = prepare(tiny.make(tmp_path, recipe="epochs = 2, keep = 'best'"))
     search(wanted, 2)
-    keep, calls = robbench.training.write_atomically, []
+    keep, calls = robbench.training.trainer.write_atomically, []
 
     def dying(path: Path, data: bytes | str) -> None:
         calls.append(path)
@@ -155,10 +165,10 @@ def test_a_search_in_parts_is_the_search_at_once(
             raise KeyboardInterrupt
         keep(path, data)
 
-    monkeypatch.setattr("robbench.training.write_atomically", dying)
+    monkeypatch.setattr("robbench.training.trainer.write_atomically", dying)
     with pytest.raises(KeyboardInterrupt):
         search(wanted, COUNT)
-    monkeypatch.setattr("robbench.training.write_atomically", keep)
+    monkeypatch.setattr("robbench.training.trainer.write_atomically", keep)
     assert len(lines(wanted)) == 2
     again = prepare(tiny.make(tmp_path, recipe="epochs = 2, keep = 'best'"))
     assert timeless(search(again, COUNT)) == timeless(whole)

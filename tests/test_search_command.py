@@ -8,7 +8,7 @@ from robbench.cli import main
 from robbench.core.errors import RequestError
 from robbench.planning.grid import Request
 from robbench.planning.planner import make_plan
-from robbench.search import prepare, ranked, search, toml
+from robbench.training.hyperparameter_search import prepare, ranked, search, toml
 
 GRID = """
 datasets = ["digits[classes=8|3|9,train_fraction=0.3]", "digits-imbalanced"]

@@ -25,7 +25,7 @@ from robbench.planning.planner import make_plan
 from robbench.running import remaining
 from robbench.specimens import EXAMPLED, examples
 from robbench.store import EMBEDDINGS, EXAMPLES, Store
-from robbench.training import load_model, train
+from robbench.training.trainer import load_model, train
 
 FIRST = "name = 'first'"
 SHIPPED = "name = 'to ship'\nrecipe = { train_on = 'train+test' }"

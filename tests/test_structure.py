@@ -26,6 +26,7 @@ TOP = {"benchmark": "robbench"} | {
 
 # From the bottom up: a module imports from its own layer and from those below it.
 FLOORS = """
+training
 planning
 data
 core
@@ -36,25 +37,25 @@ planning.grids leaderboards.templates
 core.component statistics audit store
 planning.grid metrics.measures metrics.corruptions metrics
 
-core.registry recipe data.dataset
+core.registry training.recipe data.dataset
 
 core.contracts
 
 data.cache data.splits data.datasets data.balancing attacks
 defenses models metrics.builtin oracle
-referee composition probes
+referee training.composition probes
 
 planning.component_spec planning.conditions planning.audit_conditions planning.plan
 planning.planner
 
-training specimens evaluation scoring
+training.trainer specimens evaluation scoring
 planning.cost_estimate cleaning planning.finished_requests conformance
-leaderboards data.label_issues trials verifying
+leaderboards data.label_issues training.trials verifying
 merging placing publishing
 
 executors
 
-running search
+running training.hyperparameter_search
 
 display display_search cli
 """

@@ -17,9 +17,9 @@ from trainings import differs, history, trained
 from robbench.core.contracts import to_float
 from robbench.core.global_rng import GlobalState
 from robbench.executors.jobs import Progress, carry_out
-from robbench.recipe import Recipe
 from robbench.store import Store
-from robbench.training import (
+from robbench.training.recipe import Recipe
+from robbench.training.trainer import (
     Diverged,
     NormalizedBackbone,
     _optimizer,

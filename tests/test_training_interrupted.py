@@ -13,7 +13,7 @@ from trainings import Stop, history, left_behind, stopping_at
 
 from robbench.core.global_rng import GlobalState
 from robbench.store import Store
-from robbench.training import train
+from robbench.training.trainer import train
 
 NORMED = """
 from dataclasses import dataclass
@@ -79,7 +79,7 @@ KILLED = """
     torch.set_num_threads(1)
     import tiny
     from robbench.store import Store
-    from robbench.training import train
+    from robbench.training.trainer import train
 
     flush, calls = os.fsync, []
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from robbench.planning.plan import Job
 from robbench.store import Store
-from robbench.training import train
+from robbench.training.trainer import train
 
 
 class Stop(Exception):

@@ -58,7 +58,7 @@ def carry_out(plan: Plan, job: Job, cells: Sequence[Cell], tell: Tell) -> None:
     from robbench.evaluation import ATTACK_BATCH, evaluate
     from robbench.provenance import provenance
     from robbench.scoring import done, without_result
-    from robbench.training import JUDGING_BATCH, Diverged, load_model, train
+    from robbench.training.trainer import JUDGING_BATCH, Diverged, load_model, train
 
     store = Store(plan.request.out)
     label = f"{job.data.choice.label} · {job.spec.label} · seed {job.seed}"
@@ -128,7 +128,7 @@ def carry_out(plan: Plan, job: Job, cells: Sequence[Cell], tell: Tell) -> None:
 
 def _subject(job: Job, store: Store, device: str, defended: bool) -> Subject:
     from robbench.evaluation import Subject
-    from robbench.training import load_model
+    from robbench.training.trainer import load_model
 
     splits = job.data.splits
     return Subject.of(
@@ -145,7 +145,7 @@ def _subject(job: Job, store: Store, device: str, defended: bool) -> Subject:
 def _embed_training(job: Job, store: Store, device: str) -> None:
     """Keep the embeddings of as many training images as the job's cells ask for, for figures."""
     from robbench.specimens import embedded, embeddings
-    from robbench.training import load_model
+    from robbench.training.trainer import load_model
 
     # Of all cells and not of those that are left, or the figures would tell where a run was interrupted.
     size = max(cell.condition.embed for cell in job.cells if not cell.refusal)

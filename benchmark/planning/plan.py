@@ -14,8 +14,8 @@ from robbench.data.splits import Splits
 from robbench.planning.component_spec import Choice, plain
 from robbench.planning.conditions import Condition
 from robbench.planning.grid import GridFile, Request
-from robbench.recipe import Recipe
 from robbench.records import CellSpec, ConditionSpec, DatasetSpec, ModelSpec, PartSpec, digest
+from robbench.training.recipe import Recipe
 
 _LATER = {"train_on": "train"}
 """Fields that recipes did not have at first, with what stands for their absence: keys leave them out then."""

@@ -16,7 +16,6 @@ import torch
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
-from robbench.composition import compose
 from robbench.core.atomic_io import write_atomically
 from robbench.core.contracts import Backbone, Batch, Classifier, Samples, joined, to_float
 from robbench.core.global_rng import seeded
@@ -26,6 +25,7 @@ from robbench.planning.plan import Job
 from robbench.provenance import provenance
 from robbench.records import dumps
 from robbench.store import HISTORY, Store
+from robbench.training.composition import compose
 
 BACKBONE = "backbone."
 JUDGING_BATCH = 256

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from robbench.core.atomic_io import write_atomically
 from robbench.core.errors import RequestError, StoreError
-from robbench.recipe import Recipe
+from robbench.training.recipe import Recipe
 
 _MEASURED = ("balanced_accuracy", "validation_loss", "seconds")
 FIELDS = ("optimizer", "lr", "schedule", "weight_decay", "batch_size")

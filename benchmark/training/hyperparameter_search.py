@@ -14,10 +14,10 @@ from robbench.core.errors import RequestError, StoreError, did_you_mean
 from robbench.core.sample_rng import digest64
 from robbench.executors.jobs import explain, settle
 from robbench.planning.plan import Job, Plan
-from robbench.recipe import Recipe
 from robbench.records import digest, dumps
 from robbench.store import HISTORY, Store
-from robbench.trials import FIELDS, Trial, read_trials, write_trials
+from robbench.training.recipe import Recipe
+from robbench.training.trials import FIELDS, Trial, read_trials, write_trials
 
 LR = (1e-5, 1.0)
 WEIGHT_DECAY = (1e-6, 1e-1)
@@ -226,7 +226,7 @@ def _label(job: Job) -> str:
 
 
 def _tried(wanted: Search, recipe: Recipe, number: int, store: Store) -> Trial:
-    from robbench.training import Diverged
+    from robbench.training.trainer import Diverged
 
     jobs = [wanted.plan.with_recipe(job, recipe) for job in wanted.jobs]
     trial = Trial(number, "diverged", recipe, tuple(job.key for job in jobs))
@@ -252,7 +252,7 @@ def _train(plan: Plan, job: Job, store: Store) -> None:
         Diverged: If its loss stops being a number.
         RequestError: If it cannot be trained.
     """
-    from robbench.training import Diverged, train
+    from robbench.training.trainer import Diverged, train
 
     if store.has_model(job.key):
         return
@@ -266,7 +266,7 @@ def _train(plan: Plan, job: Job, store: Store) -> None:
 
 def _train_starts(plan: Plan, job: Job, store: Store) -> None:
     """Train the models that a job starts from, as the grid has them."""
-    from robbench.training import Diverged
+    from robbench.training.trainer import Diverged
 
     for start in plan.jobs:
         if start.key == job.start:
