@@ -14,9 +14,9 @@ from robbench.attacks import corruption_digital as digital
 from robbench.attacks import corruption_noise as noise
 from robbench.attacks import corruption_weather as weather
 from robbench.attacks.natural import RandomTransform
+from robbench.core.corruption_kinds import EXTRA, MAIN, SEVERITIES, CorruptionKind
 from robbench.core.registry import register_attack
 from robbench.core.sample_rng import Streams
-from robbench.metrics.corruptions import EXTRA, MAIN, SEVERITIES, CorruptionKind
 
 _Change: TypeAlias = Callable[..., Tensor]
 

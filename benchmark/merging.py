@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from robbench.audit import marked
+from robbench.evaluation.audit import marked
 from robbench.records import BoardNote, CellSpec, Outcome, Record, digest
 from robbench.verifying import Cell, Decisions, refuse
 

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 
-from robbench.audit import marked
 from robbench.core.atomic_io import file_name, write_atomically
 from robbench.core.errors import RequestError
+from robbench.evaluation.audit import marked
 from robbench.records import BoardNote, Outcome, Record, Reference, Training, digest
 from robbench.store import Store
 
@@ -102,8 +102,8 @@ def refresh(plan: Plan, store: Store) -> None:
         RequestError: If a metric fails.
         StoreError: If a record cannot be read or written.
     """
+    from robbench.evaluation.scoring import metrics_digest, scored
     from robbench.executors.jobs import explain
-    from robbench.scoring import metrics_digest, scored
 
     wanted = metrics_digest(plan.registry)
     for job, cell in plan.cells:

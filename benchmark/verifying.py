@@ -8,12 +8,12 @@ from typing import Any, NoReturn, TypeAlias
 
 import numpy as np
 
-from robbench.audit import marked
 from robbench.core.errors import StoreError
 from robbench.core.registry import Registry
 from robbench.core.threat_model import NORMS
+from robbench.evaluation.audit import marked
+from robbench.evaluation.scoring import measure, scored
 from robbench.records import Costs, Measure, Outcome, Record
-from robbench.scoring import measure, scored
 
 Cell: TypeAlias = tuple[Record, Outcome | None]
 

@@ -8,15 +8,15 @@ from typing import Any
 
 import numpy as np
 
+from robbench.evaluation.metrics import measures
+from robbench.evaluation.statistics import Scores, balanced, class_rates, combine, tie_leaders, wilson
 from robbench.leaderboards.checked import Checked, checked
 from robbench.leaderboards.corrupted import Corrupted, corrupted
 from robbench.leaderboards.curves import Curve, sizes, strength
 from robbench.leaderboards.figures import Figure, Rates, accuracy_scores, rates, scores
 from robbench.leaderboards.pairs import Pair, Scored, pairs
 from robbench.leaderboards.table import Cell, Status, Table, ThreatModel, is_audited
-from robbench.metrics import measures
 from robbench.records import ConditionSpec, DatasetSpec, Measure, ModelSpec, Outcome, Training, digest
-from robbench.statistics import Scores, balanced, class_rates, combine, tie_leaders, wilson
 
 IMBALANCE = 1.5
 """From this ratio of the largest to the smallest class of the test set on, balanced figures stand beside plain ones."""

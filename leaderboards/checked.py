@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from robbench.evaluation.statistics import Scores, combine
 from robbench.leaderboards.figures import Figure, rates, scores
 from robbench.leaderboards.table import Status, Table, ThreatModel
 from robbench.records import ConditionSpec, Outcome
-from robbench.statistics import Scores, combine
 
 
 @dataclass(frozen=True)

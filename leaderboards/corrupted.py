@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+from robbench.core.corruption_kinds import EXTRA, MAIN, SEVERITIES
 from robbench.core.errors import RequestError
+from robbench.evaluation.metrics.corruptions import mce, mean_corruption_accuracy, relative_mce
 from robbench.leaderboards.figures import Rates, rates, scores
 from robbench.leaderboards.table import Status, Table
-from robbench.metrics.corruptions import EXTRA, MAIN, SEVERITIES, mce, mean_corruption_accuracy, relative_mce
 
 Place = tuple[str, int]
 

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from robbench.metrics import measures
+from robbench.evaluation.metrics import measures
+from robbench.evaluation.statistics import Scores, balanced, class_rates, combine, wilson, worst_class
 from robbench.records import Floats, Measure, Outcome
-from robbench.statistics import Scores, balanced, class_rates, combine, wilson, worst_class
 
 
 @dataclass(frozen=True)

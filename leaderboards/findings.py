@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from statistics import fmean
 
+from robbench.evaluation.statistics import LEVEL
 from robbench.leaderboards.board import Board, Row
 from robbench.leaderboards.figures import Figure, Rates
 from robbench.leaderboards.pairs import Change, Pair
 from robbench.leaderboards.text import counted, escape, listed, percent, points, probability, signed, value_list
-from robbench.statistics import LEVEL
 
 
 def findings(board: Board) -> list[str]:

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from board_cells import A_MODEL, cell
 from subjects import condition
 
-from robbench.audit import Finding, examine
 from robbench.core.contracts import Classifier
-from robbench.evaluation import Subject, evaluate
+from robbench.evaluation.audit import Finding, examine
+from robbench.evaluation.evaluator import Subject, evaluate
 from robbench.planning.conditions import Condition
 from robbench.records import Outcome, Record
 

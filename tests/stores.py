@@ -12,11 +12,11 @@ from board_cells import A_MODEL, CLEAN, FGSM, PGD, Cell, cell, model, outcome
 
 from robbench.cli import main
 from robbench.core.registry import Registry
+from robbench.evaluation.scoring import scored
 from robbench.leaderboards import write_board
 from robbench.leaderboards.pictures import Picture, read_manifest, write_manifest
 from robbench.records import BoardNote, Costs, ModelSpec, Outcome, Reference
 from robbench.running import audited
-from robbench.scoring import scored
 from robbench.store import Store
 
 BOARD = "toys"

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from robbench.attacks.hop_skip_jump import HopSkipJump, _directions
 from robbench.core.contracts import Classifier
 from robbench.core.threat_model import Norm, Threat
-from robbench.oracle import Oracle
+from robbench.evaluation.query_counter import Oracle
 
 QUICK = HopSkipJump(iterations=4, initial_queries=30)
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from robbench.attacks.noise_search import NoiseSearch
 from robbench.core.threat_model import Norm, Threat
-from robbench.oracle import Oracle
+from robbench.evaluation.query_counter import Oracle
 
 
 def at_margin(share: float, eps: float, count: int) -> tuple[Tensor, Tensor]:

@@ -13,7 +13,7 @@ from robbench.attacks.autoattack import AutoAttack
 from robbench.attacks.strong import Strong
 from robbench.core.contracts import Classifier
 from robbench.core.threat_model import Norm, Threat
-from robbench.oracle import Oracle
+from robbench.evaluation.query_counter import Oracle
 
 SMALL = Strong(steps=10, targets=3, queries=30)
 

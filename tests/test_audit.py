@@ -13,9 +13,9 @@ from subjects import Constant, condition, exact, subject
 from torch import Tensor
 from traps import Blocked, Misleading, Noisy, Quantised, Saturated, Winners
 
-from robbench.audit import CAUTIONS, FLAGS, examine
 from robbench.core.contracts import Classifier
 from robbench.defenses.jpeg import Jpeg
+from robbench.evaluation.audit import CAUTIONS, FLAGS, examine
 from robbench.records import ConditionSpec, Outcome, StageSpec
 
 CHAINS = ("fgsm@0.1", "pgd[steps=20]@0.1", "square[queries=300]@0.1", "uniform-noise@0.1")
@@ -307,7 +307,7 @@ def test_scores_after_an_attack_are_kept() -> None:
 
 
 def test_survivors_are_the_only_ones_to_be_drawn_from() -> None:
-    from robbench.evaluation import evaluate
+    from robbench.evaluation.evaluator import evaluate
 
     given = subject(exact(4))
     wanted = replace(condition("uniform-noise@0.1"), sample=5, check=True, survivors=True)

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from board_cells import CLEAN, FGSM, NEXT, PGD, PGD_2, TOYS, Cell, cell, model, outcome, stage
 
+from robbench.evaluation.metrics import measures
 from robbench.leaderboards import board_data, tables, write_board
 from robbench.leaderboards.files import readme
 from robbench.leaderboards.table import is_audited
-from robbench.metrics import measures
 from robbench.records import Measure
 
 LABELS = np.array([0, 0, 0, 1])

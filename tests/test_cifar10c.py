@@ -7,13 +7,13 @@ import pytest
 from dataset_checks import counts
 from PIL import Image
 
+from robbench.core.corruption_kinds import EXTRA, MAIN
 from robbench.core.errors import RequestError
 from robbench.core.registry import Registry
 from robbench.data.dataset import Raw, Source
 from robbench.data.datasets.cifar10 import CLASS_NAMES
 from robbench.data.datasets.cifar10c import CIFAR10C, read_cifar10c
 from robbench.data.splits import split
-from robbench.metrics.corruptions import EXTRA, MAIN
 
 TOTAL = 50_000
 

@@ -21,7 +21,7 @@ from robbench.attacks.corruption_digital import elastic_transform, pixelate, sat
 from robbench.attacks.corruption_filters import enlarged, sample, smeared, smooth
 from robbench.attacks.corruption_noise import poisson
 from robbench.attacks.corruption_weather import ice, plasma
-from robbench.metrics.corruptions import SEVERITIES, CorruptionKind
+from robbench.core.corruption_kinds import SEVERITIES, CorruptionKind
 
 
 def corrupted(kind: CorruptionKind, severity: int, images: Tensor, seed: int = 0) -> Tensor:

@@ -15,9 +15,9 @@ from torch.nn import functional
 
 from robbench.attacks.corruption import Corruption, suite
 from robbench.attacks.corruption_digital import elastic_transform
+from robbench.core.corruption_kinds import EXTRA, MAIN, SEVERITIES, CorruptionKind
 from robbench.core.errors import RequestError
 from robbench.core.threat_model import Threat
-from robbench.metrics.corruptions import EXTRA, MAIN, SEVERITIES, CorruptionKind
 from robbench.planning.conditions import ConditionRequest
 
 KINDS = (*MAIN, *EXTRA)

@@ -11,6 +11,7 @@ from board_cells import ALL, CLEAN, FGSM, NEXT, cell, dataset, model, outcome, p
 from hypothesis import given
 from hypothesis import strategies as st
 
+from robbench.evaluation.statistics import wilson
 from robbench.leaderboards.board import Row, board_data
 from robbench.leaderboards.drawing import draw
 from robbench.leaderboards.drawing.embeddings import embeddings, project
@@ -25,7 +26,6 @@ from robbench.leaderboards.pictures import Picture
 from robbench.leaderboards.table import Table
 from robbench.leaderboards.text import counted, listed
 from robbench.records import ModelSpec
-from robbench.statistics import wilson
 
 FONTS = Fonts(("DejaVu Sans",), frozenset(map(ord, "abcdefghijklmno 0123456789.@$…□·-")))
 

@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from robbench.core.registry import Registry
-from robbench.metrics import measures
+from robbench.evaluation.metrics import measures
+from robbench.evaluation.statistics import wilson
 from robbench.records import Kind, Outcome
-from robbench.statistics import wilson
 
 
 def make(kind: Kind, labels: list[int], clean: list[int], final: list[int], k: int = 3, **arrays: object) -> Outcome:
@@ -210,7 +210,7 @@ def test_registered_metrics_have_names_of_their_own_and_stand_empty_outcomes(kin
 
 
 def test_figures_need_no_torch() -> None:
-    code = "import sys, robbench.metrics.measures; sys.exit('torch' in sys.modules)"
+    code = "import sys, robbench.evaluation.metrics.measures; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 

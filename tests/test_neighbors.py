@@ -20,9 +20,9 @@ from robbench.attacks.fgm import FGM
 from robbench.attacks.metric_fgm import MetricFGM
 from robbench.core.registry import Registry
 from robbench.core.threat_model import Norm, Threat
+from robbench.evaluation.query_counter import Oracle
+from robbench.evaluation.referee import fair_play
 from robbench.models.neighbors import NeighborClassifier
-from robbench.oracle import Oracle
-from robbench.referee import fair_play
 
 # --- the hard vote
 

@@ -6,7 +6,7 @@ from networks import SHAPE, Network
 from torch import Tensor
 
 from robbench.core.contracts import Classifier
-from robbench.oracle import Oracle
+from robbench.evaluation.query_counter import Oracle
 
 
 @pytest.fixture

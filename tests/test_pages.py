@@ -27,13 +27,13 @@ from page_boards import (
     picture,
 )
 
+from robbench.core.corruption_kinds import EXTRA, MAIN, SEVERITIES
 from robbench.core.errors import StoreError
 from robbench.leaderboards import board_data
 from robbench.leaderboards.files import plain_data
 from robbench.leaderboards.pages import IndexEntry, index_page, page
 from robbench.leaderboards.pages.rendering import breaks, inline
 from robbench.leaderboards.text import escape
-from robbench.metrics.corruptions import EXTRA, MAIN, SEVERITIES
 from robbench.records import BoardNote, ConditionSpec
 
 VOID = {"meta", "link", "img", "input", "br", "wbr"}
@@ -162,7 +162,7 @@ def test_records_are_whole(made: str) -> None:
 
 
 def test_metrics_stand_with_their_intervals(tmp_path: Path) -> None:
-    from robbench.metrics import measures
+    from robbench.evaluation.metrics import measures
 
     labels = [0, 0, 0, 1]
     record, result = cell(model("a"), CLEAN, outcome("clean", labels, [0, 0, 1, 1]))

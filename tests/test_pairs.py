@@ -6,12 +6,12 @@ from board_cells import CLEAN, FGSM, PGD, Cell, cell, model, outcome, part
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from robbench.evaluation.statistics import Scores, balanced, class_rates, mean_difference, paired_difference, paired_p
 from robbench.leaderboards import board_data, tables
 from robbench.leaderboards.beside import beside, beside_table
 from robbench.leaderboards.findings import findings
 from robbench.leaderboards.text import points, probability
 from robbench.records import BoardNote, Measure, Reference, Training
-from robbench.statistics import Scores, balanced, class_rates, mean_difference, paired_difference, paired_p
 
 LABELS = np.array([0] * 30 + [1] * 10)
 NOTE = BoardNote(grid="small", title="Toys")

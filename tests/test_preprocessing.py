@@ -28,9 +28,9 @@ from robbench.defenses.bit_depth import BitDepth
 from robbench.defenses.jpeg import Jpeg
 from robbench.defenses.preprocessing import Preprocessed, Preprocessing
 from robbench.defenses.toolbox import ToolboxPreprocessor
+from robbench.evaluation.query_counter import Oracle
+from robbench.evaluation.referee import fair_play
 from robbench.executors.jobs import carry_out
-from robbench.oracle import Oracle
-from robbench.referee import fair_play
 from robbench.store import Store
 from robbench.training.trainer import load_model
 

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from robbench.core.contracts import Classifier
 from robbench.core.global_rng import GlobalState
 from robbench.core.threat_model import Norm, Threat
-from robbench.oracle import Oracle
-from robbench.referee import Breach, change_norms, check_images, fair_play
+from robbench.evaluation.query_counter import Oracle
+from robbench.evaluation.referee import Breach, change_norms, check_images, fair_play
 
 
 @pytest.fixture

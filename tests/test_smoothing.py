@@ -25,9 +25,9 @@ from robbench.core.registry import Registry
 from robbench.core.threat_model import Threat
 from robbench.defenses.bit_depth import BitDepth
 from robbench.defenses.smoothing import Smoothed, Smoothing, certified_radius
+from robbench.evaluation.query_counter import Oracle
+from robbench.evaluation.referee import fair_play
 from robbench.executors.jobs import carry_out
-from robbench.oracle import Oracle
-from robbench.referee import fair_play
 from robbench.store import Store
 
 

@@ -17,13 +17,13 @@ from torchvision.models import resnet18
 
 from robbench.core.contracts import Samples
 from robbench.core.errors import RequestError
-from robbench.evaluation import Subject, evaluate
+from robbench.evaluation.artifacts import EXAMPLED, examples
+from robbench.evaluation.evaluator import Subject, evaluate
 from robbench.executors.jobs import carry_out
 from robbench.models import architectures
 from robbench.planning.grid import Request
 from robbench.planning.planner import make_plan
 from robbench.running import remaining
-from robbench.specimens import EXAMPLED, examples
 from robbench.store import EMBEDDINGS, EXAMPLES, Store
 from robbench.training.trainer import load_model, train
 

@@ -8,8 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from robbench.records import Measure
-from robbench.statistics import (
+from robbench.evaluation.statistics import (
     Scores,
     balanced,
     class_rates,
@@ -22,6 +21,7 @@ from robbench.statistics import (
     wilson,
     worst_class,
 )
+from robbench.records import Measure
 
 Z = 1.959963984540054
 

@@ -26,29 +26,30 @@ TOP = {"benchmark": "robbench"} | {
 
 # From the bottom up: a module imports from its own layer and from those below it.
 FLOORS = """
+evaluation
 training
 planning
 data
 core
-core.errors core.atomic_io core.threat_model records
+core.errors core.atomic_io core.threat_model core.corruption_kinds records
 core.sample_rng core.global_rng provenance
 planning.grids leaderboards.templates
 
-core.component statistics audit store
-planning.grid metrics.measures metrics.corruptions metrics
+core.component evaluation.statistics evaluation.audit store
+planning.grid evaluation.metrics.measures evaluation.metrics.corruptions evaluation.metrics
 
 core.registry training.recipe data.dataset
 
 core.contracts
 
 data.cache data.splits data.datasets data.balancing attacks
-defenses models metrics.builtin oracle
-referee training.composition probes
+defenses models evaluation.metrics.builtin evaluation.query_counter
+evaluation.referee training.composition evaluation.gradient_diagnostics
 
 planning.component_spec planning.conditions planning.audit_conditions planning.plan
 planning.planner
 
-training.trainer specimens evaluation scoring
+training.trainer evaluation.artifacts evaluation.evaluator evaluation.scoring
 planning.cost_estimate cleaning planning.finished_requests conformance
 leaderboards data.label_issues training.trials verifying
 merging placing publishing
@@ -62,9 +63,9 @@ display display_search cli
 LAYERS = [floor.split() for floor in FLOORS.split("\n\n")]
 # Boards are made from records and outcomes alone.
 OPEN_TO_BOARDS = """
-core.errors core.atomic_io core.threat_model records
-statistics audit
-metrics metrics.corruptions metrics.measures
+core.errors core.atomic_io core.threat_model core.corruption_kinds records
+evaluation.statistics evaluation.audit
+evaluation.metrics evaluation.metrics.corruptions evaluation.metrics.measures
 """
 
 

@@ -26,7 +26,7 @@ from robbench.conformance.scenes import (
 from robbench.core.contracts import Attack
 from robbench.core.sample_rng import Streams
 from robbench.core.threat_model import Norm, Threat
-from robbench.referee import change_norms
+from robbench.evaluation.referee import change_norms
 
 
 def referee(bench: Bench) -> list[Finding]:

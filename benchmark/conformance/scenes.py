@@ -13,9 +13,9 @@ from robbench.core.contracts import Attack, Backbone, Classifier
 from robbench.core.global_rng import seeded
 from robbench.core.sample_rng import Streams
 from robbench.core.threat_model import Norm, Threat
+from robbench.evaluation.query_counter import Oracle
+from robbench.evaluation.referee import Breach, check_images, fair_play
 from robbench.models.cross_entropy import LogitClassifier
-from robbench.oracle import Oracle
-from robbench.referee import Breach, check_images, fair_play
 
 SHAPE = (3, 8, 8)
 COUNT = 8

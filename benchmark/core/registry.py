@@ -36,7 +36,7 @@ _PACKAGES: Mapping[Kind, str] = {
     "objective": "robbench.models",
     "defense": "robbench.defenses",
     "attack": "robbench.attacks",
-    "metric": "robbench.metrics",
+    "metric": "robbench.evaluation.metrics",
 }
 _MARK = "__robbench__"
 

@@ -18,7 +18,7 @@ from robbench.records import Ints, Record
 from robbench.store import EMBEDDINGS, Store
 
 if TYPE_CHECKING:
-    from robbench.evaluation import Subject
+    from robbench.evaluation.evaluator import Subject
 
 
 @dataclass(frozen=True)
@@ -55,9 +55,9 @@ def carry_out(plan: Plan, job: Job, cells: Sequence[Cell], tell: Tell) -> None:
     Raises:
         StoreError: If results cannot be kept.
     """
-    from robbench.evaluation import ATTACK_BATCH, evaluate
+    from robbench.evaluation.evaluator import ATTACK_BATCH, evaluate
+    from robbench.evaluation.scoring import done, without_result
     from robbench.provenance import provenance
-    from robbench.scoring import done, without_result
     from robbench.training.trainer import JUDGING_BATCH, Diverged, load_model, train
 
     store = Store(plan.request.out)
@@ -127,7 +127,7 @@ def carry_out(plan: Plan, job: Job, cells: Sequence[Cell], tell: Tell) -> None:
 
 
 def _subject(job: Job, store: Store, device: str, defended: bool) -> Subject:
-    from robbench.evaluation import Subject
+    from robbench.evaluation.evaluator import Subject
     from robbench.training.trainer import load_model
 
     splits = job.data.splits
@@ -144,7 +144,7 @@ def _subject(job: Job, store: Store, device: str, defended: bool) -> Subject:
 
 def _embed_training(job: Job, store: Store, device: str) -> None:
     """Keep the embeddings of as many training images as the job's cells ask for, for figures."""
-    from robbench.specimens import embedded, embeddings
+    from robbench.evaluation.artifacts import embedded, embeddings
     from robbench.training.trainer import load_model
 
     # Of all cells and not of those that are left, or the figures would tell where a run was interrupted.

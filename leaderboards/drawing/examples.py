@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from robbench.core.threat_model import format_eps
+from robbench.evaluation.metrics.measures import succeeded
 from robbench.leaderboards.board import Row
 from robbench.leaderboards.drawing.scene import Scene, Sketch, leading
 from robbench.leaderboards.drawing.style import ATTACKED, BLACK, WIDTH, page, place
@@ -18,7 +19,6 @@ from robbench.leaderboards.figures import Figure
 from robbench.leaderboards.materials import Examples
 from robbench.leaderboards.pictures import Picture
 from robbench.leaderboards.text import counted
-from robbench.metrics.measures import succeeded
 from robbench.records import ConditionSpec
 
 if TYPE_CHECKING:

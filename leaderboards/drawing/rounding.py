@@ -6,15 +6,15 @@ from collections.abc import Iterator, Mapping
 
 import numpy as np
 
+from robbench.evaluation.metrics.measures import succeeded
+from robbench.evaluation.statistics import wilson
 from robbench.leaderboards.board import Row
 from robbench.leaderboards.drawing.scene import Scene, Sketch, breakable, featured, which
 from robbench.leaderboards.drawing.style import COLORS, MARKERS, sheet, spans
 from robbench.leaderboards.drawing.words import pct, short
 from robbench.leaderboards.figures import Figure
 from robbench.leaderboards.pictures import Picture
-from robbench.metrics.measures import succeeded
 from robbench.records import Measure, Outcome
-from robbench.statistics import wilson
 
 ROWS, CONDITIONS, LEAST = 3, 12, 20
 """Rows and attacks that are shown, and successes that tell a share."""

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from robbench.core.threat_model import format_eps
+from robbench.evaluation.statistics import combine, survival
 from robbench.leaderboards.board import Row
 from robbench.leaderboards.curves import Curve
 from robbench.leaderboards.drawing.scene import Scene, Sketch, featured, which
@@ -15,7 +16,6 @@ from robbench.leaderboards.drawing.words import average, pct, short
 from robbench.leaderboards.figures import Figure, distance_scores, rates
 from robbench.leaderboards.pictures import Picture
 from robbench.leaderboards.tables.parts import extent
-from robbench.statistics import combine, survival
 
 
 def strength(scene: Scene) -> Iterator[Sketch]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
+from robbench.core.corruption_kinds import EXTRA, MAIN
 from robbench.core.threat_model import format_eps
 from robbench.leaderboards import tables
 from robbench.leaderboards.board import Board, Row
@@ -12,7 +13,6 @@ from robbench.leaderboards.figures import Figure, Rates
 from robbench.leaderboards.pages.sheets import Cell, Heading, Line, Records, Sheet, Source
 from robbench.leaderboards.tables.parts import Choose, extent, of
 from robbench.leaderboards.text import NONE, number
-from robbench.metrics.corruptions import EXTRA, MAIN
 
 Column = tuple[Heading, Callable[[Row], Cell]]
 

@@ -6,8 +6,8 @@ import json
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from robbench.audit import CAUTIONS, FLAGS
 from robbench.core.threat_model import format_eps
+from robbench.evaluation.audit import CAUTIONS, FLAGS
 from robbench.leaderboards.board import Board, Row
 from robbench.leaderboards.figures import Figure
 from robbench.leaderboards.pages.numbers import by_class, overall, suite

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from robbench.evaluation.statistics import wilson
 from robbench.leaderboards.board import Board
 from robbench.leaderboards.pairs import Change, Part
 from robbench.leaderboards.text import NONE, TextTable, escape, points, probability, signed, value_list
 from robbench.records import Training
-from robbench.statistics import wilson
 
 
 def changes(board: Board, part: Part) -> TextTable:

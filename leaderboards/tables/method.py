@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from robbench.audit import CAUTIONS, FLAGS
 from robbench.core.threat_model import format_eps
+from robbench.evaluation.audit import CAUTIONS, FLAGS
 from robbench.leaderboards.board import Board, Entry
 from robbench.leaderboards.tables.parts import extent
 from robbench.leaderboards.text import NONE, TextTable, escape, interval, number, percent, value_list

@@ -12,12 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
+from robbench.core.corruption_kinds import EXTRA, MAIN, SEVERITIES, CorruptionKind
 from robbench.core.errors import RequestError
 from robbench.core.registry import register_dataset
 from robbench.data.dataset import Raw
 from robbench.data.datasets._files import DATA_VARIABLE, roots, stamp
 from robbench.data.datasets.cifar10 import CIFAR10, CLASS_NAMES
-from robbench.metrics.corruptions import EXTRA, MAIN, SEVERITIES, CorruptionKind
 from robbench.records import digest
 
 _IMAGES = 10_000

@@ -14,12 +14,12 @@ from torch import Tensor
 from robbench.core.contracts import Classifier, Samples, to_float
 from robbench.core.sample_rng import Streams
 from robbench.data.splits import stratified
-from robbench.oracle import Oracle
+from robbench.evaluation.artifacts import embeddings, examples
+from robbench.evaluation.gradient_diagnostics import traits, zero_gradients
+from robbench.evaluation.query_counter import Oracle
+from robbench.evaluation.referee import change_norms, check_images, fair_play
 from robbench.planning.conditions import Condition, Stage
-from robbench.probes import traits, zero_gradients
 from robbench.records import Ints, Outcome
-from robbench.referee import change_norms, check_images, fair_play
-from robbench.specimens import embeddings, examples
 from robbench.store import EMBEDDINGS, EXAMPLES
 from robbench.training.trainer import JUDGING_BATCH, predictions
 

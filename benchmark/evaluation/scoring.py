@@ -6,8 +6,8 @@ import math
 from typing import Any
 
 from robbench.core.registry import Registry
-from robbench.evaluation import Result
-from robbench.metrics.measures import confusion
+from robbench.evaluation.evaluator import Result
+from robbench.evaluation.metrics.measures import confusion
 from robbench.planning.plan import Cell
 from robbench.records import Costs, Measure, Outcome, Record, Training, digest
 

@@ -1,4 +1,4 @@
-"""The built-in metrics: the figures of ``robbench.metrics.measures`` as components."""
+"""The built-in metrics: the figures of ``robbench.evaluation.metrics.measures`` as components."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import ClassVar
 
 from robbench.core.contracts import Metric
 from robbench.core.registry import register_metric
-from robbench.metrics import measures
+from robbench.evaluation.metrics import measures
 from robbench.records import Measure, Outcome
 
 

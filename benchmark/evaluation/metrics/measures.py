@@ -1,7 +1,8 @@
 """The figures of one cell, by name, from its outcome alone. Needs no torch, so that boards can use it.
 
-Every rate carries a 95 % Wilson interval; means over classes carry the one of ``robbench.statistics.balanced``. A
-figure that would rest on no sample is left out. ``name/3`` is the figure of class 3.
+Every rate carries a 95 % Wilson interval; means over classes carry the one of
+``robbench.evaluation.statistics.balanced``. A figure that would rest on no sample is left out. ``name/3`` is the figure
+of class 3.
 """
 
 from __future__ import annotations
@@ -12,8 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from robbench.evaluation.statistics import balanced, class_rates, wilson, worst_class
 from robbench.records import Floats, Ints, Measure, Outcome
-from robbench.statistics import balanced, class_rates, wilson, worst_class
 
 DRAWS = (1, 10, 100)
 NORM_NAMES = ("linf", "l2", "l1", "l0")

@@ -7,35 +7,10 @@ network robustness to common corruptions and perturbations", 2019, section 4).
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Literal, TypeAlias, get_args
+from typing import TypeAlias
 
+from robbench.core.corruption_kinds import MAIN, SEVERITIES, CorruptionKind
 from robbench.core.errors import RequestError
-
-MainKind = Literal[
-    "gaussian-noise",
-    "shot-noise",
-    "impulse-noise",
-    "defocus-blur",
-    "glass-blur",
-    "motion-blur",
-    "zoom-blur",
-    "snow",
-    "frost",
-    "fog",
-    "brightness",
-    "contrast",
-    "elastic-transform",
-    "pixelate",
-    "jpeg-compression",
-]
-ExtraKind = Literal["speckle-noise", "gaussian-blur", "spatter", "saturate"]
-CorruptionKind = Literal[MainKind, ExtraKind]
-
-MAIN: tuple[MainKind, ...] = get_args(MainKind)
-"""The kinds that published means are over, in the order of the paper."""
-EXTRA: tuple[ExtraKind, ...] = get_args(ExtraKind)
-"""Kinds meant to be tuned on; published means leave them out."""
-SEVERITIES = (1, 2, 3, 4, 5)
 
 Accuracies: TypeAlias = Mapping[tuple[str, int], float]
 """Shares of samples decided rightly, in [0, 1], by kind and severity."""
