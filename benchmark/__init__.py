@@ -33,11 +33,11 @@ if TYPE_CHECKING:
     from robbench.core.sample_rng import Streams
     from robbench.core.threat_model import Threat
     from robbench.data.dataset import Dataset, EpsList, Raw
-    from robbench.records import Measure, Outcome, Record
+    from robbench.results.schema import Measure, Outcome, Record
 
 _MODULES = {
     "core.contracts": ("Architecture Attack Backbone Balancer Batch Classifier Defense Metric Objective Samples"),
-    "records": "Measure Outcome Record",
+    "results.schema": "Measure Outcome Record",
     "core.registry": (
         "register_architecture register_attack register_balancer register_dataset register_defense register_metric "
         "register_objective"

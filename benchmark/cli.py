@@ -13,7 +13,7 @@ from robbench.core.errors import RequestError, StoreError, did_you_mean
 
 if TYPE_CHECKING:
     from robbench.planning.grid import Request
-    from robbench.store import Store
+    from robbench.results.store import Store
 
 KIND_NAMES = ("attack", "defense", "dataset", "balancer", "architecture", "objective", "metric", "grid")
 
@@ -193,7 +193,7 @@ def _refuse_option(word: str, command: argparse.ArgumentParser) -> NoReturn:
 def _run(options: argparse.Namespace) -> int:
     from robbench.planning.finished_requests import carried_out, standing
     from robbench.planning.grid import read_grid
-    from robbench.store import Store
+    from robbench.results.store import Store
 
     request = _request(options)
     store = Store(options.out)
@@ -231,7 +231,7 @@ def _plan(options: argparse.Namespace) -> int:
     from robbench.display import show_plan
     from robbench.planning.grid import read_grid
     from robbench.planning.planner import make_plan
-    from robbench.store import Store
+    from robbench.results.store import Store
 
     store = Store(options.out)
     read_grid(options.grid)
@@ -242,7 +242,7 @@ def _plan(options: argparse.Namespace) -> int:
 
 def _search(options: argparse.Namespace) -> int:
     from robbench.planning.grid import read_grid
-    from robbench.store import Store
+    from robbench.results.store import Store
 
     read_grid(options.grid)
     Store(options.out).check()
@@ -261,7 +261,7 @@ def _labels(options: argparse.Namespace) -> int:
     from robbench.data.label_issues import examine, write
     from robbench.display import show_labels
     from robbench.planning.planner import load_data
-    from robbench.store import Store
+    from robbench.results.store import Store
 
     store = Store(options.out)
     store.check()
@@ -301,8 +301,8 @@ def _check(options: argparse.Namespace) -> int:
 
 def _report(options: argparse.Namespace) -> int:
     from robbench.display import show_boards
+    from robbench.results.store import Store
     from robbench.running import write_boards
-    from robbench.store import Store
 
     store = Store(options.out)
     boards = write_boards(store, _noted_boards(store, options.grid))
@@ -313,8 +313,8 @@ def _report(options: argparse.Namespace) -> int:
 def _publish(options: argparse.Namespace) -> int:
     from robbench.core.registry import Registry
     from robbench.display import show_published
-    from robbench.publishing import publish
-    from robbench.store import Store
+    from robbench.results.publishing import publish
+    from robbench.results.store import Store
 
     store = Store(options.out)
     boards = _noted_boards(store, options.grid)
@@ -340,9 +340,9 @@ def _noted_boards(store: Store, grids: Sequence[str]) -> list[str]:
 
 
 def _gc(options: argparse.Namespace) -> int:
-    from robbench.cleaning import clean
     from robbench.display import show_cleaning
-    from robbench.store import Store
+    from robbench.results.garbage_collection import clean
+    from robbench.results.store import Store
 
     store = Store(options.out)
     if not store.root.is_dir():

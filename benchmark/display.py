@@ -17,17 +17,17 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from rich.table import Table
 from rich.text import Text
 
-from robbench.store import Store
+from robbench.results.store import Store
 
 if TYPE_CHECKING:
-    from robbench.cleaning import Holding
     from robbench.conformance.rules import Finding
     from robbench.core.registry import Entry
     from robbench.data.label_issues import Listing
     from robbench.executors.jobs import Progress as Event
     from robbench.planning.cost_estimate import Cost
     from robbench.planning.plan import Cell, Plan
-    from robbench.publishing import Published
+    from robbench.results.garbage_collection import Holding
+    from robbench.results.publishing import Published
     from robbench.running import Boards, Work
 
 

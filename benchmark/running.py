@@ -13,8 +13,8 @@ import numpy as np
 from robbench.core.atomic_io import file_name, write_atomically
 from robbench.core.errors import RequestError
 from robbench.evaluation.audit import marked
-from robbench.records import BoardNote, Outcome, Record, Reference, Training, digest
-from robbench.store import Store
+from robbench.results.schema import BoardNote, Outcome, Record, Reference, Training, digest
+from robbench.results.store import Store
 
 if TYPE_CHECKING:
     from robbench.executors.jobs import Tell

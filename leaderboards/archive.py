@@ -16,7 +16,7 @@ from robbench.core.atomic_io import write_atomically
 from robbench.core.errors import StoreError
 from robbench.leaderboards.pictures import Picture, read_manifest
 from robbench.leaderboards.table import Cell
-from robbench.records import BoardNote, Outcome, Record
+from robbench.results.schema import BoardNote, Outcome, Record
 
 NOTE = "board.json"
 RECORDS = "records.jsonl"

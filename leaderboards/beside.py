@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from robbench.leaderboards.board import Board, Entry
 from robbench.leaderboards.figures import Figure
 from robbench.leaderboards.text import NONE, TextTable, escape, interval
-from robbench.records import Reference
+from robbench.results.schema import Reference
 
 RECALL = "recall/"
 

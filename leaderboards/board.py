@@ -16,7 +16,7 @@ from robbench.leaderboards.curves import Curve, sizes, strength
 from robbench.leaderboards.figures import Figure, Rates, accuracy_scores, rates, scores
 from robbench.leaderboards.pairs import Pair, Scored, pairs
 from robbench.leaderboards.table import Cell, Status, Table, ThreatModel, is_audited
-from robbench.records import ConditionSpec, DatasetSpec, Measure, ModelSpec, Outcome, Training, digest
+from robbench.results.schema import ConditionSpec, DatasetSpec, Measure, ModelSpec, Outcome, Training, digest
 
 IMBALANCE = 1.5
 """From this ratio of the largest to the smallest class of the test set on, balanced figures stand beside plain ones."""

@@ -10,7 +10,7 @@ import numpy as np
 from robbench.evaluation.statistics import Scores, combine
 from robbench.leaderboards.figures import Figure, rates, scores
 from robbench.leaderboards.table import Status, Table, ThreatModel
-from robbench.records import ConditionSpec, Outcome
+from robbench.results.schema import ConditionSpec, Outcome
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ import numpy as np
 from robbench.evaluation.statistics import Scores, combine, covered, survival
 from robbench.leaderboards.figures import Rates, distance_scores, rates
 from robbench.leaderboards.table import Table, ThreatModel
-from robbench.records import ConditionSpec
+from robbench.results.schema import ConditionSpec
 
 QUANTILES = (0.25, 0.5, 0.75, 1.0)
 """Of the changes that succeed, where curves of attacks without an eps are read off."""

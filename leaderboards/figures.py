@@ -9,7 +9,7 @@ import numpy as np
 
 from robbench.evaluation.metrics import measures
 from robbench.evaluation.statistics import Scores, balanced, class_rates, combine, wilson, worst_class
-from robbench.records import Floats, Measure, Outcome
+from robbench.results.schema import Floats, Measure, Outcome
 
 
 @dataclass(frozen=True)

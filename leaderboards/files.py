@@ -20,7 +20,7 @@ from robbench.leaderboards.pictures import Picture
 from robbench.leaderboards.table import AUDIT_STEPS, Cell
 from robbench.leaderboards.templates import environment
 from robbench.leaderboards.text import escape, escape_html, paragraphs, value_list
-from robbench.records import BoardNote, dumps
+from robbench.results.schema import BoardNote, dumps
 
 KEY_DIGITS = 8
 

@@ -7,7 +7,7 @@ from dataclasses import fields
 from typing import TYPE_CHECKING
 
 from robbench.leaderboards.table import Cell
-from robbench.records import Outcome
+from robbench.results.schema import Outcome
 
 if TYPE_CHECKING:
     import pandas as pd

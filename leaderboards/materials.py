@@ -16,10 +16,10 @@ from numpy.typing import NDArray
 
 from robbench.core.errors import StoreError
 from robbench.leaderboards.table import Cell
-from robbench.records import Floats, Ints
+from robbench.results.schema import Floats, Ints
 
 if TYPE_CHECKING:
-    from robbench.store import Store
+    from robbench.results.store import Store
 
 Bytes = NDArray[np.uint8]
 Singles = NDArray[np.float32]

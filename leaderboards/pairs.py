@@ -9,7 +9,7 @@ from typing import Literal, TypeAlias
 import numpy as np
 
 from robbench.evaluation.statistics import Scores, combine, holm, mean_difference, paired_difference, paired_p
-from robbench.records import Measure, ModelSpec
+from robbench.results.schema import Measure, ModelSpec
 
 Part = Literal["objective", "defenses", "balancer"]
 PARTS: tuple[Part, ...] = ("objective", "defenses", "balancer")

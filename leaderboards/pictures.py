@@ -10,7 +10,7 @@ from typing import Literal
 
 from robbench.core.atomic_io import write_atomically
 from robbench.core.errors import StoreError
-from robbench.records import dumps
+from robbench.results.schema import dumps
 
 Section = Literal["data", "training", "accuracy", "robustness", "examples", "embeddings", "noise"]
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
 from robbench.core.threat_model import format_eps, precedence
-from robbench.records import ConditionSpec, DatasetSpec, ModelSpec, Outcome, Record
+from robbench.results.schema import ConditionSpec, DatasetSpec, ModelSpec, Outcome, Record
 
 Cell: TypeAlias = tuple[Record, Outcome | None]
 Status = Literal["done", "failed", "unsupported", "missing"]

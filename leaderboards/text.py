@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from robbench.leaderboards.figures import Figure
-from robbench.records import Measure
+from robbench.results.schema import Measure
 
 NONE = "–"
 

@@ -11,7 +11,7 @@ from robbench.core.contracts import Classifier
 from robbench.evaluation.audit import Finding, examine
 from robbench.evaluation.evaluator import Subject, evaluate
 from robbench.planning.conditions import Condition
-from robbench.records import Outcome, Record
+from robbench.results.schema import Outcome, Record
 
 Cells = list[tuple[Record, Outcome]]
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from robbench.records import (
+from robbench.results.schema import (
     BoardNote,
     CellSpec,
     ConditionSpec,

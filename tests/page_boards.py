@@ -13,7 +13,7 @@ from robbench.leaderboards import board_data
 from robbench.leaderboards.board import Board
 from robbench.leaderboards.pages import page
 from robbench.leaderboards.pictures import Picture
-from robbench.records import BoardNote, ConditionSpec, Reference
+from robbench.results.schema import BoardNote, ConditionSpec, Reference
 
 IMAGE = "<img src=x onerror=alert(1)>"
 SCRIPT = "</script><script>alert(2)</script>"

@@ -10,8 +10,8 @@ from grid_files import tiny
 from robbench.cli import main
 from robbench.planning.grid import Request
 from robbench.planning.planner import make_plan
-from robbench.records import Record
-from robbench.store import Store
+from robbench.results.schema import Record
+from robbench.results.store import Store
 
 GRAY = '''
 from dataclasses import dataclass

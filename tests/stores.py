@@ -15,9 +15,9 @@ from robbench.core.registry import Registry
 from robbench.evaluation.scoring import scored
 from robbench.leaderboards import write_board
 from robbench.leaderboards.pictures import Picture, read_manifest, write_manifest
-from robbench.records import BoardNote, Costs, ModelSpec, Outcome, Reference
+from robbench.results.schema import BoardNote, Costs, ModelSpec, Outcome, Reference
+from robbench.results.store import Store
 from robbench.running import audited
-from robbench.store import Store
 
 BOARD = "toys"
 B_MODEL = model("b", "fgm")

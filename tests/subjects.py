@@ -19,8 +19,8 @@ from robbench.core.threat_model import Norm, Threat
 from robbench.evaluation.evaluator import Result, Subject
 from robbench.planning.component_spec import Choice
 from robbench.planning.conditions import Condition, ConditionRequest, Stage
-from robbench.records import Outcome
-from robbench.store import EXAMPLES
+from robbench.results.schema import Outcome
+from robbench.results.store import EXAMPLES
 
 REGISTRY = Registry(installed=False)
 CLASSES = ("ant", "bee", "cow", "dog")

@@ -16,7 +16,7 @@ from traps import Blocked, Misleading, Noisy, Quantised, Saturated, Winners
 from robbench.core.contracts import Classifier
 from robbench.defenses.jpeg import Jpeg
 from robbench.evaluation.audit import CAUTIONS, FLAGS, examine
-from robbench.records import ConditionSpec, Outcome, StageSpec
+from robbench.results.schema import ConditionSpec, Outcome, StageSpec
 
 CHAINS = ("fgsm@0.1", "pgd[steps=20]@0.1", "square[queries=300]@0.1", "uniform-noise@0.1")
 

@@ -11,7 +11,7 @@ from robbench.evaluation.metrics import measures
 from robbench.leaderboards import board_data, tables, write_board
 from robbench.leaderboards.files import readme
 from robbench.leaderboards.table import is_audited
-from robbench.records import Measure
+from robbench.results.schema import Measure
 
 LABELS = np.array([0, 0, 0, 1])
 A = model("a")

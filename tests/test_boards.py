@@ -36,7 +36,7 @@ from board_cells import (
 from robbench.leaderboards import board_data, summary_rows, tables, write_board
 from robbench.leaderboards.board import Board, Row
 from robbench.leaderboards.files import readme
-from robbench.records import ConditionSpec, Outcome
+from robbench.results.schema import ConditionSpec, Outcome
 
 
 def board(cells: Sequence[Cell]) -> Board:
@@ -374,7 +374,7 @@ def test_boards_need_no_torch(tmp_path: Path) -> None:
     (tmp_path / "outcome.npz").write_bytes(result.to_bytes())
     code = (
         "import sys, pathlib; from robbench.leaderboards import write_board; "
-        "from robbench.records import BoardNote, Outcome, Record; at = pathlib.Path(sys.argv[1]); "
+        "from robbench.results.schema import BoardNote, Outcome, Record; at = pathlib.Path(sys.argv[1]); "
         "record = Record.from_json((at / 'record.json').read_text(encoding='utf-8')); "
         "outcome = Outcome.from_bytes((at / 'outcome.npz').read_bytes()); "
         "write_board(at / 'board', BoardNote(grid='small', title='Toys'), [(record, outcome)]); "

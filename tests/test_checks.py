@@ -21,8 +21,8 @@ from robbench.planning.conditions import Condition, ConditionRequest
 from robbench.planning.grid import Request
 from robbench.planning.plan import Plan
 from robbench.planning.planner import make_plan
-from robbench.records import ConditionSpec
-from robbench.store import Store
+from robbench.results.schema import ConditionSpec
+from robbench.results.store import Store
 
 EPS: dict[Norm, EpsList] = {"linf": EpsList((0.05, 0.1), 0.1), "l2": EpsList((1.0,), 1.0)}
 REFERENCE: dict[Norm, float] = {"linf": 0.1, "l2": 1.0}

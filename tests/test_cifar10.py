@@ -11,8 +11,8 @@ import torch
 
 from robbench.cli import main
 from robbench.data.datasets.cifar10 import CLASS_NAMES
-from robbench.records import Record
-from robbench.store import Store
+from robbench.results.schema import Record
+from robbench.results.store import Store
 
 DATA = os.environ.get("ROBBENCH_DATA")
 

@@ -16,7 +16,7 @@ from grid_files import tiny, write_grid
 from robbench.cli import KIND_NAMES, main
 from robbench.core.registry import KINDS, Registry
 from robbench.planning.grid import built_in_grids
-from robbench.store import Store
+from robbench.results.store import Store
 
 GRID = tiny(conditions=["clean", "rotation", "fgsm@ref"], seeds=[0])
 

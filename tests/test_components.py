@@ -14,7 +14,7 @@ from robbench.core.contracts import Attack
 from robbench.core.errors import RequestError
 from robbench.core.registry import Entry, Mark, Registry
 from robbench.planning.component_spec import Choice, choose, plain, read_text, split_outside_brackets
-from robbench.records import digest
+from robbench.results.schema import digest
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ from robbench.core.sample_rng import Streams
 from robbench.data.dataset import Dataset, EpsList
 from robbench.data.datasets.digits import Digits
 from robbench.models.cross_entropy import CrossEntropy
-from robbench.records import Measure, Outcome
+from robbench.results.schema import Measure, Outcome
 
 BUILT_IN = Registry(installed=False)
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from robbench.leaderboards import board_data, tables, write_board
 from robbench.leaderboards.curves import Line
 from robbench.leaderboards.files import readme
-from robbench.records import Outcome
+from robbench.results.schema import Outcome
 
 A, B = model("a"), model("b")
 LABELS = np.array([0, 0, 1, 1, 1])

@@ -6,11 +6,11 @@ from pathlib import Path
 import tiny
 from rich.console import Console
 
-from robbench.cleaning import clean
 from robbench.display import Display
 from robbench.executors.local import run_locally
+from robbench.results.garbage_collection import clean
+from robbench.results.store import Store
 from robbench.running import note_boards, remaining, write_boards
-from robbench.store import Store
 
 
 def test_a_run_in_a_terminal_shows_bars_and_ends_without_them(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from robbench.leaderboards.board import board_data
 from robbench.leaderboards.drawing import draw
 from robbench.leaderboards.materials import NOTHING, Examples, History, Materials, Samples
 from robbench.leaderboards.pictures import Picture, read_manifest
-from robbench.records import ConditionSpec, DatasetSpec, ModelSpec
+from robbench.results.schema import ConditionSpec, DatasetSpec, ModelSpec
 
 FGSM_2 = ConditionSpec(label="fgsm@0.2", kind="attack", stages=(stage("fgsm", eps=0.2),))
 NAMES = ("car", "cat", "cow")

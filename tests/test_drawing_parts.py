@@ -25,7 +25,7 @@ from robbench.leaderboards.materials import Embeddings, History, Materials
 from robbench.leaderboards.pictures import Picture
 from robbench.leaderboards.table import Table
 from robbench.leaderboards.text import counted, listed
-from robbench.records import ModelSpec
+from robbench.results.schema import ModelSpec
 
 FONTS = Fonts(("DejaVu Sans",), frozenset(map(ord, "abcdefghijklmno 0123456789.@$…□·-")))
 

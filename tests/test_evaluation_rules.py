@@ -29,7 +29,7 @@ from robbench.evaluation import evaluator
 from robbench.evaluation.evaluator import Subject, evaluate
 from robbench.evaluation.referee import Breach
 from robbench.executors.jobs import carry_out
-from robbench.store import Store
+from robbench.results.store import Store
 from robbench.training.trainer import load_model, train
 
 

@@ -18,8 +18,8 @@ from board_cells import A_MODEL, model
 from stores import B_MODEL, BOARD, LABELS, attacked, complaint, fill, publish, row
 
 from robbench.leaderboards.archive import OUTCOMES, RECORDS, read_archive, write_archive
-from robbench.records import Outcome
-from robbench.store import Store
+from robbench.results.schema import Outcome
+from robbench.results.store import Store
 
 Damage = Callable[[Path], object]
 

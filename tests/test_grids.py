@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from robbench.cli import main
 from robbench.planning.grid import Request
 from robbench.planning.planner import make_plan
-from robbench.store import Store
+from robbench.results.store import Store
 
 SMALL = tiny(title="small", dataset="digits", seeds=[0, 1], plugins=[])
 LARGE = tiny(

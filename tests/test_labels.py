@@ -25,7 +25,7 @@ from robbench.data.label_issues import SHOWN, contact_sheet, examine, write
 from robbench.data.splits import split
 from robbench.planning.plan import Data
 from robbench.planning.planner import load_data
-from robbench.store import Store
+from robbench.results.store import Store
 from robbench.training.trainer import train
 
 SHARE = 0.1

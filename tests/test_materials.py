@@ -8,7 +8,7 @@ from board_cells import CLEAN, FGSM, Cell, cell, model, outcome
 
 from robbench.core.errors import StoreError
 from robbench.leaderboards.materials import read_materials
-from robbench.store import Store
+from robbench.results.store import Store
 
 A, B = model("a"), model("b")
 LABELS = [0, 1, 0, 1]

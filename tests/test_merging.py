@@ -17,9 +17,9 @@ from robbench.cli import main
 from robbench.core.errors import StoreError
 from robbench.leaderboards import write_board
 from robbench.leaderboards.archive import read_archive, read_note
-from robbench.merging import Source, merge
-from robbench.records import BoardNote, ModelSpec, Record, Reference, digest
-from robbench.store import Store
+from robbench.results.merging import Source, merge
+from robbench.results.schema import BoardNote, ModelSpec, Record, Reference, digest
+from robbench.results.store import Store
 
 
 def published(folder: Path, cells: Sequence[Cell], references: Sequence[Reference] = ()) -> Path:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from robbench.core.registry import Registry
 from robbench.evaluation.metrics import measures
 from robbench.evaluation.statistics import wilson
-from robbench.records import Kind, Outcome
+from robbench.results.schema import Kind, Outcome
 
 
 def make(kind: Kind, labels: list[int], clean: list[int], final: list[int], k: int = 3, **arrays: object) -> Outcome:

@@ -34,7 +34,7 @@ from robbench.leaderboards.files import plain_data
 from robbench.leaderboards.pages import IndexEntry, index_page, page
 from robbench.leaderboards.pages.rendering import breaks, inline
 from robbench.leaderboards.text import escape
-from robbench.records import BoardNote, ConditionSpec
+from robbench.results.schema import BoardNote, ConditionSpec
 
 VOID = {"meta", "link", "img", "input", "br", "wbr"}
 

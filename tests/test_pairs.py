@@ -11,7 +11,7 @@ from robbench.leaderboards import board_data, tables
 from robbench.leaderboards.beside import beside, beside_table
 from robbench.leaderboards.findings import findings
 from robbench.leaderboards.text import points, probability
-from robbench.records import BoardNote, Measure, Reference, Training
+from robbench.results.schema import BoardNote, Measure, Reference, Training
 
 LABELS = np.array([0] * 30 + [1] * 10)
 NOTE = BoardNote(grid="small", title="Toys")

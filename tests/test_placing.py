@@ -8,7 +8,7 @@ import pytest
 from stores import BOARD, complaint, files, fill, publish, whole
 
 from robbench.cli import main
-from robbench.store import Store
+from robbench.results.store import Store
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ from plugin_files import EVERYTHING, GRAY, GRID, PLAIN, SHRINK, SHRUNK, cells, c
 from robbench.cli import main
 from robbench.planning.grid import Request
 from robbench.planning.planner import make_plan
-from robbench.store import Store
+from robbench.results.store import Store
 
 pytestmark = pytest.mark.usefixtures("one_core")
 EXACT = '''

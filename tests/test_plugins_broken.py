@@ -10,7 +10,7 @@ import pytest
 from grid_files import tiny, write_grid
 from plugin_files import GRAY, GRID, PLAIN, SHRINK, SHRUNK, cells, changed_files, run, write
 
-from robbench.store import Store
+from robbench.results.store import Store
 
 pytestmark = pytest.mark.usefixtures("one_core")
 CRIMES = {

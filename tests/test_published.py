@@ -10,7 +10,7 @@ from board_cells import A_MODEL, CLEAN, PGD, cell, outcome
 from robbench.core.registry import Registry
 from robbench.leaderboards import write_board
 from robbench.leaderboards.archive import read_archive, read_note, read_pictures, write_archive
-from robbench.verifying import verify
+from robbench.results.verification import verify
 
 PUBLISHED = Path(__file__).resolve().parents[1] / "leaderboards" / "published"
 BOARDS = sorted(folder for folder in PUBLISHED.iterdir() if folder.is_dir()) if PUBLISHED.is_dir() else []

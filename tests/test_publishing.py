@@ -14,8 +14,8 @@ from stores import B_MODEL, BOARD, LABELS, PICTURE, attacked, complaint, draw, f
 from robbench.leaderboards import write_board
 from robbench.leaderboards.archive import read_archive, read_note, read_pictures
 from robbench.leaderboards.pictures import write_manifest
-from robbench.records import Record
-from robbench.store import Store
+from robbench.results.schema import Record
+from robbench.results.store import Store
 
 
 @pytest.fixture(scope="module")

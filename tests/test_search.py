@@ -15,7 +15,7 @@ from robbench.cli import main
 from robbench.core.errors import RequestError, StoreError
 from robbench.data.splits import Splits
 from robbench.planning.plan import Job
-from robbench.store import Store
+from robbench.results.store import Store
 from robbench.training.hyperparameter_search import (
     LR,
     WEIGHT_DECAY,

@@ -28,7 +28,7 @@ from robbench.defenses.smoothing import Smoothed, Smoothing, certified_radius
 from robbench.evaluation.query_counter import Oracle
 from robbench.evaluation.referee import fair_play
 from robbench.executors.jobs import carry_out
-from robbench.store import Store
+from robbench.results.store import Store
 
 
 class Echo(Classifier):

@@ -23,8 +23,8 @@ from robbench.executors.jobs import carry_out
 from robbench.models import architectures
 from robbench.planning.grid import Request
 from robbench.planning.planner import make_plan
+from robbench.results.store import EMBEDDINGS, EXAMPLES, Store
 from robbench.running import remaining
-from robbench.store import EMBEDDINGS, EXAMPLES, Store
 from robbench.training.trainer import load_model, train
 
 FIRST = "name = 'first'"

@@ -21,7 +21,7 @@ from robbench.evaluation.statistics import (
     wilson,
     worst_class,
 )
-from robbench.records import Measure
+from robbench.results.schema import Measure
 
 Z = 1.959963984540054
 

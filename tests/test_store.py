@@ -15,13 +15,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from robbench import store as store_module
 from robbench.cli import main
 from robbench.core.errors import RequestError, StoreError
 from robbench.executors.jobs import carry_out
-from robbench.records import SCHEMA, Outcome, Record
+from robbench.results import store as store_module
+from robbench.results.schema import SCHEMA, Outcome, Record
+from robbench.results.store import Store, write_atomically
 from robbench.running import remaining
-from robbench.store import Store, write_atomically
 
 
 def outcome(count: int = 12, seed: int = 0) -> Outcome:

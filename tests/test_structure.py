@@ -26,16 +26,17 @@ TOP = {"benchmark": "robbench"} | {
 
 # From the bottom up: a module imports from its own layer and from those below it.
 FLOORS = """
+results
 evaluation
 training
 planning
 data
 core
-core.errors core.atomic_io core.threat_model core.corruption_kinds records
-core.sample_rng core.global_rng provenance
+core.errors core.atomic_io core.threat_model core.corruption_kinds results.schema
+core.sample_rng core.global_rng results.provenance
 planning.grids leaderboards.templates
 
-core.component evaluation.statistics evaluation.audit store
+core.component evaluation.statistics evaluation.audit results.store
 planning.grid evaluation.metrics.measures evaluation.metrics.corruptions evaluation.metrics
 
 core.registry training.recipe data.dataset
@@ -50,9 +51,9 @@ planning.component_spec planning.conditions planning.audit_conditions planning.p
 planning.planner
 
 training.trainer evaluation.artifacts evaluation.evaluator evaluation.scoring
-planning.cost_estimate cleaning planning.finished_requests conformance
-leaderboards data.label_issues training.trials verifying
-merging placing publishing
+planning.cost_estimate results.garbage_collection planning.finished_requests conformance
+leaderboards data.label_issues training.trials results.verification
+results.merging results.board_directory results.publishing
 
 executors
 
@@ -61,9 +62,9 @@ running training.hyperparameter_search
 display display_search cli
 """
 LAYERS = [floor.split() for floor in FLOORS.split("\n\n")]
-# Boards are made from records and outcomes alone.
+# Boards are made from results.schema and outcomes alone.
 OPEN_TO_BOARDS = """
-core.errors core.atomic_io core.threat_model core.corruption_kinds records
+core.errors core.atomic_io core.threat_model core.corruption_kinds results.schema
 evaluation.statistics evaluation.audit
 evaluation.metrics evaluation.metrics.corruptions evaluation.metrics.measures
 """
@@ -224,8 +225,8 @@ from pathlib import Path
 sys.modules["torch"] = None
 import board_cells as b
 from robbench.leaderboards import write_board
-from robbench.records import BoardNote, Outcome, Record
-from robbench.store import Store
+from robbench.results.schema import BoardNote, Outcome, Record
+from robbench.results.store import Store
 
 store = Store(Path(sys.argv[1]))
 cells = [

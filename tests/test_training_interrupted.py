@@ -12,7 +12,7 @@ import tiny
 from trainings import Stop, history, left_behind, stopping_at
 
 from robbench.core.global_rng import GlobalState
-from robbench.store import Store
+from robbench.results.store import Store
 from robbench.training.trainer import train
 
 NORMED = """
@@ -78,7 +78,7 @@ KILLED = """
     import torch
     torch.set_num_threads(1)
     import tiny
-    from robbench.store import Store
+    from robbench.results.store import Store
     from robbench.training.trainer import train
 
     flush, calls = os.fsync, []

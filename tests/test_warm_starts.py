@@ -12,8 +12,8 @@ from trainings import trained
 
 from robbench.executors import local
 from robbench.executors.jobs import carry_out
+from robbench.results.store import Store
 from robbench.running import remaining
-from robbench.store import Store
 
 CHAIN = [
     "name = 'third'\nstart = 'second'\nrecipe = { epochs = 1 }",

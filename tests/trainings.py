@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from robbench.planning.plan import Job
-from robbench.store import Store
+from robbench.results.store import Store
 from robbench.training.trainer import train
 
 

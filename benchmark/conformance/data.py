@@ -18,7 +18,7 @@ from robbench.core.errors import RequestError
 from robbench.data.cache import load, locate
 from robbench.data.dataset import Dataset, Source
 from robbench.data.splits import Splits, split
-from robbench.records import Measure, Outcome
+from robbench.results.schema import Measure, Outcome
 from robbench.training.recipe import Recipe
 
 # --- data sets

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from robbench.core.errors import RequestError, StoreError
-from robbench.records import digest
+from robbench.results.schema import digest
 
 
 def write_atomically(path: Path, data: bytes | str) -> None:

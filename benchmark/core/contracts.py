@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from robbench.core.component import Component
 from robbench.core.sample_rng import Streams
 from robbench.core.threat_model import Threat
-from robbench.records import Measure, Outcome
+from robbench.results.schema import Measure, Outcome
 
 if TYPE_CHECKING:
     from robbench.data.dataset import Dataset

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from robbench.core.errors import RequestError, StoreError
-from robbench.records import digest, dumps
+from robbench.results.schema import digest, dumps
 
 if TYPE_CHECKING:
     from robbench.data.dataset import Dataset, Raw, Source

@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike
 
 from robbench.core.errors import RequestError, did_you_mean
 from robbench.data.cache import image_digests
-from robbench.records import Ints
+from robbench.results.schema import Ints
 
 if TYPE_CHECKING:
     from robbench.core.contracts import Samples

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from robbench.core.contracts import Classifier, Samples, to_float
 from robbench.data.splits import stratified
-from robbench.records import Ints
+from robbench.results.schema import Ints
 from robbench.training.trainer import JUDGING_BATCH
 
 EXAMPLED = 16

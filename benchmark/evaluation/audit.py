@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from robbench.core.threat_model import format_eps, precedence
-from robbench.records import Outcome, Record, StageSpec
+from robbench.results.schema import Outcome, Record, StageSpec
 
 Cell: TypeAlias = tuple[Record, Outcome]
 Bools: TypeAlias = NDArray[np.bool_]

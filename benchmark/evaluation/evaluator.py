@@ -19,8 +19,8 @@ from robbench.evaluation.gradient_diagnostics import traits, zero_gradients
 from robbench.evaluation.query_counter import Oracle
 from robbench.evaluation.referee import change_norms, check_images, fair_play
 from robbench.planning.conditions import Condition, Stage
-from robbench.records import Ints, Outcome
-from robbench.store import EMBEDDINGS, EXAMPLES
+from robbench.results.schema import Ints, Outcome
+from robbench.results.store import EMBEDDINGS, EXAMPLES
 from robbench.training.trainer import JUDGING_BATCH, predictions
 
 ATTACK_BATCH = 128

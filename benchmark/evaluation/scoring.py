@@ -9,7 +9,7 @@ from robbench.core.registry import Registry
 from robbench.evaluation.evaluator import Result
 from robbench.evaluation.metrics.measures import confusion
 from robbench.planning.plan import Cell
-from robbench.records import Costs, Measure, Outcome, Record, Training, digest
+from robbench.results.schema import Costs, Measure, Outcome, Record, Training, digest
 
 
 def metrics_digest(registry: Registry) -> str:

@@ -13,7 +13,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from robbench.records import Floats, Ints, Measure
+from robbench.results.schema import Floats, Ints, Measure
 
 LEVEL = 0.95
 RESAMPLES = 10_000

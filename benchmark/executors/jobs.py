@@ -14,8 +14,8 @@ import numpy as np
 from robbench.core.atomic_io import write_atomically
 from robbench.core.errors import RequestError, StoreError
 from robbench.planning.plan import Cell, Job, Plan, in_front
-from robbench.records import Ints, Record
-from robbench.store import EMBEDDINGS, Store
+from robbench.results.schema import Ints, Record
+from robbench.results.store import EMBEDDINGS, Store
 
 if TYPE_CHECKING:
     from robbench.evaluation.evaluator import Subject
@@ -57,7 +57,7 @@ def carry_out(plan: Plan, job: Job, cells: Sequence[Cell], tell: Tell) -> None:
     """
     from robbench.evaluation.evaluator import ATTACK_BATCH, evaluate
     from robbench.evaluation.scoring import done, without_result
-    from robbench.provenance import provenance
+    from robbench.results.provenance import provenance
     from robbench.training.trainer import JUDGING_BATCH, Diverged, load_model, train
 
     store = Store(plan.request.out)

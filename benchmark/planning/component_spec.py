@@ -9,7 +9,7 @@ from typing import Any, Generic, TypeVar
 from robbench.core.component import Component
 from robbench.core.errors import RequestError
 from robbench.core.registry import Kind, Registry
-from robbench.records import PartSpec
+from robbench.results.schema import PartSpec
 
 T = TypeVar("T", bound=Component)
 

@@ -20,7 +20,7 @@ from robbench.core.registry import Registry
 from robbench.core.threat_model import NORMS, Norm, Threat, format_eps
 from robbench.data.dataset import EpsList
 from robbench.planning.component_spec import Choice, choose, full_choice, split_outside_brackets
-from robbench.records import ConditionSpec, Kind, StageSpec
+from robbench.results.schema import ConditionSpec, Kind, StageSpec
 
 TARGET_RULES = ("next", "random", "least-likely", "all")
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from robbench.planning.conditions import Condition
 from robbench.planning.plan import Cell, Job
-from robbench.store import Store
+from robbench.results.store import Store
 
 
 @dataclass(frozen=True)

@@ -15,9 +15,9 @@ from robbench.core.registry import Registry
 from robbench.data.cache import locate
 from robbench.planning.component_spec import choose
 from robbench.planning.grid import Request, read_grid
-from robbench.provenance import source_digest
-from robbench.records import digest
-from robbench.store import Store
+from robbench.results.provenance import source_digest
+from robbench.results.schema import digest
+from robbench.results.store import Store
 
 
 def standing(request: Request) -> str:

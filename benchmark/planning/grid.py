@@ -11,7 +11,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from robbench.core.errors import RequestError, did_you_mean
-from robbench.records import Reference
+from robbench.results.schema import Reference
 
 Sweep = str | dict[str, Any] | list[str | dict[str, Any]]
 Seed = Annotated[int, Field(ge=0, lt=2**31)]

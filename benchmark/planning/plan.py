@@ -14,7 +14,7 @@ from robbench.data.splits import Splits
 from robbench.planning.component_spec import Choice, plain
 from robbench.planning.conditions import Condition
 from robbench.planning.grid import GridFile, Request
-from robbench.records import CellSpec, ConditionSpec, DatasetSpec, ModelSpec, PartSpec, digest
+from robbench.results.schema import CellSpec, ConditionSpec, DatasetSpec, ModelSpec, PartSpec, digest
 from robbench.training.recipe import Recipe
 
 _LATER = {"train_on": "train"}

@@ -18,7 +18,7 @@ from robbench.planning.component_spec import Choice, choose, plain, split_outsid
 from robbench.planning.conditions import Condition, ConditionRequest
 from robbench.planning.grid import GridFile, ModelEntry, Request, read_grid
 from robbench.planning.plan import PROTOCOL, Cell, Data, Job, Plan, condition_identity, in_front, model_key
-from robbench.records import CellSpec, ModelSpec, digest
+from robbench.results.schema import CellSpec, ModelSpec, digest
 from robbench.training.recipe import Recipe
 
 IMAGENET = "imagenet"

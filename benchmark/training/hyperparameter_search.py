@@ -14,8 +14,8 @@ from robbench.core.errors import RequestError, StoreError, did_you_mean
 from robbench.core.sample_rng import digest64
 from robbench.executors.jobs import explain, settle
 from robbench.planning.plan import Job, Plan
-from robbench.records import digest, dumps
-from robbench.store import HISTORY, Store
+from robbench.results.schema import digest, dumps
+from robbench.results.store import HISTORY, Store
 from robbench.training.recipe import Recipe
 from robbench.training.trials import FIELDS, Trial, read_trials, write_trials
 

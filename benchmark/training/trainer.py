@@ -22,9 +22,9 @@ from robbench.core.global_rng import seeded
 from robbench.core.sample_rng import Streams, digest64
 from robbench.data.splits import stratified
 from robbench.planning.plan import Job
-from robbench.provenance import provenance
-from robbench.records import dumps
-from robbench.store import HISTORY, Store
+from robbench.results.provenance import provenance
+from robbench.results.schema import dumps
+from robbench.results.store import HISTORY, Store
 from robbench.training.composition import compose
 
 BACKBONE = "backbone."

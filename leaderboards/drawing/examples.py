@@ -19,7 +19,7 @@ from robbench.leaderboards.figures import Figure
 from robbench.leaderboards.materials import Examples
 from robbench.leaderboards.pictures import Picture
 from robbench.leaderboards.text import counted
-from robbench.records import ConditionSpec
+from robbench.results.schema import ConditionSpec
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

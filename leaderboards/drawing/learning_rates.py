@@ -14,7 +14,7 @@ from robbench.leaderboards.drawing.training import histories, loss_axis, whole_e
 from robbench.leaderboards.drawing.words import short
 from robbench.leaderboards.materials import History
 from robbench.leaderboards.pictures import Picture
-from robbench.records import digest
+from robbench.results.schema import digest
 
 
 def learning_rates(scene: Scene) -> Iterator[Sketch]:

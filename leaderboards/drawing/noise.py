@@ -13,7 +13,7 @@ from robbench.leaderboards.drawing.words import pct, short
 from robbench.leaderboards.figures import Figure
 from robbench.leaderboards.pictures import Picture
 from robbench.leaderboards.text import number
-from robbench.records import ConditionSpec
+from robbench.results.schema import ConditionSpec
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -14,7 +14,7 @@ from robbench.leaderboards.drawing.style import COLORS, MARKERS, sheet, spans
 from robbench.leaderboards.drawing.words import pct, short
 from robbench.leaderboards.figures import Figure
 from robbench.leaderboards.pictures import Picture
-from robbench.records import Measure, Outcome
+from robbench.results.schema import Measure, Outcome
 
 ROWS, CONDITIONS, LEAST = 3, 12, 20
 """Rows and attacks that are shown, and successes that tell a share."""

@@ -12,7 +12,7 @@ from robbench.leaderboards.pages.sheets import Records, Sheet, Source, sheet_of
 from robbench.leaderboards.pairs import PARTS
 from robbench.leaderboards.table import ThreatModel
 from robbench.leaderboards.text import escape
-from robbench.records import Reference
+from robbench.results.schema import Reference
 
 
 def sheets(board: Board, records: Records, references: Sequence[Reference]) -> dict[str, list[Sheet]]:

@@ -16,7 +16,7 @@ from robbench.leaderboards.pages.sheets import Records
 from robbench.leaderboards.pictures import Picture
 from robbench.leaderboards.table import AUDIT_STEPS, Cell
 from robbench.leaderboards.tables import usual_recipe
-from robbench.records import BoardNote, Record
+from robbench.results.schema import BoardNote, Record
 
 KINDS = {
     "clean": "unchanged images",

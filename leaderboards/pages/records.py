@@ -12,7 +12,7 @@ from robbench.leaderboards.board import Board, Row
 from robbench.leaderboards.figures import Figure
 from robbench.leaderboards.pages.numbers import by_class, overall, suite
 from robbench.leaderboards.pages.sheets import Records, Source
-from robbench.records import ConditionSpec, Measure, ModelSpec, Record
+from robbench.results.schema import ConditionSpec, Measure, ModelSpec, Record
 
 # Of the provenance, only what does not differ when the same is run on another machine: the page of a board is a
 # function of its cells, and what was distributed gives the same page.

@@ -9,7 +9,7 @@ from typing import TypeAlias
 
 from robbench.leaderboards.figures import Figure
 from robbench.leaderboards.text import NONE, TextTable, percent
-from robbench.records import Record, digest
+from robbench.results.schema import Record, digest
 
 Place: TypeAlias = tuple[str, str]
 """Labels of a row and of a condition."""

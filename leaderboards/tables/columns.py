@@ -9,7 +9,7 @@ from robbench.leaderboards.curves import Curve
 from robbench.leaderboards.figures import Figure
 from robbench.leaderboards.tables.parts import Choose, balanced, extent, of, share, shown
 from robbench.leaderboards.text import NONE, TextTable, escape, interval, number, percent
-from robbench.records import ConditionSpec
+from robbench.results.schema import ConditionSpec
 
 
 def conditions(board: Board, choose: Choose) -> TextTable:

@@ -8,7 +8,7 @@ from robbench.evaluation.statistics import wilson
 from robbench.leaderboards.board import Board
 from robbench.leaderboards.pairs import Change, Part
 from robbench.leaderboards.text import NONE, TextTable, escape, points, probability, signed, value_list
-from robbench.records import Training
+from robbench.results.schema import Training
 
 
 def changes(board: Board, part: Part) -> TextTable:

@@ -9,7 +9,7 @@ from robbench.evaluation.audit import CAUTIONS, FLAGS
 from robbench.leaderboards.board import Board, Entry
 from robbench.leaderboards.tables.parts import extent
 from robbench.leaderboards.text import NONE, TextTable, escape, interval, number, percent, value_list
-from robbench.records import ConditionSpec, PartSpec
+from robbench.results.schema import ConditionSpec, PartSpec
 
 
 def data(board: Board) -> TextTable:

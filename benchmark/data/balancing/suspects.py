@@ -15,7 +15,7 @@ from robbench.core.contracts import Balancer, Samples, to_float
 from robbench.core.errors import RequestError
 from robbench.core.registry import register_balancer
 from robbench.data.dataset import Dataset
-from robbench.records import Floats, Ints
+from robbench.results.schema import Floats, Ints
 
 SIDE = 32
 """Larger images are averaged down to this many pixels a side before they are looked at."""

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from robbench.core.errors import RequestError
 from robbench.data.dataset import Raw
-from robbench.records import digest
+from robbench.results.schema import digest
 
 DATA_VARIABLE = "ROBBENCH_DATA"
 IMAGE_SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")

@@ -18,7 +18,7 @@ from robbench.core.registry import register_dataset
 from robbench.data.dataset import Raw
 from robbench.data.datasets._files import DATA_VARIABLE, roots, stamp
 from robbench.data.datasets.cifar10 import CIFAR10, CLASS_NAMES
-from robbench.records import digest
+from robbench.results.schema import digest
 
 _IMAGES = 10_000
 _LABELS = "labels.npy"

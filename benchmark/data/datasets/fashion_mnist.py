@@ -18,7 +18,7 @@ from robbench.core.registry import register_dataset
 from robbench.core.threat_model import Norm
 from robbench.data.dataset import Dataset, EpsList, Raw
 from robbench.data.datasets._files import download, download_dir, roots
-from robbench.records import digest
+from robbench.results.schema import digest
 
 CLASS_NAMES = (
     "T-shirt/top",

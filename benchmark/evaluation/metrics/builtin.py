@@ -9,7 +9,7 @@ from typing import ClassVar
 from robbench.core.contracts import Metric
 from robbench.core.registry import register_metric
 from robbench.evaluation.metrics import measures
-from robbench.records import Measure, Outcome
+from robbench.results.schema import Measure, Outcome
 
 
 @register_metric("decisions")

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from robbench.evaluation.statistics import balanced, class_rates, wilson, worst_class
-from robbench.records import Floats, Ints, Measure, Outcome
+from robbench.results.schema import Floats, Ints, Measure, Outcome
 
 DRAWS = (1, 10, 100)
 NORM_NAMES = ("linf", "l2", "l1", "l0")

@@ -13,7 +13,7 @@ from robbench.core.registry import Registry
 from robbench.core.threat_model import NORMS
 from robbench.evaluation.audit import marked
 from robbench.evaluation.scoring import measure, scored
-from robbench.records import Costs, Measure, Outcome, Record
+from robbench.results.schema import Costs, Measure, Outcome, Record
 
 Cell: TypeAlias = tuple[Record, Outcome | None]
 

@@ -14,11 +14,20 @@ from robbench.core.registry import Registry
 from robbench.leaderboards import write_board
 from robbench.leaderboards.archive import RECORDS, read_archive, read_note, read_pictures, write_archive
 from robbench.leaderboards.table import Table
-from robbench.merging import Source, merge
-from robbench.placing import Files, boards_in, check_replaceable, check_target, held, readable, replace, write_index
-from robbench.records import BoardNote
-from robbench.store import Store
-from robbench.verifying import Cell, files_follow, one_line, refuse, verify
+from robbench.results.board_directory import (
+    Files,
+    boards_in,
+    check_replaceable,
+    check_target,
+    held,
+    readable,
+    replace,
+    write_index,
+)
+from robbench.results.merging import Source, merge
+from robbench.results.schema import BoardNote
+from robbench.results.store import Store
+from robbench.results.verification import Cell, files_follow, one_line, refuse, verify
 
 
 @dataclass

@@ -40,7 +40,7 @@ def versions() -> dict[str, str]:
 @functools.cache
 def commit() -> str | None:
     """The commit of the checkout that robbench runs from, ``+`` appended where it was changed; None outside of one."""
-    folder = Path(__file__).resolve().parent
+    folder = Path(robbench.__file__).resolve().parent
     if not (folder.parent / ".git").exists():
         return None
     try:

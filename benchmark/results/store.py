@@ -20,7 +20,7 @@ from pydantic import ValidationError
 
 from robbench.core.atomic_io import check_writable, write_atomically
 from robbench.core.errors import RequestError, StoreError
-from robbench.records import BoardNote, Outcome, Record, dumps
+from robbench.results.schema import BoardNote, Outcome, Record, dumps
 
 EMBEDDINGS = "embeddings.npz"
 EXAMPLES = "examples.npz"

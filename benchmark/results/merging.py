@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from robbench.evaluation.audit import marked
-from robbench.records import BoardNote, CellSpec, Outcome, Record, digest
-from robbench.verifying import Cell, Decisions, refuse
+from robbench.results.schema import BoardNote, CellSpec, Outcome, Record, digest
+from robbench.results.verification import Cell, Decisions, refuse
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,8 @@ from robbench.core.errors import RequestError, StoreError
 from robbench.leaderboards.archive import NOTE, RECORDS
 from robbench.leaderboards.pages import IndexEntry, index_page
 from robbench.leaderboards.text import escape
-from robbench.store import Store
-from robbench.verifying import one_line, refuse
+from robbench.results.store import Store
+from robbench.results.verification import one_line, refuse
 
 LISTING = "<!-- Written by robbench publish, which writes it again unless this line is removed. -->"
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from robbench.store import Store
+from robbench.results.store import Store
 
 _WRITTEN = ("boards", "cells", "data", "exhibits", "labels", "leaderboards", "models", "requests", "searches")
 
