@@ -206,9 +206,9 @@ def _run(options: argparse.Namespace) -> int:
         return 0
 
     from robbench.display import Display, show_boards
-    from robbench.executors.local import default_workers
+    from robbench.execution.local import default_workers
+    from robbench.execution.runner import execute, forget, note_boards, refresh, remaining, write_boards
     from robbench.planning.planner import make_plan
-    from robbench.running import execute, forget, note_boards, refresh, remaining, write_boards
 
     plan = make_plan(request)
     if options.fresh:
@@ -301,8 +301,8 @@ def _check(options: argparse.Namespace) -> int:
 
 def _report(options: argparse.Namespace) -> int:
     from robbench.display import show_boards
+    from robbench.execution.runner import write_boards
     from robbench.results.store import Store
-    from robbench.running import write_boards
 
     store = Store(options.out)
     boards = write_boards(store, _noted_boards(store, options.grid))

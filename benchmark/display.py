@@ -23,12 +23,12 @@ if TYPE_CHECKING:
     from robbench.conformance.rules import Finding
     from robbench.core.registry import Entry
     from robbench.data.label_issues import Listing
-    from robbench.executors.jobs import Progress as Event
+    from robbench.execution.jobs import Progress as Event
+    from robbench.execution.runner import Boards, Work
     from robbench.planning.cost_estimate import Cost
     from robbench.planning.plan import Cell, Plan
     from robbench.results.garbage_collection import Holding
     from robbench.results.publishing import Published
-    from robbench.running import Boards, Work
 
 
 class Terminal(Console):
@@ -174,8 +174,8 @@ def show_boards(boards: Boards, root: Path) -> None:
 
 def show_plan(plan: Plan, store: Store, every_cell: bool) -> None:
     """The jobs of a plan, what is done and what the rest will cost."""
+    from robbench.execution.runner import remaining
     from robbench.planning.cost_estimate import NOTHING, Rates, cost
-    from robbench.running import remaining
 
     console = Terminal()
     rates = Rates.of(store, plan.jobs)

@@ -10,4 +10,4 @@ torch.set_num_threads(1)
 @pytest.fixture
 def one_core(monkeypatch: pytest.MonkeyPatch) -> None:
     """Runs on as many workers as a machine with one core has."""
-    monkeypatch.setattr("robbench.executors.local.cores", lambda: 1)
+    monkeypatch.setattr("robbench.execution.local.cores", lambda: 1)

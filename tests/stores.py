@@ -13,11 +13,11 @@ from board_cells import A_MODEL, CLEAN, FGSM, PGD, Cell, cell, model, outcome
 from robbench.cli import main
 from robbench.core.registry import Registry
 from robbench.evaluation.scoring import scored
+from robbench.execution.runner import audited
 from robbench.leaderboards import write_board
 from robbench.leaderboards.pictures import Picture, read_manifest, write_manifest
 from robbench.results.schema import BoardNote, Costs, ModelSpec, Outcome, Reference
 from robbench.results.store import Store
-from robbench.running import audited
 
 BOARD = "toys"
 B_MODEL = model("b", "fgm")

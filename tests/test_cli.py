@@ -25,7 +25,7 @@ GRID = tiny(conditions=["clean", "rotation", "fgsm@ref"], seeds=[0])
 def one_core() -> Iterator[None]:
     """One thread for each worker, however many there are, so that results are the same to the last bit."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("robbench.executors.local.cores", lambda: 1)
+        patch.setattr("robbench.execution.local.cores", lambda: 1)
         yield
 
 

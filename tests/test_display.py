@@ -7,10 +7,10 @@ import tiny
 from rich.console import Console
 
 from robbench.display import Display
-from robbench.executors.local import run_locally
+from robbench.execution.local import run_locally
+from robbench.execution.runner import note_boards, remaining, write_boards
 from robbench.results.garbage_collection import clean
 from robbench.results.store import Store
-from robbench.running import note_boards, remaining, write_boards
 
 
 def test_a_run_in_a_terminal_shows_bars_and_ends_without_them(tmp_path: Path) -> None:

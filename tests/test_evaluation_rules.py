@@ -28,7 +28,7 @@ from robbench.core.threat_model import Norm, Threat
 from robbench.evaluation import evaluator
 from robbench.evaluation.evaluator import Subject, evaluate
 from robbench.evaluation.referee import Breach
-from robbench.executors.jobs import carry_out
+from robbench.execution.jobs import carry_out
 from robbench.results.store import Store
 from robbench.training.trainer import load_model, train
 

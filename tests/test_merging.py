@@ -72,7 +72,7 @@ def test_two_parts_make_the_board_of_the_whole(divide: Callable[[Record], bool],
 
 
 def test_halves_of_a_grid_that_were_really_run_make_the_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("robbench.executors.local.cores", lambda: 1)
+    monkeypatch.setattr("robbench.execution.local.cores", lambda: 1)
     models: list[dict[str, str]] = [{}, {"defense": "fgm"}]
     for name, part in (("one", models[:1]), ("two", models[1:]), ("whole", models)):
         (tmp_path / name).mkdir()

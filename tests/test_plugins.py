@@ -197,9 +197,9 @@ def test_an_installed_plugin_is_found_by_its_entry_point(tmp_path: Path) -> None
     write_grid(tmp_path / "grid.toml", GRID)
     code = """
 import sys
-import robbench.executors.local
+import robbench.execution.local
 from robbench.cli import main
-robbench.executors.local.cores = lambda: 1
+robbench.execution.local.cores = lambda: 1
 assert main(["list", "attack"]) == 0
 sys.exit(main(sys.argv[1:]))
 """

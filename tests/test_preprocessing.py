@@ -30,7 +30,7 @@ from robbench.defenses.preprocessing import Preprocessed, Preprocessing
 from robbench.defenses.toolbox import ToolboxPreprocessor
 from robbench.evaluation.query_counter import Oracle
 from robbench.evaluation.referee import fair_play
-from robbench.executors.jobs import carry_out
+from robbench.execution.jobs import carry_out
 from robbench.results.store import Store
 from robbench.training.trainer import load_model
 

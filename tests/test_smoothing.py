@@ -27,7 +27,7 @@ from robbench.defenses.bit_depth import BitDepth
 from robbench.defenses.smoothing import Smoothed, Smoothing, certified_radius
 from robbench.evaluation.query_counter import Oracle
 from robbench.evaluation.referee import fair_play
-from robbench.executors.jobs import carry_out
+from robbench.execution.jobs import carry_out
 from robbench.results.store import Store
 
 

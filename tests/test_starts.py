@@ -19,12 +19,12 @@ from robbench.core.contracts import Samples
 from robbench.core.errors import RequestError
 from robbench.evaluation.artifacts import EXAMPLED, examples
 from robbench.evaluation.evaluator import Subject, evaluate
-from robbench.executors.jobs import carry_out
+from robbench.execution.jobs import carry_out
+from robbench.execution.runner import remaining
 from robbench.models import architectures
 from robbench.planning.grid import Request
 from robbench.planning.planner import make_plan
 from robbench.results.store import EMBEDDINGS, EXAMPLES, Store
-from robbench.running import remaining
 from robbench.training.trainer import load_model, train
 
 FIRST = "name = 'first'"

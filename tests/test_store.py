@@ -17,11 +17,11 @@ from hypothesis import strategies as st
 
 from robbench.cli import main
 from robbench.core.errors import RequestError, StoreError
-from robbench.executors.jobs import carry_out
+from robbench.execution.jobs import carry_out
+from robbench.execution.runner import remaining
 from robbench.results import store as store_module
 from robbench.results.schema import SCHEMA, Outcome, Record
 from robbench.results.store import Store, write_atomically
-from robbench.running import remaining
 
 
 def outcome(count: int = 12, seed: int = 0) -> Outcome:

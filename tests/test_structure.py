@@ -55,9 +55,9 @@ planning.cost_estimate results.garbage_collection planning.finished_requests con
 leaderboards data.label_issues training.trials results.verification
 results.merging results.board_directory results.publishing
 
-executors
+execution
 
-running training.hyperparameter_search
+execution.runner training.hyperparameter_search
 
 display display_search cli
 """

@@ -16,7 +16,7 @@ from trainings import differs, history, trained
 
 from robbench.core.contracts import to_float
 from robbench.core.global_rng import GlobalState
-from robbench.executors.jobs import Progress, carry_out
+from robbench.execution.jobs import Progress, carry_out
 from robbench.results.store import Store
 from robbench.training.recipe import Recipe
 from robbench.training.trainer import (

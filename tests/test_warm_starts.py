@@ -10,10 +10,10 @@ import tiny
 import torch
 from trainings import trained
 
-from robbench.executors import local
-from robbench.executors.jobs import carry_out
+from robbench.execution import local
+from robbench.execution.jobs import carry_out
+from robbench.execution.runner import remaining
 from robbench.results.store import Store
-from robbench.running import remaining
 
 CHAIN = [
     "name = 'third'\nstart = 'second'\nrecipe = { epochs = 1 }",

@@ -12,7 +12,7 @@ from typing import Any, get_args, get_type_hints
 from robbench.core.atomic_io import write_atomically
 from robbench.core.errors import RequestError, StoreError, did_you_mean
 from robbench.core.sample_rng import digest64
-from robbench.executors.jobs import explain, settle
+from robbench.execution.jobs import explain, settle
 from robbench.planning.plan import Job, Plan
 from robbench.results.schema import digest, dumps
 from robbench.results.store import HISTORY, Store

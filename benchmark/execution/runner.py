@@ -17,7 +17,7 @@ from robbench.results.schema import BoardNote, Outcome, Record, Reference, Train
 from robbench.results.store import Store
 
 if TYPE_CHECKING:
-    from robbench.executors.jobs import Tell
+    from robbench.execution.jobs import Tell
     from robbench.planning.plan import Cell, Data, Job, Plan
 
 EXHIBITED = 8
@@ -89,7 +89,7 @@ def execute(plan: Plan, work: Work, workers: int, tell: Tell) -> None:
     Raises:
         StoreError: If results cannot be kept.
     """
-    from robbench.executors.local import run_locally
+    from robbench.execution.local import run_locally
 
     if work:
         run_locally(plan, work, workers, tell)
@@ -103,7 +103,7 @@ def refresh(plan: Plan, store: Store) -> None:
         StoreError: If a record cannot be read or written.
     """
     from robbench.evaluation.scoring import metrics_digest, scored
-    from robbench.executors.jobs import explain
+    from robbench.execution.jobs import explain
 
     wanted = metrics_digest(plan.registry)
     for job, cell in plan.cells:

@@ -13,7 +13,7 @@ from concurrent.futures.process import BrokenProcessPool
 from typing import Any
 
 from robbench.core.errors import StoreError
-from robbench.executors.jobs import Progress, Tell, carry_out
+from robbench.execution.jobs import Progress, Tell, carry_out
 from robbench.planning.grid import Request
 from robbench.planning.plan import Cell, Job, Plan
 from robbench.planning.planner import make_plan
