@@ -7,7 +7,7 @@ from pathlib import Path
 
 from grid_files import tiny
 
-from robbench.cli import main
+from robbench.cli.main import main
 from robbench.planning.grid import Request
 from robbench.planning.planner import make_plan
 from robbench.results.schema import Record

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from board_cells import A_MODEL, CLEAN, FGSM, PGD, Cell, cell, model, outcome
 
-from robbench.cli import main
+from robbench.cli.main import main
 from robbench.core.registry import Registry
 from robbench.evaluation.scoring import scored
 from robbench.execution.runner import audited

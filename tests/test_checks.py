@@ -10,7 +10,7 @@ import tiny
 from board_cells import CLEAN, PGD, cell, model, outcome
 from subjects import REGISTRY
 
-from robbench.cli import main
+from robbench.cli.main import main
 from robbench.core.errors import RequestError
 from robbench.core.threat_model import Norm, Threat
 from robbench.data.dataset import EpsList

@@ -9,7 +9,7 @@ import pytest
 import tiny
 import torch
 
-from robbench.cli import main
+from robbench.cli.main import main
 from robbench.data.datasets.cifar10 import CLASS_NAMES
 from robbench.results.schema import Record
 from robbench.results.store import Store

@@ -13,7 +13,7 @@ import pytest
 import torch
 from grid_files import tiny, write_grid
 
-from robbench.cli import KIND_NAMES, main
+from robbench.cli.main import KIND_NAMES, main
 from robbench.core.registry import KINDS, Registry
 from robbench.planning.grid import built_in_grids
 from robbench.results.store import Store
@@ -373,7 +373,7 @@ def test_grids_and_the_toolbox_are_listed(capsys: pytest.CaptureFixture[str]) ->
 
 def test_a_reader_that_goes_away_is_no_error() -> None:
     process = subprocess.Popen(
-        [sys.executable, "-m", "robbench.cli", "list", "grid"], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        [sys.executable, "-m", "robbench", "list", "grid"], stdout=subprocess.PIPE, stderr=subprocess.PIPE
     )
     assert process.stdout is not None
     assert process.stderr is not None

@@ -6,7 +6,7 @@ from pathlib import Path
 import tiny
 from rich.console import Console
 
-from robbench.display import Display
+from robbench.cli.display import Display
 from robbench.execution.local import run_locally
 from robbench.execution.runner import note_boards, remaining, write_boards
 from robbench.results.garbage_collection import clean

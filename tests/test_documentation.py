@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from robbench.cli import main
+from robbench.cli.main import main
 from robbench.core.registry import Registry
 from robbench.planning.grid import parse_grid
 

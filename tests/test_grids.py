@@ -11,7 +11,7 @@ from grid_files import tiny, write_grid
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from robbench.cli import main
+from robbench.cli.main import main
 from robbench.planning.grid import Request
 from robbench.planning.planner import make_plan
 from robbench.results.store import Store

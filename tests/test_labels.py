@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from robbench.cli import main
+from robbench.cli.main import main
 from robbench.conformance import check
 from robbench.core.contracts import Samples
 from robbench.core.errors import RequestError

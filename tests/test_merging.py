@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from stores import B_MODEL, BOARD, LABELS, attacked, complaint, draw, files, fill, finished, publish, row, whole
 
-from robbench.cli import main
+from robbench.cli.main import main
 from robbench.core.errors import StoreError
 from robbench.leaderboards import write_board
 from robbench.leaderboards.archive import read_archive, read_note

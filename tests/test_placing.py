@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from stores import BOARD, complaint, files, fill, publish, whole
 
-from robbench.cli import main
+from robbench.cli.main import main
 from robbench.results.store import Store
 
 

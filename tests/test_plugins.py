@@ -9,7 +9,7 @@ import pytest
 from grid_files import tiny, write_grid
 from plugin_files import EVERYTHING, GRAY, GRID, PLAIN, SHRINK, SHRUNK, cells, changed_files, run, words, write
 
-from robbench.cli import main
+from robbench.cli.main import main
 from robbench.planning.grid import Request
 from robbench.planning.planner import make_plan
 from robbench.results.store import Store
@@ -198,7 +198,7 @@ def test_an_installed_plugin_is_found_by_its_entry_point(tmp_path: Path) -> None
     code = """
 import sys
 import robbench.execution.local
-from robbench.cli import main
+from robbench.cli.main import main
 robbench.execution.local.cores = lambda: 1
 assert main(["list", "attack"]) == 0
 sys.exit(main(sys.argv[1:]))

@@ -19,7 +19,7 @@ from torch import Tensor
 from robbench.attacks.fgm import FGM
 from robbench.attacks.gradients import input_gradient
 from robbench.attacks.pgd import PGD
-from robbench.cli import main
+from robbench.cli.main import main
 from robbench.core.contracts import Classifier
 from robbench.core.errors import RequestError
 from robbench.core.registry import Registry

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import tiny
 
-from robbench.cli import main
+from robbench.cli.main import main
 
 MODELS = ("objective = 'angular'", "defense = 'fgm'")
 CONDITIONS = ("clean", "perturbation", "fgsm@ref", "pgd[steps=3]@ref")
@@ -24,7 +24,7 @@ pytestmark = pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="lo
 def start(grid: Path, out: Path) -> subprocess.Popen[bytes]:
     words = ["run", "--grid", str(grid), "--out", str(out), "--limit", "30", "--workers", "2", "--device", "cpu"]
     return subprocess.Popen(
-        [sys.executable, "-m", "robbench.cli", *words],
+        [sys.executable, "-m", "robbench", *words],
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         start_new_session=True,

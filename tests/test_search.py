@@ -11,7 +11,7 @@ import pytest
 import tiny
 
 import robbench.training.trainer
-from robbench.cli import main
+from robbench.cli.main import main
 from robbench.core.errors import RequestError, StoreError
 from robbench.data.splits import Splits
 from robbench.planning.plan import Job

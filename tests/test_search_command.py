@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from robbench.cli import main
+from robbench.cli.main import main
 from robbench.core.errors import RequestError
 from robbench.planning.grid import Request
 from robbench.planning.planner import make_plan

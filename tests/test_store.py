@@ -15,7 +15,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from robbench.cli import main
+from robbench.cli.main import main
 from robbench.core.errors import RequestError, StoreError
 from robbench.execution.jobs import carry_out
 from robbench.execution.runner import remaining

@@ -26,6 +26,7 @@ TOP = {"benchmark": "robbench"} | {
 
 # From the bottom up: a module imports from its own layer and from those below it.
 FLOORS = """
+cli
 results
 evaluation
 training
@@ -59,7 +60,7 @@ execution
 
 execution.runner training.hyperparameter_search
 
-display display_search cli
+cli.display cli.display_search cli.main __main__
 """
 LAYERS = [floor.split() for floor in FLOORS.split("\n\n")]
 # Boards are made from results.schema and outcomes alone.
@@ -193,15 +194,16 @@ def test_the_package_and_its_help_need_no_torch() -> None:
     code = """
 import sys
 sys.modules["torch"] = sys.modules["numpy"] = None  # importing them raises from here on
-import robbench, robbench.cli
+import robbench
+from robbench.cli.main import main
 for words in (["--help"], ["run", "--help"], ["list", "--help"]):
     try:
-        robbench.cli.main(words)
+        main(words)
     except SystemExit as exit:
         assert exit.code == 0
-assert robbench.cli.main(["--version"]) == 0
-assert robbench.cli.main([]) == 0
-assert robbench.cli.main(["rum"]) == 2
+assert main(["--version"]) == 0
+assert main([]) == 0
+assert main(["rum"]) == 2
 """
     done = python(code)
     assert done.returncode == 0, done.stderr
@@ -212,7 +214,7 @@ assert robbench.cli.main(["rum"]) == 2
 def test_help_answers_at_once() -> None:
     def seconds() -> float:
         started = time.perf_counter()
-        subprocess.run([sys.executable, "-m", "robbench.cli", "--help"], check=True, capture_output=True)
+        subprocess.run([sys.executable, "-m", "robbench", "--help"], check=True, capture_output=True)
         return time.perf_counter() - started
 
     assert min(seconds() for _ in range(3)) < 1.0

@@ -205,7 +205,7 @@ def _run(options: argparse.Namespace) -> int:
         print(f"Nothing to do: all {before[1]} cells of {before[0]} are done. Boards: {store.root / 'leaderboards'}")
         return 0
 
-    from robbench.display import Display, show_boards
+    from robbench.cli.display import Display, show_boards
     from robbench.execution.local import default_workers
     from robbench.execution.runner import execute, forget, note_boards, refresh, remaining, write_boards
     from robbench.planning.planner import make_plan
@@ -228,7 +228,7 @@ def _run(options: argparse.Namespace) -> int:
 
 
 def _plan(options: argparse.Namespace) -> int:
-    from robbench.display import show_plan
+    from robbench.cli.display import show_plan
     from robbench.planning.grid import read_grid
     from robbench.planning.planner import make_plan
     from robbench.results.store import Store
@@ -246,7 +246,7 @@ def _search(options: argparse.Namespace) -> int:
 
     read_grid(options.grid)
     Store(options.out).check()
-    from robbench.display_search import show_search, show_trial
+    from robbench.cli.display_search import show_search, show_trial
     from robbench.planning.planner import make_plan
     from robbench.training.hyperparameter_search import prepare, search
 
@@ -256,10 +256,10 @@ def _search(options: argparse.Namespace) -> int:
 
 
 def _labels(options: argparse.Namespace) -> int:
+    from robbench.cli.display import show_labels
     from robbench.core.atomic_io import file_name
     from robbench.core.registry import Registry
     from robbench.data.label_issues import examine, write
-    from robbench.display import show_labels
     from robbench.planning.planner import load_data
     from robbench.results.store import Store
 
@@ -274,7 +274,7 @@ def _labels(options: argparse.Namespace) -> int:
 
 
 def _list(options: argparse.Namespace) -> int:
-    from robbench.display import show_components
+    from robbench.cli.display import show_components
 
     kind = options.kind
     if kind is not None and kind not in KIND_NAMES and kind.removesuffix("s") in KIND_NAMES:
@@ -286,9 +286,9 @@ def _list(options: argparse.Namespace) -> int:
 
 
 def _check(options: argparse.Namespace) -> int:
+    from robbench.cli.display import show_findings
     from robbench.conformance import check, kinds_of
     from robbench.core.registry import Registry
-    from robbench.display import show_findings
 
     registry = Registry(tuple(options.plugin))
     kinds, kind = kinds_of(registry, options.name), options.kind
@@ -300,7 +300,7 @@ def _check(options: argparse.Namespace) -> int:
 
 
 def _report(options: argparse.Namespace) -> int:
-    from robbench.display import show_boards
+    from robbench.cli.display import show_boards
     from robbench.execution.runner import write_boards
     from robbench.results.store import Store
 
@@ -311,8 +311,8 @@ def _report(options: argparse.Namespace) -> int:
 
 
 def _publish(options: argparse.Namespace) -> int:
+    from robbench.cli.display import show_published
     from robbench.core.registry import Registry
-    from robbench.display import show_published
     from robbench.results.publishing import publish
     from robbench.results.store import Store
 
@@ -340,7 +340,7 @@ def _noted_boards(store: Store, grids: Sequence[str]) -> list[str]:
 
 
 def _gc(options: argparse.Namespace) -> int:
-    from robbench.display import show_cleaning
+    from robbench.cli.display import show_cleaning
     from robbench.results.garbage_collection import clean
     from robbench.results.store import Store
 
@@ -366,7 +366,3 @@ def _request(options: argparse.Namespace) -> Request:
         plugins=tuple(options.plugin),
         audit=options.audit,
     )
-
-
-if __name__ == "__main__":
-    sys.exit(main())

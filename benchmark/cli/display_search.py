@@ -8,7 +8,7 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from robbench.display import Terminal
+from robbench.cli.display import Terminal
 from robbench.training.hyperparameter_search import Search, ranked, standard_error, toml
 from robbench.training.trials import Trial
 
