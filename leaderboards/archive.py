@@ -14,7 +14,7 @@ import numpy as np
 
 from robbench.core.atomic_io import write_atomically
 from robbench.core.errors import StoreError
-from robbench.leaderboards.pictures import Picture, read_manifest
+from robbench.leaderboards.figure_manifest import Picture, read_manifest
 from robbench.leaderboards.table import Cell
 from robbench.results.schema import BoardNote, Outcome, Record
 

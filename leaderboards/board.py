@@ -10,11 +10,11 @@ import numpy as np
 
 from robbench.evaluation.metrics import measures
 from robbench.evaluation.statistics import Scores, balanced, class_rates, combine, tie_leaders, wilson
-from robbench.leaderboards.checked import Checked, checked
-from robbench.leaderboards.corrupted import Corrupted, corrupted
+from robbench.leaderboards.ablations import Pair, Scored, pairs
+from robbench.leaderboards.aggregates import Figure, Rates, accuracy_scores, rates, scores
+from robbench.leaderboards.check_results import Checked, checked
+from robbench.leaderboards.corruption_results import Corrupted, corrupted
 from robbench.leaderboards.curves import Curve, sizes, strength
-from robbench.leaderboards.figures import Figure, Rates, accuracy_scores, rates, scores
-from robbench.leaderboards.pairs import Pair, Scored, pairs
 from robbench.leaderboards.table import Cell, Status, Table, ThreatModel, is_audited
 from robbench.results.schema import ConditionSpec, DatasetSpec, Measure, ModelSpec, Outcome, Training, digest
 

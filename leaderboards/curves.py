@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from robbench.evaluation.statistics import Scores, combine, covered, survival
-from robbench.leaderboards.figures import Rates, distance_scores, rates
+from robbench.leaderboards.aggregates import Rates, distance_scores, rates
 from robbench.leaderboards.table import Table, ThreatModel
 from robbench.results.schema import ConditionSpec
 

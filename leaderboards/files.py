@@ -11,15 +11,15 @@ from typing import Any
 
 from robbench.core.atomic_io import write_atomically
 from robbench.leaderboards import tables
-from robbench.leaderboards.beside import beside_table
+from robbench.leaderboards.aggregates import Figure, Rates
 from robbench.leaderboards.board import Board, board_data
-from robbench.leaderboards.figures import Figure, Rates
+from robbench.leaderboards.figure_manifest import Picture
 from robbench.leaderboards.findings import findings
-from robbench.leaderboards.pages.page import page
-from robbench.leaderboards.pictures import Picture
+from robbench.leaderboards.html.page import page
+from robbench.leaderboards.markdown import escape, escape_html, paragraphs, value_list
+from robbench.leaderboards.reference_comparison import beside_table
 from robbench.leaderboards.table import AUDIT_STEPS, Cell
 from robbench.leaderboards.templates import environment
-from robbench.leaderboards.text import escape, escape_html, paragraphs, value_list
 from robbench.results.schema import BoardNote, dumps
 
 KEY_DIGITS = 8

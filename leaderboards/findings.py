@@ -6,10 +6,10 @@ from collections.abc import Iterable, Iterator, Mapping
 from statistics import fmean
 
 from robbench.evaluation.statistics import LEVEL
+from robbench.leaderboards.ablations import Change, Pair
+from robbench.leaderboards.aggregates import Figure, Rates
 from robbench.leaderboards.board import Board, Row
-from robbench.leaderboards.figures import Figure, Rates
-from robbench.leaderboards.pairs import Change, Pair
-from robbench.leaderboards.text import counted, escape, listed, percent, points, probability, signed, value_list
+from robbench.leaderboards.markdown import counted, escape, listed, percent, points, probability, signed, value_list
 
 
 def findings(board: Board) -> list[str]:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from robbench.leaderboards.board import board_data
+from robbench.leaderboards.markdown import interval, percent
 from robbench.leaderboards.table import Cell
-from robbench.leaderboards.text import interval, percent
 
 
 def summary_rows(cells: Sequence[Cell]) -> list[dict[str, str]]:

@@ -11,8 +11,8 @@ from PIL import Image
 
 from robbench.leaderboards import board_data
 from robbench.leaderboards.board import Board
-from robbench.leaderboards.pages import page
-from robbench.leaderboards.pictures import Picture
+from robbench.leaderboards.figure_manifest import Picture
+from robbench.leaderboards.html import page
 from robbench.results.schema import BoardNote, ConditionSpec, Reference
 
 IMAGE = "<img src=x onerror=alert(1)>"

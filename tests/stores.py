@@ -15,7 +15,7 @@ from robbench.core.registry import Registry
 from robbench.evaluation.scoring import scored
 from robbench.execution.runner import audited
 from robbench.leaderboards import write_board
-from robbench.leaderboards.pictures import Picture, read_manifest, write_manifest
+from robbench.leaderboards.figure_manifest import Picture, read_manifest, write_manifest
 from robbench.results.schema import BoardNote, Costs, ModelSpec, Outcome, Reference
 from robbench.results.store import Store
 

@@ -10,7 +10,7 @@ import pytest
 from page_boards import HOSTILE, IMAGE, ROWS, SCRIPT, hostile_board, hostile_page
 
 from robbench.leaderboards.files import plain_data
-from robbench.leaderboards.pages import IndexEntry, index_page
+from robbench.leaderboards.html import IndexEntry, index_page
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page

@@ -13,10 +13,10 @@ from board_cells import CHAIN, CLEAN, FGSM, PGD, PGD_2, ROTATION, Cell, cell, da
 from PIL import Image
 
 from robbench.core.errors import StoreError
+from robbench.leaderboards.artifact_reader import NOTHING, Examples, History, Materials, Samples
 from robbench.leaderboards.board import board_data
-from robbench.leaderboards.drawing import draw
-from robbench.leaderboards.materials import NOTHING, Examples, History, Materials, Samples
-from robbench.leaderboards.pictures import Picture, read_manifest
+from robbench.leaderboards.figure_manifest import Picture, read_manifest
+from robbench.leaderboards.plots import draw
 from robbench.results.schema import ConditionSpec, DatasetSpec, ModelSpec
 
 FGSM_2 = ConditionSpec(label="fgsm@0.2", kind="attack", stages=(stage("fgsm", eps=0.2),))

@@ -12,19 +12,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from robbench.evaluation.statistics import wilson
+from robbench.leaderboards.aggregates import Figure
+from robbench.leaderboards.artifact_reader import Embeddings, History, Materials
 from robbench.leaderboards.board import Row, board_data
-from robbench.leaderboards.drawing import draw
-from robbench.leaderboards.drawing.embeddings import embeddings, project
-from robbench.leaderboards.drawing.learning_rates import learning_rates
-from robbench.leaderboards.drawing.rounding import undone
-from robbench.leaderboards.drawing.scene import Scene, Sketch, featured, is_undefended, leading, which
-from robbench.leaderboards.drawing.style import Fonts, spans
-from robbench.leaderboards.drawing.words import pct, short
-from robbench.leaderboards.figures import Figure
-from robbench.leaderboards.materials import Embeddings, History, Materials
-from robbench.leaderboards.pictures import Picture
+from robbench.leaderboards.figure_manifest import Picture
+from robbench.leaderboards.markdown import counted, listed
+from robbench.leaderboards.plots import draw
+from robbench.leaderboards.plots.embeddings import embeddings, project
+from robbench.leaderboards.plots.learning_rates import learning_rates
+from robbench.leaderboards.plots.rounding import undone
+from robbench.leaderboards.plots.scene import Scene, Sketch, featured, is_undefended, leading, which
+from robbench.leaderboards.plots.style import Fonts, spans
+from robbench.leaderboards.plots.words import pct, short
 from robbench.leaderboards.table import Table
-from robbench.leaderboards.text import counted, listed
 from robbench.results.schema import ModelSpec
 
 FONTS = Fonts(("DejaVu Sans",), frozenset(map(ord, "abcdefghijklmno 0123456789.@$…□·-")))

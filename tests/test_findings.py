@@ -5,7 +5,7 @@ from board_cells import CLEAN, PGD, Cell, cell, dataset, model, outcome, part
 
 from robbench.leaderboards import board_data
 from robbench.leaderboards.findings import findings
-from robbench.leaderboards.text import escape
+from robbench.leaderboards.markdown import escape
 
 
 def test_findings_compare_pairs_that_differ_in_one_thing() -> None:

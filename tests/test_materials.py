@@ -7,7 +7,7 @@ import pytest
 from board_cells import CLEAN, FGSM, Cell, cell, model, outcome
 
 from robbench.core.errors import StoreError
-from robbench.leaderboards.materials import read_materials
+from robbench.leaderboards.artifact_reader import read_materials
 from robbench.results.store import Store
 
 A, B = model("a"), model("b")

@@ -31,9 +31,9 @@ from robbench.core.corruption_kinds import EXTRA, MAIN, SEVERITIES
 from robbench.core.errors import StoreError
 from robbench.leaderboards import board_data
 from robbench.leaderboards.files import plain_data
-from robbench.leaderboards.pages import IndexEntry, index_page, page
-from robbench.leaderboards.pages.rendering import breaks, inline
-from robbench.leaderboards.text import escape
+from robbench.leaderboards.html import IndexEntry, index_page, page
+from robbench.leaderboards.html.rendering import breaks, inline
+from robbench.leaderboards.markdown import escape
 from robbench.results.schema import BoardNote, ConditionSpec
 
 VOID = {"meta", "link", "img", "input", "br", "wbr"}

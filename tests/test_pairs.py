@@ -8,9 +8,9 @@ from hypothesis import strategies as st
 
 from robbench.evaluation.statistics import Scores, balanced, class_rates, mean_difference, paired_difference, paired_p
 from robbench.leaderboards import board_data, tables
-from robbench.leaderboards.beside import beside, beside_table
 from robbench.leaderboards.findings import findings
-from robbench.leaderboards.text import points, probability
+from robbench.leaderboards.markdown import points, probability
+from robbench.leaderboards.reference_comparison import beside, beside_table
 from robbench.results.schema import BoardNote, Measure, Reference, Training
 
 LABELS = np.array([0] * 30 + [1] * 10)

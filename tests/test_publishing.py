@@ -13,7 +13,7 @@ from stores import B_MODEL, BOARD, LABELS, PICTURE, attacked, complaint, draw, f
 
 from robbench.leaderboards import write_board
 from robbench.leaderboards.archive import read_archive, read_note, read_pictures
-from robbench.leaderboards.pictures import write_manifest
+from robbench.leaderboards.figure_manifest import write_manifest
 from robbench.results.schema import Record
 from robbench.results.store import Store
 

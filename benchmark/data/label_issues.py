@@ -97,7 +97,7 @@ def write(listing: Listing, folder: Path) -> list[Path]:
 
 def contact_sheet(listing: Listing) -> tuple[bytes, bytes]:
     """The worst suspects with what they are called and what the model calls them, as PNG and as SVG."""
-    from robbench.leaderboards.drawing.style import WIDTH, Fonts, encode, page, place, style
+    from robbench.leaderboards.plots.style import WIDTH, Fonts, encode, page, place, style
 
     names, found = listing.data.splits.class_names, listing.found
     shown = min(SHOWN, len(found))

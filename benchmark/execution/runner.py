@@ -195,9 +195,9 @@ def write_boards(store: Store, boards: Collection[str] | None = None) -> Boards:
         StoreError: If a cell is damaged or a board cannot be written.
     """
     from robbench.leaderboards import board_data, write_files
-    from robbench.leaderboards.drawing import draw
-    from robbench.leaderboards.materials import read_materials
-    from robbench.leaderboards.pages import IndexEntry, index_page
+    from robbench.leaderboards.artifact_reader import read_materials
+    from robbench.leaderboards.html import IndexEntry, index_page
+    from robbench.leaderboards.plots import draw
 
     files: dict[str, list[Path]] = {}
     found: dict[str, list[tuple[Record, Outcome | None]]] = {}

@@ -13,8 +13,8 @@ from urllib.parse import quote
 from robbench.core.atomic_io import check_writable, write_atomically
 from robbench.core.errors import RequestError, StoreError
 from robbench.leaderboards.archive import NOTE, RECORDS
-from robbench.leaderboards.pages import IndexEntry, index_page
-from robbench.leaderboards.text import escape
+from robbench.leaderboards.html import IndexEntry, index_page
+from robbench.leaderboards.markdown import escape
 from robbench.results.store import Store
 from robbench.results.verification import one_line, refuse
 

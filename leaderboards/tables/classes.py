@@ -6,9 +6,9 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
+from robbench.leaderboards.aggregates import Figure, Rates
 from robbench.leaderboards.board import Board, Row
-from robbench.leaderboards.figures import Figure, Rates
-from robbench.leaderboards.text import TextTable, escape, percent
+from robbench.leaderboards.markdown import TextTable, escape, percent
 
 
 def per_class(board: Board) -> Iterator[tuple[str, TextTable]]:

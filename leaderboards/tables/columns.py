@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from robbench.core.threat_model import format_eps
 from robbench.evaluation.metrics import measures
+from robbench.leaderboards.aggregates import Figure
 from robbench.leaderboards.board import Board
 from robbench.leaderboards.curves import Curve
-from robbench.leaderboards.figures import Figure
+from robbench.leaderboards.markdown import NONE, TextTable, escape, interval, number, percent
 from robbench.leaderboards.tables.parts import Choose, balanced, extent, of, share, shown
-from robbench.leaderboards.text import NONE, TextTable, escape, interval, number, percent
 from robbench.results.schema import ConditionSpec
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from robbench.evaluation.statistics import wilson
+from robbench.leaderboards.ablations import Change, Part
 from robbench.leaderboards.board import Board
-from robbench.leaderboards.pairs import Change, Part
-from robbench.leaderboards.text import NONE, TextTable, escape, points, probability, signed, value_list
+from robbench.leaderboards.markdown import NONE, TextTable, escape, points, probability, signed, value_list
 from robbench.results.schema import Training
 
 

@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from robbench.core.threat_model import format_eps
 from robbench.evaluation.audit import CAUTIONS, FLAGS
 from robbench.leaderboards.board import Board, Entry
+from robbench.leaderboards.markdown import NONE, TextTable, escape, interval, number, percent, value_list
 from robbench.leaderboards.tables.parts import extent
-from robbench.leaderboards.text import NONE, TextTable, escape, interval, number, percent, value_list
 from robbench.results.schema import ConditionSpec, PartSpec
 
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from robbench.leaderboards.aggregates import Figure, Rates
 from robbench.leaderboards.board import Entry
-from robbench.leaderboards.figures import Figure, Rates
-from robbench.leaderboards.text import NONE, percent
+from robbench.leaderboards.markdown import NONE, percent
 
 Choose = Callable[[Rates], Figure]
 

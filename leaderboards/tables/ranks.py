@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from robbench.leaderboards.board import Board, Row
+from robbench.leaderboards.markdown import NONE, TextTable, escape, interval, percent
 from robbench.leaderboards.tables.parts import balanced, extent, of, share, shown
-from robbench.leaderboards.text import NONE, TextTable, escape, interval, percent
 
 
 def ranking(board: Board) -> TextTable:

@@ -8,12 +8,12 @@ from pathlib import Path
 
 from robbench.core.errors import StoreError
 from robbench.leaderboards.board import Board
+from robbench.leaderboards.figure_manifest import Picture
 from robbench.leaderboards.findings import findings
-from robbench.leaderboards.pages.contents import decisions, sheets
-from robbench.leaderboards.pages.records import embedded, facets
-from robbench.leaderboards.pages.rendering import render
-from robbench.leaderboards.pages.sheets import Records
-from robbench.leaderboards.pictures import Picture
+from robbench.leaderboards.html.contents import decisions, sheets
+from robbench.leaderboards.html.records import embedded, facets
+from robbench.leaderboards.html.rendering import render
+from robbench.leaderboards.html.sheets import Records
 from robbench.leaderboards.table import AUDIT_STEPS, Cell
 from robbench.leaderboards.tables import usual_recipe
 from robbench.results.schema import BoardNote, Record

@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from robbench.leaderboards.figures import Figure
+from robbench.leaderboards.aggregates import Figure
 from robbench.results.schema import Measure
 
 NONE = "–"

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from robbench.leaderboards.aggregates import Figure
 from robbench.leaderboards.board import Board, Row
-from robbench.leaderboards.drawing.scene import Scene, Sketch, leading
-from robbench.leaderboards.drawing.style import ATTACKED, CLEAN, GREY, share_axis, sheet, spans
-from robbench.leaderboards.drawing.words import short
-from robbench.leaderboards.figures import Figure
-from robbench.leaderboards.pictures import Picture
-from robbench.leaderboards.text import counted, percent
+from robbench.leaderboards.figure_manifest import Picture
+from robbench.leaderboards.markdown import counted, percent
+from robbench.leaderboards.plots.scene import Scene, Sketch, leading
+from robbench.leaderboards.plots.style import ATTACKED, CLEAN, GREY, share_axis, sheet, spans
+from robbench.leaderboards.plots.words import short
 
 ROWS = 20
 

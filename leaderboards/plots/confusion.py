@@ -8,10 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from robbench.leaderboards.board import Row
-from robbench.leaderboards.drawing.scene import Scene, Sketch, leading, which
-from robbench.leaderboards.drawing.style import WIDTH, sheet
-from robbench.leaderboards.drawing.words import pct, short
-from robbench.leaderboards.pictures import Picture
+from robbench.leaderboards.figure_manifest import Picture
+from robbench.leaderboards.plots.scene import Scene, Sketch, leading, which
+from robbench.leaderboards.plots.style import WIDTH, sheet
+from robbench.leaderboards.plots.words import pct, short
 
 BESIDE, NUMBERED = 10, 20
 """Up to so many classes two matrices stand side by side with their counts, and so many have counts at all."""

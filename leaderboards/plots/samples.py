@@ -6,10 +6,10 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from robbench.leaderboards.drawing.scene import Scene, Sketch
-from robbench.leaderboards.drawing.style import WIDTH, page, place
-from robbench.leaderboards.pictures import Picture
-from robbench.leaderboards.text import counted
+from robbench.leaderboards.figure_manifest import Picture
+from robbench.leaderboards.markdown import counted
+from robbench.leaderboards.plots.scene import Scene, Sketch
+from robbench.leaderboards.plots.style import WIDTH, page, place
 
 ACROSS, ACROSS_MANY = 8, 10
 ROWS_UP_TO = 12

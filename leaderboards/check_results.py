@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from robbench.evaluation.statistics import Scores, combine
-from robbench.leaderboards.figures import Figure, rates, scores
+from robbench.leaderboards.aggregates import Figure, rates, scores
 from robbench.leaderboards.table import Status, Table, ThreatModel
 from robbench.results.schema import ConditionSpec, Outcome
 

@@ -10,9 +10,9 @@ from typing import Any, Self
 from urllib.parse import quote
 
 from robbench.core.errors import StoreError
-from robbench.leaderboards.figures import Figure
-from robbench.leaderboards.pages.rendering import render
-from robbench.leaderboards.pages.sheets import Cell
+from robbench.leaderboards.aggregates import Figure
+from robbench.leaderboards.html.rendering import render
+from robbench.leaderboards.html.sheets import Cell
 
 
 @dataclass(frozen=True)

@@ -7,12 +7,12 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from robbench.core.corruption_kinds import EXTRA, MAIN
 from robbench.core.threat_model import format_eps
 from robbench.leaderboards import tables
+from robbench.leaderboards.aggregates import Figure, Rates
 from robbench.leaderboards.board import Board, Row
 from robbench.leaderboards.curves import Curve
-from robbench.leaderboards.figures import Figure, Rates
-from robbench.leaderboards.pages.sheets import Cell, Heading, Line, Records, Sheet, Source
+from robbench.leaderboards.html.sheets import Cell, Heading, Line, Records, Sheet, Source
+from robbench.leaderboards.markdown import NONE, number
 from robbench.leaderboards.tables.parts import Choose, extent, of
-from robbench.leaderboards.text import NONE, number
 
 Column = tuple[Heading, Callable[[Row], Cell]]
 

@@ -7,8 +7,8 @@ import importlib.resources
 import re
 from typing import TYPE_CHECKING, Any
 
+from robbench.leaderboards.markdown import paragraphs
 from robbench.leaderboards.templates import environment
-from robbench.leaderboards.text import paragraphs
 
 if TYPE_CHECKING:
     from markdown_it import MarkdownIt

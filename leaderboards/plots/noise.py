@@ -6,13 +6,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from robbench.leaderboards.aggregates import Figure
 from robbench.leaderboards.board import Row
-from robbench.leaderboards.drawing.scene import Scene, Sketch, leading, which
-from robbench.leaderboards.drawing.style import COLORS, MARKERS, share_axis, sheet, spans
-from robbench.leaderboards.drawing.words import pct, short
-from robbench.leaderboards.figures import Figure
-from robbench.leaderboards.pictures import Picture
-from robbench.leaderboards.text import number
+from robbench.leaderboards.figure_manifest import Picture
+from robbench.leaderboards.markdown import number
+from robbench.leaderboards.plots.scene import Scene, Sketch, leading, which
+from robbench.leaderboards.plots.style import COLORS, MARKERS, share_axis, sheet, spans
+from robbench.leaderboards.plots.words import pct, short
 from robbench.results.schema import ConditionSpec
 
 if TYPE_CHECKING:

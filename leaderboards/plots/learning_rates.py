@@ -7,13 +7,13 @@ from typing import Any
 
 import numpy as np
 
+from robbench.leaderboards.artifact_reader import History
 from robbench.leaderboards.board import Row
-from robbench.leaderboards.drawing.scene import Scene, Sketch
-from robbench.leaderboards.drawing.style import COLORS, MARKERS, sheet
-from robbench.leaderboards.drawing.training import histories, loss_axis, whole_epochs
-from robbench.leaderboards.drawing.words import short
-from robbench.leaderboards.materials import History
-from robbench.leaderboards.pictures import Picture
+from robbench.leaderboards.figure_manifest import Picture
+from robbench.leaderboards.plots.scene import Scene, Sketch
+from robbench.leaderboards.plots.style import COLORS, MARKERS, sheet
+from robbench.leaderboards.plots.training import histories, loss_axis, whole_epochs
+from robbench.leaderboards.plots.words import short
 from robbench.results.schema import digest
 
 

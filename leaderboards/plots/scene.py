@@ -6,13 +6,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from robbench.leaderboards.artifact_reader import Materials
 from robbench.leaderboards.board import Board, Row
-from robbench.leaderboards.drawing.style import Fonts
-from robbench.leaderboards.drawing.words import short
-from robbench.leaderboards.materials import Materials
-from robbench.leaderboards.pictures import Picture
+from robbench.leaderboards.figure_manifest import Picture
+from robbench.leaderboards.markdown import counted, listed
+from robbench.leaderboards.plots.style import Fonts
+from robbench.leaderboards.plots.words import short
 from robbench.leaderboards.table import Table
-from robbench.leaderboards.text import counted, listed
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure as Sheet

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 
 from robbench.leaderboards import tables
-from robbench.leaderboards.beside import beside_table
+from robbench.leaderboards.ablations import PARTS
 from robbench.leaderboards.board import Board, Row
-from robbench.leaderboards.pages import numbers
-from robbench.leaderboards.pages.sheets import Records, Sheet, Source, sheet_of
-from robbench.leaderboards.pairs import PARTS
+from robbench.leaderboards.html import numbers
+from robbench.leaderboards.html.sheets import Records, Sheet, Source, sheet_of
+from robbench.leaderboards.markdown import escape
+from robbench.leaderboards.reference_comparison import beside_table
 from robbench.leaderboards.table import ThreatModel
-from robbench.leaderboards.text import escape
 from robbench.results.schema import Reference
 
 

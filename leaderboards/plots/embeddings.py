@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from robbench.leaderboards.artifact_reader import Embeddings
 from robbench.leaderboards.board import Row
-from robbench.leaderboards.drawing.scene import Scene, Sketch, featured, which
-from robbench.leaderboards.drawing.style import BLACK, BLUE, GREEN, ORANGE, PURPLE, SKY, VERMILLION, sheet
-from robbench.leaderboards.drawing.words import short
-from robbench.leaderboards.materials import Embeddings
-from robbench.leaderboards.pictures import Picture
-from robbench.leaderboards.text import counted
+from robbench.leaderboards.figure_manifest import Picture
+from robbench.leaderboards.markdown import counted
+from robbench.leaderboards.plots.scene import Scene, Sketch, featured, which
+from robbench.leaderboards.plots.style import BLACK, BLUE, GREEN, ORANGE, PURPLE, SKY, VERMILLION, sheet
+from robbench.leaderboards.plots.words import short
 
 ROWS = 4
 FITTED = 2000

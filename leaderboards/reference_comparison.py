@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from robbench.leaderboards.aggregates import Figure
 from robbench.leaderboards.board import Board, Entry
-from robbench.leaderboards.figures import Figure
-from robbench.leaderboards.text import NONE, TextTable, escape, interval
+from robbench.leaderboards.markdown import NONE, TextTable, escape, interval
 from robbench.results.schema import Reference
 
 RECALL = "recall/"

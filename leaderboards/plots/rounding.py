@@ -8,12 +8,12 @@ import numpy as np
 
 from robbench.evaluation.metrics.measures import succeeded
 from robbench.evaluation.statistics import wilson
+from robbench.leaderboards.aggregates import Figure
 from robbench.leaderboards.board import Row
-from robbench.leaderboards.drawing.scene import Scene, Sketch, breakable, featured, which
-from robbench.leaderboards.drawing.style import COLORS, MARKERS, sheet, spans
-from robbench.leaderboards.drawing.words import pct, short
-from robbench.leaderboards.figures import Figure
-from robbench.leaderboards.pictures import Picture
+from robbench.leaderboards.figure_manifest import Picture
+from robbench.leaderboards.plots.scene import Scene, Sketch, breakable, featured, which
+from robbench.leaderboards.plots.style import COLORS, MARKERS, sheet, spans
+from robbench.leaderboards.plots.words import pct, short
 from robbench.results.schema import Measure, Outcome
 
 ROWS, CONDITIONS, LEAST = 3, 12, 20

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from robbench.leaderboards.pages.index import IndexEntry, index_page
-from robbench.leaderboards.pages.page import page
+from robbench.leaderboards.html.index import IndexEntry, index_page
+from robbench.leaderboards.html.page import page
 
 __all__ = ["IndexEntry", "index_page", "page"]

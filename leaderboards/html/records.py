@@ -8,10 +8,10 @@ from typing import Any
 
 from robbench.core.threat_model import format_eps
 from robbench.evaluation.audit import CAUTIONS, FLAGS
+from robbench.leaderboards.aggregates import Figure
 from robbench.leaderboards.board import Board, Row
-from robbench.leaderboards.figures import Figure
-from robbench.leaderboards.pages.numbers import by_class, overall, suite
-from robbench.leaderboards.pages.sheets import Records, Source
+from robbench.leaderboards.html.numbers import by_class, overall, suite
+from robbench.leaderboards.html.sheets import Records, Source
 from robbench.results.schema import ConditionSpec, Measure, ModelSpec, Record
 
 # Of the provenance, only what does not differ when the same is run on another machine: the page of a board is a

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from unicodedata import category
 
-from robbench.leaderboards.figures import Figure, Rates
+from robbench.leaderboards.aggregates import Figure, Rates
 
 
 def short(text: object, limit: int = 60) -> str:

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from robbench.leaderboards.artifact_reader import History
 from robbench.leaderboards.board import IMBALANCE, Row
-from robbench.leaderboards.drawing.scene import Scene, Sketch, featured, which
-from robbench.leaderboards.drawing.style import BLUE, VERMILLION, share_axis, sheet
-from robbench.leaderboards.drawing.words import pct, short
-from robbench.leaderboards.materials import History
-from robbench.leaderboards.pictures import Picture
-from robbench.leaderboards.text import counted
+from robbench.leaderboards.figure_manifest import Picture
+from robbench.leaderboards.markdown import counted
+from robbench.leaderboards.plots.scene import Scene, Sketch, featured, which
+from robbench.leaderboards.plots.style import BLUE, VERMILLION, share_axis, sheet
+from robbench.leaderboards.plots.words import pct, short
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

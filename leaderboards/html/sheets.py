@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TypeAlias
 
-from robbench.leaderboards.figures import Figure
-from robbench.leaderboards.text import NONE, TextTable, percent
+from robbench.leaderboards.aggregates import Figure
+from robbench.leaderboards.markdown import NONE, TextTable, percent
 from robbench.results.schema import Record, digest
 
 Place: TypeAlias = tuple[str, str]

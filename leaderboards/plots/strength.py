@@ -8,13 +8,13 @@ import numpy as np
 
 from robbench.core.threat_model import format_eps
 from robbench.evaluation.statistics import combine, survival
+from robbench.leaderboards.aggregates import Figure, distance_scores, rates
 from robbench.leaderboards.board import Row
 from robbench.leaderboards.curves import Curve
-from robbench.leaderboards.drawing.scene import Scene, Sketch, featured, which
-from robbench.leaderboards.drawing.style import COLORS, MARKERS, share_axis, sheet, spans
-from robbench.leaderboards.drawing.words import average, pct, short
-from robbench.leaderboards.figures import Figure, distance_scores, rates
-from robbench.leaderboards.pictures import Picture
+from robbench.leaderboards.figure_manifest import Picture
+from robbench.leaderboards.plots.scene import Scene, Sketch, featured, which
+from robbench.leaderboards.plots.style import COLORS, MARKERS, share_axis, sheet, spans
+from robbench.leaderboards.plots.words import average, pct, short
 from robbench.leaderboards.tables.parts import extent
 
 

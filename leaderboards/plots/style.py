@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from robbench.leaderboards.drawing.words import short
-from robbench.leaderboards.figures import Figure
+from robbench.leaderboards.aggregates import Figure
+from robbench.leaderboards.plots.words import short
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -6,12 +6,12 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
+from robbench.leaderboards.aggregates import Figure, Rates
 from robbench.leaderboards.board import Row
-from robbench.leaderboards.drawing.scene import Scene, Sketch, leading, which
-from robbench.leaderboards.drawing.style import ATTACKED, CLEAN, PERTURBED, share_axis, sheet, spans
-from robbench.leaderboards.drawing.words import pct, short
-from robbench.leaderboards.figures import Figure, Rates
-from robbench.leaderboards.pictures import Picture
+from robbench.leaderboards.figure_manifest import Picture
+from robbench.leaderboards.plots.scene import Scene, Sketch, leading, which
+from robbench.leaderboards.plots.style import ATTACKED, CLEAN, PERTURBED, share_axis, sheet, spans
+from robbench.leaderboards.plots.words import pct, short
 
 CLASSES = 16
 """Shown at most; of more, those that fare worst and best."""

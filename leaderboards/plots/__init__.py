@@ -9,23 +9,23 @@ from pathlib import Path
 
 from robbench.core.atomic_io import write_atomically
 from robbench.core.errors import StoreError
+from robbench.leaderboards.artifact_reader import Materials
 from robbench.leaderboards.board import Board
-from robbench.leaderboards.drawing.classes import classes
-from robbench.leaderboards.drawing.confusion import confusion
-from robbench.leaderboards.drawing.counts import counts
-from robbench.leaderboards.drawing.embeddings import embeddings
-from robbench.leaderboards.drawing.examples import examples
-from robbench.leaderboards.drawing.learning_rates import learning_rates
-from robbench.leaderboards.drawing.noise import noise
-from robbench.leaderboards.drawing.ranking import ranking
-from robbench.leaderboards.drawing.rounding import rounding
-from robbench.leaderboards.drawing.samples import samples
-from robbench.leaderboards.drawing.scene import Scene, Sketch
-from robbench.leaderboards.drawing.strength import sizes, strength
-from robbench.leaderboards.drawing.style import Fonts, encode, style
-from robbench.leaderboards.drawing.training import training
-from robbench.leaderboards.materials import Materials
-from robbench.leaderboards.pictures import Picture, write_manifest
+from robbench.leaderboards.figure_manifest import Picture, write_manifest
+from robbench.leaderboards.plots.classes import classes
+from robbench.leaderboards.plots.confusion import confusion
+from robbench.leaderboards.plots.counts import counts
+from robbench.leaderboards.plots.embeddings import embeddings
+from robbench.leaderboards.plots.examples import examples
+from robbench.leaderboards.plots.learning_rates import learning_rates
+from robbench.leaderboards.plots.noise import noise
+from robbench.leaderboards.plots.ranking import ranking
+from robbench.leaderboards.plots.rounding import rounding
+from robbench.leaderboards.plots.samples import samples
+from robbench.leaderboards.plots.scene import Scene, Sketch
+from robbench.leaderboards.plots.strength import sizes, strength
+from robbench.leaderboards.plots.style import Fonts, encode, style
+from robbench.leaderboards.plots.training import training
 from robbench.leaderboards.table import Cell, Table
 
 __all__ = ["draw"]

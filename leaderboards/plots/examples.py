@@ -11,14 +11,14 @@ from numpy.typing import NDArray
 
 from robbench.core.threat_model import format_eps
 from robbench.evaluation.metrics.measures import succeeded
+from robbench.leaderboards.aggregates import Figure
+from robbench.leaderboards.artifact_reader import Examples
 from robbench.leaderboards.board import Row
-from robbench.leaderboards.drawing.scene import Scene, Sketch, leading
-from robbench.leaderboards.drawing.style import ATTACKED, BLACK, WIDTH, page, place
-from robbench.leaderboards.drawing.words import pct, short
-from robbench.leaderboards.figures import Figure
-from robbench.leaderboards.materials import Examples
-from robbench.leaderboards.pictures import Picture
-from robbench.leaderboards.text import counted
+from robbench.leaderboards.figure_manifest import Picture
+from robbench.leaderboards.markdown import counted
+from robbench.leaderboards.plots.scene import Scene, Sketch, leading
+from robbench.leaderboards.plots.style import ATTACKED, BLACK, WIDTH, page, place
+from robbench.leaderboards.plots.words import pct, short
 from robbench.results.schema import ConditionSpec
 
 if TYPE_CHECKING:

@@ -7,10 +7,10 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 
 from robbench.leaderboards.board import IMBALANCE
-from robbench.leaderboards.drawing.scene import Scene, Sketch
-from robbench.leaderboards.drawing.style import BLUE, GREEN, ORANGE, sheet
-from robbench.leaderboards.pictures import Picture
-from robbench.leaderboards.text import counted, listed
+from robbench.leaderboards.figure_manifest import Picture
+from robbench.leaderboards.markdown import counted, listed
+from robbench.leaderboards.plots.scene import Scene, Sketch
+from robbench.leaderboards.plots.style import BLUE, GREEN, ORANGE, sheet
 
 NAMED = 40
 """Up to so many classes each has a bar with its name and number."""
