@@ -10,11 +10,11 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from robbench.attacks.ascent import Ascent, HalvingAscent
-from robbench.attacks.gradients import score_gradient, succeeded
-from robbench.attacks.l1 import SparseAscent
-from robbench.attacks.losses import Loss, gain, gain_towards
-from robbench.attacks.projections import uniform_in_ball
+from robbench.attacks._apgd_state import Ascent, HalvingAscent
+from robbench.attacks._gradients import score_gradient, succeeded
+from robbench.attacks._l1_ascent import SparseAscent
+from robbench.attacks._losses import Loss, gain, gain_towards
+from robbench.attacks._projections import uniform_in_ball
 from robbench.core.contracts import Attack, Classifier
 from robbench.core.registry import register_attack
 from robbench.core.sample_rng import Draw, Streams

@@ -9,8 +9,8 @@ from typing import ClassVar
 
 from torch import Tensor
 
+from robbench.attacks._ensemble import in_turn, passes_in_turn
 from robbench.attacks.apgd import APGD
-from robbench.attacks.ensemble import in_turn, passes_in_turn
 from robbench.attacks.fab import FAB
 from robbench.attacks.square import Square
 from robbench.core.contracts import Attack, Classifier

@@ -9,11 +9,11 @@ from typing import Annotated, TypeAlias
 from pydantic import Field
 from torch import Tensor
 
-from robbench.attacks import corruption_blur as blur
-from robbench.attacks import corruption_digital as digital
-from robbench.attacks import corruption_noise as noise
-from robbench.attacks import corruption_weather as weather
-from robbench.attacks.natural import RandomTransform
+from robbench.attacks import _corruption_blur as blur
+from robbench.attacks import _corruption_digital as digital
+from robbench.attacks import _corruption_noise as noise
+from robbench.attacks import _corruption_weather as weather
+from robbench.attacks._random_transform import RandomTransform
 from robbench.core.corruption_kinds import EXTRA, MAIN, SEVERITIES, CorruptionKind
 from robbench.core.registry import register_attack
 from robbench.core.sample_rng import Streams

@@ -9,9 +9,9 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from robbench.attacks.gradients import steepest_step
-from robbench.attacks.minimal import MinimalNormAttack, dual_size
-from robbench.attacks.projections import per_sample
+from robbench.attacks._gradients import steepest_step
+from robbench.attacks._minimum_norm import MinimalNormAttack, dual_size
+from robbench.attacks._projections import per_sample
 from robbench.core.contracts import Classifier
 from robbench.core.registry import register_attack
 from robbench.core.threat_model import Norm, Threat

@@ -10,10 +10,10 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from robbench.attacks.gradients import score_gradient, succeeded
-from robbench.attacks.hyperplanes import onto_hyperplane
-from robbench.attacks.losses import gain, gain_towards
-from robbench.attacks.projections import add, per_sample, project, uniform_in_ball
+from robbench.attacks._gradients import score_gradient, succeeded
+from robbench.attacks._hyperplanes import onto_hyperplane
+from robbench.attacks._losses import gain, gain_towards
+from robbench.attacks._projections import add, per_sample, project, uniform_in_ball
 from robbench.core.contracts import Attack, Classifier
 from robbench.core.registry import register_attack
 from robbench.core.sample_rng import Streams

@@ -7,8 +7,8 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from robbench.attacks.gradients import cross_entropy_gain, score_gradient, steepest_step
-from robbench.attacks.projections import project
+from robbench.attacks._gradients import cross_entropy_gain, score_gradient, steepest_step
+from robbench.attacks._projections import project
 from robbench.core.contracts import Attack, Classifier
 from robbench.core.registry import register_attack
 from robbench.core.sample_rng import Streams

@@ -9,9 +9,9 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from robbench.attacks.gradients import score_gradient, succeeded
-from robbench.attacks.minimal import MinimalNormAttack, Nearest, cosine, dual_size, lead, size_of
-from robbench.attacks.projections import _project_l1, l2_direction, per_sample
+from robbench.attacks._gradients import score_gradient, succeeded
+from robbench.attacks._minimum_norm import MinimalNormAttack, Nearest, cosine, dual_size, lead, size_of
+from robbench.attacks._projections import _project_l1, l2_direction, per_sample
 from robbench.core.contracts import Classifier
 from robbench.core.registry import register_attack
 from robbench.core.threat_model import Norm, Threat

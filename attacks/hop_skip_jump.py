@@ -10,9 +10,9 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from robbench.attacks.gradients import steepest_step
-from robbench.attacks.minimal import Nearest, size_of
-from robbench.attacks.projections import l2_direction, per_sample
+from robbench.attacks._gradients import steepest_step
+from robbench.attacks._minimum_norm import Nearest, size_of
+from robbench.attacks._projections import l2_direction, per_sample
 from robbench.core.contracts import Attack, Classifier
 from robbench.core.registry import register_attack
 from robbench.core.sample_rng import Streams

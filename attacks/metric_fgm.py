@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from robbench.attacks._gradients import score_gradient, steepest_step
+from robbench.attacks._projections import project
 from robbench.attacks.fgm import FGM
-from robbench.attacks.gradients import score_gradient, steepest_step
-from robbench.attacks.projections import project
 from robbench.core.contracts import Classifier
 from robbench.core.registry import register_attack
 from robbench.core.sample_rng import Streams

@@ -9,8 +9,8 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from robbench.attacks.gradients import cross_entropy_gain, score_gradient, steepest_step, succeeded
-from robbench.attacks.projections import per_sample, project
+from robbench.attacks._gradients import cross_entropy_gain, score_gradient, steepest_step, succeeded
+from robbench.attacks._projections import per_sample, project
 from robbench.core.contracts import Attack, Classifier
 from robbench.core.registry import register_attack
 from robbench.core.sample_rng import Streams

@@ -8,7 +8,7 @@ from typing import Annotated
 from pydantic import Field
 from torch import Tensor
 
-from robbench.attacks.projections import add, l2_direction
+from robbench.attacks._projections import add, l2_direction
 from robbench.core.contracts import Attack, Classifier
 from robbench.core.registry import register_attack
 from robbench.core.sample_rng import Streams

@@ -8,8 +8,8 @@ from typing import Annotated
 from pydantic import Field
 from torch import Tensor
 
+from robbench.attacks._random_transform import RandomTransform
 from robbench.attacks.color_jitter import ColorJitter, HueStrength, Strength
-from robbench.attacks.natural import RandomTransform
 from robbench.attacks.pixel_corruption import PixelCorruption
 from robbench.attacks.rotation import Rotation
 from robbench.core.registry import register_attack

@@ -8,7 +8,7 @@ from typing import Annotated
 from pydantic import Field
 from torch import Tensor
 
-from robbench.attacks.natural import RandomTransform
+from robbench.attacks._random_transform import RandomTransform
 from robbench.core.errors import RequestError
 from robbench.core.registry import register_attack
 from robbench.core.sample_rng import Streams

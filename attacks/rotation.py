@@ -10,8 +10,8 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn import functional
 
-from robbench.attacks.natural import RandomTransform
-from robbench.attacks.projections import per_sample
+from robbench.attacks._projections import per_sample
+from robbench.attacks._random_transform import RandomTransform
 from robbench.core.registry import register_attack
 from robbench.core.sample_rng import Streams
 

@@ -10,7 +10,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from robbench.attacks.corruption_filters import positions, sample
+from robbench.attacks._corruption_filters import positions, sample
 from robbench.core.contracts import Attack, Classifier
 from robbench.core.errors import RequestError
 from robbench.core.registry import register_attack

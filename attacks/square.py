@@ -12,11 +12,11 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from robbench.attacks.ascent import Rows
-from robbench.attacks.gradients import succeeded
-from robbench.attacks.l1 import project_l1_box
-from robbench.attacks.losses import gain
-from robbench.attacks.projections import add
+from robbench.attacks._apgd_state import Rows
+from robbench.attacks._gradients import succeeded
+from robbench.attacks._l1_ascent import project_l1_box
+from robbench.attacks._losses import gain
+from robbench.attacks._projections import add
 from robbench.core.contracts import Attack, Classifier
 from robbench.core.errors import RequestError, did_you_mean
 from robbench.core.registry import register_attack

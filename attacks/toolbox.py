@@ -14,7 +14,7 @@ from pydantic import TypeAdapter
 from torch import Tensor, nn
 from torch.nn import functional
 
-from robbench.attacks.projections import add, project
+from robbench.attacks._projections import add, project
 from robbench.core.component import fit
 from robbench.core.contracts import Attack, Classifier
 from robbench.core.errors import RequestError, did_you_mean

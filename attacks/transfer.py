@@ -10,7 +10,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from robbench.attacks.gradients import succeeded
+from robbench.attacks._gradients import succeeded
 from robbench.attacks.pgd import PGD
 from robbench.core.contracts import Attack, Classifier
 from robbench.core.errors import RequestError

@@ -8,8 +8,8 @@ from typing import Annotated, Literal
 from pydantic import Field
 from torch import Tensor
 
-from robbench.attacks.gradients import input_gradient, steepest_step
-from robbench.attacks.projections import project
+from robbench.attacks._gradients import input_gradient, steepest_step
+from robbench.attacks._projections import project
 from robbench.core.contracts import Batch, Defense
 from robbench.core.errors import RequestError
 from robbench.core.registry import register_defense

@@ -13,7 +13,7 @@ from pydantic import Field
 from torch import Tensor
 
 from robbench.core.registry import register_defense
-from robbench.defenses.preprocessing import Preprocessing
+from robbench.defenses._preprocessing import Preprocessing
 
 Pixels: TypeAlias = npt.NDArray[np.uint8]
 

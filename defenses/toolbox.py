@@ -13,7 +13,7 @@ from torch import Tensor
 from robbench.core.errors import RequestError
 from robbench.core.global_rng import seeded
 from robbench.core.registry import register_defense
-from robbench.defenses.preprocessing import Preprocessing
+from robbench.defenses._preprocessing import Preprocessing
 
 Name = Literal["FeatureSqueezing", "JpegCompression", "SpatialSmoothing"]
 

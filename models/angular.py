@@ -15,7 +15,7 @@ from torch import Tensor
 
 from robbench.core.contracts import Backbone, Classifier, Objective, to_float
 from robbench.core.registry import register_objective
-from robbench.models.neighbors import NeighborClassifier, Scorer
+from robbench.models._neighbors import NeighborClassifier, Scorer
 
 
 class AngularClassifier(NeighborClassifier):

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from robbench.core.contracts import Architecture, Backbone
 from robbench.core.errors import RequestError
 from robbench.core.registry import register_architecture
-from robbench.models.convolution import with_quick_convolutions
+from robbench.models._convolution import with_quick_convolutions
 
 IMAGENET_WEIGHTS = "https://download.pytorch.org/models/resnet18-f37072fd.pth"
 """torchvision's ``ResNet18_Weights.IMAGENET1K_V1``; the digits in the name begin the file's SHA-256."""

@@ -9,8 +9,8 @@ from closed_forms import numbers
 from torch import Tensor, nn
 
 from robbench.core.contracts import Backbone
+from robbench.models._neighbors import NeighborClassifier
 from robbench.models.angular import AngularClassifier
-from robbench.models.neighbors import NeighborClassifier
 
 
 class Flat(Backbone):

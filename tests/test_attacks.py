@@ -24,9 +24,9 @@ from closed_forms import (
 )
 from torch import Tensor
 
+from robbench.attacks._gradients import input_gradient
 from robbench.attacks.color_jitter import ColorJitter
 from robbench.attacks.fgm import FGM
-from robbench.attacks.gradients import input_gradient
 from robbench.attacks.noise import GaussianNoise, UniformNoise
 from robbench.attacks.noise_optimization import NoiseOptimization
 from robbench.attacks.none import NoAttack

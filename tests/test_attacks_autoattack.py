@@ -8,9 +8,9 @@ from closed_forms import SHAPE, Counting, Linear, assert_allowed, images_near, l
 from subjects import Idle
 from torch import Tensor
 
+from robbench.attacks._ensemble import in_turn, passes_in_turn
 from robbench.attacks.apgd import APGD
 from robbench.attacks.autoattack import AutoAttack
-from robbench.attacks.ensemble import in_turn, passes_in_turn
 from robbench.attacks.fab import FAB
 from robbench.attacks.fgm import FGM
 from robbench.attacks.noise import UniformNoise

@@ -24,8 +24,8 @@ from hypothesis import strategies as st
 from scipy.optimize import LinearConstraint, linprog, minimize
 from torch import Tensor
 
+from robbench.attacks._hyperplanes import onto_hyperplane
 from robbench.attacks.fab import FAB, MinimalFAB
-from robbench.attacks.hyperplanes import onto_hyperplane
 from robbench.core.contracts import Classifier
 from robbench.core.registry import Registry
 from robbench.core.threat_model import Norm, Threat

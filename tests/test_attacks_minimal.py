@@ -22,12 +22,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from robbench.attacks._minimum_norm import MinimalNormAttack
 from robbench.attacks.carlini_wagner import CarliniWagner
 from robbench.attacks.ddn import DDN
 from robbench.attacks.deepfool import DeepFool
 from robbench.attacks.elastic_net import ElasticNet
 from robbench.attacks.fmn import FMN
-from robbench.attacks.minimal import MinimalNormAttack
 from robbench.core.contracts import Classifier
 from robbench.core.errors import RequestError
 from robbench.core.registry import Registry

@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import brentq, linprog
 
-from robbench.attacks.gradients import steepest_step
-from robbench.attacks.projections import add, project, uniform_in_ball
+from robbench.attacks._gradients import steepest_step
+from robbench.attacks._projections import add, project, uniform_in_ball
 from robbench.core.threat_model import Norm, Threat
 
 BALLS: list[Norm] = ["linf", "l2", "l1"]

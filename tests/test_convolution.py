@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torchvision.models import resnet18
 
+from robbench.models._convolution import Conv2d, with_quick_convolutions
 from robbench.models.architectures import ResNet18
-from robbench.models.convolution import Conv2d, with_quick_convolutions
 
 
 @settings(deadline=None, max_examples=150)

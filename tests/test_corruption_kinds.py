@@ -15,12 +15,12 @@ from scipy import ndimage, stats
 from test_corruptions import scenes
 from torch import Tensor
 
+from robbench.attacks._corruption_blur import defocus_blur, gaussian_blur, shuffled, zoom_blur
+from robbench.attacks._corruption_digital import elastic_transform, pixelate, saturate
+from robbench.attacks._corruption_filters import enlarged, sample, smeared, smooth
+from robbench.attacks._corruption_noise import poisson
+from robbench.attacks._corruption_weather import ice, plasma
 from robbench.attacks.corruption import Corruption
-from robbench.attacks.corruption_blur import defocus_blur, gaussian_blur, shuffled, zoom_blur
-from robbench.attacks.corruption_digital import elastic_transform, pixelate, saturate
-from robbench.attacks.corruption_filters import enlarged, sample, smeared, smooth
-from robbench.attacks.corruption_noise import poisson
-from robbench.attacks.corruption_weather import ice, plasma
 from robbench.core.corruption_kinds import SEVERITIES, CorruptionKind
 
 

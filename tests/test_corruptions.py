@@ -13,8 +13,8 @@ from subjects import CLASSES, REGISTRY, condition
 from torch import Tensor
 from torch.nn import functional
 
+from robbench.attacks._corruption_digital import elastic_transform
 from robbench.attacks.corruption import Corruption, suite
-from robbench.attacks.corruption_digital import elastic_transform
 from robbench.core.corruption_kinds import EXTRA, MAIN, SEVERITIES, CorruptionKind
 from robbench.core.errors import RequestError
 from robbench.core.threat_model import Threat

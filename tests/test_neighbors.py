@@ -22,7 +22,7 @@ from robbench.core.registry import Registry
 from robbench.core.threat_model import Norm, Threat
 from robbench.evaluation.query_counter import Oracle
 from robbench.evaluation.referee import fair_play
-from robbench.models.neighbors import NeighborClassifier
+from robbench.models._neighbors import NeighborClassifier
 
 # --- the hard vote
 

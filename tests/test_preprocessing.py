@@ -16,17 +16,17 @@ from networks import SHAPE, Network
 from scipy.fft import dctn, idctn
 from torch import Tensor
 
+from robbench.attacks._gradients import input_gradient
 from robbench.attacks.fgm import FGM
-from robbench.attacks.gradients import input_gradient
 from robbench.attacks.pgd import PGD
 from robbench.cli.main import main
 from robbench.core.contracts import Classifier
 from robbench.core.errors import RequestError
 from robbench.core.registry import Registry
 from robbench.core.threat_model import Threat
+from robbench.defenses._preprocessing import Preprocessed, Preprocessing
 from robbench.defenses.bit_depth import BitDepth
 from robbench.defenses.jpeg import Jpeg
-from robbench.defenses.preprocessing import Preprocessed, Preprocessing
 from robbench.defenses.toolbox import ToolboxPreprocessor
 from robbench.evaluation.query_counter import Oracle
 from robbench.evaluation.referee import fair_play

@@ -16,8 +16,8 @@ from scipy.stats import binomtest, kstest, norm
 from torch import Tensor
 from torch.nn import functional
 
+from robbench.attacks._gradients import input_gradient
 from robbench.attacks.fgm import FGM
-from robbench.attacks.gradients import input_gradient
 from robbench.attacks.pgd import PGD
 from robbench.core.contracts import Batch, Classifier
 from robbench.core.errors import RequestError

@@ -11,7 +11,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from robbench.attacks.gradients import succeeded
+from robbench.attacks._gradients import succeeded
 from robbench.core.contracts import Attack, Classifier
 from robbench.core.sample_rng import Streams
 from robbench.core.threat_model import Norm, Threat

@@ -10,8 +10,8 @@ import math
 import torch
 from torch import Tensor
 
+from robbench.attacks._corruption_filters import enlarged, scale, smeared, smooth
 from robbench.attacks.color_jitter import grayscale
-from robbench.attacks.corruption_filters import enlarged, scale, smeared, smooth
 from robbench.core.sample_rng import Draw, Streams
 
 _ICE = (0.82, 0.93, 1.0)

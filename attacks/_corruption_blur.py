@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from robbench.attacks.corruption_filters import enlarged, filtered, gaussian_weights, scale, smeared, smooth
+from robbench.attacks._corruption_filters import enlarged, filtered, gaussian_weights, scale, smeared, smooth
 from robbench.core.sample_rng import Streams
 
 

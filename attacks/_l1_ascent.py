@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from robbench.attacks.ascent import Ascent, Point
-from robbench.attacks.projections import add, per_sample
+from robbench.attacks._apgd_state import Ascent, Point
+from robbench.attacks._projections import add, per_sample
 
 _RADII = (3.0, 2.0, 1.0)
 _SHARES = (30, 30, 40)

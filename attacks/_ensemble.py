@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from robbench.attacks.gradients import succeeded
+from robbench.attacks._gradients import succeeded
 from robbench.core.contracts import Attack, Classifier
 from robbench.core.sample_rng import Streams
 from robbench.core.threat_model import Threat

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from robbench.attacks.projections import l2_direction
+from robbench.attacks._projections import l2_direction
 from robbench.core.contracts import Classifier
 from robbench.core.threat_model import Norm
 

@@ -8,7 +8,7 @@ import math
 import torch
 from torch import Tensor
 
-from robbench.attacks.corruption_filters import positions, sample, smooth
+from robbench.attacks._corruption_filters import positions, sample, smooth
 from robbench.core.sample_rng import Streams
 
 

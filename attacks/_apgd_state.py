@@ -9,8 +9,8 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from robbench.attacks.gradients import steepest_step
-from robbench.attacks.projections import per_sample, project
+from robbench.attacks._gradients import steepest_step
+from robbench.attacks._projections import per_sample, project
 from robbench.core.threat_model import Norm
 
 _MOMENTUM = 0.75
