@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from robbench.core.sample_rng import Streams
     from robbench.core.threat_model import Threat
     from robbench.data.dataset import Dataset, EpsList, Raw
+    from robbench.defenses._preprocessing import Preprocessing
     from robbench.results.schema import Measure, Outcome, Record
 
 _MODULES = {
@@ -43,6 +44,7 @@ _MODULES = {
         "register_objective"
     ),
     "core.sample_rng": "Streams",
+    "defenses._preprocessing": "Preprocessing",
     "data.dataset": "Dataset EpsList Raw",
     "core.threat_model": "Threat",
 }
@@ -62,6 +64,7 @@ __all__ = [
     "Metric",
     "Objective",
     "Outcome",
+    "Preprocessing",
     "Raw",
     "Record",
     "Samples",

@@ -21,9 +21,9 @@ from robbench.core.registry import Registry
 from robbench.data.balancing.suspects import Suspects, WithoutSuspects, suspects
 from robbench.data.cache import load
 from robbench.data.datasets.digits import Digits
-from robbench.data.label_issues import SHOWN, contact_sheet, examine, write
+from robbench.data.label_issues import examine, write
 from robbench.data.splits import split
-from robbench.planning.plan import Data
+from robbench.leaderboards.plots.label_sheet import SHOWN, label_sheet
 from robbench.planning.planner import load_data
 from robbench.results.store import Store
 from robbench.training.trainer import train
@@ -243,7 +243,7 @@ def test_the_command_lists_what_was_found(
         assert int(line["id"]) in getattr(data.splits, line["split"])
         assert line["suggested"] in data.splits.class_names
     assert [float(line["score"]) for line in lines] == sorted(float(line["score"]) for line in lines)
-    for label, (name, images, doubted, _) in enumerate(examine(data).counts()):
+    for label, (name, images, doubted, _) in enumerate(examine(data.source, data.splits).counts()):
         assert images == sum(path.parent.name == name for path in files)
         assert doubted == sum(line["given"] == data.splits.class_names[label] for line in lines)
         assert re.search(rf"\b{images}\s+{doubted}\s+{100 * doubted / images:.1f} %", shown)
@@ -256,8 +256,8 @@ def test_the_sheet_shows_the_worst_and_no_markup_of_theirs(folder: tuple[Path, s
     import xml.etree.ElementTree as ElementTree
 
     data = load_data(Registry(), "image-folder", folder[0], tmp_path, "")
-    listing = examine(data)
-    one, again = contact_sheet(listing), contact_sheet(listing)
+    listing = examine(data.source, data.splits)
+    one, again = label_sheet(listing.worst(SHOWN)), label_sheet(listing.worst(SHOWN))
     assert one == again
     svg = ElementTree.fromstring(one[1])
     images = svg.findall(".//{http://www.w3.org/2000/svg}image")
@@ -267,17 +267,17 @@ def test_the_sheet_shows_the_worst_and_no_markup_of_theirs(folder: tuple[Path, s
         listing.found,
         **{name: np.resize(getattr(listing.found, name), 40) for name in ("ids", "given", "suggested", "scores")},
     )
-    svg = ElementTree.fromstring(contact_sheet(replace(listing, found=many))[1])
+    svg = ElementTree.fromstring(label_sheet(replace(listing, found=many).worst(SHOWN))[1])
     assert len(svg.findall(".//{http://www.w3.org/2000/svg}image")) == SHOWN
 
 
 def test_nothing_found_is_an_empty_listing_without_a_sheet(folder: tuple[Path, set[str]], tmp_path: Path) -> None:
     data = load_data(Registry(), "image-folder", folder[0], tmp_path, "")
-    listing = examine(data)
+    listing = examine(data.source, data.splits)
     empty = {name: getattr(listing.found, name)[:0] for name in ("ids", "given", "suggested", "scores")}
     nothing = replace(listing, found=replace(listing.found, **empty), parts=())
-    write(listing, tmp_path / "none")
-    assert write(nothing, tmp_path / "none") == [tmp_path / "none" / "suspects.csv"]
+    write(listing, tmp_path / "none", (b"a sheet", b"a sheet"))
+    assert write(nothing, tmp_path / "none", None) == [tmp_path / "none" / "suspects.csv"]
     assert [path.name for path in (tmp_path / "none").iterdir()] == ["suspects.csv"], "no sheet of an earlier listing"
     assert listed(tmp_path / "none" / "suspects.csv") == []
     assert [line[2:] for line in nothing.counts()] == [(0, "")] * 3
@@ -291,8 +291,7 @@ def test_every_split_is_looked_at(tmp_path: Path) -> None:
     labels = splits.labels.copy()
     wrong = np.concatenate([part[::12] for part in (splits.train, splits.validation, splits.test)])
     labels[wrong] = (labels[wrong] + 1) % 3
-    data = Data(None, source, replace(splits, labels=labels))  # type: ignore[arg-type]
-    listing = examine(data)
+    listing = examine(source, replace(splits, labels=labels))
     found = dict(zip(listing.found.ids.tolist(), listing.parts, strict=True))
     for part in ("train", "validation", "test"):
         mine = set(wrong.tolist()) & set(getattr(splits, part).tolist())

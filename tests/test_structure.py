@@ -5,6 +5,7 @@ import fnmatch
 import graphlib
 import importlib
 import os
+import re
 import subprocess
 import sys
 import time
@@ -24,48 +25,29 @@ TOP = {"benchmark": "robbench"} | {
     name: f"robbench.{name}" for name in ("attacks", "defenses", "models", "leaderboards")
 }
 
-# From the bottom up: a module imports from its own layer and from those below it.
-FLOORS = """
-cli
-results
-evaluation
-training
-planning
-data
-core
-core.errors core.atomic_io core.threat_model core.corruption_kinds results.schema
-core.sample_rng core.global_rng results.provenance
-planning.grids leaderboards.templates
-
-core.component evaluation.statistics evaluation.audit results.store
-planning.grid evaluation.metrics.measures evaluation.metrics.corruptions evaluation.metrics
-
-core.registry training.recipe data.dataset
-
-core.contracts
-
-data.cache data.splits data.datasets data.balancing attacks
-defenses models evaluation.metrics.builtin evaluation.query_counter
-evaluation.referee training.composition evaluation.gradient_diagnostics
-
-planning.component_spec planning.conditions planning.audit_conditions planning.plan
-planning.planner
-
-training.trainer evaluation.artifacts evaluation.evaluator evaluation.scoring
-planning.cost_estimate results.garbage_collection planning.finished_requests conformance
-leaderboards data.label_issues training.trials results.verification
-results.merging results.board_directory results.publishing
-
-execution
-
-execution.runner training.hyperparameter_search
-
-cli.display cli.display_search cli.main __main__
-"""
-LAYERS = [floor.split() for floor in FLOORS.split("\n\n")]
-# Boards are made from results.schema and outcomes alone.
+# The stages in the order of the data, a line each; a module imports from its own stage and from those above it here.
+# What a longer name says goes before what a shorter one says.
+STAGES = [
+    line.split()
+    for line in (
+        "results.schema",
+        "core",
+        "results.store results.provenance",
+        "data",
+        "attacks defenses models training.recipe",
+        "planning",
+        "training",
+        "evaluation",
+        "leaderboards conformance",
+        "results",
+        "execution",
+        "cli",
+        "__main__",
+    )
+]
+# Boards are made from records and outcomes alone.
 OPEN_TO_BOARDS = """
-core.errors core.atomic_io core.threat_model core.corruption_kinds results.schema
+core.errors core.atomic_io core.threat_model core.corruption_kinds core.corruption_kinds results.schema
 evaluation.statistics evaluation.audit
 evaluation.metrics evaluation.metrics.corruptions evaluation.metrics.measures
 """
@@ -107,14 +89,14 @@ def imports(file: Path, deferred: bool) -> set[str]:
     return {name for name in found if name in MODULES and name != "robbench"}
 
 
-def layer(module: str) -> int:
+def stage(module: str) -> int:
     name = module.removeprefix("robbench.")
     while name:
-        for level, names in enumerate(LAYERS):
+        for position, names in enumerate(STAGES):
             if name in names:
-                return level
+                return position
         name = name.rpartition(".")[0]
-    raise AssertionError(f"{module} has no place in LAYERS: say where it belongs")
+    raise AssertionError(f"{module} is of no stage: see STAGES")
 
 
 def python(code: str, *arguments: str, path: str = "") -> subprocess.CompletedProcess[str]:
@@ -166,8 +148,23 @@ def test_files_that_are_no_python_are_package_data() -> None:
 
 @pytest.mark.parametrize("module", sorted(set(MODULES) - {"robbench"}))
 def test_imports_point_one_way(module: str) -> None:
-    upward = {name for name in imports(MODULES[module], deferred=True) if layer(name) > layer(module)}
-    assert not upward, f"{module} imports from a layer above its own: {', '.join(sorted(upward))}"
+    upward = {name for name in imports(MODULES[module], deferred=True) if stage(name) > stage(module)}
+    assert not upward, f"{module} imports from a later stage: {', '.join(sorted(upward))}"
+
+
+def test_every_module_belongs_to_a_stage() -> None:
+    """A newcomer looks for the stage first: nothing lies beside the stages but the public names and the entry point."""
+    assert {file.name for file in (ROOT / "benchmark").glob("*.py")} == {"__init__.py", "__main__.py"}
+    assert all(stage(module) >= 0 for module in MODULES if module != "robbench")
+
+
+@pytest.mark.parametrize("package", sorted(folder.name for folder in (ROOT / "benchmark").iterdir() if folder.is_dir()))
+def test_every_stage_says_what_enters_and_what_leaves(package: str) -> None:
+    if package != "__pycache__":
+        text = ast.get_docstring(ast.parse((ROOT / "benchmark" / package / "__init__.py").read_text(encoding="utf-8")))
+        assert text is not None
+        assert re.search(r"\benters?\b", text), package
+        assert re.search(r"\bleaves?\b|\bimports from here\b", text), package
 
 
 def test_the_package_itself_imports_nothing() -> None:

@@ -209,11 +209,11 @@ def _forecast(expected: Cost) -> tuple[str, str]:
     return f"{passes:,.0f}", "" if expected.seconds is None else _duration(expected.seconds)
 
 
-def show_labels(listing: Listing, files: Sequence[Path]) -> None:
+def show_labels(dataset: str, listing: Listing, files: Sequence[Path]) -> None:
     """The suspected label errors per class, and what to think of them."""
     console = Terminal()
     table = _table(None, "class")
-    table.title = Text(f"\n{listing.data.choice.label}")
+    table.title = Text(f"\n{dataset}")
     for heading in ("images", "suspects", "share"):
         table.add_column(heading, justify="right")
     table.add_column("mostly suggested")

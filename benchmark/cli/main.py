@@ -260,16 +260,18 @@ def _labels(options: argparse.Namespace) -> int:
     from robbench.core.atomic_io import file_name
     from robbench.core.registry import Registry
     from robbench.data.label_issues import examine, write
+    from robbench.leaderboards.plots.label_sheet import SHOWN, label_sheet
     from robbench.planning.planner import load_data
     from robbench.results.store import Store
 
     store = Store(options.out)
     store.check()
     data = load_data(Registry(tuple(options.plugin)), options.dataset, options.data_dir, options.out, "--dataset")
-    listing = examine(data)
+    listing = examine(data.source, data.splits)
+    sheet = label_sheet(listing.worst(SHOWN)) if len(listing.found) else None
     with store.lock():
-        files = write(listing, store.root / "labels" / file_name(data.choice.label))
-    show_labels(listing, files)
+        files = write(listing, store.root / "labels" / file_name(data.choice.label), sheet)
+    show_labels(data.choice.label, listing, files)
     return 0
 
 

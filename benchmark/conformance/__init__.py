@@ -1,4 +1,7 @@
-"""Checks one component against what is asked of its kind."""
+"""Checks one component against the contract of its kind.
+
+A component enters; a finding for each rule leaves.
+"""
 
 from __future__ import annotations
 

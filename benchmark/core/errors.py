@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import difflib
+import traceback
 from collections.abc import Iterable
+from pathlib import Path
 
 
 class RequestError(Exception):
@@ -30,3 +32,11 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     if near:
         return f'did you mean "{near[0]}"?'
     return f"known: {', '.join(options)}" if options else "none is known"
+
+
+def explain(error: Exception) -> str:
+    """An error in one line: its type, its message, and where it was raised."""
+    frames = traceback.extract_tb(error.__traceback__)
+    place = f" ({Path(frames[-1].filename).name}:{frames[-1].lineno})" if frames else ""
+    message = " ".join(str(error).split())
+    return f"{type(error).__name__}: {message[:500]}{place}"

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import time
-import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from robbench.core.atomic_io import write_atomically
-from robbench.core.errors import RequestError, StoreError
+from robbench.core.device import require_float32
+from robbench.core.errors import RequestError, StoreError, explain
 from robbench.planning.plan import Cell, Job, Plan, in_front
 from robbench.results.schema import Ints, Record
 from robbench.results.store import EMBEDDINGS, Store
@@ -81,7 +80,7 @@ def carry_out(plan: Plan, job: Job, cells: Sequence[Cell], tell: Tell) -> None:
         for cell in refused:
             finish(without_result(cell, "unsupported", str(cell.refusal), facts))
     device = plan.device
-    settle(device)
+    require_float32(device)
     try:
         if not job.refusal and (at_stake or not cells) and not store.has_model(job.key):
             train(job, store, device, plan.request.precision, lambda at, of: tell(Progress(label, "training", at, of)))
@@ -183,24 +182,5 @@ def _survivors(store: Store, cell: Cell) -> Ints:
     return np.array(sorted(left or ()), dtype=np.int64)
 
 
-def settle(device: str) -> None:
-    """Have an accelerator compute in true float32, and the same each time."""
-    import torch
-
-    if device == "cuda":
-        torch.backends.cudnn.allow_tf32 = False
-        torch.backends.cuda.matmul.allow_tf32 = False
-        torch.backends.cudnn.benchmark = False
-        torch.backends.cudnn.deterministic = True
-
-
 def _reporter(tell: Tell, label: str, cell: Cell) -> Callable[[int, int], None]:
     return lambda done, of: tell(Progress(label, cell.condition.label, done, of))
-
-
-def explain(error: Exception) -> str:
-    """An error in one line: its type, its message, and where it was raised."""
-    frames = traceback.extract_tb(error.__traceback__)
-    place = f" ({Path(frames[-1].filename).name}:{frames[-1].lineno})" if frames else ""
-    message = " ".join(str(error).split())
-    return f"{type(error).__name__}: {message[:500]}{place}"

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, TypeAlias
 import numpy as np
 
 from robbench.core.atomic_io import file_name, write_atomically
-from robbench.core.errors import RequestError
+from robbench.core.errors import RequestError, explain
 from robbench.evaluation.audit import marked
 from robbench.results.schema import BoardNote, Outcome, Record, Reference, Training, digest
 from robbench.results.store import Store
@@ -103,7 +103,6 @@ def refresh(plan: Plan, store: Store) -> None:
         StoreError: If a record cannot be read or written.
     """
     from robbench.evaluation.scoring import metrics_digest, scored
-    from robbench.execution.jobs import explain
 
     wanted = metrics_digest(plan.registry)
     for job, cell in plan.cells:

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
 from robbench.core.atomic_io import write_atomically
-from robbench.core.errors import RequestError, StoreError, did_you_mean
+from robbench.core.device import require_float32
+from robbench.core.errors import RequestError, StoreError, did_you_mean, explain
 from robbench.core.sample_rng import digest64
-from robbench.execution.jobs import explain, settle
 from robbench.planning.plan import Job, Plan
 from robbench.results.schema import digest, dumps
 from robbench.results.store import HISTORY, Store
@@ -114,7 +114,7 @@ def search(wanted: Search, count: int, tell: Callable[[Trial], None] = lambda tr
         trials = read_trials(path, wanted.jobs[0].recipe)
         if len(trials) >= count:
             return trials
-        settle(wanted.plan.device)
+        require_float32(wanted.plan.device)
         write_atomically(wanted.folder / "search.json", dumps(_about(wanted)))
         for job in wanted.jobs:
             _train_starts(wanted.plan, job, store)
