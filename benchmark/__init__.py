@@ -17,10 +17,10 @@ if TYPE_CHECKING:
         Batch,
         Classifier,
         Defense,
-        Metric,
         Objective,
         Samples,
     )
+    from robbench.core.metric import Metric
     from robbench.core.registry import (
         register_architecture,
         register_attack,
@@ -37,7 +37,8 @@ if TYPE_CHECKING:
     from robbench.results.schema import Measure, Outcome, Record
 
 _MODULES = {
-    "core.contracts": ("Architecture Attack Backbone Balancer Batch Classifier Defense Metric Objective Samples"),
+    "core.contracts": ("Architecture Attack Backbone Balancer Batch Classifier Defense Objective Samples"),
+    "core.metric": "Metric",
     "results.schema": "Measure Outcome Record",
     "core.registry": (
         "register_architecture register_attack register_balancer register_dataset register_defense register_metric "

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from robbench.evaluation.metrics import measures
 from robbench.evaluation.statistics import Scores, balanced, class_rates, combine, wilson, worst_class
+from robbench.evaluation.verdicts import distances, judged
 from robbench.results.schema import Floats, Measure, Outcome
 
 
@@ -57,12 +57,12 @@ def accuracy_scores(outcome: Outcome) -> Scores:
 
 
 def distance_scores(outcome: Outcome, norm: str, eps: float | None) -> Scores:
-    """Per judged sample, the smallest change that is known to succeed: see ``measures.distances``."""
-    return _judged(outcome, measures.distances(outcome, norm, eps))
+    """Per judged sample, the smallest change that is known to succeed: see ``verdicts.distances``."""
+    return _judged(outcome, distances(outcome, norm, eps))
 
 
 def _judged(outcome: Outcome, values: Floats) -> Scores:
-    kept = measures.judged(outcome)
+    kept = judged(outcome)
     return Scores(outcome.ids[kept], outcome.labels[kept], values[kept])
 
 

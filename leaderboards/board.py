@@ -8,7 +8,14 @@ from typing import Any
 
 import numpy as np
 
-from robbench.evaluation.metrics import measures
+from robbench.core.threat_model import LP_NORMS
+from robbench.evaluation.metrics.agreement import Agreement
+from robbench.evaluation.metrics.change import ChangeNorms
+from robbench.evaluation.metrics.decisions import Decisions, confusion
+from robbench.evaluation.metrics.draws import DRAWS, Draws
+from robbench.evaluation.metrics.passes import Passes
+from robbench.evaluation.metrics.robustness import Robustness
+from robbench.evaluation.metrics.success import Success
 from robbench.evaluation.statistics import Scores, balanced, class_rates, combine, tie_leaders, wilson
 from robbench.leaderboards.ablations import Pair, Scored, pairs
 from robbench.leaderboards.aggregates import Figure, Rates, accuracy_scores, rates, scores
@@ -22,13 +29,13 @@ IMBALANCE = 1.5
 """From this ratio of the largest to the smallest class of the test set on, balanced figures stand beside plain ones."""
 
 _PARTS = (
-    measures.decisions,
-    measures.robustness,
-    measures.repeated_draws,
-    measures.success,
-    measures.agreement,
-    measures.change,
-    measures.passes,
+    Decisions(),
+    Robustness(),
+    Draws(),
+    Success(),
+    Agreement(),
+    ChangeNorms(),
+    Passes(),
 )
 _DETAILS: tuple[str, ...] = (
     "macro_f1",
@@ -41,8 +48,8 @@ _DETAILS: tuple[str, ...] = (
     "draws_std",
     "draws_min",
     "draws_max",
-    *(f"worst_of_{n}" for n in measures.DRAWS),
-    *(f"{norm}_median{suffix}" for norm in measures.NORM_NAMES for suffix in ("", "_success")),
+    *(f"worst_of_{n}" for n in DRAWS),
+    *(f"{norm}_median{suffix}" for norm in LP_NORMS for suffix in ("", "_success")),
     "forwards",
     "backwards",
 )
@@ -208,7 +215,7 @@ def board_data(title: str, grid: str, cells: Sequence[Cell]) -> Board:
 
 
 def _measures(outcome: Outcome) -> dict[str, Measure]:
-    return {name: figure for part in _PARTS for name, figure in part(outcome).items()}
+    return {name: figure for part in _PARTS for name, figure in part.measure(outcome).items()}
 
 
 def _details(by_seed: Sequence[Mapping[str, Measure]]) -> dict[str, Figure]:
@@ -245,7 +252,7 @@ def _entry(table: Table, model: str, condition: ConditionSpec) -> Entry:
     outcomes = table.outcomes(model, condition.label)
     if outcomes is None or not any(len(outcome) for outcome in outcomes):
         return Entry(status, reason, keys=keys)
-    confusion = sum(measures.confusion(part.labels, part.final, table.num_classes) for part in outcomes)
+    counts = sum(confusion(part.labels, part.final, table.num_classes) for part in outcomes)
     right = rates([scores(outcome) for outcome in outcomes], table.num_classes)
     plain = rates([accuracy_scores(outcome) for outcome in outcomes], table.num_classes)
     by_seed = [_measures(outcome) for outcome in outcomes]
@@ -253,7 +260,7 @@ def _entry(table: Table, model: str, condition: ConditionSpec) -> Entry:
         status=status,
         rates=right[0] if right else None,
         accuracy=plain[0] if plain and condition.kind == "chain" else None,
-        confusion=tuple(tuple(int(count) for count in line) for line in np.asarray(confusion)),
+        confusion=tuple(tuple(int(count) for count in line) for line in np.asarray(counts)),
         details=_details(by_seed),
         further=_further([record.metrics for record in table.records(model, condition.label)], by_seed),
         keys=keys,

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from robbench.core.corruption_kinds import EXTRA, MAIN, SEVERITIES
 from robbench.core.errors import RequestError
-from robbench.evaluation.metrics.corruptions import mce, mean_corruption_accuracy, relative_mce
+from robbench.evaluation.corruption_error import mce, mean_corruption_accuracy, relative_mce
 from robbench.leaderboards.aggregates import Rates, rates, scores
 from robbench.leaderboards.table import Status, Table
 

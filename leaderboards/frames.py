@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import fields
 from typing import TYPE_CHECKING
 
 from robbench.leaderboards.table import Cell
-from robbench.results.schema import Outcome
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -26,13 +24,12 @@ def samples(cells: Sequence[Cell]) -> pd.DataFrame:
     """
     import pandas as pd
 
-    names = [field.name for field in fields(Outcome)]
     parts = []
     for record, outcome in cells:
         if outcome is None:
             continue
         spec = record.spec
         head = {"dataset": spec.dataset.label, "model": spec.model.label, "condition": spec.condition.label}
-        arrays = {name: getattr(outcome, name) for name in names if getattr(getattr(outcome, name), "ndim", 0) == 1}
+        arrays = {name: getattr(outcome, name) for name, spec in outcome.arrays().items() if spec.columns == "one"}
         parts.append(pd.DataFrame({**head, "seed": spec.seed, **arrays, "robust": outcome.robust}))
     return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from board_cells import CLEAN, FGSM, NEXT, PGD, PGD_2, TOYS, Cell, cell, model, outcome, stage
 
-from robbench.evaluation.metrics import measures
+from robbench.evaluation.metrics.decisions import Decisions
 from robbench.leaderboards import board_data, tables, write_board
 from robbench.leaderboards.files import readme
 from robbench.leaderboards.table import is_audited
@@ -52,7 +52,7 @@ def test_right_samples_of_the_target_class_are_left_out_of_robust_rates() -> Non
 def with_metrics(made: Cell, **figures: Measure) -> Cell:
     record, result = made
     assert result is not None
-    return record.model_copy(update={"metrics": measures.decisions(result) | figures}), result
+    return record.model_copy(update={"metrics": Decisions().measure(result) | figures}), result
 
 
 def test_further_metrics_stand_on_the_board(tmp_path: Path) -> None:

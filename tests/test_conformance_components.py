@@ -3,6 +3,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,8 +16,9 @@ from robbench.conformance.components import ARCHITECTURES, BALANCERS, DEFENSES, 
 from robbench.conformance.data import DATASETS, METRICS, Files
 from robbench.conformance.rules import Finding, judge
 from robbench.conformance.scenes import Features
-from robbench.core.contracts import Architecture, Backbone, Balancer, Batch, Classifier, Defense, Metric, Samples
+from robbench.core.contracts import Architecture, Backbone, Balancer, Batch, Classifier, Defense, Samples
 from robbench.core.errors import RequestError
+from robbench.core.metric import Metric
 from robbench.core.registry import Registry
 from robbench.core.sample_rng import Streams
 from robbench.data.dataset import Dataset, EpsList
@@ -227,14 +229,28 @@ def test_a_data_set_that_breaks_a_rule_is_told_which() -> None:
 @dataclass(frozen=True)
 class Careless(Metric):
     def measure(self, outcome: Outcome) -> Mapping[str, Measure]:
-        outcome.final.sort()
         return {"share": Measure(float(outcome.final.sum()) / max(1, len(outcome)) or float("nan"))}
 
 
+@dataclass(frozen=True)
+class Writing(Metric):
+    def measure(self, outcome: Outcome) -> Mapping[str, Measure]:
+        outcome.final.sort()
+        return {}
+
+
+@dataclass(frozen=True)
+class Stealthy(Metric):
+    def measure(self, outcome: Outcome) -> Mapping[str, Measure]:
+        base: Any = outcome.final.base
+        base.sort()
+        return {}
+
+
 def test_a_metric_that_breaks_a_rule_is_told_which() -> None:
-    found = broken(judge(METRICS, Careless()))
-    assert "no sample" in found["figures are measures"]
-    assert "written to" in found["outcomes stay as they are"]
+    assert "no sample" in broken(judge(METRICS, Careless()))["figures are measures"]
+    assert "read-only" in broken(judge(METRICS, Writing()))["outcomes stay as they are"]
+    assert "written to" in broken(judge(METRICS, Stealthy()))["outcomes stay as they are"]
 
 
 # --- the command

@@ -11,7 +11,7 @@ from hypothesis import strategies as some
 
 from robbench.core.corruption_kinds import EXTRA, MAIN, SEVERITIES
 from robbench.core.errors import RequestError
-from robbench.evaluation.metrics.corruptions import mce, mean_corruption_accuracy, relative_mce
+from robbench.evaluation.corruption_error import mce, mean_corruption_accuracy, relative_mce
 
 EVERY = (*MAIN, *EXTRA)
 TWO = ("fog", "snow")
@@ -102,7 +102,5 @@ def test_a_baseline_that_loses_nothing_is_refused() -> None:
 
 
 def test_they_need_no_torch() -> None:
-    code = (
-        "import sys; sys.modules['torch'] = sys.modules['numpy'] = None; import robbench.evaluation.metrics.corruptions"
-    )
+    code = "import sys; sys.modules['torch'] = sys.modules['numpy'] = None; import robbench.evaluation.corruption_error"
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)

@@ -10,8 +10,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from robbench.core.registry import Registry
-from robbench.evaluation.metrics import measures
+from robbench.evaluation.metrics.agreement import Agreement
+from robbench.evaluation.metrics.change import ChangeNorms
+from robbench.evaluation.metrics.decisions import Decisions, classification, confusion
+from robbench.evaluation.metrics.draws import Draws
+from robbench.evaluation.metrics.passes import Passes
+from robbench.evaluation.metrics.robustness import Robustness
+from robbench.evaluation.metrics.success import Success
 from robbench.evaluation.statistics import wilson
+from robbench.evaluation.verdicts import distances, judged
 from robbench.results.schema import Kind, Outcome
 
 
@@ -56,9 +63,9 @@ def test_classification_agrees_with_scikit_learn(case: tuple[int, list[tuple[int
 
     k, both = case
     labels, decisions = (np.array(column, dtype=np.int64) for column in zip(*both, strict=True))
-    found = measures.classification(labels, decisions, k)
+    found = classification(labels, decisions, k)
     seen = np.unique(labels)
-    table = measures.confusion(labels, decisions, k)
+    table = confusion(labels, decisions, k)
     assert (table == metrics.confusion_matrix(labels, decisions, labels=range(k))).all()
     theirs = metrics.classification_report(labels, decisions, labels=seen, output_dict=True, zero_division=0)
     for label in seen:
@@ -81,7 +88,7 @@ def test_classification_agrees_with_scikit_learn(case: tuple[int, list[tuple[int
 
 def test_a_model_that_always_says_the_majority() -> None:
     labels = np.repeat([0, 1, 2], [551, 51, 23])
-    found = measures.classification(labels, np.zeros_like(labels), 3)
+    found = classification(labels, np.zeros_like(labels), 3)
     assert found["accuracy"].value == pytest.approx(0.8816)
     assert found["balanced_accuracy"].value == pytest.approx(1 / 3)
     assert found["macro_f1"].value == pytest.approx(0.312, abs=0.001)
@@ -92,37 +99,37 @@ def test_a_model_that_always_says_the_majority() -> None:
 def test_robustness_needs_both_decisions_right_and_a_chain_has_a_plain_accuracy() -> None:
     arguments = ([0, 0, 1, 1, 2], [0, 1, 1, 1, 2], [0, 0, 0, 1, 1])
     chain = make("chain", *arguments, rounded=[0, 0, 1, 1, 1])
-    found = measures.robustness(chain)
+    found = Robustness().measure(chain)
     assert found["robust_accuracy"].value == 2 / 5
     assert found["balanced_robust_accuracy"].value == pytest.approx((1 / 2 + 1 / 2 + 0) / 3)
     assert found["worst_class_robust_accuracy"].value == 0
     assert found["robust_accuracy/0"][::3] == (1 / 2, 2)
     assert found["robust_accuracy_8bit"].value == 3 / 5
-    assert measures.decisions(chain)["accuracy"].value == 3 / 5
-    assert measures.decisions(chain)["clean_accuracy"].value == 4 / 5
-    assert measures.success(chain)["success_rate"][::3] == (2 / 4, 4)
-    assert measures.robustness(make("natural", *arguments)) == {}
+    assert Decisions().measure(chain)["accuracy"].value == 3 / 5
+    assert Decisions().measure(chain)["clean_accuracy"].value == 4 / 5
+    assert Success().measure(chain)["success_rate"][::3] == (2 / 4, 4)
+    assert Robustness().measure(make("natural", *arguments)) == {}
 
 
 def test_attacked_samples_that_were_wrong_before_keep_their_decision() -> None:
     attack = make("attack", [0, 0, 1, 1], [0, 1, 1, 1], [0, 1, 0, 1], k=2)
-    found = measures.decisions(attack)
-    assert found["accuracy"] == measures.robustness(attack)["robust_accuracy"]
+    found = Decisions().measure(attack)
+    assert found["accuracy"] == Robustness().measure(attack)["robust_accuracy"]
     assert found["recall/0"].value == 1 / 2
-    assert measures.success(attack)["success_rate"][::3] == (1 / 3, 3)
+    assert Success().measure(attack)["success_rate"][::3] == (1 / 3, 3)
 
 
 def test_right_samples_of_the_target_class_tell_nothing_of_robustness() -> None:
     # Reached; survives; its label is the target, right before, so not attacked; wrong before.
     arguments = ([0, 0, 1, 1], [0, 0, 1, 0], [1, 0, 1, 0])
     targeted = make("attack", *arguments, k=2, attempted=[True, True, False, False], targets=[1, 1, -1, -1])
-    assert measures.judged(targeted).tolist() == [True, True, False, True]
-    found = measures.robustness(targeted)
+    assert judged(targeted).tolist() == [True, True, False, True]
+    found = Robustness().measure(targeted)
     assert found["robust_accuracy"][::3] == (1 / 3, 3)
     assert found["robust_accuracy_8bit"][::3] == (1 / 3, 3)
     assert found["robust_accuracy/1"][::3] == (0, 1)
     assert found["balanced_robust_accuracy"].value == pytest.approx((1 / 2 + 0) / 2)
-    assert measures.robustness(make("attack", [1], [1], [1], attempted=[False])) == {}
+    assert Robustness().measure(make("attack", [1], [1], [1], attempted=[False])) == {}
 
 
 @given(pairs, st.randoms())
@@ -133,17 +140,17 @@ def test_every_sample_of_an_untargeted_attack_is_judged(
     labels, clean = (list(column) for column in zip(*both, strict=True))
     final = [random.randrange(k) if a == b else b for a, b in both]
     attack = make("attack", labels, clean, final, k)
-    assert measures.judged(attack).all()
-    assert measures.robustness(attack)["robust_accuracy"].value == pytest.approx(attack.robust.mean())
+    assert judged(attack).all()
+    assert Robustness().measure(attack)["robust_accuracy"].value == pytest.approx(attack.robust.mean())
 
 
 def test_distances() -> None:
     # Fooled; fooled a rounding error above eps; survives; wrong before, whatever its norm.
     attack = make("attack", [0, 0, 0, 0], [0, 0, 0, 1], [1, 1, 0, 1], k=2, linf=[0.05, 0.1000001, 0.1, 0.3])
-    assert measures.distances(attack, "linf", 0.1).tolist() == [0.05, 0.1, np.inf, 0]
-    assert measures.distances(attack, "linf").tolist() == [0.05, 0.1000001, np.inf, 0]
+    assert distances(attack, "linf", 0.1).tolist() == [0.05, 0.1, np.inf, 0]
+    assert distances(attack, "linf").tolist() == [0.05, 0.1000001, np.inf, 0]
     targeted = make("attack", [0, 0], [0, 0], [1, 2], targets=[1, 1], l1=[3.0, 4.0])
-    assert measures.distances(targeted, "l1").tolist() == [3.0, np.inf]
+    assert distances(targeted, "l1").tolist() == [3.0, np.inf]
 
 
 def test_draws() -> None:
@@ -151,21 +158,21 @@ def test_draws() -> None:
     labels = np.zeros(50, dtype=int)
     decisions = (rng.random((50, 12)) < 0.2).astype(int)
     natural = make("natural", labels.tolist(), labels.tolist(), decisions[:, 0].tolist(), draws=decisions)
-    found = measures.repeated_draws(natural)
+    found = Draws().measure(natural)
     by_draw = (decisions == 0).mean(axis=0)
     assert found["draws_mean"].value == pytest.approx(by_draw.mean())
     assert found["draws_std"].value == pytest.approx(np.std(by_draw, ddof=1))
     assert (found["draws_min"].value, found["draws_max"].value) == (by_draw.min(), by_draw.max())
-    assert found["worst_of_1"] == measures.decisions(natural)["accuracy"]
+    assert found["worst_of_1"] == Decisions().measure(natural)["accuracy"]
     assert found["worst_of_10"].value == (decisions[:, :10] == 0).all(axis=1).mean()
     assert "worst_of_100" not in found
-    assert set(measures.repeated_draws(make("natural", [0], [0], [0], draws=[[0]]))) == {"draws_mean", "worst_of_1"}
+    assert set(Draws().measure(make("natural", [0], [0], [0], draws=[[0]]))) == {"draws_mean", "worst_of_1"}
 
 
 def test_targeted_success_counts_samples_of_other_classes() -> None:
     # Hit; wrong but elsewhere; its label is the target; wrong before.
     attack = make("attack", [0, 0, 1, 0], [0, 0, 1, 2], [1, 2, 1, 2], targets=[1, 1, 1, -1])
-    found = measures.success(attack)
+    found = Success().measure(attack)
     assert found["targeted_success"][::3] == (1 / 2, 2)
     assert found["success_rate"][::3] == (2 / 3, 3)
 
@@ -173,25 +180,25 @@ def test_targeted_success_counts_samples_of_other_classes() -> None:
 def test_every_target() -> None:
     tried = [[-1, 1, 2], [-1, 0, 0], [1, -1, 2], [-1, -1, -1]]
     attack = make("attack", [0, 0, 1, 2], [0, 0, 1, 1], [1, 0, 2, 1], targets=[1, -1, 2, -1], every_target=tried)
-    found = measures.success(attack)
+    found = Success().measure(attack)
     assert found["targeted_success"][::3] == (2 / 3, 3)
     assert found["targeted_success_mean"].value == pytest.approx((1 + 0 + 1 / 2) / 3)
 
 
 def test_change_is_over_attempted_and_over_successes() -> None:
     attack = make("attack", [0, 0, 0, 0], [0, 0, 0, 1], [1, 0, 1, 1], k=2, l2=[1.0, 2.0, 5.0, 0.0])
-    found = measures.change(attack)
+    found = ChangeNorms().measure(attack)
     assert [found[f"l2_{name}"][::3] for name in ("mean", "median", "max")] == [(8 / 3, 3), (2.0, 3), (5.0, 3)]
     assert [found[f"l2_{name}_success"][::3] for name in ("mean", "max")] == [(3.0, 2), (5.0, 2)]
     unmoved = make("attack", [0], [0], [0], k=2)
-    assert "l2_mean" in measures.change(unmoved)
-    assert "l2_mean_success" not in measures.change(unmoved)
-    assert "l2_mean_success" not in measures.change(make("natural", [0], [0], [1], k=2))
+    assert "l2_mean" in ChangeNorms().measure(unmoved)
+    assert "l2_mean_success" not in ChangeNorms().measure(unmoved)
+    assert "l2_mean_success" not in ChangeNorms().measure(make("natural", [0], [0], [1], k=2))
 
 
 def test_passes() -> None:
     attack = make("attack", [0, 0], [0, 1], [0, 1], k=2, forwards=[20.0, 0.5], backwards=[10.0, 0.0])
-    assert {name: figure.value for name, figure in measures.passes(attack).items()} == {
+    assert {name: figure.value for name, figure in Passes().measure(attack).items()} == {
         "forwards": 10.25,
         "backwards": 5.0,
     }
@@ -210,14 +217,14 @@ def test_registered_metrics_have_names_of_their_own_and_stand_empty_outcomes(kin
 
 
 def test_figures_need_no_torch() -> None:
-    code = "import sys, robbench.evaluation.metrics.measures; sys.exit('torch' in sys.modules)"
+    code = "import sys, robbench.evaluation.metrics.decisions; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
 def test_agreement_of_scores_and_decisions() -> None:
     attack = make("attack", [0, 0, 1, 1], [0, 0, 1, 0], [0, 1, 1, 0], k=2, scored=[0, 0, 1, 0])
-    assert measures.agreement(attack)["surrogate_agreement"].value == pytest.approx(2 / 3)
-    assert measures.agreement(attack)["surrogate_agreement"].n == 3
+    assert Agreement().measure(attack)["surrogate_agreement"].value == pytest.approx(2 / 3)
+    assert Agreement().measure(attack)["surrogate_agreement"].n == 3
     clean = make("clean", [0, 1], [0, 1], [0, 1], k=2, scored=[1, 1])
-    assert measures.agreement(clean)["surrogate_agreement"] == pytest.approx((0.5, *wilson(1, 2)[1:3], 2))
-    assert measures.agreement(make("natural", [0], [0], [0])) == {}
+    assert Agreement().measure(clean)["surrogate_agreement"] == pytest.approx((0.5, *wilson(1, 2)[1:3], 2))
+    assert Agreement().measure(make("natural", [0], [0], [0])) == {}

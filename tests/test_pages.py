@@ -162,12 +162,12 @@ def test_records_are_whole(made: str) -> None:
 
 
 def test_metrics_stand_with_their_intervals(tmp_path: Path) -> None:
-    from robbench.evaluation.metrics import measures
+    from robbench.evaluation.metrics.decisions import Decisions
 
     labels = [0, 0, 0, 1]
     record, result = cell(model("a"), CLEAN, outcome("clean", labels, [0, 0, 1, 1]))
     assert result is not None
-    record = record.model_copy(update={"metrics": measures.decisions(result), "confusion": ((2, 1), (0, 1))})
+    record = record.model_copy(update={"metrics": Decisions().measure(result), "confusion": ((2, 1), (0, 1))})
     data = embedded(simple([(record, result)], tmp_path))
     found = data["records"][record.key]
     metrics = dict(zip(data["shared"][found["names"]], found["metrics"], strict=True))

@@ -180,7 +180,7 @@ def test_an_attack_without_perturb_is_refused(tmp_path: Path, capsys: pytest.Cap
     error = capsys.readouterr().err
     assert len(error.splitlines()) == 1
     assert "perturb" in error
-    assert '"conditions.0"' in error
+    assert str(plugin) in error
 
 
 # --- installed plugins

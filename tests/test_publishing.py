@@ -165,7 +165,7 @@ TAMPERING: dict[str, tuple[Callable[[Store], object], tuple[str, ...]]] = {
     "a class that is not there": (bad_array(final=np.full(40, 7)), ("record.json", KEY, "final", "classes")),
     "decisions of other weights": (
         bad_array(clean=np.where(np.arange(40) == 7, 0, LABELS)),
-        ("record.json", KEY, "unchanged, sample 7 is decided otherwise than in other cells of the same model"),
+        ("record.json", KEY, "the clean prediction of sample 7 is not that of other cells of the same model"),
     ),
     "a number in the markdown": (
         lambda store: edit_board(store, "README.md", "50.0 (", "90.0 ("),

@@ -14,13 +14,14 @@ import tiny
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydantic import BaseModel
 
 from robbench.cli.main import main
 from robbench.core.errors import RequestError, StoreError
 from robbench.execution.jobs import carry_out
 from robbench.execution.runner import remaining
 from robbench.results import store as store_module
-from robbench.results.schema import SCHEMA, Outcome, Record
+from robbench.results.schema import SCHEMA, BoardNote, Outcome, Record
 from robbench.results.store import Store, write_atomically
 
 
@@ -331,3 +332,40 @@ def test_a_full_disk_ends_a_run_with_one_line_and_keeps_what_was_finished(
     torch.set_num_threads(1)
     assert not remaining(plan, store)
     assert all(path.stat().st_mtime_ns == time for path, time in kept.items())
+
+
+# --- schemas
+
+
+@pytest.mark.parametrize("model", [Record, BoardNote])
+def test_every_key_of_what_is_stored_is_described(model: type[BaseModel]) -> None:
+    schema = model.model_json_schema()
+    checked = 0
+    parts = [part for part in (schema, *schema.get("$defs", {}).values()) if "properties" in part]
+    for part in parts:
+        assert part["description"]
+        for name, described in part["properties"].items():
+            assert len(described.get("description", "")) > 8, f"{part['title']}.{name}"
+            checked += 1
+    assert checked >= 10
+
+
+def test_records_of_schema_2_are_read_in_the_words_of_today(a_record: Record) -> None:
+    old = json.loads(a_record.to_json()) | {
+        "schema_version": 2,
+        "traits": ["randomised", "averaged"],
+        "flags": {
+            "not-monotone": "4 of 40 images fooled by pgd@0.1 withstand pgd@0.2",
+            "survives-everything": "decides for the same class on all 40 unchanged images",
+        },
+        "cautions": {"randomised": "answers the same image differently; attacks follow an average over draws"},
+    }
+    found = Record.from_json(json.dumps(old))
+    assert found.schema_version == SCHEMA
+    assert found.traits == ("randomized", "averaged")
+    assert found.flags == {
+        "not-monotone": "4 of 40 images fooled by pgd@0.1 are robust to pgd@0.2",
+        "survives-everything": "predicts the same class for all 40 clean images",
+    }
+    assert found.cautions == {"randomized": "answers the same image differently; attacks follow an average over draws"}
+    assert found.model_copy(update={"traits": a_record.traits, "flags": {}, "cautions": {}}) == a_record

@@ -30,7 +30,7 @@ TOP = {"benchmark": "robbench"} | {
 STAGES = [
     line.split()
     for line in (
-        "results.schema",
+        "results.schema results.outcome",
         "core",
         "results.store results.provenance",
         "data",
@@ -47,9 +47,11 @@ STAGES = [
 ]
 # Boards are made from records and outcomes alone.
 OPEN_TO_BOARDS = """
-core.errors core.atomic_io core.threat_model core.corruption_kinds core.corruption_kinds results.schema
+core.errors core.atomic_io core.threat_model core.corruption_kinds results.schema results.outcome
 evaluation.statistics evaluation.audit
-evaluation.metrics evaluation.metrics.corruptions evaluation.metrics.measures
+evaluation.corruption_error evaluation.verdicts
+evaluation.metrics.agreement evaluation.metrics.change evaluation.metrics.decisions evaluation.metrics.draws
+evaluation.metrics.passes evaluation.metrics.robustness evaluation.metrics.success
 """
 
 
@@ -221,7 +223,13 @@ def test_reading_records_and_writing_boards_need_no_torch(tmp_path: Path) -> Non
     code = """
 import sys
 from pathlib import Path
-sys.modules["torch"] = None
+
+class NoTorch:
+    def find_spec(self, name, *_):
+        if name.partition(".")[0] == "torch":
+            raise ImportError(name)
+
+sys.meta_path.insert(0, NoTorch())
 import board_cells as b
 from robbench.leaderboards import write_board
 from robbench.results.schema import BoardNote, Outcome, Record

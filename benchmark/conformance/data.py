@@ -13,8 +13,8 @@ import numpy as np
 
 from robbench.conformance.components import CLASSES, no_global_randomness
 from robbench.conformance.rules import NotApplicable, Rule, demand
-from robbench.core.contracts import Metric
 from robbench.core.errors import RequestError
+from robbench.core.metric import Metric
 from robbench.data.cache import load, locate
 from robbench.data.dataset import Dataset, Source
 from robbench.data.splits import Splits, split

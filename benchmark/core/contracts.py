@@ -14,7 +14,6 @@ from torch import Tensor, nn
 from robbench.core.component import Component
 from robbench.core.sample_rng import Streams
 from robbench.core.threat_model import Threat
-from robbench.results.schema import Measure, Outcome
 
 if TYPE_CHECKING:
     from robbench.data.dataset import Dataset
@@ -338,15 +337,3 @@ class Attack(Component):
     def passes(self, num_classes: int) -> tuple[int, int]:
         """Forward and backward passes that one sample costs at the most."""
         return 0, 0
-
-
-# --- metrics
-
-
-@dataclass(frozen=True)
-class Metric(Component):
-    """A figure, or several, that follow from one cell's outcome alone."""
-
-    @abc.abstractmethod
-    def measure(self, outcome: Outcome) -> Mapping[str, Measure]:
-        """The figures by name; none where they mean nothing for this condition."""

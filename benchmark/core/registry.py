@@ -12,6 +12,7 @@ import importlib
 import importlib.metadata
 import importlib.util
 import inspect
+import itertools
 import pkgutil
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -22,6 +23,7 @@ from typing import Any, Literal, TypeVar, get_args
 
 from robbench.core.atomic_io import digest_files
 from robbench.core.component import Component
+from robbench.core.contract_check import contract_faults, contract_of
 from robbench.core.errors import RequestError, did_you_mean
 from robbench.core.threat_model import NORMS, Norm
 
@@ -68,8 +70,8 @@ def _register(mark: Mark) -> Callable[[C], C]:
 
     def decorate(cls: C) -> C:
         # By name, since what the kinds are stands above this module.
-        homes = ("robbench.core.contracts", "robbench.data.dataset")
-        if not any(parent.__name__ == base and parent.__module__ in homes for parent in cls.__mro__):
+        contract = contract_of(cls)
+        if contract is None or contract.__name__ != base:
             raise RequestError(f'{mark.kind} "{mark.name}": class {cls.__name__} is not derived from robbench.{base}')
         setattr(cls, _MARK, (*cls.__dict__.get(_MARK, ()), mark))
         return cls
@@ -168,14 +170,19 @@ class Registry:
     _found: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
 
     def plugins(self) -> tuple[Plugin, ...]:
-        """The plugins, loaded once.
+        """The plugins, loaded and compared with the contracts once.
 
         Raises:
-            RequestError: If one cannot be loaded.
+            RequestError: If one cannot be loaded, or a component in it does not fulfill the contract of its kind.
         """
         if "plugins" not in self._found:
             installed = _installed_plugins() if self.installed else []
-            self._found["plugins"] = (*installed, *(_file_plugin(path) for path in dict.fromkeys(self.files)))
+            plugins = (*installed, *(_file_plugin(path) for path in dict.fromkeys(self.files)))
+            for plugin, kind in itertools.product(plugins, KINDS):
+                for entry in _marked(plugin.module, kind, plugin):
+                    for fault in contract_faults(entry.cls):
+                        raise RequestError(fault, f'{entry.file}: {kind} "{entry.mark.name}"')
+            self._found["plugins"] = plugins
         found: tuple[Plugin, ...] = self._found["plugins"]
         return found
 

@@ -9,6 +9,7 @@ from typing import Literal, get_args
 
 Norm = Literal["linf", "l2", "l1", "l0", "none"]
 NORMS: tuple[Norm, ...] = get_args(Norm)
+LP_NORMS: tuple[Norm, ...] = tuple(norm for norm in NORMS if norm != "none")
 
 
 @dataclass(frozen=True)

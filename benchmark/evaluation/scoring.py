@@ -7,7 +7,7 @@ from typing import Any
 
 from robbench.core.registry import Registry
 from robbench.evaluation.evaluator import Result
-from robbench.evaluation.metrics.measures import confusion
+from robbench.evaluation.metrics.decisions import confusion
 from robbench.planning.plan import Cell
 from robbench.results.schema import Costs, Measure, Outcome, Record, Training, digest
 

@@ -24,10 +24,10 @@ from robbench.results.board_directory import (
     replace,
     write_index,
 )
-from robbench.results.merging import Source, merge
-from robbench.results.schema import BoardNote
+from robbench.results.merging import BoardSource, merge
+from robbench.results.schema import BoardNote, CellResult
 from robbench.results.store import Store
-from robbench.results.verification import Cell, files_follow, one_line, refuse, verify
+from robbench.results.verification import files_follow, one_line, refuse, verify
 
 
 @dataclass
@@ -57,7 +57,7 @@ class _Checked:
         planned: Keys of the cells that it was to have.
     """
 
-    source: Source
+    source: BoardSource
     unchecked: frozenset[str]
     planned: tuple[str, ...] = ()
 
@@ -91,7 +91,7 @@ def publish(
     check_target(store, target, [*others, *folders])
     found = [_others(folder, registry) for folder in folders]
     result = Published()
-    made: dict[str, tuple[Source, Files]] = {}
+    made: dict[str, tuple[BoardSource, Files]] = {}
     used: set[str] = set()
     notes = store.boards()
     for board in boards:
@@ -120,7 +120,7 @@ def publish(
 
 
 def _own(store: Store, board: str, note: Mapping[str, Any], registry: Registry) -> _Checked:
-    cells: list[Cell] = []
+    cells: list[CellResult] = []
     with readable(f"{store.root / 'boards' / board}.json"):
         shown = BoardNote.model_validate({name: note[name] for name in BoardNote.model_fields if name in note})
         keys = tuple(str(key) for key in note["cells"])
@@ -136,20 +136,20 @@ def _own(store: Store, board: str, note: Mapping[str, Any], registry: Registry) 
                 cells.append((record, store.outcome(record)))
     if not cells:
         refuse("none of its cells was run yet; robbench run goes on with it")
-    source = Source(str(store.root), shown, tuple(cells))
+    source = BoardSource(str(store.root), shown, tuple(cells))
     return _Checked(source, verify(cells, registry, lambda key: str(store.cell_dir(key) / "record.json")), keys)
 
 
 def _others(folder: Path, registry: Registry) -> _Checked:
     with readable(folder):
-        source = Source(str(folder), read_note(folder), tuple(read_archive(folder)))
+        source = BoardSource(str(folder), read_note(folder), tuple(read_archive(folder)))
         if not source.cells:
             raise ValueError("it has no cells")
         read_pictures(folder)
         return _Checked(source, verify(source.cells, registry, lambda key: str(folder / RECORDS)))
 
 
-def _topic(source: Source) -> tuple[str, str]:
+def _topic(source: BoardSource) -> tuple[str, str]:
     return source.note.grid, source.cells[0][0].spec.dataset.label
 
 
@@ -158,7 +158,7 @@ def _topic(source: Source) -> tuple[str, str]:
 
 def _made(
     folder: Path, own: _Checked, others: Sequence[_Checked], incomplete: bool, remarks: list[str]
-) -> tuple[Source, Files]:
+) -> tuple[BoardSource, Files]:
     """A board and its files, those in the folder checked; what is to be said of it is appended to the remarks."""
     figures = _figures(folder)
     files = _board_files(own.source, figures)
@@ -202,7 +202,7 @@ def _some(names: Sequence[str]) -> str:
     return one_line("; ".join(names[:5]) + ("; …" if len(names) > 5 else ""), 500)
 
 
-def _board_files(source: Source, figures: Files) -> dict[str, bytes]:
+def _board_files(source: BoardSource, figures: Files) -> dict[str, bytes]:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         for path, content in figures.items():
@@ -229,7 +229,7 @@ def _read(path: Path) -> bytes | None:
         refuse(f"cannot read {path}: {error.strerror or error}")
 
 
-def _lacking(source: Source, keys: Iterable[str]) -> list[str]:
+def _lacking(source: BoardSource, keys: Iterable[str]) -> list[str]:
     """Cells that failed, that the board was to have, or that a row lacks though others or its other seeds have them."""
     table = Table.of(source.cells)
     needed = {spec.label for spec in next(iter(table.threats().values()), ())}

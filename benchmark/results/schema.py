@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import json
-from dataclasses import dataclass, fields
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, TypeAlias
 
-import numpy as np
-from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
-SCHEMA = 2
+from robbench.results.outcome import Bools as Bools
+from robbench.results.outcome import Floats as Floats
+from robbench.results.outcome import Ints as Ints
+from robbench.results.outcome import Kind as Kind
+from robbench.results.outcome import Outcome as Outcome
 
-Kind = Literal["clean", "natural", "attack", "chain"]
-
-Ints = NDArray[np.int64]
-Floats = NDArray[np.float64]
+SCHEMA = 3
 
 
 def dumps(value: object) -> str:
@@ -29,88 +26,6 @@ def digest(value: object) -> str:
     """A 20-digit hexadecimal address of a value: SHA-256 of its canonical JSON."""
     text = json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()[:20]
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """The arrays of one cell, one entry per test sample, in the order of the samples' ids.
-
-    Attributes:
-        ids: Sample ids, shape ``(N,)``.
-        labels: True classes, shape ``(N,)``.
-        clean: Hard decisions on the unchanged images, shape ``(N,)``.
-        final: Hard decisions after the condition, shape ``(N,)``; a sample that was not attacked keeps its clean one.
-        rounded: As ``final``, on the attacked images rounded to 8 bits, shape ``(N,)``.
-        attempted: Which samples the condition was applied to, bool, shape ``(N,)``.
-        targets: The target class at which ``final`` was reached, -1 where there is none, shape ``(N,)``.
-        draws: Hard decisions after each independent random draw, shape ``(N, D)``; the first column is ``final``.
-            D is 0 for conditions that are not random transforms.
-        every_target: For conditions that try all targets in turn, the decision after each, shape ``(N, K)`` by target,
-            -1 at the true class and where nothing was tried; otherwise shape ``(N, 0)``.
-        linf, l2, l1, l0: Norms of the whole change, float64, shape ``(N,)``.
-        forwards, backwards: Passes spent, float64, shape ``(N,)``; fractions where an attack's calls could not be told
-            apart by sample.
-        scored: Arg max of the differentiable scores on the changed image, shape ``(N,)``; ``final`` where nobody
-            looked.
-        flat: Whether the input gradient at the unchanged image is exactly zero under both cross-entropy and margin
-            loss, bool, shape ``(N,)``; measured in the clean condition alone.
-    """
-
-    ids: Ints
-    labels: Ints
-    clean: Ints
-    final: Ints
-    rounded: Ints
-    attempted: NDArray[np.bool_]
-    targets: Ints
-    draws: Ints
-    every_target: Ints
-    linf: Floats
-    l2: Floats
-    l1: Floats
-    l0: Floats
-    forwards: Floats
-    backwards: Floats
-    scored: Ints
-    flat: NDArray[np.bool_]
-    num_classes: int
-    kind: Kind
-
-    def __len__(self) -> int:
-        """The number of samples."""
-        return len(self.ids)
-
-    @property
-    def robust(self) -> NDArray[np.bool_]:
-        """Right on the unchanged image and right, or not brought to a target, after the condition; shape ``(N,)``.
-
-        For natural perturbations, which have no adversary, right after the condition alone.
-        """
-        right: NDArray[np.bool_] = np.equal(self.final, self.labels)
-        return right if self.kind == "natural" else right & np.equal(self.clean, self.labels)
-
-    def to_bytes(self) -> bytes:
-        """The outcome as an uncompressed npz, the same bytes for the same arrays."""
-        buffer = io.BytesIO()
-        arrays: dict[str, Any] = {field.name: np.asarray(getattr(self, field.name)) for field in fields(self)}
-        np.savez(buffer, **arrays)
-        return buffer.getvalue()
-
-    def sha256(self) -> str:
-        """The hash that a record keeps of its outcome."""
-        return hashlib.sha256(self.to_bytes()).hexdigest()
-
-    @classmethod
-    def from_bytes(cls, data: bytes) -> Outcome:
-        """The outcome that ``to_bytes`` wrote."""
-        with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
-            values: dict[str, Any] = {name: arrays[name] for name in arrays.files}
-        # Schema 1 did not have these.
-        values.setdefault("scored", values["final"])
-        values.setdefault("flat", np.zeros(len(values["ids"]), dtype=np.bool_))
-        values["num_classes"] = int(values["num_classes"])
-        values["kind"] = str(values["kind"])
-        return cls(**values)
 
 
 class Measure(NamedTuple):
@@ -130,111 +45,158 @@ class Measure(NamedTuple):
 
 
 class _Model(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    # The text under a key is its description in the JSON schema.
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
 
 class PartSpec(_Model):
     """A component as it was chosen."""
 
     name: str
+    """Registered name."""
     label: str
+    """Name with the hyperparameters that differ from its defaults, as it can be asked for again."""
     version: int
+    """Raised when the component's results change."""
     source: str | None = None
+    """Hash of the source of a plugin's component; none for built-in ones."""
     parameters: dict[str, Any]
+    """Every hyperparameter by name."""
 
 
 class StageSpec(PartSpec):
     """One attack of a condition."""
 
     norm: str
+    """Norm of the threat model: linf, l2, l1, l0, or none for natural perturbations."""
     eps: float | None
+    """Largest norm of the change, in units of a [0, 1] pixel; none where the attack is not limited."""
     white_box: bool
+    """Whether the attack uses gradients."""
     black_box: bool = False
+    """Whether the attack learns from scores or predictions without gradients."""
     margin_loss: bool = False
+    """Whether some part of the attack follows margins between scores."""
     gradient_steps: int = 0
+    """Gradient steps in a row from one start."""
     through_peers: bool = False
+    """Whether the attack works through other models of the grid (transfer)."""
     bounded: bool
+    """Whether the attack takes an eps; otherwise it minimizes the change."""
     global_state: bool
+    """Whether the attack draws from global random state, which it sets and restores."""
 
 
 class ConditionSpec(_Model):
     """A column of a board."""
 
     label: str
+    """What the column is called."""
     kind: Kind
+    """clean, natural (a perturbation without an adversary), attack (a single one) or chain (of several)."""
     stages: tuple[StageSpec, ...] = ()
+    """The attacks in the order in which they are applied."""
     target: str | None = None
+    """Rule for the target class: next, random, least-likely, all, or the name of a class; none if untargeted."""
     draws: int = 0
+    """Independent random draws per sample."""
     sample: int | None = None
-    check: bool = Field(default=False, description="looks into some rows or samples; has no part in the ranking")
-    survivors: bool = Field(default=False, description="samples are drawn among those that the other attacks left")
-    undefended: bool = Field(default=False, description="run on the model without its inference-time defenses")
+    """Size of the stratified subsample of the test set; none for all of it."""
+    check: bool = False
+    """Whether it only looks into some rows or samples; it has no part in the ranking."""
+    survivors: bool = False
+    """Whether samples are drawn among those that the other attacks left."""
+    undefended: bool = False
+    """Whether it is run on the model without its inference-time defenses."""
 
 
 class DatasetSpec(PartSpec):
     """A data set as it was used."""
 
     fingerprint: str
+    """SHA-256 over images, labels, class names and test marks."""
     class_names: tuple[str, ...]
-    counts: dict[str, tuple[int, ...]] = Field(description="images per class in train, validation, test, gallery")
+    """Names of the classes, in the order of their indices."""
+    counts: dict[str, tuple[int, ...]]
+    """Images per class in train, validation, test and gallery."""
     duplicates: int
-    crossing: int = Field(description="test images that are equal to a training or validation image")
+    """Images that are equal to an earlier one, to the last bit."""
+    crossing: int
+    """Test images that are equal to a training or validation image."""
     eps: dict[str, tuple[float, ...]]
+    """Sizes of change at which the data set is attacked, by norm."""
     reference: dict[str, float]
+    """The size of change per norm that boards rank by."""
 
 
 class ModelSpec(_Model):
     """A row of a board: how a model was trained."""
 
     label: str
+    """What the row is called."""
     architecture: PartSpec
+    """The backbone's family."""
     objective: PartSpec
+    """What the network is trained for, and how its output becomes a prediction."""
     balancer: PartSpec
+    """What is done about unequal class counts."""
     defenses: tuple[PartSpec, ...]
+    """The defenses, in the order in which they are applied."""
     recipe: dict[str, Any]
-    start: str | None = Field(default=None, description="label of the model it was warm-started from")
+    """Every hyperparameter of the training recipe by name."""
+    start: str | None = None
+    """Label of the model whose weights it was warm-started from."""
 
 
 class CellSpec(_Model):
     """Everything that can change a cell's result."""
 
     dataset: DatasetSpec
+    """The data set."""
     model: ModelSpec
+    """The model."""
     model_key: str
+    """Key of the trained model in the store."""
     condition: ConditionSpec
+    """The condition."""
     seed: int
+    """Seed of training and attacks."""
     precision: str
+    """Floating-point precision of training."""
     device: str
+    """Device type: cpu or cuda."""
     protocol: int
+    """Version of the protocol of training and evaluation."""
 
 
 class Costs(_Model):
     """Passes that this cell alone spent, summed over samples."""
 
     forwards: float = 0.0
+    """Forward passes."""
     backwards: float = 0.0
+    """Backward passes."""
 
 
 class Training(_Model):
-    """What went into a cell's model, charged to the model and not to any of its cells.
-
-    Attributes:
-        images: Size of the training set, what balancers added or left out included.
-        epochs, steps: Passes over it, and optimizer steps.
-        forwards, backwards: Images that went through the network either way.
-        validation_images: Size of the validation set.
-        validation_accuracy: Share of them that the model gets right.
-        validation_balanced_accuracy: The same, each class counting alike.
-    """
+    """What went into a cell's model, charged to the model and not to any of its cells."""
 
     images: int
+    """Size of the training set, what balancers added or left out included."""
     epochs: int
+    """Passes over the training set."""
     steps: int
+    """Optimizer steps."""
     forwards: float
+    """Images that went forward through the network."""
     backwards: float
+    """Images that went backward through the network."""
     validation_images: int
+    """Size of the validation set."""
     validation_accuracy: float
+    """Accuracy on the validation set."""
     validation_balanced_accuracy: float
+    """Balanced accuracy on the validation set."""
 
     @classmethod
     def of(cls, info: dict[str, Any]) -> Training:
@@ -256,22 +218,39 @@ class Record(_Model):
     """A cell's metrics, costs and provenance."""
 
     schema_version: int = SCHEMA
+    """Version of this schema; records of older ones are migrated on reading."""
     key: str
+    """The cell's key: a hash of everything that can change its result."""
     status: Literal["done", "failed", "unsupported"]
-    reason: str | None = Field(default=None, description="the error, or why the condition is not supported")
+    """Whether there is a result; a failed cell is tried again by the next run."""
+    reason: str | None = None
+    """The error, or why the condition is not supported."""
     spec: CellSpec
+    """What was evaluated."""
     metrics: dict[str, Measure] = {}
+    """Figures by name: value, lower and upper end of the 95 % interval, number of samples; name/3 is of class 3."""
     metrics_digest: str = ""
-    confusion: tuple[tuple[int, ...], ...] = Field(default=(), description="counts, true class by decision")
+    """Hash of the metrics that were known, so that new ones are noticed."""
+    confusion: tuple[tuple[int, ...], ...] = ()
+    """Confusion matrix: counts, true class by prediction."""
     costs: Costs = Costs()
-    training: Training | None = Field(default=None, description="what went into its model; None where it has none")
-    traits: tuple[str, ...] = Field(default=(), description="what was observed of the model that matters to attacks")
-    flags: dict[str, str] = Field(default={}, description="blocking audit flags, each with what was found")
-    cautions: dict[str, str] = Field(default={}, description="audit notes that do not block, each with its remedy")
+    """Passes that the cell spent."""
+    training: Training | None = None
+    """What went into its model; none where it has none."""
+    traits: tuple[str, ...] = ()
+    """What was observed of the model that matters to attacks."""
+    flags: dict[str, str] = {}
+    """Blocking audit flags, each with what was found."""
+    cautions: dict[str, str] = {}
+    """Audit flags that do not block, each with its remedy."""
     notes: tuple[str, ...] = ()
+    """What happened on the way, as text."""
     outcome_sha256: str | None = None
+    """SHA-256 of the outcome's file; none where there is no outcome."""
     provenance: dict[str, Any] = {}
+    """Versions, commit, machine, threads and plugins; no part of the key."""
     timings: dict[str, Any] = {}
+    """Wall-clock seconds."""
 
     def to_json(self) -> str:
         """The record as indented JSON with sorted keys, ending in a newline."""
@@ -287,57 +266,83 @@ class Record(_Model):
         return cls.model_validate(_migrate(json.loads(text)))
 
 
-class Reference(_Model):
-    """A figure from elsewhere to set beside a board's own.
+CellResult: TypeAlias = tuple[Record, Outcome | None]
+"""A record with its outcome, None unless the cell is done."""
 
-    Attributes:
-        row: Label of the row.
-        condition: Label of the condition.
-        figure: ``accuracy``, ``macro_f1``, or ``recall/`` and the name of a class.
-        value: What was found there, a share between 0 and 1.
-        remark: What differs between there and here.
-    """
+
+class Reference(_Model):
+    """A published figure to set beside a board's own."""
 
     row: str
+    """Label of the row."""
     condition: str = "clean"
+    """Label of the condition."""
     figure: str = "accuracy"
+    """accuracy, macro_f1, or recall/ and the name of a class."""
     value: float = Field(ge=0, le=1)
+    """The published figure, a share between 0 and 1."""
     remark: str = ""
+    """What differs between there and here."""
 
 
 class BoardNote(_Model):
-    """What a board says that does not follow from its records; kept beside it as ``board.json``.
-
-    Attributes:
-        grid: Name of the grid.
-        title: The board's heading.
-        about: Paragraphs of plain text, divided by empty lines: what to know before reading.
-        references: Figures from elsewhere.
-        differences: Paragraphs of plain text: why the board's figures differ from those.
-    """
+    """What a board says that does not follow from its records; kept beside it as ``board.json``."""
 
     grid: str
+    """Name of the grid."""
     title: str
+    """The board's heading."""
     about: str = ""
+    """Paragraphs of plain text, divided by empty lines: what to know before reading."""
     references: tuple[Reference, ...] = ()
+    """Figures from elsewhere."""
     differences: str = ""
+    """Paragraphs of plain text: why the board's figures differ from those."""
 
     def to_json(self) -> str:
         """The note as indented JSON, ending in a newline."""
         return dumps(self.model_dump(mode="json"))
 
 
+_RENAMED = {"randomised": "randomized"}
+_REWORDED = (
+    ("decides for the same class on all ", "predicts the same class for all "),
+    (" unchanged images", " clean images"),
+    (" withstand ", " are robust to "),
+    ("images are fooled, the decision not", "images are fooled, the prediction is not"),
+)
+"""Texts of the audit, as they were up to schema 2 and as they are."""
+
+
 def _migrate(data: Any) -> Any:
     schema = data.get("schema_version") if isinstance(data, dict) else None
     if not isinstance(schema, int) or schema > SCHEMA:
         raise ValueError(f"record schema {schema!r} is not known to this robbench (it knows up to {SCHEMA})")
-    if schema < 2:
-        try:
-            for stage in data["spec"]["condition"].get("stages", ()):
-                steps = stage["parameters"].get("steps", 1)
-                stage["gradient_steps"] = (steps if isinstance(steps, int) else 1) if stage["white_box"] else 0
-            data["flags"] = dict.fromkeys(data.get("flags", ()), "")
-        except (KeyError, TypeError, AttributeError) as error:
-            raise ValueError(f"not a record of schema {schema}: {error!r}") from None
-        data["schema_version"] = SCHEMA
+    try:
+        if schema < 2:
+            _from_1(data)
+        if schema < 3:
+            _from_2(data)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"not a record of schema {schema}: {error!r}") from None
+    data["schema_version"] = SCHEMA
     return data
+
+
+def _from_1(data: dict[str, Any]) -> None:
+    for stage in data["spec"]["condition"].get("stages", ()):
+        steps = stage["parameters"].get("steps", 1)
+        stage["gradient_steps"] = (steps if isinstance(steps, int) else 1) if stage["white_box"] else 0
+    data["flags"] = dict.fromkeys(data.get("flags", ()), "")
+
+
+def _from_2(data: dict[str, Any]) -> None:
+    data["traits"] = [_RENAMED.get(trait, trait) for trait in data.get("traits", ())]
+    for marks in ("flags", "cautions"):
+        data[marks] = {_RENAMED.get(name, name): _reworded(text) for name, text in data.get(marks, {}).items()}
+
+
+def _reworded(text: str) -> str:
+    for before, after in _REWORDED:
+        text = text.replace(before, after)
+    return text

@@ -4,42 +4,37 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, NoReturn, TypeAlias
+from typing import Any, NoReturn
 
 import numpy as np
+from numpy.typing import NDArray
 
 from robbench.core.errors import StoreError
 from robbench.core.registry import Registry
 from robbench.core.threat_model import NORMS
 from robbench.evaluation.audit import marked
 from robbench.evaluation.scoring import measure, scored
-from robbench.results.schema import Costs, Measure, Outcome, Record
-
-Cell: TypeAlias = tuple[Record, Outcome | None]
+from robbench.results.outcome import ArraySpec, Outcome
+from robbench.results.schema import CellResult, Costs, Measure, Record
 
 PRECISION = 1e-9
 """Relative difference of figures that another machine or library may make."""
 
-_DECISIONS = ("labels", "clean", "final", "rounded", "scored")
-_INTS = ("ids", "targets", *_DECISIONS)
-_FLOATS = ("linf", "l2", "l1", "l0", "forwards", "backwards")
-_BOOLS = ("attempted", "flat")
 
-
-class Decisions:
-    """What models decide of unchanged samples, by which their weights are told apart."""
+class CleanPredictions:
+    """Predictions of models on clean images, by which their weights are told apart."""
 
     def __init__(self) -> None:
         self._known: dict[tuple[str, bool], dict[int, int]] = {}
 
     def against(self, record: Record, outcome: Outcome) -> int | None:
-        """The first sample of a cell that cells of the same model before it decided otherwise, or None."""
+        """The first sample of a cell that earlier cells of the same model predict otherwise, or None."""
         known = self._known.get(self._model(record), {})
         pairs = zip(outcome.ids.tolist(), outcome.clean.tolist(), strict=True)
         return next((sample for sample, found in pairs if known.get(sample, found) != found), None)
 
     def add(self, record: Record, outcome: Outcome) -> None:
-        """Take over what a cell's model decided."""
+        """Take over the predictions of a cell's model."""
         known = self._known.setdefault(self._model(record), {})
         known.update(zip(outcome.ids.tolist(), outcome.clean.tolist(), strict=True))
 
@@ -59,7 +54,7 @@ def refuse(reason: str) -> NoReturn:
     raise StoreError(one_line(reason, 1000))
 
 
-def verify(cells: Sequence[Cell], registry: Registry, file: Callable[[str], str]) -> frozenset[str]:
+def verify(cells: Sequence[CellResult], registry: Registry, file: Callable[[str], str]) -> frozenset[str]:
     """See that cells are whole and that every figure of their records follows from their outcomes.
 
     Metrics, confusion matrices, passes and what the audit finds are computed again.
@@ -105,9 +100,9 @@ def _name(record: Record) -> str:
 # --------------------------------------------------------------------------------------------------------------- shapes
 
 
-def _check_shapes(cells: Sequence[Cell], file: Callable[[str], str]) -> None:
+def _check_shapes(cells: Sequence[CellResult], file: Callable[[str], str]) -> None:
     truth: dict[int, int] = {}
-    decided = Decisions()
+    seen = CleanPredictions()
     for record, outcome in cells:
         place = f"{file(record.key)}: {_name(record)}"
         if (record.status == "done") != (outcome is not None):
@@ -117,17 +112,17 @@ def _check_shapes(cells: Sequence[Cell], file: Callable[[str], str]) -> None:
             )
         if record.spec.dataset != cells[0][0].spec.dataset:
             refuse(f"{place}: its data set is not specified as that of {cells[0][0].key}")
-        fault = _stages_fault(record) or (_outcome_fault(record, outcome) if outcome is not None else None)
+        fault = _stages_fault(record) or (outcome_fault(record, outcome) if outcome is not None else None)
         if fault:
             refuse(f"{place}: {fault}")
         if outcome is not None:
             for sample, label in zip(outcome.ids.tolist(), outcome.labels.tolist(), strict=True):
                 if truth.setdefault(sample, label) != label:
                     refuse(f"{place}: sample {sample} is of class {label}, but of class {truth[sample]} in other cells")
-            other = decided.against(record, outcome)
+            other = seen.against(record, outcome)
             if other is not None:
-                refuse(f"{place}: unchanged, sample {other} is decided otherwise than in other cells of the same model")
-            decided.add(record, outcome)
+                refuse(f"{place}: the clean prediction of sample {other} is not that of other cells of the same model")
+            seen.add(record, outcome)
 
 
 def _stages_fault(record: Record) -> str | None:
@@ -141,41 +136,31 @@ def _stages_fault(record: Record) -> str | None:
     return None
 
 
-def _outcome_fault(record: Record, outcome: Outcome) -> str | None:
+def outcome_fault(record: Record, outcome: Outcome) -> str | None:
     """What makes the arrays of an outcome meaningless, or None."""
     classes, size = len(record.spec.dataset.class_names), outcome.ids.size
     if (outcome.kind, outcome.num_classes) != (record.spec.condition.kind, classes):
         return f'its outcome is of kind "{outcome.kind}" with {outcome.num_classes} classes'
-    types = {**dict.fromkeys(_INTS, np.int64), **dict.fromkeys(_FLOATS, np.float64), **dict.fromkeys(_BOOLS, np.bool_)}
-    for name, dtype in types.items():
-        if getattr(outcome, name).dtype != dtype or getattr(outcome, name).shape != (size,):
-            return (
-                f"the array {name} of its outcome is {_form(getattr(outcome, name))}, not {size} of {np.dtype(dtype)}"
-            )
-    for name, widths in (("draws", None), ("every_target", (0, classes))):
-        array = getattr(outcome, name)
-        if (
-            array.dtype != np.int64
-            or array.ndim != 2
-            or len(array) != size
-            or (widths and array.shape[1] not in widths)
-        ):
-            return f"the array {name} of its outcome is {_form(array)}"
-    lowest = {**dict.fromkeys((*_DECISIONS, "draws"), 0), "targets": -1, "every_target": -1}
-    for name, least in lowest.items():
-        array = getattr(outcome, name)
-        if array.size and not least <= array.min() <= array.max() < classes:
-            return f"the array {name} of its outcome names classes that are not there"
-    for name in _FLOATS:
-        if not bool(np.isfinite(getattr(outcome, name)).all()) or (getattr(outcome, name) < 0).any():
-            return f"the array {name} of its outcome holds numbers that are no sizes"
-    if len(np.unique(outcome.ids)) != size:
-        return "its outcome holds a sample twice"
+    for name, spec in outcome.arrays().items():
+        fault = _array_fault(spec, getattr(outcome, name), size, classes)
+        if fault:
+            return f"the array {name} of its outcome {fault}"
     return _limit_fault(record, outcome)
 
 
-def _form(array: Any) -> str:
-    return f"{array.dtype} of shape {array.shape}"
+def _array_fault(spec: ArraySpec, array: NDArray[Any], size: int, classes: int) -> str | None:
+    """What in an array is not as it is declared, or None."""
+    width = array.shape[1:2] or (0,)
+    shapes = {"one": [(size,)], "any": [(size, *width)], "classes": [(size, 0), (size, classes)]}
+    if array.dtype != spec.dtype or array.shape not in shapes[spec.columns]:
+        return f"is {array.dtype} of shape {array.shape}, not {size} of {np.dtype(spec.dtype)}"
+    if spec.holds == "ids" and len(np.unique(array)) != size:
+        return "holds a sample twice"
+    if spec.holds == "classes" and array.size and not spec.least <= array.min() <= array.max() < classes:
+        return "names classes that are not there"
+    if spec.holds == "sizes" and not (np.isfinite(array) & (array >= 0)).all():
+        return "holds numbers that are no sizes"
+    return None
 
 
 def _limit_fault(record: Record, outcome: Outcome) -> str | None:

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from robbench.core.threat_model import format_eps
-from robbench.evaluation.metrics.measures import succeeded
+from robbench.evaluation.verdicts import succeeded
 from robbench.leaderboards.aggregates import Figure
 from robbench.leaderboards.artifact_reader import Examples
 from robbench.leaderboards.board import Row

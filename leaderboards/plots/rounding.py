@@ -6,8 +6,8 @@ from collections.abc import Iterator, Mapping
 
 import numpy as np
 
-from robbench.evaluation.metrics.measures import succeeded
 from robbench.evaluation.statistics import wilson
+from robbench.evaluation.verdicts import succeeded
 from robbench.leaderboards.aggregates import Figure
 from robbench.leaderboards.board import Row
 from robbench.leaderboards.figure_manifest import Picture

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from robbench.core.threat_model import format_eps
-from robbench.evaluation.metrics import measures
+from robbench.evaluation.metrics.draws import DRAWS
 from robbench.leaderboards.aggregates import Figure
 from robbench.leaderboards.board import Board
 from robbench.leaderboards.curves import Curve
@@ -41,7 +41,7 @@ def for_some(board: Board, condition: ConditionSpec) -> bool:
 
 def draws(board: Board) -> TextTable:
     """How natural perturbations vary over draws, and the worst of several."""
-    names = ("draws_mean", "draws_std", "draws_min", "draws_max", *(f"worst_of_{n}" for n in measures.DRAWS))
+    names = ("draws_mean", "draws_std", "draws_min", "draws_max", *(f"worst_of_{n}" for n in DRAWS))
     found = [
         [escape(row.label), escape(condition.label), *(percent(details.get(name)) for name in names)]
         for condition in board.conditions
@@ -49,7 +49,7 @@ def draws(board: Board) -> TextTable:
         for row in board.rows
         if (details := row.cells[condition.label].details)
     ]
-    headers = ["Mean", "Std", "Lowest", "Highest", *(f"Worst of {n}" for n in measures.DRAWS)]
+    headers = ["Mean", "Std", "Lowest", "Highest", *(f"Worst of {n}" for n in DRAWS)]
     return TextTable(["Model", "Condition", *headers], found, left=(0, 1)).without_empty()
 
 

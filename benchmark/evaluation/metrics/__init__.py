@@ -1,1 +1,6 @@
-"""Metrics: pure functions of a cell's outcome."""
+"""The metrics, a file each: the figures of one cell, by name, from its outcome alone. Needs no torch.
+
+Every rate carries a 95 % Wilson interval; means over classes carry the one of
+``robbench.evaluation.statistics.balanced``. A figure that would rest on no sample is left out. ``name/3`` is the figure
+of class 3.
+"""

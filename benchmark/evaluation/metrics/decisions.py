@@ -1,0 +1,76 @@
+"""Accuracy and the classification report after the condition."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from robbench.core.metric import Metric
+from robbench.core.registry import register_metric
+from robbench.evaluation.statistics import balanced, class_rates, wilson, worst_class
+from robbench.results.schema import Ints, Measure, Outcome
+
+
+def confusion(labels: Ints, predictions: Ints, num_classes: int) -> Ints:
+    """Counts by true class (rows) and prediction (columns), shape ``(K, K)``."""
+    from sklearn.metrics import confusion_matrix
+
+    counts: Ints = np.zeros((num_classes, num_classes), dtype=np.int64)
+    return confusion_matrix(labels, predictions, labels=np.arange(num_classes)) if len(labels) else counts
+
+
+def classification(labels: Ints, predictions: Ints, num_classes: int) -> dict[str, Measure]:
+    """What a classification report holds.
+
+    ``accuracy``, ``balanced_accuracy``, ``worst_class_accuracy``; ``precision``, ``recall`` and ``f1``, per class and
+    as ``macro_`` and ``weighted_`` averages over the classes that have samples; ``support`` per class. The precision of
+    a class that is never predicted is 0 by convention, without an interval; F1 has no interval.
+    """
+    from sklearn.metrics import f1_score
+
+    n = len(labels)
+    if n == 0:
+        return {}
+    table = confusion(labels, predictions, num_classes)
+    hits, support, predicted = table.diagonal(), table.sum(axis=1), table.sum(axis=0)
+    scores = f1_score(labels, predictions, labels=np.arange(num_classes), average=None, zero_division=0.0)
+    recall = [wilson(int(hit), int(count)) for hit, count in zip(hits, support, strict=True)]
+    precision = [
+        wilson(int(hit), int(count)) if count else Measure(0.0) for hit, count in zip(hits, predicted, strict=True)
+    ]
+    f1 = [Measure(float(score), n=int(count)) for score, count in zip(scores, support, strict=True)]
+    figures = {
+        "accuracy": wilson(int(hits.sum()), n),
+        "balanced_accuracy": balanced(recall),
+        "worst_class_accuracy": worst_class(recall),
+    }
+    weights = support / n
+    for name, rates in (("precision", precision), ("recall", recall), ("f1", f1)):
+        values = np.array([rate.value for rate in rates])
+        figures[f"macro_{name}"] = Measure(float(values[support > 0].mean()), n=n)
+        figures[f"weighted_{name}"] = Measure(float(weights @ values), n=n)
+        figures |= {f"{name}/{label}": rates[label] for label in np.flatnonzero(support)}
+    figures |= {f"support/{label}": Measure(float(count), n=n) for label, count in enumerate(support)}
+    return figures
+
+
+@register_metric("decisions")
+@dataclass(frozen=True)
+class Decisions(Metric):
+    """Accuracy, balanced and per class; precision, recall, F1 and support, after the condition."""
+
+    def measure(self, outcome: Outcome) -> Mapping[str, Measure]:
+        """The classification report after the condition, and the accuracy of the same samples when clean.
+
+        For an attack ``accuracy`` is the robust accuracy, since samples whose clean prediction is wrong keep it; for a
+        chain it is the plain accuracy after it. With one target for all, both are over the samples of that class too,
+        with their clean predictions. ``clean_accuracy`` and ``balanced_clean_accuracy`` are of the clean images.
+        """
+        figures = classification(outcome.labels, outcome.final, outcome.num_classes)
+        if outcome.kind != "clean" and len(outcome):
+            right = outcome.clean == outcome.labels
+            figures["clean_accuracy"] = wilson(int(right.sum()), len(outcome))
+            figures["balanced_clean_accuracy"] = balanced(class_rates(right, outcome.labels, outcome.num_classes))
+        return figures

@@ -1,0 +1,41 @@
+"""Per sample, whether a condition tells of robustness, succeeded, and by how large a change. Needs no torch."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from robbench.results.schema import Bools, Floats, Outcome
+
+
+def judged(outcome: Outcome) -> Bools:
+    """Which samples tell of robustness; bool, shape ``(N,)``.
+
+    With one target for all, a sample of that class is already where it should be brought to: the condition is not
+    tried on it, which proves nothing. So of attacks and chains, samples whose clean prediction is right count only
+    where they were attempted.
+    """
+    if outcome.kind not in ("attack", "chain"):
+        return np.ones(len(outcome), dtype=np.bool_)
+    kept: Bools = outcome.attempted | (outcome.clean != outcome.labels)
+    return kept
+
+
+def succeeded(outcome: Outcome) -> Bools:
+    """Where the condition reached its target, or a wrong prediction where it has none; bool, shape ``(N,)``."""
+    reached = np.where(outcome.targets >= 0, outcome.final == outcome.targets, outcome.final != outcome.labels)
+    success: Bools = np.logical_and(outcome.attempted, reached)
+    return success
+
+
+def distances(outcome: Outcome, norm: str, eps: float | None = None) -> Floats:
+    """The size of the change with which the condition succeeded on each sample; float64, shape ``(N,)``.
+
+    0 where the clean prediction is wrong, infinite where the condition did not succeed.
+
+    Args:
+        outcome: Of an attack.
+        norm: In which to measure.
+        eps: Largest norm allowed, or None; what lies above it within the referee's tolerance counts as eps.
+    """
+    sizes = np.minimum(getattr(outcome, norm), np.inf if eps is None else eps)
+    return np.where(outcome.clean != outcome.labels, 0.0, np.where(succeeded(outcome), sizes, np.inf))

@@ -1,0 +1,234 @@
+"""A cell's outcome: arrays with one entry per sample, each declared once. Needs no torch."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, Literal, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+Kind = Literal["clean", "natural", "attack", "chain"]
+
+Ints = NDArray[np.int64]
+Floats = NDArray[np.float64]
+Bools = NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class ArraySpec:
+    """Declaration of one array of an outcome: what writing, reading, verifying, merging and tabulating it need.
+
+    Attributes:
+        meaning: What an entry says.
+        dtype: Type of an entry.
+        holds: ``ids`` (none twice), ``classes``, ``sizes`` (finite, not negative) or ``marks``.
+        least: For classes the smallest number allowed: -1 where an entry may be of no class.
+        columns: ``one`` entry per sample, ``any`` number of them, or one per class (``classes``) or none.
+        fill: The entry of a sample to which the condition was not applied: a value, or the array to copy it from.
+            None for what has to be given.
+        attempts: What two attempts at the same samples give together: the first one's entry (``first``), that of the
+            stronger attempt (``stronger``), whether it holds in ``any``, or the ``sum``.
+        since: Record schema that brought the array; files of older ones are read with ``fill``.
+    """
+
+    meaning: str
+    dtype: type[np.generic]
+    holds: Literal["ids", "classes", "sizes", "marks"]
+    least: int = 0
+    columns: Literal["one", "any", "classes"] = "one"
+    fill: float | str | None = None
+    attempts: Literal["first", "stronger", "any", "sum"] = "first"
+    since: int = 1
+
+    def filled(self, known: Mapping[str, Any]) -> NDArray[Any]:
+        """The array of samples to which the condition was not applied.
+
+        Args:
+            known: The arrays declared before it.
+        """
+        if isinstance(self.fill, str):
+            return np.array(known[self.fill], dtype=self.dtype)
+        size = len(known["ids"])
+        return np.full((size,) if self.columns == "one" else (size, 0), self.fill or 0, dtype=self.dtype)
+
+    def together(self, first: NDArray[Any], second: NDArray[Any], stronger: Bools) -> NDArray[Any]:
+        """The array of two attempts at the same samples.
+
+        Args:
+            first: Of one attempt.
+            second: Of the other.
+            stronger: Where the second is the stronger one, shape ``(N,)``.
+        """
+        joined: NDArray[Any] = first
+        if self.attempts == "stronger":
+            joined = np.where(stronger, second, first)
+        elif self.attempts == "any":
+            joined = first | second
+        elif self.attempts == "sum":
+            joined = first + second
+        return joined
+
+
+def classes(meaning: str, **rest: Any) -> dict[str, ArraySpec]:
+    """Metadata of a field that holds classes."""
+    return {"array": ArraySpec(meaning, np.int64, "classes", **rest)}
+
+
+def sizes(meaning: str, attempts: Literal["stronger", "sum"], **rest: Any) -> dict[str, ArraySpec]:
+    """Metadata of a field that holds sizes or counts, 0 where the condition was not applied."""
+    return {"array": ArraySpec(meaning, np.float64, "sizes", fill=0.0, attempts=attempts, **rest)}
+
+
+def marks(meaning: str, **rest: Any) -> dict[str, ArraySpec]:
+    """Metadata of a field that holds truth values, False where the condition was not applied."""
+    return {"array": ArraySpec(meaning, np.bool_, "marks", fill=False, **rest)}
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """The arrays of one cell, one entry per test sample, in the order of the samples' ids; not to be written to.
+
+    Each array is declared here and nowhere else; see ``ArraySpec``.
+    """
+
+    ids: Ints = field(metadata={"array": ArraySpec("sample ids", np.int64, "ids")})
+    labels: Ints = field(metadata=classes("true classes"))
+    clean: Ints = field(metadata=classes("predictions on the clean images"))
+    final: Ints = field(
+        metadata=classes(
+            "predictions after the condition; the clean one where it was not applied",
+            fill="clean",
+            attempts="stronger",
+        )
+    )
+    rounded: Ints = field(
+        metadata=classes(
+            "predictions on the attacked images rounded to 8 bits; as final", fill="clean", attempts="stronger"
+        )
+    )
+    attempted: Bools = field(metadata=marks("whether the condition was applied", attempts="any"))
+    targets: Ints = field(
+        metadata=classes(
+            "target class at which final was reached, -1 where there is none",
+            least=-1,
+            fill=-1,
+            attempts="stronger",
+        )
+    )
+    draws: Ints = field(
+        metadata=classes(
+            "predictions after each independent random draw, shape (N, D); the first column is final; D is 0 for "
+            "conditions that are no random transform",
+            columns="any",
+            fill=0,
+        )
+    )
+    every_target: Ints = field(
+        metadata=classes(
+            "for conditions that try all targets in turn the prediction after each, shape (N, K) by target, -1 at the "
+            "true class and where nothing was tried; otherwise shape (N, 0)",
+            least=-1,
+            columns="classes",
+            fill=-1,
+        )
+    )
+    linf: Floats = field(metadata=sizes("Linf norm of the whole change", "stronger"))
+    l2: Floats = field(metadata=sizes("L2 norm of the whole change", "stronger"))
+    l1: Floats = field(metadata=sizes("L1 norm of the whole change", "stronger"))
+    l0: Floats = field(metadata=sizes("L0 norm of the whole change: changed values", "stronger"))
+    forwards: Floats = field(
+        metadata=sizes("forward passes; fractions where an attack's calls cannot be told apart by sample", "sum")
+    )
+    backwards: Floats = field(metadata=sizes("backward passes, likewise", "sum"))
+    scored: Ints = field(
+        metadata=classes(
+            "arg max of the differentiable scores on the changed image; final where nobody looked",
+            fill="final",
+            attempts="stronger",
+            since=2,
+        )
+    )
+    flat: Bools = field(
+        metadata=marks(
+            "whether the input gradient at the clean image is exactly zero under both cross-entropy and margin loss; "
+            "measured in the clean condition alone",
+            since=2,
+        )
+    )
+    num_classes: int
+    kind: Kind
+
+    def __post_init__(self) -> None:
+        """Let nobody write to what was judged."""
+        for name in self.arrays():
+            array = np.asarray(getattr(self, name)).view()
+            array.flags.writeable = False
+            object.__setattr__(self, name, array)
+
+    def __len__(self) -> int:
+        """The number of samples."""
+        return len(self.ids)
+
+    @classmethod
+    def arrays(cls) -> dict[str, ArraySpec]:
+        """The declarations by name, in the order in which arrays are written."""
+        return {item.name: item.metadata["array"] for item in fields(cls) if "array" in item.metadata}
+
+    @classmethod
+    def of(cls, num_classes: int, kind: Kind, **arrays: NDArray[Any]) -> Self:
+        """An outcome of some arrays; the others are those of a condition that was not applied.
+
+        Args:
+            num_classes: Number of classes K.
+            kind: Kind of the condition.
+            **arrays: ``ids``, ``labels``, ``clean`` and whichever others there are.
+        """
+        for name, spec in cls.arrays().items():
+            if name not in arrays and spec.fill is not None:
+                arrays[name] = spec.filled(arrays)
+        return cls(num_classes=num_classes, kind=kind, **arrays)
+
+    @property
+    def robust(self) -> Bools:
+        """Clean prediction right, and prediction after the condition right or not the target; shape ``(N,)``.
+
+        For natural perturbations, which have no adversary, right after the condition alone.
+        """
+        right: Bools = np.equal(self.final, self.labels)
+        return right if self.kind == "natural" else right & np.equal(self.clean, self.labels)
+
+    def together(self, other: Self, stronger: Bools) -> Self:
+        """What two attempts at the same samples give together; see ``ArraySpec.attempts``.
+
+        Args:
+            other: The second attempt.
+            stronger: Where it is the stronger one, shape ``(N,)``.
+        """
+        pairs = ((name, spec, getattr(self, name), getattr(other, name)) for name, spec in self.arrays().items())
+        arrays: dict[str, Any] = {name: spec.together(first, second, stronger) for name, spec, first, second in pairs}
+        return replace(self, **arrays)
+
+    def to_bytes(self) -> bytes:
+        """The outcome as an uncompressed npz, the same bytes for the same arrays."""
+        buffer = io.BytesIO()
+        arrays: dict[str, Any] = {item.name: np.asarray(getattr(self, item.name)) for item in fields(self)}
+        np.savez(buffer, **arrays)
+        return buffer.getvalue()
+
+    def sha256(self) -> str:
+        """The hash that a record keeps of its outcome."""
+        return hashlib.sha256(self.to_bytes()).hexdigest()
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> Self:
+        """The outcome that ``to_bytes`` wrote, here or in an older version."""
+        with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
+            values: dict[str, Any] = {name: arrays[name] for name in arrays.files}
+        for name, spec in cls.arrays().items():
+            if name not in values and spec.since > 1:
+                values[name] = spec.filled(values)
+        return cls(**values | {"num_classes": int(values["num_classes"]), "kind": str(values["kind"])})
