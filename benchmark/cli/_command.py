@@ -125,7 +125,7 @@ def add_boards(parser: argparse._ActionsContainer) -> None:
 
 def add_request(parser: argparse.ArgumentParser) -> None:
     """Add what a grid is, what is swept, and where it is computed."""
-    swept = parser.add_argument_group("what")
+    swept = parser.add_argument_group("what to run")
     swept.add_argument("--grid", default="quick", metavar="GRID", help="built-in grid or TOML file (default: quick)")
     swept.add_argument("--dataset", metavar="NAME", help="data set in place of the grid's own")
     swept.add_argument("--seeds", type=seeds, default=(), metavar="LIST", help="seeds in place of the grid's, as 0,1,2")

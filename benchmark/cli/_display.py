@@ -75,9 +75,7 @@ def show_boards(boards: Boards, root: Path) -> None:
         console.print(made)
         if len(rows) > ROWS_SHOWN:
             console.print(f"and {len(rows) - ROWS_SHOWN} more models on the board")
-        console.say(f"\nBoard: {root / 'leaderboards' / board}")
-        names = (path.name for path in boards.files[board] if path.suffix in (".md", ".html", ".csv", ".json"))
-        console.print("  " + ", ".join(names))
+        console.say(f"\nBoard: {root / 'leaderboards' / board / 'index.html'} (beside it README.md, CSV, JSON)")
     for board, count in boards.missing.items():
         if count:
             console.print(f"{board}: {count} cells not run yet")

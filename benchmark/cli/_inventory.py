@@ -199,6 +199,7 @@ def _field_texts(cls: type) -> dict[str, str]:
     found: dict[str, str] = {}
     for base in reversed(cls.__mro__):
         section = inspect.cleandoc(base.__doc__ or "").partition("Attributes:\n")[2]
-        for match in re.finditer(r"^ {4}(\w+): (.*(?:\n {8}.*)*)", section, flags=re.MULTILINE):
-            found[match[1]] = " ".join(match[2].split()).replace("``", "")
+        for match in re.finditer(r"^ {4}(\w+(?:, \w+)*): (.*(?:\n {8}.*)*)", section, flags=re.MULTILINE):
+            text = " ".join(match[2].split()).replace("``", "")
+            found.update(dict.fromkeys(match[1].split(", "), text))
     return found

@@ -137,7 +137,7 @@ def _show_one(listed: Item) -> None:
 
     console = Terminal()
     console.print(f"{listed.kind} {listed.name}\n")
-    console.print(listed.text)
+    console.say(listed.text) if listed.kind == "grid" else console.print(listed.text)
     if listed.kind == "grid":
         return
     lines = []

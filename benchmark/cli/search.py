@@ -81,12 +81,12 @@ def _show_best(wanted: Search, trials: Sequence[Trial]) -> bool:
     seeds = f", mean of {len(wanted.jobs)} seeds" if len(wanted.jobs) > 1 else ""
 
     console.print(f"\n{wanted.label}\n")
-    made = table("optimizer", "schedule", numbers=("trial", "accuracy", "loss", "lr", "decay", "batch"))
+    made = table("trial", "optimizer", "schedule", numbers=("accuracy", "loss", "lr", "decay", "batch"))
     for trial in best[:5]:
         recipe = trial.recipe
         figures = f"{100 * (trial.balanced_accuracy or 0):.1f} %", f"{trial.validation_loss:.3g}"
         rest = f"{recipe.lr:g}", f"{recipe.weight_decay:g}", str(recipe.batch_size)
-        made.add_row(recipe.optimizer, recipe.schedule, str(trial.number), *figures, *rest)
+        made.add_row(str(trial.number), recipe.optimizer, recipe.schedule, *figures, *rest)
     console.print(made)
     console.print(
         f"\nBest: {100 * highest:.1f} % balanced accuracy on {sum(wanted.validation)} validation images{seeds}, "
