@@ -39,7 +39,7 @@ COMMAND = _command.Command(
     "an attack meets linear models, where the best possible result is known. Use it on a plugin before a run.",
     examples=(
         ("robbench check 'pgd[steps=20]'", "an attack with a parameter"),
-        ("robbench check grey --plugin grey.py", "a component of your own"),
+        ("robbench check gray --plugin gray.py", "a component of your own"),
         ("robbench check perturbation --kind defense", "a name that two kinds share"),
     ),
     options=_options,

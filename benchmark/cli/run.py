@@ -74,7 +74,7 @@ COMMAND = _command.Command(
     examples=(
         ("robbench run --grid smoke", "a minute's run on digits"),
         ("robbench run --grid quick --limit 100 --audit", "100 test images a condition, with the audit"),
-        ("robbench run --grid mine.toml --plugin grey.py --seeds 0,1,2", "a grid and an attack of your own"),
+        ("robbench run --grid mine.toml --plugin gray.py --seeds 0,1,2", "a grid and an attack of your own"),
     ),
     options=_options,
     action=_action,
