@@ -23,9 +23,9 @@ from robbench.core.threat_model import Threat
 Objective: TypeAlias = Callable[[Tensor], Tensor]
 
 
-@register_attack("apgd-t", norms=("linf", "l2", "l1"), loss="dlr", targets=9)
-@register_attack("apgd-dlr", norms=("linf", "l2", "l1"), loss="dlr")
-@register_attack("apgd", norms=("linf", "l2", "l1"))
+@register_attack("apgd-t", norms=("linf", "l2", "l1"), brief="Auto-PGD, DLR loss, 9 targets", loss="dlr", targets=9)
+@register_attack("apgd-dlr", norms=("linf", "l2", "l1"), brief="Auto-PGD, DLR loss", loss="dlr")
+@register_attack("apgd", norms=("linf", "l2", "l1"), brief="Auto-PGD, cross-entropy")
 @dataclass(frozen=True)
 class APGD(Attack):
     """Auto-PGD (Croce and Hein, "Reliable evaluation of adversarial robustness", ICML 2020, algorithm 1).

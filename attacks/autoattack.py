@@ -36,7 +36,7 @@ _PARTS = _parts(restarts=1, targets=9)
 _PARTS_L1 = _parts(restarts=5, targets=5)
 
 
-@register_attack("autoattack", norms=("linf", "l2", "l1"))
+@register_attack("autoattack", norms=("linf", "l2", "l1"), brief="AutoAttack, standard ensemble")
 @dataclass(frozen=True)
 class AutoAttack(Attack):
     """AutoAttack in its standard form (Croce and Hein, "Reliable evaluation of adversarial robustness", ICML 2020).

@@ -21,7 +21,7 @@ _INSIDE = 0.999
 _ADAM = (0.9, 0.999, 1e-8)
 
 
-@register_attack("carlini-wagner", norms=("l2",))
+@register_attack("carlini-wagner", norms=("l2",), brief="Carlini-Wagner L2 attack")
 @dataclass(frozen=True)
 class CarliniWagner(MinimalNormAttack):
     """Carlini and Wagner's L2 attack ("Towards evaluating the robustness of neural networks", 2017, section VI.A).

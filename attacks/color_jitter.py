@@ -86,7 +86,7 @@ def jitter(images: Tensor, amounts: Tensor, order: Tensor) -> Tensor:
     return images
 
 
-@register_attack("color-jitter", norms=("none",))
+@register_attack("color-jitter", norms=("none",), brief="Random color jitter")
 @dataclass(frozen=True)
 class ColorJitter(RandomTransform):
     """Random brightness, contrast, saturation and hue in random order, as torchvision's ``ColorJitter`` draws them.

@@ -70,7 +70,7 @@ _TABLE: Mapping[CorruptionKind, tuple[_Change, tuple[tuple[float, ...], ...]]] =
 """What each kind does, and its numbers at severity 1 to 5."""
 
 
-@register_attack("corruption", norms=("none",))
+@register_attack("corruption", norms=("none",), brief="Common corruptions, 19 kinds")
 @dataclass(frozen=True)
 class Corruption(RandomTransform):
     """A common corruption in the style of CIFAR-10-C (Hendrycks and Dietterich, "Benchmarking robustness", 2019).

@@ -24,7 +24,7 @@ SECANT_STEPS = 3
 PAST = 0.01
 
 
-@register_attack("fab", norms=("linf", "l2", "l1"))
+@register_attack("fab", norms=("linf", "l2", "l1"), brief="Fast adaptive boundary attack")
 @dataclass(frozen=True)
 class FAB(Attack):
     """Fast adaptive boundary attack, one target class at a time.
@@ -142,7 +142,7 @@ class FAB(Attack):
         return torch.lerp(onward_point, anew_point, bias).clamp(0, 1)
 
 
-@register_attack("fab-minimal", norms=("linf", "l2", "l1"))
+@register_attack("fab-minimal", norms=("linf", "l2", "l1"), brief="FAB for the smallest change")
 @dataclass(frozen=True)
 class MinimalFAB(FAB):
     """FAB without an eps: every run goes on to its end, and the smallest fooling change counts.

@@ -15,8 +15,8 @@ from robbench.core.sample_rng import Streams
 from robbench.core.threat_model import Threat
 
 
-@register_attack("fgsm", norms=("linf",))
-@register_attack("fgm", norms=("linf", "l2", "l1"))
+@register_attack("fgsm", norms=("linf",), brief="Fast gradient sign method")
+@register_attack("fgm", norms=("linf", "l2", "l1"), brief="Fast gradient method")
 @dataclass(frozen=True)
 class FGM(Attack):
     """Fast gradient (sign) method: one step of size eps (Goodfellow et al., "Explaining and harnessing", 2015).

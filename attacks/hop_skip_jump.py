@@ -25,7 +25,7 @@ _HALVINGS = 24
 color images, and for fewer on smaller ones."""
 
 
-@register_attack("hop-skip-jump", norms=("l2", "linf"))
+@register_attack("hop-skip-jump", norms=("l2", "linf"), brief="HopSkipJumpAttack")
 @dataclass(frozen=True)
 class HopSkipJump(Attack):
     """HopSkipJumpAttack (Chen, Jordan and Wainwright, IEEE S&P 2020, algorithm 2), which sees nothing but decisions.
@@ -56,6 +56,7 @@ class HopSkipJump(Attack):
 
     bounded: ClassVar[bool] = False
     black_box: ClassVar[bool] = True
+    decision_based: ClassVar[bool] = True
 
     def perturb(self, model: Classifier, images: Tensor, labels: Tensor, threat: Threat, rng: Streams) -> Tensor:
         """The nearest images found that mislead the model, or the images themselves."""

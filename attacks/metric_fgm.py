@@ -18,7 +18,7 @@ SURROGATE = "metric-loss"
 """Name of the scores that are minus the metric loss of each class."""
 
 
-@register_attack("metric-fgm", norms=("linf", "l2", "l1"))
+@register_attack("metric-fgm", norms=("linf", "l2", "l1"), brief="FGM on the training loss")
 @dataclass(frozen=True)
 class MetricFGM(FGM):
     """FGM on the loss that the model was trained with (weak against models that decide by nearest neighbors).

@@ -17,7 +17,7 @@ from robbench.core.sample_rng import Streams
 from robbench.core.threat_model import Threat
 
 
-@register_attack("mi-fgsm", norms=("linf", "l2"))
+@register_attack("mi-fgsm", norms=("linf", "l2"), brief="FGSM iterated with momentum")
 @dataclass(frozen=True)
 class MIFGSM(Attack):
     """Momentum iterative fast gradient sign method (Dong et al., "Boosting adversarial attacks with momentum", 2018).

@@ -15,7 +15,7 @@ from robbench.core.sample_rng import Streams
 from robbench.core.threat_model import Threat
 
 
-@register_attack("gaussian-noise", norms=("none", "l2"))
+@register_attack("gaussian-noise", norms=("none", "l2"), brief="Gaussian noise")
 @dataclass(frozen=True)
 class GaussianNoise(Attack):
     """Independent Gaussian noise in every value, clipped to [0, 1]; in L2, noise scaled to norm eps before clipping.
@@ -36,7 +36,7 @@ class GaussianNoise(Attack):
         return add(images, self.std * noise)
 
 
-@register_attack("uniform-noise", norms=("linf",))
+@register_attack("uniform-noise", norms=("linf",), brief="Uniform noise")
 @dataclass(frozen=True)
 class UniformNoise(Attack):
     """Independent noise in every value, uniform in [-eps, eps] or at either end, clipped to [0, 1].

@@ -17,7 +17,7 @@ from robbench.core.sample_rng import Streams
 from robbench.core.threat_model import Threat
 
 
-@register_attack("noise-optimization", norms=("l1",))
+@register_attack("noise-optimization", norms=("l1",), brief="Targeted, L1-penalized noise")
 @dataclass(frozen=True)
 class NoiseOptimization(Attack):
     """Minimize ``CE(model(image + noise), target) + c * ‖noise‖₁`` over the noise alone, the network frozen.

@@ -20,7 +20,7 @@ _AT_ONCE = 8
 """Draws per call of the model. A constant, so that what a sample costs does not depend on the batch that it is in."""
 
 
-@register_attack("noise-search", norms=("linf", "l2", "l1"))
+@register_attack("noise-search", norms=("linf", "l2", "l1"), brief="Random draws from the ball")
 @dataclass(frozen=True)
 class NoiseSearch(Attack):
     """Many random changes, independent of each other and of the model; the first that misleads it is kept.

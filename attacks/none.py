@@ -12,7 +12,7 @@ from robbench.core.sample_rng import Streams
 from robbench.core.threat_model import Threat
 
 
-@register_attack("none", norms=("none",))
+@register_attack("none", norms=("none",), brief="No change")
 @dataclass(frozen=True)
 class NoAttack(Attack):
     """Leave images as they are; costs nothing."""

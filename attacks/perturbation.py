@@ -43,7 +43,7 @@ class Strengths:
         )
 
 
-@register_attack("perturbation", norms=("none",))
+@register_attack("perturbation", norms=("none",), brief="Jitter, rotation, pixel noise")
 @dataclass(frozen=True)
 class Perturbation(Strengths, RandomTransform):
     """Slight color jitter, then rotation up to 5°, then 10 pixels with one channel overwritten.

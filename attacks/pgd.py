@@ -17,7 +17,7 @@ from robbench.core.sample_rng import Streams
 from robbench.core.threat_model import Threat
 
 
-@register_attack("pgd", norms=("linf", "l2", "l1"))
+@register_attack("pgd", norms=("linf", "l2", "l1"), brief="Projected gradient descent")
 @dataclass(frozen=True)
 class PGD(Attack):
     """Projected gradient descent on cross-entropy (Madry et al., "Towards deep learning models", 2018).

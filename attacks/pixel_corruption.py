@@ -27,7 +27,7 @@ def overwrite(images: Tensor, positions: Tensor, channels: Tensor, value: float)
     return images.flatten(1).scatter(1, channels * area + positions, value).reshape(images.shape)
 
 
-@register_attack("pixel-corruption", norms=("none",))
+@register_attack("pixel-corruption", norms=("none",), brief="Random pixels overwritten")
 @dataclass(frozen=True)
 class PixelCorruption(RandomTransform):
     """Random pixels, all different, in each of which one random channel is overwritten by a constant.

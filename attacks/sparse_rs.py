@@ -20,7 +20,7 @@ _SCHEDULE = ((50, 2), (200, 4), (500, 5), (1000, 6), (2000, 8), (4000, 10), (600
 """Up to so many of 10,000 queries, ``alpha_init`` is divided by so much."""
 
 
-@register_attack("sparse-rs", norms=("l0",))
+@register_attack("sparse-rs", norms=("l0",), brief="Random search over pixels")
 @dataclass(frozen=True)
 class SparseRS(Attack):
     """Sparse-RS in L0 (Croce et al., AAAI 2022): random search over sets of pixels and their colors.

@@ -43,7 +43,7 @@ def margin(scores: Tensor, labels: Tensor) -> Tensor:
     return own[:, 0] - scores.scatter(1, labels[:, None], -torch.inf).amax(dim=1)
 
 
-@register_attack("spatial", norms=("none",))
+@register_attack("spatial", norms=("none",), brief="Worst rotation and shift")
 @dataclass(frozen=True)
 class Spatial(Attack):
     """The worst of a grid of rotations and shifts (Engstrom et al., "Exploring the landscape", 2019).

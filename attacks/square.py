@@ -32,7 +32,7 @@ BLOCK = 64
 SLACK = 1e-6
 
 
-@register_attack("square", norms=("linf", "l2", "l1"))
+@register_attack("square", norms=("linf", "l2", "l1"), brief="Random search with patches")
 @dataclass(frozen=True)
 class Square(Attack):
     """Square Attack: random search with patches (Andriushchenko et al., ECCV 2020; L1: Croce and Hein, ICML 2021).

@@ -18,7 +18,7 @@ from robbench.core.sample_rng import Streams
 from robbench.core.threat_model import Threat
 
 
-@register_attack("strong", norms=("linf", "l2", "l1"))
+@register_attack("strong", norms=("linf", "l2", "l1"), brief="APGD, then random search")
 @dataclass(frozen=True)
 class Strong(Attack):
     """Auto-PGD on cross-entropy, then towards the likeliest other classes, then search without gradients.

@@ -19,7 +19,7 @@ from robbench.core.sample_rng import Streams
 from robbench.core.threat_model import Threat
 
 
-@register_attack("transfer", norms=("linf", "l2", "l1"))
+@register_attack("transfer", norms=("linf", "l2", "l1"), brief="PGD on the other models")
 @dataclass(frozen=True)
 class Transfer(Attack):
     """Projected gradient descent on every other model of the grid in turn (Papernot et al., "Transferability", 2016).

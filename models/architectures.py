@@ -72,7 +72,10 @@ class SmallCNN(Architecture):
 class CompactCNN(Architecture):
     """Three strided convolutions and a linear layer: 0.8 million multiply-adds at 32 × 32 and width 16.
 
-    There is no batch normalisation: training sets of a hundred images give it no statistics to speak of.
+    There is no batch normalization: training sets of a hundred images give it no statistics to speak of.
+
+    Attributes:
+        width: Channels of the first convolution; the others have two and four times as many.
     """
 
     width: Annotated[int, Field(ge=1)] = 16
@@ -91,7 +94,11 @@ class CompactCNN(Architecture):
 @register_architecture("resnet18")
 @dataclass(frozen=True)
 class ResNet18(Architecture):
-    """ResNet-18 (He et al., 2016), with torchvision's stem or the 3 × 3 one that suits 32 × 32 images."""
+    """ResNet-18 (He et al., 2016), with torchvision's stem or the 3 × 3 one that suits 32 × 32 images.
+
+    Attributes:
+        stem: ``torchvision``, a strided 7 × 7 convolution and pooling; or ``3x3``, one convolution without stride.
+    """
 
     stem: Literal["torchvision", "3x3"] = "torchvision"
 

@@ -4,9 +4,9 @@ import io
 from pathlib import Path
 
 import tiny
-from rich.console import Console
 
-from robbench.cli.display import Display
+from robbench.cli._display import Terminal
+from robbench.cli.run import Display
 from robbench.execution.local import run_locally
 from robbench.execution.runner import note_boards, remaining, write_boards
 from robbench.results.garbage_collection import clean
@@ -17,7 +17,7 @@ def test_a_run_in_a_terminal_shows_bars_and_ends_without_them(tmp_path: Path) ->
     plan = tiny.make(tmp_path, ["", "defense = 'fgm'"], ["clean", "fgsm@ref"], limit=20)
     work = remaining(plan, Store(plan.request.out))
     text = io.StringIO()
-    console = Console(file=text, force_terminal=True, width=80, color_system=None)
+    console = Terminal(file=text, force_terminal=True, width=80, color_system=None)
     with Display(plan, work, console) as display:
         run_locally(plan, work, 1, display.tell)
         assert not display._tasks

@@ -1,15 +1,20 @@
 from __future__ import annotations
 
+import ast
+import csv
 import re
+import shlex
 from pathlib import Path
 
 import pytest
 
-from robbench.cli.main import main
-from robbench.core.registry import Registry
+import robbench
+from robbench.cli.main import commands, main, parsers
+from robbench.core.registry import KINDS, Registry
 from robbench.planning.grid import parse_grid
 
 ROOT = Path(__file__).resolve().parents[1]
+DOCUMENTS = ("README.md", "CONTRIBUTING.md")
 
 
 def blocks(name: str, language: str) -> list[str]:
@@ -17,14 +22,34 @@ def blocks(name: str, language: str) -> list[str]:
     return re.findall(rf"```{language}\n(.*?)```", text, flags=re.DOTALL)
 
 
-def test_the_worked_examples_of_the_contributing_guide_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def plugin_files(name: str, folder: Path) -> list[Path]:
+    """The worked examples of a document, a file each."""
     files = []
-    for number, block in enumerate(blocks("CONTRIBUTING.md", "python")):
-        files.append(tmp_path / f"example{number}.py")
+    for number, block in enumerate(blocks(name, "python")):
+        files.append(folder / f"{Path(name).stem.lower()}{number}.py")
         files[-1].write_text(block, encoding="utf-8")
+    return files
+
+
+@pytest.mark.parametrize("name", DOCUMENTS)
+def test_worked_examples_use_public_names_alone(name: str) -> None:
+    checked = 0
+    for block in blocks(name, "python"):
+        for node in ast.walk(ast.parse(block)):
+            if isinstance(node, ast.ImportFrom) and str(node.module).startswith("robbench"):
+                assert node.module == "robbench"
+                assert {alias.name for alias in node.names} <= set(robbench.__all__)
+                checked += 1
+            elif isinstance(node, ast.Import):
+                assert not any(alias.name.startswith("robbench") for alias in node.names)
+    assert checked == len(blocks(name, "python"))
+
+
+def test_the_worked_examples_of_the_contributing_guide_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    files = plugin_files("CONTRIBUTING.md", tmp_path)
     registry = Registry(tuple(files), installed=False)
-    names = [name for kind in ("attack", "defense", "dataset") for name in registry.entries(kind)]  # type: ignore[arg-type]
-    assert {"corner-search", "noise-training", "stripes", "stripes-imbalanced"} <= set(names)
+    names = {name for kind in KINDS for name, entry in registry.entries(kind).items() if entry.plugin}
+    assert names == {"corner-search", "noise-training", "stripes", "stripes-imbalanced", "cost-per-success"}
     grid = tmp_path / "examples.toml"
     grid.write_text(
         'datasets = ["stripes", "stripes-imbalanced"]\n'
@@ -35,15 +60,26 @@ def test_the_worked_examples_of_the_contributing_guide_run(tmp_path: Path, capsy
     words = ["run", "--grid", str(grid), "--out", str(tmp_path / "runs"), "--limit", "20", "--workers", "1"]
     assert main([*words, *(word for file in files for word in ("--plugin", str(file)))]) == 0
     assert "noise-training+fgm" in capsys.readouterr().out.replace("\n", "").replace(" ", "")
+    boards = [path.read_text(encoding="utf-8") for path in (tmp_path / "runs").rglob("leaderboard.csv")]
+    assert len(boards) == 2
+    assert any("forwards_per_success" in path.read_text() for path in (tmp_path / "runs").rglob("record.json"))
 
 
-def test_the_plugin_of_the_readme_keeps_the_rules(tmp_path: Path) -> None:
-    plugin = tmp_path / "grey.py"
-    plugin.write_text(blocks("README.md", "python")[0], encoding="utf-8")
-    grid = tmp_path / "grey.toml"
-    grid.write_text('conditions = ["grey@each"]\n[[models]]\nrecipe = { epochs = 1 }\n', encoding="utf-8")
+def test_the_plugins_of_the_readme_run(tmp_path: Path) -> None:
+    files = plugin_files("README.md", tmp_path)
+    grid = tmp_path / "mine.toml"
+    grid.write_text(
+        'conditions = ["gray@each"]\n[[models]]\narchitecture = "mine"\nrecipe = { epochs = 1 }\n', encoding="utf-8"
+    )
     words = ["run", "--grid", str(grid), "--out", str(tmp_path / "runs"), "--limit", "20", "--workers", "1"]
-    assert main([*words, "--plugin", str(plugin)]) == 0
+    assert main([*words, *(word for file in files for word in ("--plugin", str(file)))]) == 0
+
+
+def test_the_attacks_of_the_documents_keep_the_rules(tmp_path: Path) -> None:
+    files = [*plugin_files("README.md", tmp_path), *plugin_files("CONTRIBUTING.md", tmp_path)]
+    words = [word for file in files for word in ("--plugin", str(file))]
+    for name in ("gray", "corner-search"):
+        assert main(["check", name, *words]) == 0
 
 
 def test_the_grid_of_the_readme_is_a_grid(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -51,21 +87,55 @@ def test_the_grid_of_the_readme_is_a_grid(tmp_path: Path, capsys: pytest.Capture
     assert len(parse_grid(text, "README").models) == 2
     grid = tmp_path / "mine.toml"
     grid.write_text(text, encoding="utf-8")
-    assert main(["plan", "--grid", str(grid), "--out", str(tmp_path / "runs")]) == 0
-    assert "wide, from the first" in capsys.readouterr().out
+    files = plugin_files("README.md", tmp_path)
+    plugins = [word for file in files for word in ("--plugin", str(file))]
+    assert main(["plan", "--grid", str(grid), "--out", str(tmp_path / "runs"), *plugins]) == 0
+    assert "mine, robust" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md"])
+def test_the_readme_is_short_and_shows_a_result_first() -> None:
+    lines = (ROOT / "README.md").read_text(encoding="utf-8").splitlines()
+    assert len(lines) <= 220
+    assert any("worst case" in line for line in lines[:15])
+    assert [line for line in lines if line.startswith("    python3 -m venv")] == [
+        "    python3 -m venv .venv && . .venv/bin/activate && pip install . && robbench run --grid full",
+        "    python3 -m venv .venv && . .venv/bin/activate && pip install -e '.[test]' && pytest",
+    ]
+
+
+def test_the_readme_shows_the_figures_of_its_board() -> None:
+    """Its table is that of the published board, row by row."""
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    with (ROOT / "leaderboards/published/full-digits/leaderboard.csv").open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    columns = ("clean", "fgsm@0.1", "pgd[steps=20]@0.1", "strong@0.1")
+    lines = [
+        re.findall(r"\d+\.\d", re.sub(r"\([^)]*\)", "", line)) for line in re.findall(r"^\| \d.*", readme, re.MULTILINE)
+    ]
+    lines = [line for line in lines if len(line) == 5]
+    assert len(lines) == 4
+    shown = {tuple(line[:4]) for line in lines}
+    assert shown <= {tuple(f"{100 * float(row[column]):.1f}" for column in columns) for row in rows}
+
+
+@pytest.mark.parametrize("name", DOCUMENTS)
 def test_linked_files_are_there(name: str) -> None:
     text = (ROOT / name).read_text(encoding="utf-8")
     for target in re.findall(r"\]\(([^)#]+)\)", text):
         assert target.startswith("http") or (ROOT / target).exists(), f"{name} links to {target}"
 
 
-def test_the_commands_of_the_readme_are_commands(capsys: pytest.CaptureFixture[str]) -> None:
-    lines = re.findall(r"^    robbench (\w+)", (ROOT / "README.md").read_text(encoding="utf-8"), flags=re.MULTILINE)
+@pytest.mark.parametrize("name", DOCUMENTS)
+def test_the_command_lines_of_the_documents_parse(name: str) -> None:
+    lines = re.findall(r"^    (robbench .*)$", (ROOT / name).read_text(encoding="utf-8"), flags=re.MULTILINE)
     assert lines
-    for command in lines:
-        with pytest.raises(SystemExit, match="0"):
-            main([command, "--help"])
-        assert capsys.readouterr().out.startswith(f"usage: robbench {command}")
+    for line in lines:
+        words = shlex.split(line, comments=True)[1:]
+        options, unknown = parsers()[0].parse_known_args(words)
+        assert not unknown, line
+        assert options.command in commands()
+
+
+def test_the_readme_names_every_command() -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert set(re.findall(r"robbench (\w+)", text)) >= set(commands())

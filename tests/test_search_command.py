@@ -66,12 +66,12 @@ def test_the_command_shows_the_best_and_what_to_paste(grid: Path, capsys: pytest
     assert main(words) == 0
     shown = capsys.readouterr().out
     assert [line[:5] for line in shown.splitlines() if line.startswith("[")] == ["[1/3]", "[2/3]", "[3/3]"]
-    assert "no test image had a part in it" in " ".join(shown.split())
+    assert "No test image was used." in " ".join(shown.split())
     wanted = prepare(make_plan(Request(str(grid), grid.parent / "runs", device="cpu")))
     best = ranked(search(wanted, 3))[0]
     assert toml(best.recipe) in shown.splitlines()
     assert str(wanted.folder / "trials.csv") in shown
-    table = shown[shown.index("trial   accuracy") : shown.index("3 trials")]
+    table = shown[shown.index("trial  optimizer") : shown.index("Best: ")]
     assert max(map(len, table.splitlines())) <= 80
     assert "…" not in table
     assert main(words) == 0

@@ -216,7 +216,7 @@ def test_help_answers_at_once() -> None:
         subprocess.run([sys.executable, "-m", "robbench", "--help"], check=True, capture_output=True)
         return time.perf_counter() - started
 
-    assert min(seconds() for _ in range(3)) < 1.0
+    assert min(seconds() for _ in range(5)) < 0.5
 
 
 def test_reading_records_and_writing_boards_need_no_torch(tmp_path: Path) -> None:

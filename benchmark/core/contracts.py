@@ -5,7 +5,7 @@ from __future__ import annotations
 import abc
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -270,6 +270,9 @@ class Defense(Component):
 
 # --- attacks
 
+Needs = Literal["gradients", "scores", "decisions", "nothing"]
+"""What an attack asks of a model, the most first."""
+
 
 @dataclass(frozen=True)
 class Attack(Component):
@@ -283,6 +286,8 @@ class Attack(Component):
     """Whether the attack uses gradients."""
     black_box: ClassVar[bool] = False
     """Whether the attack asks the model for scores or decisions and learns from them without gradients."""
+    decision_based: ClassVar[bool] = False
+    """Whether the attack learns from hard decisions alone."""
     margin_loss: ClassVar[bool] = False
     """Whether some part of the attack follows margins between scores, which do not saturate as cross-entropy does."""
     adversarial: ClassVar[bool] = False
@@ -313,6 +318,15 @@ class Attack(Component):
         """Gradient steps in a row from one start: none without gradients, one where there is no number of steps."""
         steps = getattr(self, "steps", 1)
         return (steps if isinstance(steps, int) else 1) if self.white_box else 0
+
+    @property
+    def needs(self) -> Needs:
+        """The most that the attack asks of the model."""
+        if self.white_box:
+            return "gradients"
+        if self.black_box and not self.decision_based:
+            return "scores"
+        return "decisions" if self.black_box or self.needs_peers or self.passes(2)[0] else "nothing"
 
     def variants(self, which: str) -> Sequence[Attack]:
         """What ``@which`` stands for where the attack has no eps: several of its kind, or none if nothing is meant.

@@ -14,6 +14,7 @@ import importlib.util
 import inspect
 import itertools
 import pkgutil
+import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -41,6 +42,7 @@ _PACKAGES: Mapping[Kind, str] = {
     "metric": "robbench.evaluation.metrics",
 }
 _MARK = "__robbench__"
+_CITATION = re.compile(r" \([^()]*\d{4}[^()]*\)")
 
 C = TypeVar("C", bound=type[Component])
 
@@ -54,12 +56,14 @@ class Mark:
         name: Name it is asked for by.
         preset: Hyperparameters that this name sets.
         norms: For attacks, the norms it works in.
+        brief: What tells this name from others, in a few words; the class's docstring says it where it is empty.
     """
 
     kind: Kind
     name: str
     preset: Mapping[str, object]
     norms: tuple[Norm, ...] = ()
+    brief: str = ""
 
 
 def _register(mark: Mark) -> Callable[[C], C]:
@@ -79,33 +83,39 @@ def _register(mark: Mark) -> Callable[[C], C]:
     return decorate
 
 
-def register_dataset(name: str, **preset: object) -> Callable[[C], C]:
+def register_dataset(name: str, *, brief: str = "", **preset: object) -> Callable[[C], C]:
     """Register a data set under a name, with some options preset; may be repeated with other names."""
-    return _register(Mark("dataset", name, preset))
+    return _register(Mark("dataset", name, preset, brief=brief))
 
 
-def register_balancer(name: str, **preset: object) -> Callable[[C], C]:
+def register_balancer(name: str, *, brief: str = "", **preset: object) -> Callable[[C], C]:
     """Register a balancer."""
-    return _register(Mark("balancer", name, preset))
+    return _register(Mark("balancer", name, preset, brief=brief))
 
 
-def register_architecture(name: str, **preset: object) -> Callable[[C], C]:
+def register_architecture(name: str, *, brief: str = "", **preset: object) -> Callable[[C], C]:
     """Register an architecture."""
-    return _register(Mark("architecture", name, preset))
+    return _register(Mark("architecture", name, preset, brief=brief))
 
 
-def register_objective(name: str, **preset: object) -> Callable[[C], C]:
+def register_objective(name: str, *, brief: str = "", **preset: object) -> Callable[[C], C]:
     """Register an objective."""
-    return _register(Mark("objective", name, preset))
+    return _register(Mark("objective", name, preset, brief=brief))
 
 
-def register_defense(name: str, **preset: object) -> Callable[[C], C]:
+def register_defense(name: str, *, brief: str = "", **preset: object) -> Callable[[C], C]:
     """Register a defense."""
-    return _register(Mark("defense", name, preset))
+    return _register(Mark("defense", name, preset, brief=brief))
 
 
-def register_attack(name: str, *, norms: Sequence[Norm], **preset: object) -> Callable[[C], C]:
-    """Register an attack for some norms; the first is the one meant where none is named.
+def register_attack(name: str, *, norms: Sequence[Norm], brief: str = "", **preset: object) -> Callable[[C], C]:
+    """Register an attack.
+
+    Args:
+        name: Name it is asked for by.
+        norms: Norms it works in; the first is meant where a condition names none.
+        brief: What tells this name from others, in a few words; lists show it.
+        preset: Hyperparameters that this name sets.
 
     Raises:
         RequestError: If a norm is unknown or none is given.
@@ -115,12 +125,12 @@ def register_attack(name: str, *, norms: Sequence[Norm], **preset: object) -> Ca
             raise RequestError(f'attack "{name}": unknown norm "{norm}"; {did_you_mean(norm, NORMS)}')
     if not norms:
         raise RequestError(f'attack "{name}" names no norm; known: {", ".join(NORMS)}')
-    return _register(Mark("attack", name, preset, tuple(norms)))
+    return _register(Mark("attack", name, preset, tuple(norms), brief))
 
 
-def register_metric(name: str, **preset: object) -> Callable[[C], C]:
+def register_metric(name: str, *, brief: str = "", **preset: object) -> Callable[[C], C]:
     """Register a metric."""
-    return _register(Mark("metric", name, preset))
+    return _register(Mark("metric", name, preset, brief=brief))
 
 
 @dataclass(frozen=True)
@@ -145,6 +155,11 @@ class Entry:
     def summary(self) -> str:
         """The first line of its docstring."""
         return (inspect.getdoc(self.cls) or "").split("\n")[0]
+
+    @property
+    def brief(self) -> str:
+        """What it is in a few words: those of its decorator, or the summary without its citation."""
+        return self.mark.brief or _CITATION.sub("", self.summary).removesuffix(".")
 
 
 @dataclass(frozen=True)

@@ -20,15 +20,22 @@ CLASS_NAMES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "
 _BATCHES = "cifar-10-batches-py"
 
 
-@register_dataset("cifar10")
+@register_dataset("cifar10", brief="60,000 photographs in ten classes")
 @register_dataset(
     "cifar10-imbalanced",
+    brief="three classes of CIFAR-10, 4949 : 466 : 210",
     classes=("automobile", "truck", "cat"),
     pooled=True,
     train_counts=(4949, 466, 210),
     test_counts=(551, 51, 23),
 )
-@register_dataset("cifar10-fifth", pooled=True, split=(0.2, 0.05, 0.75), test_counts=(1000,) * 10)
+@register_dataset(
+    "cifar10-fifth",
+    brief="CIFAR-10, 20 % of all images to train on",
+    pooled=True,
+    split=(0.2, 0.05, 0.75),
+    test_counts=(1000,) * 10,
+)
 @dataclass(frozen=True)
 class CIFAR10(Dataset):
     """60,000 color photographs in ten classes, 32×32, of which 10,000 are test images (Krizhevsky, 2009).

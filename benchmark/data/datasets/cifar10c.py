@@ -25,7 +25,7 @@ _LABELS = "labels.npy"
 _FILES = {kind: f"{kind.replace('-', '_')}.npy" for kind in (*MAIN, *EXTRA)}
 
 
-@register_dataset("cifar10-c")
+@register_dataset("cifar10-c", brief="CIFAR-10 with the published corrupted test images")
 @dataclass(frozen=True)
 class CIFAR10C(CIFAR10):
     """CIFAR-10 whose test images are the 10,000 of CIFAR-10-C under one corruption (Hendrycks and Dietterich, 2019).

@@ -15,9 +15,14 @@ from robbench.core.threat_model import Norm
 from robbench.data.dataset import Dataset, EpsList, Raw
 
 
-@register_dataset("digits")
-@register_dataset("digits-imbalanced", classes=("8", "3", "9"), train_shares=(1.0, 466 / 4949, 210 / 4949))
-@register_dataset("digits-fifth", split=(0.2, 0.1, 0.7))
+@register_dataset("digits", brief="1,797 digits in ten classes, from scikit-learn")
+@register_dataset(
+    "digits-imbalanced",
+    brief="three similar digits, 4949 : 466 : 210",
+    classes=("8", "3", "9"),
+    train_shares=(1.0, 466 / 4949, 210 / 4949),
+)
+@register_dataset("digits-fifth", brief="digits, 20 % of all images to train on", split=(0.2, 0.1, 0.7))
 @dataclass(frozen=True)
 class Digits(Dataset):
     """1,797 handwritten digits in ten classes, 8×8 gray levels scaled up to 32×32 (Alpaydin and Kaynak, 1998).

@@ -42,13 +42,16 @@ _SYSTEM = Path("/usr/share/datasets/fashion-mnist")
 """Where Debian's package ``dataset-fashion-mnist`` puts it."""
 
 
-@register_dataset("fashion-mnist")
+@register_dataset("fashion-mnist", brief="70,000 gray pictures of clothes in ten classes")
 @register_dataset(
     "fashion-mnist-imbalanced",
+    brief="three similar garments, 4949 : 466 : 210",
     classes=("Shirt", "T-shirt/top", "Pullover"),
     train_shares=(1.0, 466 / 4949, 210 / 4949),
 )
-@register_dataset("fashion-mnist-fifth", pooled=True, split=(0.2, 0.05, 0.75))
+@register_dataset(
+    "fashion-mnist-fifth", brief="clothes, 20 % of all images to train on", pooled=True, split=(0.2, 0.05, 0.75)
+)
 @dataclass(frozen=True)
 class FashionMNIST(Dataset):
     """70,000 gray pictures of clothes in ten classes, 10,000 of them test images (Xiao, Rasul and Vollgraf, 2017).

@@ -17,8 +17,12 @@ from robbench.data.dataset import Dataset, EpsList, Raw
 from robbench.data.datasets._files import IMAGE_SUFFIXES, list_images, subfolders
 
 
-@register_dataset("image-folder")
-@register_dataset("image-folder-imbalanced", train_shares=(1.0, 466 / 4949, 210 / 4949))
+@register_dataset("image-folder", brief="your own images, a folder for each class")
+@register_dataset(
+    "image-folder-imbalanced",
+    brief="your own images of three classes, 4949 : 466 : 210",
+    train_shares=(1.0, 466 / 4949, 210 / 4949),
+)
 @dataclass(frozen=True)
 class ImageFolder(Dataset):
     """Images of any size in folders that are named after their classes.

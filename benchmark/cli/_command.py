@@ -1,0 +1,186 @@
+"""What a command is made of, and the options that several commands share. Imports nothing that takes long."""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import textwrap
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn
+
+from robbench.core.errors import RequestError, did_you_mean
+
+if TYPE_CHECKING:
+    from robbench.planning.grid import Request
+    from robbench.results.store import Store
+
+WIDTH = 78
+STATUSES = "Exit status: {done}; {failed}; 2 wrong request; 130 interrupted."
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser whose complaints are one line."""
+
+    def error(self, message: str) -> NoReturn:
+        """Refuse the request.
+
+        Raises:
+            RequestError: Always.
+        """
+        raise RequestError(f"{message}; see {self.prog} --help")
+
+
+@dataclass(frozen=True)
+class Command:
+    """A command: its help, its options, and what it does.
+
+    A module of ``robbench.cli`` whose name has no leading underscore is the command of that name and defines one as
+    ``COMMAND``.
+
+    Attributes:
+        place: Position in the list of commands; ties are ordered by name.
+        summary: What it does, in one line of at most 60 characters.
+        about: What it does and when one wants it, in a sentence or two.
+        examples: Command lines, each with what it does.
+        options: Adds the options to a parser.
+        action: Carries the command out; returns the exit status.
+        done: What exit status 0 means.
+        failed: What exit status 1 means.
+    """
+
+    place: int
+    summary: str
+    about: str
+    examples: tuple[tuple[str, str], ...]
+    options: Callable[[argparse.ArgumentParser], None]
+    action: Callable[[argparse.Namespace], int]
+    done: str = "0 done"
+    failed: str = "1 the store is damaged or cannot be written"
+
+    def fill(self, parser: argparse.ArgumentParser) -> None:
+        """Give a parser the command's description, options, examples and action."""
+        parser.formatter_class = argparse.RawDescriptionHelpFormatter
+        parser.description = textwrap.fill(self.about, WIDTH)
+        statuses = textwrap.fill(STATUSES.format(done=self.done, failed=self.failed), WIDTH)
+        examples = "\n".join(f"  {line}\n      {meaning}" for line, meaning in self.examples)
+        parser.epilog = f"examples:\n{examples}\n\n{statuses}"
+        self.options(parser)
+        parser.set_defaults(action=self.action)
+
+    def words(self) -> list[list[str]]:
+        """The words of each example, without the name of the program."""
+        return [shlex.split(line)[1:] for line, _ in self.examples]
+
+
+# --- values
+
+
+def positive(text: str) -> int:
+    """A whole number of at least 1."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a positive whole number")
+    return int(text)
+
+
+def positives(text: str) -> tuple[int, ...]:
+    """Positive whole numbers, each once, separated by commas or spaces."""
+    return tuple(dict.fromkeys(positive(part) for part in text.replace(",", " ").split()))
+
+
+def seeds(text: str) -> tuple[int, ...]:
+    """Seeds below 2**31, each once, separated by commas or spaces."""
+    parts = text.replace(",", " ").split()
+    if not parts or not all(part.isdecimal() and int(part) < 2**31 for part in parts):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a list of seeds, as in 0,1,2")
+    return tuple(dict.fromkeys(int(part) for part in parts))
+
+
+# --- options
+
+
+def add_store(parser: argparse._ActionsContainer) -> None:
+    """Add ``--out``."""
+    parser.add_argument("--out", type=Path, default=Path("runs"), metavar="DIR", help="the store (default: runs)")
+
+
+def add_plugins(parser: argparse._ActionsContainer) -> None:
+    """Add ``--plugin``."""
+    parser.add_argument(
+        "--plugin", type=Path, action="append", default=[], metavar="FILE.py", help="a file of components; repeatable"
+    )
+
+
+def add_data(parser: argparse._ActionsContainer) -> None:
+    """Add ``--data-dir``."""
+    parser.add_argument("--data-dir", type=Path, metavar="DIR", help="where data lies (default: $ROBBENCH_DATA)")
+
+
+def add_boards(parser: argparse._ActionsContainer) -> None:
+    """Add ``--grid`` for boards that are in the store."""
+    parser.add_argument("--grid", action="append", default=[], metavar="GRID", help="only this grid; repeatable")
+    add_store(parser)
+
+
+def add_request(parser: argparse.ArgumentParser) -> None:
+    """Add what a grid is, what is swept, and where it is computed."""
+    swept = parser.add_argument_group("what to run")
+    swept.add_argument("--grid", default="quick", metavar="GRID", help="built-in grid or TOML file (default: quick)")
+    swept.add_argument("--dataset", metavar="NAME", help="data set in place of the grid's own")
+    swept.add_argument("--seeds", type=seeds, default=(), metavar="LIST", help="seeds in place of the grid's, as 0,1,2")
+    add_plugins(swept)
+    places = parser.add_argument_group("where")
+    add_store(places)
+    add_data(places)
+    places.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="(default: auto)")
+    places.add_argument(
+        "--precision",
+        choices=("float32", "bfloat16"),
+        default="float32",
+        help="of training; attacks and predictions are always float32",
+    )
+
+
+def add_conditions(parser: argparse.ArgumentParser) -> None:
+    """Add what changes a grid's conditions."""
+    conditions = parser.add_argument_group("conditions")
+    conditions.add_argument("--limit", type=positive, metavar="N", help="at most N test images each, stratified")
+    conditions.add_argument(
+        "--audit", action="store_true", help="add checks for gradient masking and flag rows (README: Audit)"
+    )
+
+
+def request(options: argparse.Namespace) -> Request:
+    """The request that the options of ``add_request`` make, with those of ``add_conditions`` where there are any."""
+    from robbench.planning.grid import Request
+
+    return Request(
+        grid=options.grid,
+        out=options.out,
+        dataset=options.dataset,
+        data_dir=options.data_dir,
+        limit=getattr(options, "limit", None),
+        seeds=options.seeds,
+        device=options.device,
+        precision=options.precision,
+        plugins=tuple(options.plugin),
+        audit=getattr(options, "audit", False),
+    )
+
+
+def noted_boards(store: Store, grids: list[str]) -> list[str]:
+    """The boards of a store, or of some of its grids.
+
+    Raises:
+        RequestError: If the store holds none, or none of a grid.
+    """
+    known: dict[str, list[str]] = {}
+    for board, note in store.boards().items():
+        known.setdefault(str(note["grid"]), []).append(board)
+    if not known:
+        raise RequestError(f'"{store.root}" holds no run yet; robbench run makes one', "--out")
+    for grid in grids:
+        if grid not in known:
+            raise RequestError(f'no grid "{grid}" was run into {store.root}; {did_you_mean(grid, known)}', "--grid")
+    return [board for grid in dict.fromkeys(grids or known) for board in known[grid]]

@@ -1,0 +1,83 @@
+"""What several commands show in a terminal: tables, durations, sizes, and the top of a board."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from robbench.execution.runner import Boards
+
+ROWS_SHOWN = 10
+
+
+class Terminal(Console):
+    """A console that prints text as it is, and leaves it to the command what to do when its reader goes away."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(markup=False, highlight=False, emoji=False, **options)
+
+    def on_broken_pipe(self) -> None:
+        """Let the error through, in place of leaving with status 1."""
+        raise BrokenPipeError
+
+    def say(self, text: str) -> None:
+        """Print one line, which the terminal may wrap, so that a path or an error can be copied."""
+        self.print(text, soft_wrap=True)
+
+
+def table(*columns: str, numbers: tuple[str, ...] = ()) -> Table:
+    """A table without frame, two spaces between columns.
+
+    Args:
+        columns: Headings of columns of text.
+        numbers: Headings of columns of numbers, right of those.
+    """
+    made = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
+    for heading in columns:
+        made.add_column(heading, overflow="fold")
+    for heading in numbers:
+        made.add_column(heading, justify="right", no_wrap=True)
+    return made
+
+
+def compact_table(*columns: str) -> Table:
+    """A table with one space between columns, for lists that have to fit a screen; only the last column wraps."""
+    made = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 0))
+    for heading in columns:
+        made.add_column(heading, no_wrap=heading != columns[-1])
+    return made
+
+
+def duration(seconds: float) -> str:
+    """Hours, minutes and seconds, as in ``1:02:03`` and ``2:03``."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+def show_boards(boards: Boards, root: Path) -> None:
+    """The top of every board, the files that were written, and the cells that lack or failed."""
+    from robbench.leaderboards.summary import summary_rows
+
+    console = Terminal()
+    for board, cells in boards.cells.items():
+        rows = summary_rows(cells)
+        headings = [name for name in (rows[0] if rows else ()) if any(row[name] for row in rows[:ROWS_SHOWN])]
+        made = table(*headings)
+        for row in rows[:ROWS_SHOWN]:
+            made.add_row(*(row[name] for name in headings))
+        console.print(f"\n{board}\n")
+        console.print(made)
+        if len(rows) > ROWS_SHOWN:
+            console.print(f"and {len(rows) - ROWS_SHOWN} more models on the board")
+        console.say(f"\nBoard: {root / 'leaderboards' / board / 'index.html'} (beside it README.md, CSV, JSON)")
+    for board, count in boards.missing.items():
+        if count:
+            console.print(f"{board}: {count} cells not run yet")
+    for record in boards.failed():
+        console.say(f"failed: {record.spec.model.label} · {record.spec.condition.label}: {record.reason}")

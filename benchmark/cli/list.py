@@ -1,0 +1,205 @@
+"""``robbench list``: what is registered, as an overview, a kind a screen, or everything about one component."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from robbench.cli import _command
+from robbench.core.errors import RequestError, did_you_mean
+
+if TYPE_CHECKING:
+    from robbench.cli._inventory import AttackTraits, Item, Parameter
+
+NORMS = ("linf", "l2", "l1", "l0", "none")
+NEEDS = ("gradients", "scores", "decisions", "nothing")
+
+
+def _options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("kind", nargs="?", metavar="KIND", help="attack, defense, dataset, … (default: all kinds)")
+    parser.add_argument("name", nargs="?", metavar="NAME", help="show everything about this component")
+    only = parser.add_argument_group("filters")
+    only.add_argument("--search", metavar="TEXT", help="components whose name or description has this text")
+    only.add_argument("--norm", choices=NORMS, help="attacks that work in this norm")
+    only.add_argument("--needs", choices=NEEDS, help="attacks that need this and no more")
+    parser.add_argument("--json", action="store_true", help="print everything as JSON")
+    _command.add_plugins(parser)
+
+
+def _action(options: argparse.Namespace) -> int:
+    from robbench.cli._inventory import ALL_KINDS, item, items
+    from robbench.core.registry import Registry
+
+    registry = Registry(tuple(options.plugin))
+    kind = _kind(options, ALL_KINDS)
+    if options.name is not None:
+        found = [item(registry, kind, options.name)]
+    else:
+        kinds = [kind] if kind else [name for name in ALL_KINDS if name != "toolbox"]
+        found = [listed for name in kinds for listed in items(registry, name).values()]
+    found = [listed for listed in found if listed.fits(options.search, options.norm, options.needs)]
+    if options.json:
+        print(json.dumps([listed.plain() for listed in found], indent=2, ensure_ascii=False, default=str))
+    elif not found:
+        print("nothing fits these filters")
+    elif options.name is not None:
+        _show_one(found[0])
+    elif not kind and not options.search:
+        _show_overview(found)
+    else:
+        _show_lines(found)
+    return 0
+
+
+def _kind(options: argparse.Namespace, known: Sequence[str]) -> str:
+    """The kind that is asked for, also in the plural, or an empty text for all."""
+    kind = options.kind or ""
+    if kind not in known and kind.removesuffix("s") in known:
+        kind = kind.removesuffix("s")
+    if kind and kind not in known:
+        raise RequestError(f'there is no kind "{kind}"; {did_you_mean(kind, known)}')
+    if options.norm or options.needs:
+        if kind not in ("", "attack"):
+            raise RequestError(f"--norm and --needs filter attacks, not the kind {kind}")
+        return "attack"
+    return kind
+
+
+COMMAND = _command.Command(
+    place=30,
+    summary="show attacks, defenses, data sets and other components",
+    about="Shows what is registered: all kinds, a kind with a line a component, or one component with its parameters, "
+    "their defaults and bounds.",
+    examples=(
+        ("robbench list attack", "norms, passes and needs of every attack"),
+        ("robbench list attack --norm l2 --needs scores", "L2 attacks that need scores but no gradients"),
+        ("robbench list attack apgd-t", "everything about one attack"),
+        ("robbench list --search imbalanced --json", "for machines"),
+    ),
+    options=_options,
+    action=_action,
+)
+
+
+def _show_overview(found: Sequence[Item]) -> None:
+    from robbench.cli._display import Terminal, table
+
+    made = table("kind", "names")
+    for kind in dict.fromkeys(listed.kind for listed in found):
+        made.add_row(kind, "  ".join(listed.name for listed in found if listed.kind == kind))
+    console = Terminal()
+    console.print(made)
+    console.print("\nrobbench list KIND: a line each; robbench list KIND NAME: everything about one")
+
+
+def _show_lines(found: Sequence[Item]) -> None:
+    from rich.text import Text
+
+    from robbench.cli._display import Terminal, compact_table
+
+    console = Terminal()
+    kinds = list(dict.fromkeys(listed.kind for listed in found))
+    for position, kind in enumerate(kinds):
+        of_kind = [listed for listed in found if listed.kind == kind]
+        console.print("\n" * (position > 0), end="")
+        if kind == "toolbox":
+            console.print("\n".join(listed.name for listed in of_kind))
+        elif kind == "attack":
+            made = compact_table("attack", "norms", "passes", "needs", "what it is")
+            made.columns[2].justify = "right"
+            for listed in of_kind:
+                brief = Text(listed.brief, no_wrap=True, overflow="ellipsis")
+                made.add_row(listed.name, *_traits(listed.attack), brief)
+            console.print(made)
+            console.print(
+                "\npasses: at most, forward + backward, for one image of ten classes. *: no eps.\n"
+                "One in full: robbench list attack NAME. Of the toolbox: robbench list toolbox."
+            )
+        else:
+            made = compact_table(kind, "what it is")
+            for listed in of_kind:
+                made.add_row(listed.name, listed.brief)
+            console.print(made)
+
+
+def _traits(traits: AttackTraits | None) -> list[str]:
+    if traits is None:
+        return ["", "", ""]
+    star = "" if traits.takes_eps or traits.norms == ("none",) else "*"
+    passes = "–" if traits.passes is None else f"{sum(traits.passes):,}"
+    return [" ".join(traits.norms) + star, passes, traits.needs]
+
+
+def _show_one(listed: Item) -> None:
+    from robbench.cli._display import Terminal, table
+
+    console = Terminal()
+    console.print(f"{listed.kind} {listed.name}\n")
+    console.say(listed.text) if listed.kind == "grid" else console.print(listed.text)
+    if listed.kind == "grid":
+        return
+    lines = []
+    traits = listed.attack
+    if traits is not None:
+        lines = [
+            ("norms", ", ".join(traits.norms)),
+            ("needs", traits.needs),
+            ("passes", _passes(traits)),
+            ("eps", "taken" if traits.takes_eps else "not taken"),
+            ("targets", "possible" if traits.targetable else "not possible"),
+        ]
+    lines += [("from", listed.origin)] if listed.origin else []
+    lines += [("example", listed.example)] if listed.example else []
+    if lines:
+        console.print()
+    for name, value in lines:
+        console.say(f"{name:8} {value}")
+    if listed.parameters:
+        made = table("parameter", "default", "values", "meaning")
+        made.columns[3].ratio = 1
+        for parameter in listed.parameters:
+            made.add_row(parameter.name, _default(parameter), _values(parameter.schema), parameter.about)
+        console.print()
+        console.print(made)
+
+
+def _passes(traits: AttackTraits) -> str:
+    if traits.passes is None:
+        return "depends on the other models of the grid"
+    forwards, backwards = traits.passes
+    return f"at most {forwards:,} forward + {backwards:,} backward for an image of ten classes"
+
+
+def _default(parameter: Parameter) -> str:
+    return "required" if parameter.required else _value(parameter.default)
+
+
+def _value(value: Any) -> str:
+    if value is None:
+        return "none"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, list):
+        return "|".join(map(_value, value)) or "empty"
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+_BOUNDS = {"minimum": "≥", "exclusiveMinimum": ">", "maximum": "≤", "exclusiveMaximum": "<"}
+_TYPES = {"boolean": "true, false", "null": "none", "string": "text"}
+
+
+def _values(schema: Mapping[str, Any]) -> str:
+    """The values that a JSON schema allows, in words."""
+    if "anyOf" in schema:
+        return " or ".join(map(_values, schema["anyOf"]))
+    if "enum" in schema or "const" in schema:
+        return ", ".join(map(_value, schema.get("enum", [schema.get("const")])))
+    if schema.get("type") == "array":
+        parts = list(dict.fromkeys(map(_values, schema.get("prefixItems", [schema.get("items", {})]))))
+        length = f"{len(schema['prefixItems'])} × " if "prefixItems" in schema else "list of "
+        return length + " or ".join(parts)
+    kind = str(schema.get("type", "any"))
+    bounds = ", ".join(f"{sign} {_value(schema[name])}" for name, sign in _BOUNDS.items() if name in schema)
+    return f"{_TYPES.get(kind, kind)} {bounds}".strip()

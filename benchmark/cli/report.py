@@ -1,0 +1,33 @@
+"""``robbench report``: boards and figures again, from the records alone."""
+
+from __future__ import annotations
+
+import argparse
+
+from robbench.cli import _command
+
+
+def _action(options: argparse.Namespace) -> int:
+    from robbench.cli._display import show_boards
+    from robbench.execution.runner import write_boards
+    from robbench.results.store import Store
+
+    store = Store(options.out)
+    boards = write_boards(store, _command.noted_boards(store, options.grid))
+    show_boards(boards, store.root)
+    return 1 if boards.failed() else 0
+
+
+COMMAND = _command.Command(
+    place=40,
+    summary="write boards and figures again, from records alone",
+    about="Writes boards and figures again from what the store holds; nothing is trained or attacked. Use it after an "
+    "update of robbench, or when boards were deleted.",
+    examples=(
+        ("robbench report", "all boards of the store runs"),
+        ("robbench report --grid full --out other", "the boards of one grid, of another store"),
+    ),
+    options=_command.add_boards,
+    action=_action,
+    failed="1 some cells of these boards failed, or the store is damaged",
+)

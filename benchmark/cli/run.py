@@ -1,0 +1,181 @@
+"""``robbench run``: train, attack, score and write the boards of a grid."""
+
+from __future__ import annotations
+
+import argparse
+import time
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import TYPE_CHECKING, Self
+
+from robbench.cli import _command
+
+if TYPE_CHECKING:
+    from rich.progress import Progress, TaskID
+
+    from robbench.cli._display import Terminal
+    from robbench.execution.jobs import Progress as Event
+    from robbench.execution.runner import Work
+    from robbench.planning.plan import Plan
+
+
+def _options(parser: argparse.ArgumentParser) -> None:
+    _command.add_request(parser)
+    _command.add_conditions(parser)
+    running = parser.add_argument_group("how")
+    running.add_argument(
+        "--workers", type=_command.positive, metavar="N", help="worker processes (default: one per core, up to 4)"
+    )
+    running.add_argument("--fresh", action="store_true", help="do everything again, whatever the store holds")
+
+
+def _action(options: argparse.Namespace) -> int:
+    from robbench.planning.finished_requests import carried_out, standing
+    from robbench.planning.grid import read_grid
+    from robbench.results.store import Store
+
+    request = _command.request(options)
+    store = Store(options.out)
+    read_grid(request.grid)
+    store.check()
+    rests_on = standing(request)
+    before = None if options.fresh else carried_out(rests_on, store)
+    if before is not None:
+        print(f"Nothing to do: all {before[1]} cells of {before[0]} are done. Boards: {store.root / 'leaderboards'}")
+        return 0
+
+    from robbench.cli._display import Terminal, show_boards
+    from robbench.execution.local import default_workers
+    from robbench.execution.runner import execute, forget, note_boards, refresh, remaining, write_boards
+    from robbench.planning.planner import make_plan
+
+    plan = make_plan(request)
+    if options.fresh:
+        with store.lock(exclusive=True):
+            forget(plan, store)
+    with store.lock():
+        store.forget_request(rests_on)
+        noted = note_boards(plan, store)
+        work = remaining(plan, store)
+        refresh(plan, store)
+        with Display(plan, work, Terminal()) as display:
+            execute(plan, work, options.workers or default_workers(plan.device), display.tell)
+        boards = write_boards(store, noted)
+        store.note_request(rests_on, plan.name, noted)
+    show_boards(boards, store.root)
+    return 1 if boards.failed() else 0
+
+
+COMMAND = _command.Command(
+    place=10,
+    summary="train, attack, score and write the boards of a grid",
+    about="Trains the models of a grid, runs its conditions on them and writes the boards. What the store holds is not "
+    "done again, and an interrupted run goes on where it stopped.",
+    examples=(
+        ("robbench run --grid smoke", "a minute's run on digits"),
+        ("robbench run --grid quick --limit 100 --audit", "100 test images a condition, with the audit"),
+        ("robbench run --grid mine.toml --plugin gray.py --seeds 0,1,2", "a grid and an attack of your own"),
+    ),
+    options=_options,
+    action=_action,
+    done="0 all cells done",
+    failed="1 some cells failed (run again to retry), or the store cannot be written",
+)
+
+
+@dataclass
+class Display:
+    """Live progress of a run: bars in a terminal, a line per finished model elsewhere."""
+
+    plan: Plan
+    work: Work
+    console: Terminal
+    _started: float = field(default_factory=time.monotonic)
+    _bars: Progress | None = None
+    _overall: TaskID | None = None
+    _tasks: dict[str, TaskID] = field(default_factory=dict)
+    _left: dict[str, int] = field(default_factory=dict)
+    _finished: int = 0
+    _failed: int = 0
+
+    def __enter__(self) -> Self:
+        """Say what is going to be done."""
+        self._left = {
+            f"{job.data.choice.label} · {job.spec.label} · seed {job.seed}": len(cells) for job, cells in self.work
+        }
+        total = sum(len(job.cells) for job in self.plan.jobs)
+        self.console.print(
+            f"{self.plan.name}: {total} cells of {len(self.plan.jobs)} models; "
+            f"{total - self._to_do} done, {self._to_do} to do"
+        )
+        if self.console.is_terminal and self.work:
+            from rich.progress import BarColumn, Progress, TextColumn
+
+            columns = (
+                TextColumn("{task.description}", markup=False),
+                BarColumn(bar_width=10),
+                TextColumn("{task.fields[state]}", markup=False),
+            )
+            self._bars = Progress(*columns, console=self.console, transient=True)
+            self._overall = self._bars.add_task("all cells", total=self._to_do, state="")
+            self._bars.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Take the bars away and say how long it took."""
+        if self._bars is not None:
+            self._bars.stop()
+        if self.work:
+            failed = f", {self._failed} failed" if self._failed else ""
+            self.console.print(f"{self._finished} cells in {self._elapsed()}{failed}")
+
+    @property
+    def _to_do(self) -> int:
+        return sum(len(cells) for _, cells in self.work)
+
+    def _elapsed(self) -> str:
+        from robbench.cli._display import duration
+
+        return duration(time.monotonic() - self._started)
+
+    def _state(self) -> str:
+        from robbench.cli._display import duration
+
+        left = "time left unknown"
+        if self._finished:
+            elapsed = time.monotonic() - self._started
+            left = f"about {duration(elapsed / self._finished * (self._to_do - self._finished))} left"
+        return f"{self._finished}/{self._to_do} cells, {self._elapsed()}, {left}"
+
+    def tell(self, event: Event) -> None:
+        """Show that something happened."""
+        record = event.finished
+        if record is not None:
+            self._finished += 1
+            self._left[event.job] -= 1
+            if record.status == "failed":
+                self._failed += 1
+                self.console.say(f"failed: {event.job} · {event.activity}: {record.reason}")
+        if self._bars is None:
+            if record is not None and not self._left[event.job]:
+                self.console.say(f"[{self._state()}] {event.job}")
+            return
+        if record is not None and not self._left[event.job]:
+            task = self._tasks.pop(event.job, None)
+            if task is not None:
+                self._bars.remove_task(task)
+        elif record is None:
+            task = self._tasks.get(event.job)
+            if task is None:
+                task = self._tasks[event.job] = self._bars.add_task(_short(event.job), total=1, state="")
+            self._bars.update(
+                task, completed=event.done, total=event.of, state=f"{event.activity} {event.done}/{event.of}"
+            )
+        assert self._overall is not None
+        self._bars.update(self._overall, completed=self._finished, state=self._state())
+
+
+def _short(label: str, width: int = 34) -> str:
+    return label if len(label) <= width else f"{label[: width - 1]}…"
