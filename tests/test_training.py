@@ -83,7 +83,7 @@ def test_training_leaves_the_global_random_state_alone(tmp_path: Path, model: st
 def test_one_step_is_gradient_descent_on_the_weighted_loss(tmp_path: Path) -> None:
     job = tiny.job(tmp_path, "balancer = 'class-weights'", "epochs = 1, optimizer = 'sgd', lr = 0.05, batch_size = 500")
     data, splits = job.data, job.data.splits
-    samples = splits.take(data.source, splits.train)
+    samples = splits.take(data.decoded, splits.train)
     model = build(job, samples.labels[:0], *pixel_statistics(samples.images))
     counts = samples.counts(3).double()
     own = (counts.sum() / counts)[samples.labels]
@@ -132,7 +132,7 @@ def test_the_last_line_of_the_history_is_about_the_kept_weights(tmp_path: Path) 
     train(job, store, "cpu", "float32")
     last = history(job, store)[-1]
     splits = job.data.splits
-    validation = splits.take(job.data.source, splits.validation)
+    validation = splits.take(job.data.decoded, splits.validation)
     decided = predictions(load_model(job, store, "cpu"), validation.images, "cpu")
     right = (decided == validation.labels).double()
     assert last["validation_accuracy"] == pytest.approx(float(right.mean()))
@@ -170,7 +170,7 @@ def test_the_model_normalizes_by_itself(tmp_path: Path) -> None:
     job, store = tiny.job(tmp_path), Store(tmp_path)
     train(job, store, "cpu", "float32")
     model = load_model(job, store, "cpu")
-    samples = job.data.splits.take(job.data.source, job.data.splits.train)
+    samples = job.data.splits.take(job.data.decoded, job.data.splits.train)
     inner = model.backbone
     assert isinstance(inner, NormalizedBackbone)
     pixels = samples.images.numpy() / 255

@@ -23,8 +23,9 @@ if TYPE_CHECKING:
     from robbench.conformance.rules import Finding
     from robbench.core.registry import Entry
     from robbench.data.label_issues import Listing
+    from robbench.execution.boards import Boards
     from robbench.execution.jobs import Progress as Event
-    from robbench.execution.runner import Boards, Work
+    from robbench.execution.runner import Work
     from robbench.planning.cost_estimate import Cost
     from robbench.planning.plan import Cell, Plan
     from robbench.results.garbage_collection import Holding

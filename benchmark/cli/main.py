@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from robbench.core.errors import RequestError, StoreError, did_you_mean
 
 if TYPE_CHECKING:
+    from robbench.execution.jobs import Tell
+    from robbench.execution.runner import Work
     from robbench.planning.grid import Request
+    from robbench.planning.plan import Plan
     from robbench.results.store import Store
 
 KIND_NAMES = ("attack", "defense", "dataset", "balancer", "architecture", "objective", "metric", "grid")
@@ -191,66 +195,53 @@ def _refuse_option(word: str, command: argparse.ArgumentParser) -> NoReturn:
 
 
 def _run(options: argparse.Namespace) -> int:
-    from robbench.planning.finished_requests import carried_out, standing
-    from robbench.planning.grid import read_grid
-    from robbench.results.store import Store
+    from robbench.execution.runner import run
+    from robbench.planning.inputs import Finished
 
-    request = _request(options)
-    store = Store(options.out)
-    read_grid(request.grid)
-    store.check()
-    rests_on = standing(request)
-    before = None if options.fresh else carried_out(rests_on, store)
-    if before is not None:
-        print(f"Nothing to do: all {before[1]} cells of {before[0]} are done. Boards: {store.root / 'leaderboards'}")
+    done = run(_request(options), options.workers, options.fresh, _watched)
+    folder = options.out / "leaderboards"
+    if isinstance(done, Finished):
+        print(f"Nothing to do: all {done.cells} cells of {done.grid} are done. Boards: {folder}")
         return 0
+    from robbench.cli.display import show_boards
 
-    from robbench.cli.display import Display, show_boards
-    from robbench.execution.local import default_workers
-    from robbench.execution.runner import execute, forget, note_boards, refresh, remaining, write_boards
-    from robbench.planning.planner import make_plan
+    show_boards(done, options.out)
+    return 1 if done.failed() else 0
 
-    plan = make_plan(request)
-    if options.fresh:
-        with store.lock(exclusive=True):
-            forget(plan, store)
-    with store.lock():
-        store.forget_request(rests_on)
-        noted = note_boards(plan, store)
-        work = remaining(plan, store)
-        refresh(plan, store)
-        with Display(plan, work) as display:
-            execute(plan, work, options.workers or default_workers(plan.device), display.tell)
-        boards = write_boards(store, noted)
-        store.note_request(rests_on, plan.name, noted)
-    show_boards(boards, store.root)
-    return 1 if boards.failed() else 0
+
+@contextlib.contextmanager
+def _watched(plan: Plan, work: Work) -> Iterator[Tell]:
+    from robbench.cli.display import Display
+
+    with Display(plan, work) as display:
+        yield display.tell
 
 
 def _plan(options: argparse.Namespace) -> int:
-    from robbench.cli.display import show_plan
-    from robbench.planning.grid import read_grid
-    from robbench.planning.planner import make_plan
+    from robbench.planning.inputs import read_request
     from robbench.results.store import Store
 
     store = Store(options.out)
-    read_grid(options.grid)
     store.check()
-    show_plan(make_plan(_request(options)), store, every_cell=options.cells)
+    inputs = read_request(_request(options))
+    from robbench.cli.display import show_plan
+    from robbench.planning.planner import make_plan
+
+    show_plan(make_plan(inputs), store, every_cell=options.cells)
     return 0
 
 
 def _search(options: argparse.Namespace) -> int:
-    from robbench.planning.grid import read_grid
+    from robbench.planning.inputs import read_request
     from robbench.results.store import Store
 
-    read_grid(options.grid)
     Store(options.out).check()
+    inputs = read_request(_request(options))
     from robbench.cli.display_search import show_search, show_trial
     from robbench.planning.planner import make_plan
     from robbench.training.hyperparameter_search import prepare, search
 
-    wanted = prepare(make_plan(_request(options)), options.row, options.batch_sizes)
+    wanted = prepare(make_plan(inputs), options.row, options.batch_sizes)
     trials = search(wanted, options.trials, lambda trial: show_trial(trial, options.trials))
     return 0 if show_search(wanted, trials) else 1
 
@@ -267,7 +258,7 @@ def _labels(options: argparse.Namespace) -> int:
     store = Store(options.out)
     store.check()
     data = load_data(Registry(tuple(options.plugin)), options.dataset, options.data_dir, options.out, "--dataset")
-    listing = examine(data.source, data.splits)
+    listing = examine(data.decoded, data.splits)
     sheet = label_sheet(listing.worst(SHOWN)) if len(listing.found) else None
     with store.lock():
         files = write(listing, store.root / "labels" / file_name(data.choice.label), sheet)
@@ -303,7 +294,7 @@ def _check(options: argparse.Namespace) -> int:
 
 def _report(options: argparse.Namespace) -> int:
     from robbench.cli.display import show_boards
-    from robbench.execution.runner import write_boards
+    from robbench.execution.boards import write_boards
     from robbench.results.store import Store
 
     store = Store(options.out)

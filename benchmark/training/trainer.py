@@ -89,7 +89,7 @@ def build(job: Job, gallery_labels: Tensor, mean: Tensor, std: Tensor) -> Classi
         mean: Mean of the training pixels per channel, shape ``(C,)``.
         std: Their standard deviation.
     """
-    channels, height, width = job.data.source.images.shape[1:]
+    channels, height, width = job.data.decoded.images.shape[1:]
     with seeded(digest64("weights", job.seed)):
         backbone = job.architecture.component.build((channels, height, width))
         normalized = NormalizedBackbone(backbone, mean, std)
@@ -113,7 +113,7 @@ def load_model(job: Job, store: Store, device: str, defended: bool = True) -> Cl
     Images pass the defenses first to last, as they do in training. Without ``defended`` they are left out.
     """
     labels = torch.from_numpy(job.data.splits.labels[job.data.splits.gallery])
-    channels = job.data.source.images.shape[1]
+    channels = job.data.decoded.images.shape[1]
     model = build(job, labels, torch.zeros(channels), torch.ones(channels))
     model.load_state_dict(load_file(store.model_dir(job.key) / "weights.safetensors"))
     for choice in reversed(job.defenses if defended else ()):
@@ -247,7 +247,7 @@ class _Run:
 
     @classmethod
     def start(cls, job: Job, store: Store, device: str, precision: str) -> _Run:
-        splits, source, dataset = job.data.splits, job.data.source, job.data.choice.component
+        splits, source, dataset = job.data.splits, job.data.decoded, job.data.choice.component
         original = splits.take(source, splits.train)
         gallery = splits.take(source, splits.gallery)
         model = build(job, gallery.labels, *pixel_statistics(original.images))
