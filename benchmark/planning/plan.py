@@ -19,6 +19,8 @@ from robbench.training.recipe import Recipe
 
 _LATER = {"train_on": "train"}
 """Fields that recipes did not have at first, with what stands for their absence: keys leave them out then."""
+_VERSIONS = {("schedule", "one-cycle"): 2}
+"""Values of a recipe whose results changed: keys hold the version beside them."""
 
 PROTOCOL = 2
 """Raised when training or evaluation give other results for the same specification."""
@@ -183,7 +185,11 @@ def model_key(precision: str, device: str, dataset: DatasetSpec, spec: ModelSpec
             "objective": _part_identity(spec.objective),
             "balancer": _part_identity(spec.balancer),
             "defenses": [_part_identity(defense) for defense in spec.defenses],
-            "recipe": {name: value for name, value in spec.recipe.items() if _LATER.get(name) != value},
+            "recipe": {
+                name: [value, _VERSIONS[name, value]] if (name, value) in _VERSIONS else value
+                for name, value in spec.recipe.items()
+                if _LATER.get(name) != value
+            },
             "seed": seed,
             "start": start,
             "precision": precision,
