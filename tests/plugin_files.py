@@ -68,5 +68,5 @@ def changed_files(folder: Path) -> Mapping[str, int]:
     return {path.parent.name: path.stat().st_mtime_ns for path in (folder / "runs" / "cells").glob("*/record.json")}
 
 
-PLAIN, SHRUNK = "cross-entropy · clean", "cross-entropy · shrink"
+PLAIN, SHRUNK = "cross-entropy · no defense", "cross-entropy · shrink"
 EVERYTHING = {(model, condition) for model in (PLAIN, SHRUNK) for condition in ("clean", "fgsm@0.1", "gray@0.1")}

@@ -13,7 +13,7 @@ from board_cells import A_MODEL, CLEAN, FGSM, PGD, Cell, cell, model, outcome
 from robbench.cli.main import main
 from robbench.core.registry import Registry
 from robbench.evaluation.scoring import scored
-from robbench.execution.runner import audited
+from robbench.execution.boards import audited
 from robbench.leaderboards import write_board
 from robbench.leaderboards.figure_manifest import Picture, read_manifest, write_manifest
 from robbench.results.schema import BoardNote, Costs, ModelSpec, Outcome, Reference

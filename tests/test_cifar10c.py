@@ -10,7 +10,7 @@ from PIL import Image
 from robbench.core.corruption_kinds import EXTRA, MAIN
 from robbench.core.errors import RequestError
 from robbench.core.registry import Registry
-from robbench.data.dataset import Raw, Source
+from robbench.data.dataset import DecodedImages, Raw
 from robbench.data.datasets.cifar10 import CLASS_NAMES
 from robbench.data.datasets.cifar10c import CIFAR10C, read_cifar10c
 from robbench.data.splits import split
@@ -72,12 +72,13 @@ def test_training_images_are_those_of_cifar10(arrays: Path, tmp_path: Path) -> N
     assert raw.is_test.sum() == 10_000
     assert set(raw.images[~raw.is_test, 0, 0, 0].tolist()) == {200}
     assert np.all(raw.images[raw.is_test, 2, 5, 7] == 33)
-    splits = split(dataset, Source(raw.images, raw.labels, raw.class_names, raw.is_test, "", 0))
+    splits = split(dataset, DecodedImages(raw.images, raw.labels, raw.class_names, raw.is_test, "", 0))
     train, validation, test = counts(splits)
     assert test == (1000,) * 10
     assert [a + b for a, b in zip(train, validation, strict=True)] == [4] * 10
     three = CIFAR10C(kind="jpeg-compression", severity=4, classes=("cat", "ship"), test_counts=(30, 20))
-    assert counts(split(three, Source(raw.images, raw.labels, raw.class_names, raw.is_test, "", 0)))[2] == (30, 20)
+    decoded = DecodedImages(raw.images, raw.labels, raw.class_names, raw.is_test, "", 0)
+    assert counts(split(three, decoded))[2] == (30, 20)
 
 
 def test_the_stamp_changes_with_the_files(tmp_path: Path) -> None:

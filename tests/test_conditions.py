@@ -15,7 +15,7 @@ from robbench.core.contracts import Attack
 from robbench.core.errors import RequestError
 from robbench.core.registry import Registry
 from robbench.core.threat_model import format_eps
-from robbench.data.dataset import Source
+from robbench.data.dataset import DecodedImages
 from robbench.data.datasets.digits import Digits
 from robbench.planning.conditions import Condition, ConditionRequest
 from robbench.planning.grid import Request
@@ -326,12 +326,12 @@ def test_a_key_changes_with_the_version_of_each_part(of: str, folder: Path, monk
 
 def test_a_key_changes_with_the_data(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (before,) = keys(folder, asked())
-    real = plan(folder, asked())[0][0].data.source
+    real = plan(folder, asked())[0][0].data.decoded
 
-    def other(*arguments: Any) -> Source:
+    def other(*arguments: Any) -> DecodedImages:
         return dataclasses.replace(real, fingerprint="0" * 64)
 
-    monkeypatch.setattr("robbench.planning.planner.load", other)
+    monkeypatch.setattr("robbench.planning.planner.decode", other)
     (after,) = keys(folder, asked())
     assert before != after
 

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from robbench.core.errors import RequestError, StoreError
 from robbench.data.cache import load
-from robbench.data.dataset import Dataset, Raw, Source
+from robbench.data.dataset import Dataset, DecodedImages, Raw
 from robbench.data.datasets.cifar10 import CLASS_NAMES
 from robbench.data.splits import apportion, split, stratified
 
@@ -46,9 +46,9 @@ def raw(sizes: tuple[int, ...], tested: tuple[int, ...] | None = None) -> Raw:
     return Raw(images, labels, tuple(f"c{label}" for label in range(len(sizes))), is_test)
 
 
-def source(sizes: tuple[int, ...], tested: tuple[int, ...] | None = None) -> Source:
+def source(sizes: tuple[int, ...], tested: tuple[int, ...] | None = None) -> DecodedImages:
     made = raw(sizes, tested)
-    return Source(made.images, made.labels, made.class_names, made.is_test, "", 0)
+    return DecodedImages(made.images, made.labels, made.class_names, made.is_test, "", 0)
 
 
 # ---------------------------------------------------------------------------------------------------------------- cache
@@ -161,7 +161,7 @@ def test_fingerprint_depends_on_images_labels_names_and_test_marks(tmp_path: Pat
 
 def test_equal_images_are_counted_and_those_that_cross_the_split_too(tmp_path: Path) -> None:
     made = raw((10, 10))
-    plain = split(Made(), Source(made.images, made.labels, made.class_names, made.is_test, "", 0))
+    plain = split(Made(), DecodedImages(made.images, made.labels, made.class_names, made.is_test, "", 0))
     assert plain.crossing == 0
     images = made.images.copy()
     images[plain.test[0]] = images[plain.train[0]]

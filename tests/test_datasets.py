@@ -16,7 +16,7 @@ from PIL import Image
 from robbench.core.errors import RequestError
 from robbench.core.registry import Registry
 from robbench.data.cache import load
-from robbench.data.dataset import Dataset, Source
+from robbench.data.dataset import Dataset, DecodedImages
 from robbench.data.datasets import cifar10, fashion_mnist
 from robbench.data.datasets._files import decode_image
 from robbench.data.datasets.cifar10 import CIFAR10, CLASS_NAMES
@@ -267,14 +267,14 @@ def test_damaged_batches_are_named_and_never_unpickled(home: Path, monkeypatch: 
 
 
 @pytest.fixture(scope="module")
-def real_cifar10(tmp_path_factory: pytest.TempPathFactory) -> Source:
+def real_cifar10(tmp_path_factory: pytest.TempPathFactory) -> DecodedImages:
     root = os.environ.get("ROBBENCH_DATA")
     if root is None or not any((Path(root) / name).exists() for name in ("cifar10", "cifar-10-batches-py", "train")):
         pytest.skip("ROBBENCH_DATA leads to no CIFAR-10")
     return load(CIFAR10(), None, tmp_path_factory.mktemp("cache"))
 
 
-def test_real_cifar10_is_whole(real_cifar10: Source) -> None:
+def test_real_cifar10_is_whole(real_cifar10: DecodedImages) -> None:
     assert real_cifar10.images.shape == (60000, 3, 32, 32)
     assert np.bincount(real_cifar10.labels).tolist() == [6000] * 10
     assert np.bincount(real_cifar10.labels[real_cifar10.is_test]).tolist() == [1000] * 10

@@ -7,8 +7,9 @@ import tiny
 
 from robbench.cli._display import Terminal
 from robbench.cli.run import Display
+from robbench.execution.boards import note_boards, write_boards
 from robbench.execution.local import run_locally
-from robbench.execution.runner import note_boards, remaining, write_boards
+from robbench.execution.runner import remaining
 from robbench.results.garbage_collection import clean
 from robbench.results.store import Store
 

@@ -38,7 +38,7 @@ def digits(tmp_path_factory: pytest.TempPathFactory) -> Subject:
     folder = tmp_path_factory.mktemp("digits")
     job, store = tiny.job(folder, recipe="epochs = 6"), Store(folder / "runs")
     train(job, store, "cpu", "float32")
-    test = job.data.splits.take(job.data.source, job.data.splits.test)
+    test = job.data.splits.take(job.data.decoded, job.data.splits.test)
     return subject(load_model(job, store, "cpu"), test, num_classes=3)
 
 

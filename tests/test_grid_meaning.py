@@ -17,10 +17,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("name", sorted(built_in_grids()))
 def test_built_in_grids_read_and_plan(name: str, folder: Path) -> None:
-    found, _, grid = read_grid(name)
-    assert found == name
-    assert grid == parse_grid(built_in_grids()[name], name)
-    assert grid.title
+    found = read_grid(name)
+    assert found.name == name
+    assert found.content == parse_grid(built_in_grids()[name], name)
+    assert found.content.title
     plan = make_plan(Request(grid=name, out=folder / "runs", dataset="digits"))
     keys = [cell.key for _, cell in plan.cells]
     assert len(set(keys)) == len(keys) > 0
@@ -46,8 +46,8 @@ def test_lists_are_swept_and_models_kept_to_their_data_sets(folder: Path) -> Non
         ],
     )
     conditions = ["clean", "fgsm@0.05", "fgsm@0.1", "fgsm@0.2"]
-    trained = [f"{a} · {b}" for a in ("cross-entropy", "angular") for b in ("clean", "perturbation+fgm")]
-    balanced = [*trained, "cross-entropy · clean · smote"]
+    trained = [f"{a} · {b}" for a in ("cross-entropy", "angular") for b in ("no defense", "perturbation+fgm")]
+    balanced = [*trained, "cross-entropy · no defense · smote"]
     assert found == [
         (name, label, seed, conditions)
         for name, labels in (("digits", trained), ("digits-imbalanced", balanced))

@@ -219,7 +219,7 @@ def test_a_valid_grid_is_run_to_the_end(
     assert status == 0 or 0 in models  # only a learning rate of 1e30 may end in failure
 
 
-THERE = {"dataset": "digits[train_fraction=0.1]", "row": "cross-entropy · clean", "value": 0.5}
+THERE = {"dataset": "digits[train_fraction=0.1]", "row": "cross-entropy · no defense", "value": 0.5}
 
 
 # --- each complaint names key and value, and the nearest valid one
@@ -290,7 +290,7 @@ THERE = {"dataset": "digits[train_fraction=0.1]", "row": "cross-entropy · clean
         ({"models": [{"name": "a"}, {"name": "b"}]}, ['"models.1"', '"b" is the same model as "a"']),
         ({"models": [{"name": "a", "defense": ["none", "fgm"]}]}, ['"models.0.name" = "a"', "2 models"]),
         ({"models": [{"datasets": ["digts"]}]}, ['"models.0.datasets" = "digts"']),
-        ({"references": [{**THERE, "row": "cross-entropy"}]}, ['"references.0.row"', "cross-entropy · clean"]),
+        ({"references": [{**THERE, "row": "cross-entropy"}]}, ['"references.0.row"', "cross-entropy · no defense"]),
         ({"references": [THERE, {**THERE, "condition": "fgsm@ref"}]}, ['"references.1.condition"', 'mean "fgsm@0.1"?']),
         (
             {"references": [{**THERE, "condition": "zoom"}], "seeds": [0, 1]},

@@ -238,12 +238,12 @@ def test_the_command_lists_what_was_found(
         assert (
             files[int(line["id"])].parent.name
             == line["given"]
-            == data.splits.class_names[data.source.labels[int(line["id"])]]
+            == data.splits.class_names[data.decoded.labels[int(line["id"])]]
         )
         assert int(line["id"]) in getattr(data.splits, line["split"])
         assert line["suggested"] in data.splits.class_names
     assert [float(line["score"]) for line in lines] == sorted(float(line["score"]) for line in lines)
-    for label, (name, images, doubted, _) in enumerate(examine(data.source, data.splits).counts()):
+    for label, (name, images, doubted, _) in enumerate(examine(data.decoded, data.splits).counts()):
         assert images == sum(path.parent.name == name for path in files)
         assert doubted == sum(line["given"] == data.splits.class_names[label] for line in lines)
         assert re.search(rf"\b{images}\s+{doubted}\s+{100 * doubted / images:.1f} %", shown)
@@ -256,7 +256,7 @@ def test_the_sheet_shows_the_worst_and_no_markup_of_theirs(folder: tuple[Path, s
     import xml.etree.ElementTree as ElementTree
 
     data = load_data(Registry(), "image-folder", folder[0], tmp_path, "")
-    listing = examine(data.source, data.splits)
+    listing = examine(data.decoded, data.splits)
     one, again = label_sheet(listing.worst(SHOWN)), label_sheet(listing.worst(SHOWN))
     assert one == again
     svg = ElementTree.fromstring(one[1])
@@ -273,7 +273,7 @@ def test_the_sheet_shows_the_worst_and_no_markup_of_theirs(folder: tuple[Path, s
 
 def test_nothing_found_is_an_empty_listing_without_a_sheet(folder: tuple[Path, set[str]], tmp_path: Path) -> None:
     data = load_data(Registry(), "image-folder", folder[0], tmp_path, "")
-    listing = examine(data.source, data.splits)
+    listing = examine(data.decoded, data.splits)
     empty = {name: getattr(listing.found, name)[:0] for name in ("ids", "given", "suggested", "scores")}
     nothing = replace(listing, found=replace(listing.found, **empty), parts=())
     write(listing, tmp_path / "none", (b"a sheet", b"a sheet"))

@@ -32,7 +32,7 @@ def grid(tmp_path: Path) -> Path:
 def test_rows_are_found_by_their_labels(grid: Path) -> None:
     plan = make_plan(Request(str(grid), grid.parent / "runs", seeds=(0, 3)))
     first = prepare(plan)
-    assert first.label == "digits[classes=8|3|9,train_fraction=0.3] · cross-entropy · clean"
+    assert first.label == "digits[classes=8|3|9,train_fraction=0.3] · cross-entropy · no defense"
     assert [job.seed for job in first.jobs] == [0, 3]
     assert prepare(plan, "sampled").label == "digits[classes=8|3|9,train_fraction=0.3] · sampled"
     assert prepare(plan, "digits-imbalanced · sampled").label == "digits-imbalanced · sampled"
@@ -45,7 +45,7 @@ def test_rows_are_found_by_their_labels(grid: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--row", "angular clean"], 'there is no row "angular clean"; did you mean "angular · clean"?'),
+        (["--row", "angular no defense"], 'there is no row "angular no defense"; did you mean "angular · no defense"?'),
         (["--trials", "0"], "'0' is not a positive whole number"),
         (["--batch-sizes", "1"], "batch_size = 1"),
         (["--batch-sizes", "16,x"], "'x' is not a positive whole number"),

@@ -165,7 +165,7 @@ def test_embeddings_and_scores_are_kept_where_they_are_asked_for(tmp_path: Path)
     assert not (other / EMBEDDINGS).exists()
     with np.load(clean / EMBEDDINGS) as found:
         assert found["embeddings"].shape == (20, 128)
-        images = torch.from_numpy(job.data.source.images[found["ids"]]).float() / 255
+        images = torch.from_numpy(job.data.decoded.images[found["ids"]]).float() / 255
         np.testing.assert_allclose(found["embeddings"], model.embed(images).numpy(), atol=1e-5)
         np.testing.assert_array_equal(found["labels"], job.data.splits.labels[found["ids"]])
     with np.load(attacked / EMBEDDINGS) as found, np.load(attacked / EXAMPLES) as shown:
@@ -229,7 +229,7 @@ def test_embeddings_of_no_image_are_none(tmp_path: Path) -> None:
     job = tiny.job(tmp_path)
     store = Store(tmp_path / "runs")
     train(job, store, "cpu", "float32")
-    test = job.data.splits.take(job.data.source, job.data.splits.test)
+    test = job.data.splits.take(job.data.decoded, job.data.splits.test)
     wrong = replace(test, labels=(test.labels + 1) % 3)
     subject = Subject(
         load_model(job, store, "cpu"),

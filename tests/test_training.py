@@ -3,7 +3,9 @@ from __future__ import annotations
 import csv
 import math
 import random
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,11 +20,11 @@ from robbench.core.contracts import to_float
 from robbench.core.global_rng import GlobalState
 from robbench.execution.jobs import Progress, carry_out
 from robbench.results.store import Store
+from robbench.training.optimizer import make_optimizer, make_scheduler
 from robbench.training.recipe import Recipe
 from robbench.training.trainer import (
     Diverged,
     NormalizedBackbone,
-    _optimizer,
     build,
     load_model,
     pixel_statistics,
@@ -53,7 +55,7 @@ def test_optimizers_step_in_one_pass_over_memory_where_that_changes_the_right_we
         model = nn.Module()
         model.own = nn.Parameter(values[:, ::2].clone() if not sliced else values.clone()[:, ::2])
         model.other = nn.Parameter(torch.rand(2, 3, 3, 3).contiguous(memory_format=torch.channels_last))
-        optimizer = _optimizer(model, job)
+        optimizer = make_optimizer(model, job.recipe)
         assert optimizer.defaults["fused"] is not sliced
         model.own.grad = gradient
         optimizer.step()
@@ -83,7 +85,7 @@ def test_training_leaves_the_global_random_state_alone(tmp_path: Path, model: st
 def test_one_step_is_gradient_descent_on_the_weighted_loss(tmp_path: Path) -> None:
     job = tiny.job(tmp_path, "balancer = 'class-weights'", "epochs = 1, optimizer = 'sgd', lr = 0.05, batch_size = 500")
     data, splits = job.data, job.data.splits
-    samples = splits.take(data.source, splits.train)
+    samples = splits.take(data.decoded, splits.train)
     model = build(job, samples.labels[:0], *pixel_statistics(samples.images))
     counts = samples.counts(3).double()
     own = (counts.sum() / counts)[samples.labels]
@@ -132,7 +134,7 @@ def test_the_last_line_of_the_history_is_about_the_kept_weights(tmp_path: Path) 
     train(job, store, "cpu", "float32")
     last = history(job, store)[-1]
     splits = job.data.splits
-    validation = splits.take(job.data.source, splits.validation)
+    validation = splits.take(job.data.decoded, splits.validation)
     decided = predictions(load_model(job, store, "cpu"), validation.images, "cpu")
     right = (decided == validation.labels).double()
     assert last["validation_accuracy"] == pytest.approx(float(right.mean()))
@@ -170,7 +172,7 @@ def test_the_model_normalizes_by_itself(tmp_path: Path) -> None:
     job, store = tiny.job(tmp_path), Store(tmp_path)
     train(job, store, "cpu", "float32")
     model = load_model(job, store, "cpu")
-    samples = job.data.splits.take(job.data.source, job.data.splits.train)
+    samples = job.data.splits.take(job.data.decoded, job.data.splits.train)
     inner = model.backbone
     assert isinstance(inner, NormalizedBackbone)
     pixels = samples.images.numpy() / 255
@@ -184,14 +186,53 @@ def test_the_model_normalizes_by_itself(tmp_path: Path) -> None:
 # --- recipes
 
 
-@settings(deadline=None)
-@given(st.floats(0, 1), st.floats(1e-6, 10))
-def test_schedules_follow_their_formulas(progress: float, lr: float) -> None:
-    assert Recipe(lr=lr).lr_at(progress) == lr
-    cosine = Recipe(lr=lr, schedule="cosine").lr_at(progress)
-    assert cosine == pytest.approx(lr * math.cos(math.pi * progress / 2) ** 2, abs=lr * 1e-12)
-    cycle = Recipe(lr=lr, schedule="one-cycle").lr_at(progress)
-    assert cycle == pytest.approx(lr * np.interp(progress, [0, 1 / 3, 1], [0, 1, 0]), abs=lr * 1e-12)
+def rates(recipe: Recipe, per_epoch: int, resumed: int = 0) -> list[float]:
+    """The learning rates of all steps, with an optimizer that is saved and loaded before an epoch."""
+    found: list[float] = []
+    optimizer = make_optimizer(torch.nn.Linear(1, 1), recipe)
+    for epoch in range(recipe.epochs):
+        if epoch == resumed:
+            state = optimizer.state_dict()
+            optimizer = make_optimizer(torch.nn.Linear(1, 1), recipe)
+            optimizer.load_state_dict(state)
+        scheduler = make_scheduler(optimizer, recipe, per_epoch, recipe.epochs, epoch)
+        for _ in range(per_epoch):
+            found.append(optimizer.param_groups[0]["lr"])
+            optimizer.step()
+            scheduler.step()
+    return found
+
+
+@settings(deadline=None, max_examples=30)
+@given(st.integers(1, 4), st.integers(1, 12), st.floats(1e-6, 10), st.sampled_from(["sgd", "adam", "adamw"]))
+def test_schedules_follow_their_formulas(epochs: int, per_epoch: int, lr: float, optimizer: Any) -> None:
+    recipe = Recipe(epochs=epochs, lr=lr, optimizer=optimizer)
+    total = epochs * per_epoch
+    steps = np.arange(total)
+    formulas = {
+        "constant": np.full(total, lr),
+        "cosine": lr * np.cos(np.pi * steps / total / 2) ** 2,
+        "one-cycle": lr * np.interp(steps, [0, 0.3 * total - 1, total - 1], [1 / 25, 1, 1 / 250_000])
+        if total > 3
+        else lr * np.interp(steps, [0.3 * total - 1, total - 1], [1, 1 / 250_000]),
+    }
+    for schedule, expected in formulas.items():
+        found = rates(replace(recipe, schedule=schedule), per_epoch)
+        np.testing.assert_allclose(found, expected, rtol=1e-9, atol=lr * 1e-12)
+        assert min(found) > 0, "a step at rate 0 would be no step"
+        assert rates(replace(recipe, schedule=schedule), per_epoch, resumed=epochs // 2) == found
+
+
+def test_keys_of_one_cycle_changed_with_its_rates_and_no_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def keys() -> list[str]:
+        recipes = (f"epochs = 2, schedule = '{schedule}'" for schedule in ("constant", "cosine", "one-cycle"))
+        return [tiny.job(tmp_path, recipe=recipe).key for recipe in recipes]
+
+    now = keys()
+    monkeypatch.setattr("robbench.planning.plan._VERSIONS", {})
+    assert [key == before for key, before in zip(now, keys(), strict=True)] == [True, True, False]
 
 
 @settings(deadline=None)

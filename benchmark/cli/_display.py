@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 if TYPE_CHECKING:
-    from robbench.execution.runner import Boards
+    from robbench.execution.boards import Boards
 
 ROWS_SHOWN = 10
 

@@ -31,7 +31,7 @@ def _action(options: argparse.Namespace) -> int:
     store = Store(options.out)
     store.check()
     data = load_data(Registry(tuple(options.plugin)), options.dataset, options.data_dir, options.out, "--dataset")
-    listing = examine(data.source, data.splits)
+    listing = examine(data.decoded, data.splits)
     sheet = label_sheet(listing.worst(SHOWN)) if len(listing.found) else None
     with store.lock():
         files = write(listing, store.root / "labels" / file_name(data.choice.label), sheet)

@@ -21,15 +21,15 @@ def _options(parser: argparse.ArgumentParser) -> None:
 
 
 def _action(options: argparse.Namespace) -> int:
-    from robbench.planning.grid import read_grid
+    from robbench.planning.inputs import read_request
     from robbench.results.store import Store
 
     store = Store(options.out)
-    read_grid(options.grid)
     store.check()
+    inputs = read_request(_command.request(options))
     from robbench.planning.planner import make_plan
 
-    _show(make_plan(_command.request(options)), store, every_cell=options.cells)
+    _show(make_plan(inputs), store, every_cell=options.cells)
     return 0
 
 

@@ -9,7 +9,7 @@ from robbench.cli import _command
 
 def _action(options: argparse.Namespace) -> int:
     from robbench.cli._display import show_boards
-    from robbench.execution.runner import write_boards
+    from robbench.execution.boards import write_boards
     from robbench.results.store import Store
 
     store = Store(options.out)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
@@ -15,6 +17,7 @@ if TYPE_CHECKING:
 
     from robbench.cli._display import Terminal
     from robbench.execution.jobs import Progress as Event
+    from robbench.execution.jobs import Tell
     from robbench.execution.runner import Work
     from robbench.planning.plan import Plan
 
@@ -30,40 +33,26 @@ def _options(parser: argparse.ArgumentParser) -> None:
 
 
 def _action(options: argparse.Namespace) -> int:
-    from robbench.planning.finished_requests import carried_out, standing
-    from robbench.planning.grid import read_grid
-    from robbench.results.store import Store
+    from robbench.execution.runner import run
+    from robbench.planning.inputs import Finished
 
-    request = _command.request(options)
-    store = Store(options.out)
-    read_grid(request.grid)
-    store.check()
-    rests_on = standing(request)
-    before = None if options.fresh else carried_out(rests_on, store)
-    if before is not None:
-        print(f"Nothing to do: all {before[1]} cells of {before[0]} are done. Boards: {store.root / 'leaderboards'}")
+    done = run(_command.request(options), options.workers, options.fresh, _watched)
+    folder = options.out / "leaderboards"
+    if isinstance(done, Finished):
+        print(f"Nothing to do: all {done.cells} cells of {done.grid} are done. Boards: {folder}")
         return 0
+    from robbench.cli._display import show_boards
 
-    from robbench.cli._display import Terminal, show_boards
-    from robbench.execution.local import default_workers
-    from robbench.execution.runner import execute, forget, note_boards, refresh, remaining, write_boards
-    from robbench.planning.planner import make_plan
+    show_boards(done, options.out)
+    return 1 if done.failed() else 0
 
-    plan = make_plan(request)
-    if options.fresh:
-        with store.lock(exclusive=True):
-            forget(plan, store)
-    with store.lock():
-        store.forget_request(rests_on)
-        noted = note_boards(plan, store)
-        work = remaining(plan, store)
-        refresh(plan, store)
-        with Display(plan, work, Terminal()) as display:
-            execute(plan, work, options.workers or default_workers(plan.device), display.tell)
-        boards = write_boards(store, noted)
-        store.note_request(rests_on, plan.name, noted)
-    show_boards(boards, store.root)
-    return 1 if boards.failed() else 0
+
+@contextlib.contextmanager
+def _watched(plan: Plan, work: Work) -> Iterator[Tell]:
+    from robbench.cli._display import Terminal
+
+    with Display(plan, work, Terminal()) as display:
+        yield display.tell
 
 
 COMMAND = _command.Command(

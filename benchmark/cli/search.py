@@ -26,15 +26,15 @@ def _options(parser: argparse.ArgumentParser) -> None:
 
 
 def _action(options: argparse.Namespace) -> int:
-    from robbench.planning.grid import read_grid
+    from robbench.planning.inputs import read_request
     from robbench.results.store import Store
 
-    read_grid(options.grid)
     Store(options.out).check()
+    inputs = read_request(_command.request(options))
     from robbench.planning.planner import make_plan
     from robbench.training.hyperparameter_search import prepare, search
 
-    wanted = prepare(make_plan(_command.request(options)), options.row, options.batch_sizes)
+    wanted = prepare(make_plan(inputs), options.row, options.batch_sizes)
     trials = search(wanted, options.trials, lambda trial: _show_trial(trial, options.trials))
     return 0 if _show_best(wanted, trials) else 1
 

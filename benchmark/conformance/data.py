@@ -16,7 +16,7 @@ from robbench.conformance.rules import NotApplicable, Rule, demand
 from robbench.core.errors import RequestError
 from robbench.core.metric import Metric
 from robbench.data.cache import load, locate
-from robbench.data.dataset import Dataset, Source
+from robbench.data.dataset import Dataset, DecodedImages
 from robbench.data.splits import Splits, split
 from robbench.results.schema import Measure, Outcome
 from robbench.training.recipe import Recipe
@@ -34,12 +34,12 @@ class Files:
     def stamp(self) -> str | RequestError:
         """What ``locate`` found, or why it found nothing."""
         try:
-            return locate(self.dataset, None)[0]
+            return locate(self.dataset, None).stamp
         except RequestError as error:
             return error
 
     @cached_property
-    def content(self) -> tuple[Source, Splits]:
+    def content(self) -> tuple[DecodedImages, Splits]:
         """The images and their splits.
 
         Raises:
@@ -57,7 +57,7 @@ class Files:
 def _located(files: Files) -> str:
     if isinstance(files.stamp, RequestError):
         raise NotApplicable(str(files.stamp))
-    demand(files.stamp == locate(files.dataset, None)[0], "the stamp changes though no file did")
+    demand(files.stamp == locate(files.dataset, None).stamp, "the stamp changes though no file did")
     return files.stamp
 
 

@@ -184,6 +184,10 @@ class Registry:
     installed: bool = True
     _found: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle what to look for; another process looks for itself."""
+        return Registry, (self.files, self.installed)
+
     def plugins(self) -> tuple[Plugin, ...]:
         """The plugins, loaded and compared with the contracts once.
 

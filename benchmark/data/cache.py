@@ -7,6 +7,7 @@ import json
 import os
 import tempfile
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
@@ -17,51 +18,74 @@ from robbench.core.errors import RequestError, StoreError
 from robbench.results.schema import digest, dumps
 
 if TYPE_CHECKING:
-    from robbench.data.dataset import Dataset, Raw, Source
+    from robbench.data.dataset import Dataset, DecodedImages, Raw
 
 CACHE_FORMAT = 1
 
 T = TypeVar("T")
 
 
-def load(dataset: Dataset, data_dir: Path | None, cache: Path) -> Source:
+@dataclass(frozen=True)
+class Located:
+    """A data set whose files were found and not yet read.
+
+    Attributes:
+        dataset: The data set.
+        stamp: Changes when the files do.
+        read: Reads them.
+    """
+
+    dataset: Dataset
+    stamp: str
+    read: Callable[[], Raw]
+
+
+def locate(dataset: Dataset, data_dir: Path | None) -> Located:
+    """Find a data set's files; see ``Dataset.locate``.
+
+    Args:
+        dataset: The data set.
+        data_dir: Where the user says that data lies.
+
+    Raises:
+        RequestError: If they cannot be found, whatever the reason.
+    """
+    return Located(dataset, *_guarded(dataset, lambda: dataset.locate(data_dir)))
+
+
+def load(dataset: Dataset, data_dir: Path | None, cache: Path) -> DecodedImages:
+    """The decoded images of a data set, its files found first; see ``locate`` and ``decode``."""
+    return decode(locate(dataset, data_dir), cache)
+
+
+def decode(located: Located, cache: Path) -> DecodedImages:
     """The decoded images of a data set, before selection and split.
 
     They are decoded once and kept under ``cache``; the images of the result are mapped from there, so that what needs
     only labels reads only labels.
 
     Args:
-        dataset: The data set.
-        data_dir: Where the user says that data lies.
+        located: The data set with its files.
         cache: Directory for decoded images, made where it is missing. Several processes may share it.
 
     Raises:
-        RequestError: If the files are not there or cannot be read.
+        RequestError: If the files cannot be read.
         StoreError: If the cache cannot be written.
     """
-    stamp, read = locate(dataset, data_dir)
-    entry = cache / f"{type(dataset).__name__.lower()}-{_key(dataset, stamp)}"
-    source = _cached(entry)
-    if source is None:
-        raw = _guarded(dataset, read)
+    dataset = located.dataset
+    entry = cache / f"{type(dataset).__name__.lower()}-{_key(dataset, located.stamp)}"
+    decoded = _cached(entry)
+    if decoded is None:
+        raw = _guarded(dataset, located.read)
         _check(raw, type(dataset).__name__)
         try:
             _keep(raw, entry)
         except OSError as error:
             raise StoreError(f"decoded images cannot be kept in {cache}: {error.strerror or error}") from error
-        source = _cached(entry)
-        if source is None:
+        decoded = _cached(entry)
+        if decoded is None:
             raise StoreError(f"decoded images were written to {entry} and cannot be read from there")
-    return source
-
-
-def locate(dataset: Dataset, data_dir: Path | None) -> tuple[str, Callable[[], Raw]]:
-    """Find a data set's files; see ``Dataset.locate``.
-
-    Raises:
-        RequestError: If they cannot be found, whatever the reason.
-    """
-    return _guarded(dataset, lambda: dataset.locate(data_dir))
+    return decoded
 
 
 def _guarded(dataset: Dataset, step: Callable[[], T]) -> T:
@@ -129,9 +153,9 @@ def _keep(raw: Raw, entry: Path) -> None:
             os.replace(made / name, entry / name)
 
 
-def _cached(entry: Path) -> Source | None:
+def _cached(entry: Path) -> DecodedImages | None:
     """What a whole entry holds, or None where there is none or it is damaged."""
-    from robbench.data.dataset import Source
+    from robbench.data.dataset import DecodedImages
 
     try:
         meta = json.loads((entry / "meta.json").read_text(encoding="utf-8"))
@@ -140,6 +164,6 @@ def _cached(entry: Path) -> Source | None:
         is_test = np.load(entry / "is_test.npy", allow_pickle=False)
         whole = list(images.shape) == meta["shape"] and len(images) == len(labels) == len(is_test)
         names = tuple(meta["class_names"])
-        return Source(images, labels, names, is_test, meta["fingerprint"], meta["duplicates"]) if whole else None
+        return DecodedImages(images, labels, names, is_test, meta["fingerprint"], meta["duplicates"]) if whole else None
     except (OSError, ValueError, KeyError, TypeError, EOFError):
         return None

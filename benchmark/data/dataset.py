@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import abc
+import mmap
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,8 +17,8 @@ from robbench.core.threat_model import Norm
 
 
 @dataclass(frozen=True)
-class Source:
-    """A decoded collection of images, before any selection or split.
+class DecodedImages:
+    """All images of a data set, before any selection or split.
 
     Attributes:
         images: uint8, shape ``(N, 3, H, W)``.
@@ -35,10 +36,24 @@ class Source:
     fingerprint: str
     duplicates: int
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle images that are mapped from a file by its name: a worker maps them again."""
+        fields, images = {**vars(self)}, self.images
+        if isinstance(images, np.memmap) and isinstance(images.base, mmap.mmap):
+            fields["images"] = str(images.filename)
+        return _unpickled, (fields,)
+
+
+def _unpickled(fields: dict[str, Any]) -> DecodedImages:
+    images = fields["images"]
+    if isinstance(images, str):
+        images = np.load(images, mmap_mode="r", allow_pickle=False)
+    return DecodedImages(**{**fields, "images": images})
+
 
 @dataclass(frozen=True)
 class EpsList:
-    """The sizes of change at which a data set is attacked in one norm.
+    """The perturbation sizes of a data set in one norm.
 
     Attributes:
         values: All of them, rising.
@@ -51,7 +66,7 @@ class EpsList:
 
 @dataclass(frozen=True)
 class Raw:
-    """What a data set reads from its files: the fields of ``Source`` that are not derived."""
+    """What a data set reads from its files: the fields of ``DecodedImages`` that are not derived."""
 
     images: NDArray[np.uint8]
     labels: NDArray[np.int64]
@@ -71,11 +86,11 @@ class Dataset(Component):
         train_least: Smallest number of training images that ``train_shares`` may leave a class.
         test_counts: Test images per class, exactly; empty for all that the split gives.
         train_fraction: Share of the training split that is used, stratified.
-        split: Shares of train, validation and test. Where the source sets test images aside and ``pooled`` is False,
-            those are the test split and the first two shares divide the rest.
+        split: Shares of train, validation and test. Where the publisher set test images aside and ``pooled`` is
+            False, those are the test split and the first two shares divide the rest.
         pooled: Whether to draw all splits from all images, publisher's test images included.
         split_seed: Seed of the stratified split.
-        gallery: Reference images per class of nearest-neighbour models, drawn from train; fewer where the rarest class
+        gallery: Reference images per class of nearest-neighbor models, drawn from train; fewer where the rarest class
             has fewer.
     """
 

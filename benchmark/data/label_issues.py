@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from robbench.core.atomic_io import write_atomically
 from robbench.data.balancing.suspects import Suspects, suspects
-from robbench.data.dataset import Source
+from robbench.data.dataset import DecodedImages
 from robbench.data.splits import Splits
 
 PARTS = ("train", "validation", "test")
@@ -24,13 +24,13 @@ class Listing:
     """What was found in a data set.
 
     Attributes:
-        source: The images of the data set.
+        decoded: The images of the data set.
         splits: Which of them are used for what.
         found: The suspects among all its images, whatever split they are in.
         parts: The split of each suspect.
     """
 
-    source: Source
+    decoded: DecodedImages
     splits: Splits
     found: Suspects
     parts: tuple[str, ...]
@@ -49,27 +49,27 @@ class Listing:
         """The most doubtful images, shape ``(3, H, W)``, each with its label and the class suggested for it."""
         names, found = self.splits.class_names, self.found
         ranked = zip(found.ids[:count], found.given[:count], found.suggested[:count], strict=True)
-        return [(self.source.images[id_], names[given], names[suggested]) for id_, given, suggested in ranked]
+        return [(self.decoded.images[id_], names[given], names[suggested]) for id_, given, suggested in ranked]
 
 
 def _used(splits: Splits) -> NDArray[np.int64]:
     return np.concatenate([getattr(splits, part) for part in PARTS])
 
 
-def examine(source: Source, splits: Splits, seed: int = 0) -> Listing:
+def examine(decoded: DecodedImages, splits: Splits, seed: int = 0) -> Listing:
     """Look for wrong labels among all images that a data set trains, validates and tests on.
 
     Args:
-        source: The images of the data set.
+        decoded: The images of the data set.
         splits: Which of them are used for what.
         seed: Seed of the cross-validation.
 
     Raises:
         RequestError: If a class has fewer than two images.
     """
-    found = suspects(splits.take(source, _used(splits)), len(splits.class_names), seed)
+    found = suspects(splits.take(decoded, _used(splits)), len(splits.class_names), seed)
     part_of = {int(id_): part for part in PARTS for id_ in getattr(splits, part)}
-    return Listing(source, splits, found, tuple(part_of[int(id_)] for id_ in found.ids))
+    return Listing(decoded, splits, found, tuple(part_of[int(id_)] for id_ in found.ids))
 
 
 def write(listing: Listing, folder: Path, sheet: tuple[bytes, bytes] | None) -> list[Path]:

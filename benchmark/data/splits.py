@@ -15,17 +15,17 @@ from robbench.results.schema import Ints
 
 if TYPE_CHECKING:
     from robbench.core.contracts import Samples
-    from robbench.data.dataset import Dataset, Source
+    from robbench.data.dataset import Dataset, DecodedImages
 
 
 @dataclass(frozen=True)
 class Splits:
-    """Which images of a source are used for what. Train, validation and test have none in common.
+    """Which images of a data set are used for what. Train, validation and test have none in common.
 
     Attributes:
-        train, validation, test: Positions in the source, int64, rising.
-        gallery: The training images that nearest-neighbour models refer to, as many of each class; rising positions.
-        labels: Class of every image of the source among the chosen ones, -1 where it is none of them, int64.
+        train, validation, test: Positions among the decoded images, int64, rising.
+        gallery: The training images that nearest-neighbor models refer to, as many of each class; rising positions.
+        labels: Class of every decoded image among the chosen ones, -1 where it is none of them, int64.
         class_names: Names of the chosen classes, in the order of their indices.
         crossing: How many test images are equal, to the last bit, to a training or validation image.
     """
@@ -39,23 +39,23 @@ class Splits:
     crossing: int
 
     def counts(self, index: Ints) -> tuple[int, ...]:
-        """Images per chosen class among some positions in the source."""
+        """Images per chosen class at some positions."""
         return tuple(np.bincount(self.labels[index], minlength=len(self.class_names)).tolist())
 
-    def take(self, source: Source, index: Ints) -> Samples:
-        """The images at some positions in the source, which become their ids."""
+    def take(self, decoded: DecodedImages, index: Ints) -> Samples:
+        """The images at some positions, which become their ids."""
         import torch
 
         from robbench.core.contracts import Samples
 
-        images = torch.from_numpy(np.array(source.images[index]))
+        images = torch.from_numpy(np.array(decoded.images[index]))
         return Samples(images, torch.from_numpy(self.labels[index]), torch.from_numpy(index.copy()))
 
 
-def split(dataset: Dataset, source: Source) -> Splits:
-    """Divide the chosen classes of a source into train, validation and test, stratified.
+def split(dataset: Dataset, decoded: DecodedImages) -> Splits:
+    """Divide the chosen classes of a data set into train, validation and test, stratified.
 
-    Every class is shuffled on its own, by ``split_seed`` and its index in the source, and laid out as test, validation,
+    Every class is shuffled on its own, by ``split_seed`` and its index there, and laid out as test, validation,
     train. ``split`` gives the sizes; where the publisher set test images aside they come first, and the first two
     shares divide the rest. Smaller training sets are the end of that layout, so that the test and validation images of
     a data set and of its imbalanced variant are the same. ``train_counts`` and ``test_counts`` may go beyond what
@@ -66,11 +66,11 @@ def split(dataset: Dataset, source: Source) -> Splits:
         RequestError: If options contradict each other or a class has too few images: at least one image of each class
             must be left to train, to validate and to test on.
     """
-    chosen = _chosen(dataset, source)
+    chosen = _chosen(dataset, decoded)
     _check_options(dataset, len(chosen))
-    names = tuple(source.class_names[c] for c in chosen)
-    official = bool(source.is_test.any()) and not dataset.pooled
-    layouts = [_layout(dataset, source, c, official) for c in chosen]
+    names = tuple(decoded.class_names[c] for c in chosen)
+    official = bool(decoded.is_test.any()) and not dataset.pooled
+    layouts = [_layout(dataset, decoded, c, official) for c in chosen]
     train_sizes = _train_sizes(dataset, names, np.array([sizes[0] for _, sizes in layouts]))
     test_sizes = dataset.test_counts or tuple(sizes[2] for _, sizes in layouts)
 
@@ -97,16 +97,16 @@ def split(dataset: Dataset, source: Source) -> Splits:
         validation=_joined(validation),
         test=_joined(test),
         gallery=_joined([part[len(part) - reference :] for part in train]),
-        labels=_relabeled(source, chosen),
+        labels=_relabeled(decoded, chosen),
         class_names=names,
-        crossing=_crossing(source, _joined(train + validation), _joined(test)),
+        crossing=_crossing(decoded, _joined(train + validation), _joined(test)),
     )
 
 
-def _relabeled(source: Source, chosen: tuple[int, ...]) -> Ints:
-    indices = np.full(len(source.class_names), -1, dtype=np.int64)
+def _relabeled(decoded: DecodedImages, chosen: tuple[int, ...]) -> Ints:
+    indices = np.full(len(decoded.class_names), -1, dtype=np.int64)
     indices[list(chosen)] = np.arange(len(chosen))
-    return indices[source.labels]
+    return indices[decoded.labels]
 
 
 def _joined(parts: list[Ints]) -> Ints:
@@ -117,19 +117,19 @@ def _refuse(message: str) -> NoReturn:
     raise RequestError(f"the data set cannot be split so: {message}")
 
 
-def _chosen(dataset: Dataset, source: Source) -> tuple[int, ...]:
-    """Indices in the source of the classes that are kept."""
+def _chosen(dataset: Dataset, decoded: DecodedImages) -> tuple[int, ...]:
+    """Indices of the classes that are kept, among all classes."""
     lists = (dataset.train_counts, dataset.train_shares, dataset.test_counts)
     for name in dataset.classes:
-        if name not in source.class_names:
-            _refuse(f'there is no class "{name}"; {did_you_mean(name, source.class_names)}')
+        if name not in decoded.class_names:
+            _refuse(f'there is no class "{name}"; {did_you_mean(name, decoded.class_names)}')
     if len(set(dataset.classes)) < len(dataset.classes):
         _refuse(f"classes names a class twice: {', '.join(dataset.classes)}")
-    chosen = tuple(source.class_names.index(name) for name in dataset.classes)
+    chosen = tuple(decoded.class_names.index(name) for name in dataset.classes)
     if not chosen:
-        chosen = tuple(range(max(map(len, lists)) or len(source.class_names)))
-    if len(chosen) < 2 or len(chosen) > len(source.class_names):
-        _refuse(f"{len(chosen)} classes are chosen of {len(source.class_names)}; at least two are needed")
+        chosen = tuple(range(max(map(len, lists)) or len(decoded.class_names)))
+    if len(chosen) < 2 or len(chosen) > len(decoded.class_names):
+        _refuse(f"{len(chosen)} classes are chosen of {len(decoded.class_names)}; at least two are needed")
     return chosen
 
 
@@ -153,17 +153,17 @@ def _check_options(dataset: Dataset, num_classes: int) -> None:
             _refuse(f"{option} = {getattr(dataset, option)} must be at least {least}")
 
 
-def _layout(dataset: Dataset, source: Source, label: int, official: bool) -> tuple[Ints, tuple[int, int, int]]:
+def _layout(dataset: Dataset, decoded: DecodedImages, label: int, official: bool) -> tuple[Ints, tuple[int, int, int]]:
     """A class shuffled and laid out as test, validation, train; and the sizes of train, validation and test."""
-    name = source.class_names[label]
+    name = decoded.class_names[label]
     rng = np.random.default_rng([dataset.split_seed, label])
-    members = rng.permutation(np.flatnonzero(source.labels == label))
+    members = rng.permutation(np.flatnonzero(decoded.labels == label))
     if not official:
         if len(members) < 3:
             _refuse(f'class "{name}" has only {len(members)} images; it needs one each to train, validate and test on')
         train, validation, test = apportion(len(members), dataset.split)
         return members, (int(train), int(validation), int(test))
-    aside = source.is_test[members]
+    aside = decoded.is_test[members]
     test, rest = int(aside.sum()), int((~aside).sum())
     if test < 1 or rest < 2:
         _refuse(
@@ -192,11 +192,11 @@ def _train_sizes(dataset: Dataset, names: tuple[str, ...], have: Ints) -> tuple[
     return tuple(have.tolist())
 
 
-def _crossing(source: Source, seen: Ints, test: Ints) -> int:
-    if source.duplicates == 0:
+def _crossing(decoded: DecodedImages, seen: Ints, test: Ints) -> int:
+    if decoded.duplicates == 0:
         return 0
-    known = set(image_digests(source.images[i] for i in seen))
-    return sum(row in known for row in image_digests(source.images[i] for i in test))
+    known = set(image_digests(decoded.images[i] for i in seen))
+    return sum(row in known for row in image_digests(decoded.images[i] for i in test))
 
 
 def apportion(total: int, weights: ArrayLike) -> Ints:

@@ -1,9 +1,9 @@
-"""Carrying out one job: train its model unless it is trained, then evaluate the cells that are not done."""
+"""Carrying out one job: its model is trained, loaded, put to its conditions; every cell ends as a record."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +17,7 @@ from robbench.results.schema import Ints, Record
 from robbench.results.store import EMBEDDINGS, Store
 
 if TYPE_CHECKING:
-    from robbench.evaluation.evaluator import Subject
+    from robbench.evaluation.evaluator import Result, Subject
 
 
 @dataclass(frozen=True)
@@ -42,6 +42,19 @@ class Progress:
 Tell = Callable[[Progress], None]
 
 
+@dataclass(frozen=True)
+class _Trained:
+    """A trained model with its test images.
+
+    Attributes:
+        subjects: The model with and without its inference-time defenses, as far as they are needed.
+        info: What is recorded of its training.
+    """
+
+    subjects: Mapping[bool, Subject]
+    info: dict[str, Any]
+
+
 def carry_out(plan: Plan, job: Job, cells: Sequence[Cell], tell: Tell) -> None:
     """Do what a job has left to do; every cell ends as a record.
 
@@ -54,91 +67,83 @@ def carry_out(plan: Plan, job: Job, cells: Sequence[Cell], tell: Tell) -> None:
     Raises:
         StoreError: If results cannot be kept.
     """
-    from robbench.evaluation.evaluator import ATTACK_BATCH, evaluate
-    from robbench.evaluation.scoring import done, without_result
-    from robbench.results.provenance import provenance
-    from robbench.training.trainer import JUDGING_BATCH, Diverged, load_model, train
+    from robbench.evaluation.scoring import without_result
+    from robbench.training.trainer import Diverged, train
 
+    require_float32(plan.device)
     store = Store(plan.request.out)
-    label = f"{job.data.choice.label} · {job.spec.label} · seed {job.seed}"
-    facts = {
+    facts = _provenance(plan)
+
+    def keep(record: Record, *parts: Any) -> None:
+        kept = store.write_cell(record, *(parts or (None,)))
+        tell(Progress(job.label, record.spec.condition.label, finished=kept))
+
+    wanted = [cell for cell in cells if not cell.refusal]
+    # A model to ship has nothing to be scored on, and is trained all the same.
+    shipped = not job.recipe.unseen
+    trained: _Trained | None = None
+    failure = ("", "")
+    try:
+        if not job.refusal and (wanted or shipped or not cells) and not store.has_model(job.key):
+            train(job, store, plan.device, plan.request.precision, _reporter(tell, job, "training"))
+        if wanted:
+            trained = _load(job, wanted, store, plan.device)
+    except StoreError:
+        raise
+    except Diverged as error:
+        failure = ("unsupported", str(error))
+    except Exception as error:
+        failure = ("failed", f"the model: {explain(error)}")
+    for cell in cells:
+        if cell.refusal and not (shipped and failure[0]):
+            keep(without_result(cell, "unsupported", cell.refusal, facts))
+        elif trained is None:
+            keep(without_result(cell, *failure, facts))
+        else:
+            try:
+                record, result = _evaluate(plan, job, cell, trained, store, facts, tell)
+            except Exception as error:
+                keep(without_result(cell, "failed", explain(error), facts))
+            else:
+                keep(record, result.outcome, result.extras)
+
+
+def _provenance(plan: Plan) -> dict[str, Any]:
+    from robbench.evaluation.evaluator import ATTACK_BATCH
+    from robbench.results.provenance import provenance
+    from robbench.training.trainer import JUDGING_BATCH
+
+    return {
         **provenance(plan.device),
         "plugins": [plugin.label for plugin in plan.registry.plugins()],
         "batch": {"attacking": ATTACK_BATCH, "judging": JUDGING_BATCH},
     }
 
-    def finish(record: Record, *parts: Any) -> None:
-        outcome, extras = parts or (None, None)
-        tell(Progress(label, record.spec.condition.label, finished=store.write_cell(record, outcome, extras)))
 
-    wanted = [cell for cell in cells if not cell.refusal]
-    refused = [cell for cell in cells if cell.refusal]
-    # A model to ship has nothing to be scored on, and is trained all the same.
-    shipped = not job.recipe.unseen
-    at_stake = cells if shipped else wanted
-    if not shipped:
-        for cell in refused:
-            finish(without_result(cell, "unsupported", str(cell.refusal), facts))
-    device = plan.device
-    require_float32(device)
-    try:
-        if not job.refusal and (at_stake or not cells) and not store.has_model(job.key):
-            train(job, store, device, plan.request.precision, lambda at, of: tell(Progress(label, "training", at, of)))
-        subjects = {
-            defended: _subject(job, store, device, defended)
-            for defended in dict.fromkeys(not cell.condition.undefended for cell in wanted)
-        }
-        if wanted:
-            _embed_training(job, store, device)
-    except StoreError:
-        raise
-    except Diverged as error:
-        for cell in at_stake:
-            finish(without_result(cell, "unsupported", str(error), facts))
-        return
-    except Exception as error:
-        for cell in at_stake:
-            finish(without_result(cell, "failed", f"the model: {explain(error)}", facts))
-        return
-    if shipped:
-        for cell in refused:
-            finish(without_result(cell, "unsupported", str(cell.refusal), facts))
-    if not wanted:
-        return
-    info = store.model_info(job.key)
-    seen = _defended(job)
-    others = {other.key: other for other in plan.jobs}
-    for cell in wanted:
-        started = time.perf_counter()
-        try:
-            peers = [load_model(others[key], store, device) for key in cell.peers]
-            survivors = _survivors(store, cell) if cell.condition.survivors else None
-            subject = subjects[not cell.condition.undefended]
-            result = evaluate(subject, cell.condition, _reporter(tell, label, cell), peers, survivors)
-            seconds = time.perf_counter() - started
-            if cell.condition.kind == "clean":
-                result = replace(result, traits=(*result.traits, *seen))
-            record = done(cell, result, info, facts, seconds, plan.registry)
-        except Exception as error:
-            finish(without_result(cell, "failed", explain(error), facts))
-        else:
-            finish(record, result.outcome, result.extras)
+def _reporter(tell: Tell, job: Job, activity: str) -> Callable[[int, int], None]:
+    return lambda done, of: tell(Progress(job.label, activity, done, of))
 
 
-def _subject(job: Job, store: Store, device: str, defended: bool) -> Subject:
+def _load(job: Job, wanted: Sequence[Cell], store: Store, device: str) -> _Trained:
+    """What the cells need of a trained model; keeps its embeddings of training images for figures."""
     from robbench.evaluation.evaluator import Subject
     from robbench.training.trainer import load_model
 
-    splits = job.data.splits
-    return Subject.of(
-        load_model(job, store, device, defended),
-        splits.take(job.data.source, splits.test),
-        num_classes=job.data.num_classes,
-        class_names=splits.class_names,
-        seed=job.seed,
-        split_seed=job.data.choice.component.split_seed,
-        device=device,
-    )
+    test = job.data.samples("test")
+    subjects = {
+        defended: Subject.of(
+            load_model(job, store, device, defended),
+            test,
+            num_classes=job.data.num_classes,
+            class_names=job.data.splits.class_names,
+            seed=job.seed,
+            split_seed=job.data.choice.component.split_seed,
+            device=device,
+        )
+        for defended in dict.fromkeys(not cell.condition.undefended for cell in wanted)
+    }
+    _embed_training(job, store, device)
+    return _Trained(subjects, store.model_info(job.key))
 
 
 def _embed_training(job: Job, store: Store, device: str) -> None:
@@ -152,13 +157,33 @@ def _embed_training(job: Job, store: Store, device: str) -> None:
     # Another grid may have asked for more; its board must not change.
     if min(size, len(job.data.splits.train)) > embedded(path):
         model = load_model(job, store, device, defended=True)
-        samples = job.data.splits.take(job.data.source, job.data.splits.train)
+        samples = job.data.samples("train")
         seed = job.data.choice.component.split_seed
         write_atomically(path, embeddings(model, samples, samples.images, size, seed, device))
 
 
+def _evaluate(
+    plan: Plan, job: Job, cell: Cell, trained: _Trained, store: Store, facts: dict[str, Any], tell: Tell
+) -> tuple[Record, Result]:
+    """Put the model to one condition and score what comes of it."""
+    from robbench.evaluation.evaluator import evaluate
+    from robbench.evaluation.scoring import done
+    from robbench.training.trainer import load_model
+
+    started = time.perf_counter()
+    jobs = {other.key: other for other in plan.jobs}
+    peers = [load_model(jobs[key], store, plan.device) for key in cell.peers]
+    survivors = _survivors(store, cell) if cell.condition.survivors else None
+    subject = trained.subjects[not cell.condition.undefended]
+    result = evaluate(subject, cell.condition, _reporter(tell, job, cell.condition.label), peers, survivors)
+    seconds = time.perf_counter() - started
+    if cell.condition.kind == "clean":
+        result = replace(result, traits=(*result.traits, *_defended(job)))
+    return done(cell, result, trained.info, facts, seconds, plan.registry), result
+
+
 def _defended(job: Job) -> tuple[str, ...]:
-    """What attacks must know of the defenses that stand in front of the model."""
+    """What attacks must know of the model's inference-time defenses."""
     through = {component.gradients for component in in_front(job)} - {"exact", "expectation"}
     if not through:
         return ()
@@ -166,7 +191,7 @@ def _defended(job: Job) -> tuple[str, ...]:
 
 
 def _survivors(store: Store, cell: Cell) -> Ints:
-    """Ids of the samples that every attack that the cell rests on has left.
+    """Ids of the samples that are robust to every attack that the cell rests on.
 
     Raises:
         RequestError: If one of them has no result.
@@ -180,7 +205,3 @@ def _survivors(store: Store, cell: Cell) -> Ints:
         kept = {int(number) for number in outcome.ids[outcome.robust]}
         left = kept if left is None else left & kept
     return np.array(sorted(left or ()), dtype=np.int64)
-
-
-def _reporter(tell: Tell, label: str, cell: Cell) -> Callable[[int, int], None]:
-    return lambda done, of: tell(Progress(label, cell.condition.label, done, of))

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import pickle
 import queue
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any
 
-from robbench.core.errors import StoreError
+from robbench.core.errors import RequestError, StoreError
+from robbench.core.registry import Registry
 from robbench.execution.jobs import Progress, Tell, carry_out
-from robbench.planning.grid import Request
 from robbench.planning.plan import Cell, Job, Plan
-from robbench.planning.planner import make_plan
 
 Work = Sequence[tuple[Job, Sequence[Cell]]]
 
@@ -31,7 +31,7 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def run_locally(plan: Plan, work: Work, workers: int, tell: Tell) -> None:
+def run_locally(plan: Plan, work: Work, workers: int | None, tell: Tell) -> None:
     """Carry out the jobs, each worker with its share of the cores.
 
     A job whose model starts from another's waits for it.
@@ -39,12 +39,16 @@ def run_locally(plan: Plan, work: Work, workers: int, tell: Tell) -> None:
     Args:
         plan: The plan.
         work: Jobs with those of their cells that are to be done.
-        workers: Number of worker processes; with one, the work is done in this process.
+        workers: Number of worker processes, None for what suits the device; with one, the work is done in this process.
         tell: Called in this process as work goes on.
 
     Raises:
+        RequestError: If a plugin's component cannot be handed to a worker.
         StoreError: If results cannot be kept, or a worker dies.
     """
+    if not work:
+        return
+    workers = workers or default_workers(plan.device)
     threads = max(1, cores() // workers)
     if workers == 1:
         import torch
@@ -60,7 +64,7 @@ def run_locally(plan: Plan, work: Work, workers: int, tell: Tell) -> None:
         max_workers=min(workers, len(work)),
         mp_context=context,
         initializer=_begin,
-        initargs=(plan.request, threads, messages, os.getpid()),
+        initargs=(plan.registry, _packed(plan), threads, messages, os.getpid()),
     )
     try:
         _dispatch(pool, work, lambda: _pass_on(messages, tell))
@@ -116,14 +120,35 @@ def _pass_on(messages: Any, tell: Tell) -> None:
 _worker: dict[str, Any] = {}
 
 
-def _begin(request: Request, threads: int, messages: Any, parent: int) -> None:
+def _packed(plan: Plan) -> bytes:
+    try:
+        return pickle.dumps(plan)
+    except (pickle.PicklingError, AttributeError, TypeError) as error:
+        raise RequestError(
+            f"worker processes cannot be handed the plan: {error}; define a plugin's classes at the top level of their "
+            "file, or run with --workers 1"
+        ) from None
+
+
+def _begin(registry: Registry, plan: bytes, threads: int, messages: Any, parent: int) -> None:
     import torch
 
     torch.set_num_threads(threads)
     threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
-    plan = make_plan(request)
-    jobs: Mapping[str, Job] = {job.key: job for job in plan.jobs}
-    _worker.update(plan=plan, jobs=jobs, messages=messages)
+    _worker.update(registry=registry, plan=plan, messages=messages)
+
+
+def _plan() -> Plan:
+    """The plan that this worker was handed."""
+    if isinstance(_worker["plan"], bytes):
+        try:
+            # The plan's components are pickled by the names of their modules, and those of plugins are made by loading.
+            _worker["registry"].plugins()
+            _worker["plan"] = pickle.loads(_worker["plan"])
+        except (RequestError, ImportError, AttributeError, OSError) as error:
+            raise StoreError("a plugin or data set was changed while the run was going on; run again") from error
+    plan: Plan = _worker["plan"]
+    return plan
 
 
 def _end_with(parent: int) -> None:
@@ -134,8 +159,6 @@ def _end_with(parent: int) -> None:
 
 
 def _do(key: str, cells: Sequence[str]) -> None:
-    plan, job = _worker["plan"], _worker["jobs"].get(key)
-    if job is None:
-        raise StoreError("a plugin or data set was changed while the run was going on; run again")
-    wanted = [cell for cell in job.cells if cell.key in set(cells)]
-    carry_out(plan, job, wanted, _worker["messages"].put)
+    plan = _plan()
+    job = next(job for job in plan.jobs if job.key == key)
+    carry_out(plan, job, [cell for cell in job.cells if cell.key in set(cells)], _worker["messages"].put)

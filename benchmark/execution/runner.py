@@ -1,48 +1,76 @@
-"""What the commands do, apart from talking to people."""
+"""A run, from a request to its boards."""
 
 from __future__ import annotations
 
-import io
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+import contextlib
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, TypeAlias
 
-import numpy as np
-
-from robbench.core.atomic_io import file_name, write_atomically
 from robbench.core.errors import RequestError, explain
-from robbench.evaluation.audit import marked
-from robbench.results.schema import BoardNote, Outcome, Record, Reference, Training, digest
+from robbench.planning.inputs import Finished, finished, read_request
+from robbench.results.schema import Training
 from robbench.results.store import Store
 
 if TYPE_CHECKING:
+    from robbench.execution.boards import Boards
     from robbench.execution.jobs import Tell
-    from robbench.planning.plan import Cell, Data, Job, Plan
-
-EXHIBITED = 8
-"""Training images of each class that are kept for figures."""
+    from robbench.planning.grid import Request
+    from robbench.planning.plan import Cell, Job, Plan
 
 Work: TypeAlias = "list[tuple[Job, list[Cell]]]"
+Watch: TypeAlias = "Callable[[Plan, Work], AbstractContextManager[Tell]]"
 
 
-@dataclass(frozen=True)
-class Boards:
-    """What a run or a report wrote.
+@contextlib.contextmanager
+def unwatched(plan: Plan, work: Work) -> Iterator[Tell]:
+    """Nobody looks on."""
+    yield lambda progress: None
 
-    Attributes:
-        files: The boards' files, by board.
-        cells: The records and outcomes that they rest on, by board.
-        missing: How many of their cells were not run yet, by board.
+
+def run(
+    request: Request, workers: int | None = None, fresh: bool = False, watch: Watch = unwatched
+) -> Boards | Finished:
+    """Train, attack, score and write the boards of a request; what is in the store is not done again.
+
+    Args:
+        request: What is asked.
+        workers: Number of worker processes; None for what suits the device.
+        fresh: Whether to do everything again.
+        watch: Shows the work; gives what is to be called as it goes on.
+
+    Returns:
+        The boards, or what is known of the request if it was carried out before; that needs no torch.
+
+    Raises:
+        RequestError: If the request is wrong; nothing is written then.
+        StoreError: If results cannot be kept.
     """
+    store = Store(request.out)
+    store.check()
+    inputs = read_request(request)
+    before = None if fresh else finished(inputs, store)
+    if before is not None:
+        return before
 
-    files: dict[str, list[Path]]
-    cells: dict[str, list[tuple[Record, Outcome | None]]]
-    missing: dict[str, int]
+    from robbench.execution.boards import note_boards, write_boards
+    from robbench.execution.local import run_locally
+    from robbench.planning.planner import make_plan
 
-    def failed(self) -> list[Record]:
-        """The records of failed cells."""
-        return [record for cells in self.cells.values() for record, _ in cells if record.status == "failed"]
+    plan = make_plan(inputs)
+    if fresh:
+        with store.lock(exclusive=True):
+            forget(plan, store)
+    with store.lock():
+        store.forget_request(inputs.key)
+        boards = note_boards(plan, store)
+        work = remaining(plan, store)
+        refresh(plan, store)
+        with watch(plan, work) as tell:
+            run_locally(plan, work, workers, tell)
+        written = write_boards(store, boards)
+        store.note_request(inputs.key, plan.name, boards)
+    return written
 
 
 def remaining(plan: Plan, store: Store) -> Work:
@@ -83,18 +111,6 @@ def forget(plan: Plan, store: Store) -> None:
             store.remove("cells", cell.key)
 
 
-def execute(plan: Plan, work: Work, workers: int, tell: Tell) -> None:
-    """Carry out what is to be done.
-
-    Raises:
-        StoreError: If results cannot be kept.
-    """
-    from robbench.execution.local import run_locally
-
-    if work:
-        run_locally(plan, work, workers, tell)
-
-
 def refresh(plan: Plan, store: Store) -> None:
     """Bring finished records up to date: the names by which cells are asked for now, and the metrics registered now.
 
@@ -121,101 +137,3 @@ def refresh(plan: Plan, store: Store) -> None:
                 raise RequestError(f"a metric fails on finished cells: {explain(error)}") from error
         if fresh != record:
             store.write_cell(fresh, None)
-
-
-def audited(store: Store, cells: Sequence[tuple[Record, Outcome | None]]) -> list[tuple[Record, Outcome | None]]:
-    """The cells of a board with what the audit finds on its rows in their records, which are written where they change.
-
-    Args:
-        store: Where the records are kept.
-        cells: Records with their outcomes, None unless done.
-
-    Raises:
-        StoreError: If a record cannot be written.
-    """
-    result = marked(cells)
-    for (before, _), (after, _) in zip(cells, result, strict=True):
-        if after != before:
-            store.write_cell(after, None)
-    return result
-
-
-def note_boards(plan: Plan, store: Store) -> dict[str, list[str]]:
-    """Write down which cells the plan's boards are made of; returns their keys by board."""
-    boards: dict[str, list[Job]] = {}
-    for job in plan.jobs:
-        boards.setdefault(board_name(plan.name, job.data.choice.label), []).append(job)
-    keys = {board: [cell.key for job in jobs for cell in job.cells] for board, jobs in boards.items()}
-    for board, jobs in boards.items():
-        data = jobs[0].data
-        note = BoardNote(
-            grid=plan.name,
-            title=plan.grid.title,
-            about=plan.grid.about,
-            references=tuple(
-                Reference(**found.model_dump(exclude={"dataset"}))
-                for found in plan.grid.references
-                if found.dataset == data.choice.label
-            ),
-            differences=plan.grid.differences.get(data.choice.label, ""),
-        )
-        models = list(dict.fromkeys(job.key for job in jobs))
-        store.note_board(board, note, keys[board], models, exhibit(data, store))
-    return keys
-
-
-def exhibit(data: Data, store: Store) -> str:
-    """Keep some training images of each class for figures; returns their name under ``exhibits``."""
-    name = digest([data.source.fingerprint, data.splits.train.tolist(), EXHIBITED])[:16]
-    path = store.root / "exhibits" / f"{name}.npz"
-    if not path.is_file():
-        splits = data.splits
-        labels = splits.labels[splits.train]
-        picked = np.concatenate([splits.train[labels == c][:EXHIBITED] for c in range(data.num_classes)])
-        buffer = io.BytesIO()
-        np.savez_compressed(buffer, images=data.source.images[picked], labels=splits.labels[picked])
-        write_atomically(path, buffer.getvalue())
-    return name
-
-
-def board_name(grid: str, dataset: str) -> str:
-    """The directory of a board: grid and data set; what does not suit a file name is replaced by a short hash."""
-    return file_name(f"{grid}-{dataset}")
-
-
-def write_boards(store: Store, boards: Collection[str] | None = None) -> Boards:
-    """Make boards from records and outcomes alone.
-
-    Args:
-        store: The store.
-        boards: Their names; all that the store knows of where it is None.
-
-    Raises:
-        StoreError: If a cell is damaged or a board cannot be written.
-    """
-    from robbench.leaderboards import board_data, write_files
-    from robbench.leaderboards.artifact_reader import read_materials
-    from robbench.leaderboards.html import IndexEntry, index_page
-    from robbench.leaderboards.plots import draw
-
-    files: dict[str, list[Path]] = {}
-    found: dict[str, list[tuple[Record, Outcome | None]]] = {}
-    missing: dict[str, int] = {}
-    for board, note in store.boards().items():
-        if boards is not None and board not in boards:
-            continue
-        records = [record for record in map(store.record, note["cells"]) if record is not None]
-        missing[board] = len(note["cells"]) - len(records)
-        if records:
-            found[board] = audited(store, [(record, store.outcome(record)) for record in records])
-            folder = store.root / "leaderboards" / board
-            shown = BoardNote.model_validate({name: note[name] for name in BoardNote.model_fields if name in note})
-            made = board_data(shown.title, shown.grid, found[board])
-            materials = read_materials(store, note.get("exhibit"), found[board])
-            pictures = draw(folder, made, found[board], materials)
-            files[board] = write_files(folder, made, shown, found[board], pictures)
-    if files:
-        made_before = [folder for name in store.boards() if (folder := store.root / "leaderboards" / name).is_dir()]
-        entries = [IndexEntry.read(folder) for folder in made_before]
-        write_atomically(store.root / "leaderboards" / "index.html", index_page(entries))
-    return Boards(files, found, missing)

@@ -19,7 +19,7 @@ Seed = Annotated[int, Field(ge=0, lt=2**31)]
 
 @dataclass(frozen=True)
 class Request:
-    """What a user asks to be run. Holds plain values only, so that a worker can be handed it.
+    """What a user asks to be run.
 
     Attributes:
         grid: Built-in name or TOML file.
@@ -29,7 +29,7 @@ class Request:
         limit: Largest number of test images per condition.
         seeds: Seeds in place of the grid's.
         device: ``cpu``, ``cuda``, or ``auto`` for CUDA where there is any.
-        precision: ``float32``, or ``bfloat16``, for training; attacks and decisions are always in float32.
+        precision: ``float32``, or ``bfloat16``, for training; attacks and predictions are always in float32.
         plugins: Plugin files.
         audit: Whether to add the audit's checks, whatever the grid says.
     """
@@ -138,6 +138,23 @@ class GridFile(_Table):
         return wanted.replace("{dataset}", name) + bracket + options
 
 
+@dataclass(frozen=True)
+class Grid:
+    """A grid that was read.
+
+    Attributes:
+        name: Its name, which its boards carry.
+        folder: The folder that its paths are relative to.
+        where: What messages call it.
+        content: What it says.
+    """
+
+    name: str
+    folder: Path
+    where: str
+    content: GridFile
+
+
 def built_in_grids() -> dict[str, str]:
     """The texts of the grids that come with the package, by name."""
     folder = importlib.resources.files("robbench.planning.grids")
@@ -145,21 +162,19 @@ def built_in_grids() -> dict[str, str]:
     return {item.name.removesuffix(".toml"): item.read_text(encoding="utf-8") for item in files}
 
 
-def read_grid(name: str) -> tuple[str, Path, GridFile]:
+def read_grid(name: str) -> Grid:
     """Read a built-in grid or a TOML file.
 
     Args:
         name: A built-in name or a path.
-
-    Returns:
-        The grid's name, the folder that its paths are relative to, and its content.
 
     Raises:
         RequestError: If there is none, or it breaks a rule: names the file, the key and the value.
     """
     grids = built_in_grids()
     if name in grids:
-        return name, Path.cwd(), parse_grid(grids[name], f"grid {name}")
+        where = f"grid {name}"
+        return Grid(name, Path.cwd(), where, parse_grid(grids[name], where))
     path = Path(name)
     if path.suffix != ".toml" and not path.is_file():
         raise RequestError(f'there is no grid "{name}"; {did_you_mean(name, grids)}; or name a .toml file', "--grid")
@@ -168,7 +183,7 @@ def read_grid(name: str) -> tuple[str, Path, GridFile]:
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
         raise RequestError(f"cannot be read: {reason}", str(path)) from None
-    return path.stem, path.parent, parse_grid(text, str(path))
+    return Grid(path.stem, path.parent, name, parse_grid(text, name))
 
 
 def parse_grid(text: str, where: str) -> GridFile:

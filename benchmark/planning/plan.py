@@ -7,9 +7,9 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
-from robbench.core.contracts import Architecture, Balancer, Defense, Objective
+from robbench.core.contracts import Architecture, Balancer, Defense, Objective, Samples
 from robbench.core.registry import Registry
-from robbench.data.dataset import Dataset, Source
+from robbench.data.dataset import Dataset, DecodedImages
 from robbench.data.splits import Splits
 from robbench.planning.component_spec import Choice, plain
 from robbench.planning.conditions import Condition
@@ -19,6 +19,8 @@ from robbench.training.recipe import Recipe
 
 _LATER = {"train_on": "train"}
 """Fields that recipes did not have at first, with what stands for their absence: keys leave them out then."""
+_VERSIONS = {("schedule", "one-cycle"): 2}
+"""Values of a recipe whose results changed: keys hold the version beside them."""
 
 PROTOCOL = 2
 """Raised when training or evaluation give other results for the same specification."""
@@ -29,13 +31,17 @@ class Data:
     """A data set with its images and splits."""
 
     choice: Choice[Dataset]
-    source: Source
+    decoded: DecodedImages
     splits: Splits
 
     @property
     def num_classes(self) -> int:
         """The number of classes K."""
         return len(self.splits.class_names)
+
+    def samples(self, part: str) -> Samples:
+        """The images of ``train``, ``validation``, ``test`` or ``gallery``."""
+        return self.splits.take(self.decoded, getattr(self.splits, part))
 
     @cached_property
     def spec(self) -> DatasetSpec:
@@ -44,10 +50,10 @@ class Data:
         parts = ("train", "validation", "test", "gallery")
         return DatasetSpec(
             **self.choice.spec().model_dump(),
-            fingerprint=self.source.fingerprint,
+            fingerprint=self.decoded.fingerprint,
             class_names=self.splits.class_names,
             counts={part: self.splits.counts(getattr(self.splits, part)) for part in parts},
-            duplicates=self.source.duplicates,
+            duplicates=self.decoded.duplicates,
             crossing=self.splits.crossing,
             eps={norm: sizes.values for norm, sizes in dataset.eps.items()},
             reference={norm: sizes.reference for norm, sizes in dataset.eps.items()},
@@ -108,10 +114,15 @@ class Job:
     pretrained: bool = False
     notes: tuple[str, ...] = ()
 
+    @property
+    def label(self) -> str:
+        """Data set, row and seed."""
+        return f"{self.data.choice.label} · {self.spec.label} · seed {self.seed}"
+
 
 @dataclass(frozen=True)
 class Plan:
-    """All jobs of a request, a warm-started model after the one it starts from."""
+    """All jobs of a request, a warm-started model after the one it starts from. Worker processes are handed it."""
 
     name: str
     grid: GridFile
@@ -134,7 +145,7 @@ class Plan:
 
 
 def in_front(job: Job) -> list[Defense]:
-    """The defenses that stand in front of the job's model when it is used."""
+    """The job's inference-time defenses."""
     return [choice.component for choice in job.defenses if type(choice.component).wrap is not Defense.wrap]
 
 
@@ -143,7 +154,7 @@ def _part_identity(part: PartSpec) -> dict[str, Any]:
 
 
 def condition_identity(condition: ConditionSpec) -> dict[str, Any]:
-    """What of a condition can change a cell's result."""
+    """Cache identity of a condition."""
     return {
         "stages": [{**_part_identity(stage), "norm": stage.norm, "eps": stage.eps} for stage in condition.stages],
         "target": condition.target,
@@ -174,7 +185,11 @@ def model_key(precision: str, device: str, dataset: DatasetSpec, spec: ModelSpec
             "objective": _part_identity(spec.objective),
             "balancer": _part_identity(spec.balancer),
             "defenses": [_part_identity(defense) for defense in spec.defenses],
-            "recipe": {name: value for name, value in spec.recipe.items() if _LATER.get(name) != value},
+            "recipe": {
+                name: [value, _VERSIONS[name, value]] if (name, value) in _VERSIONS else value
+                for name, value in spec.recipe.items()
+                if _LATER.get(name) != value
+            },
             "seed": seed,
             "start": start,
             "precision": precision,

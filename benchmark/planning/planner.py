@@ -1,22 +1,23 @@
-"""From a request to a plan: reading its grid, resolving names, checking what can be done."""
+"""From a request to a plan: resolving names, checking what can be done, addressing cells by key."""
 
 from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from robbench.core.contracts import Architecture, Balancer, Defense, Objective
 from robbench.core.errors import RequestError, did_you_mean
 from robbench.core.registry import Kind, Registry
-from robbench.data.cache import load
+from robbench.data.cache import decode
 from robbench.data.splits import split
 from robbench.planning.audit_conditions import audit_conditions
 from robbench.planning.component_spec import Choice, choose, plain, split_outside_brackets
 from robbench.planning.conditions import Condition, ConditionRequest
-from robbench.planning.grid import GridFile, ModelEntry, Request, read_grid
+from robbench.planning.grid import GridFile, ModelEntry, Request
+from robbench.planning.inputs import FoundDataset, Inputs, find_dataset, read_request
 from robbench.planning.plan import PROTOCOL, Cell, Data, Job, Plan, condition_identity, in_front, model_key
 from robbench.results.schema import CellSpec, ModelSpec, digest
 from robbench.training.recipe import Recipe
@@ -25,21 +26,22 @@ IMAGENET = "imagenet"
 """As a start: weights that the architecture has from training on ImageNet."""
 
 
-def make_plan(request: Request) -> Plan:
+def make_plan(asked: Request | Inputs) -> Plan:
     """Resolve a request.
+
+    Args:
+        asked: The request, or what was read of it.
 
     Raises:
         RequestError: If anything in it cannot be done, naming where, key and value.
+        StoreError: If decoded images cannot be kept in the store.
     """
-    name, folder, grid = read_grid(request.grid)
-    where = f"grid {name}" if folder == Path.cwd() and not request.grid.endswith(".toml") else request.grid
-    for position, plugin in enumerate(grid.plugins):
-        if not (folder / plugin).is_file():
-            raise RequestError(f'key "plugins.{position}" = "{plugin}": {folder / plugin} is not a file', where)
-    registry = Registry((*request.plugins, *(folder / plugin for plugin in grid.plugins)))
+    inputs = read_request(asked) if isinstance(asked, Request) else asked
+    request, grid = inputs.request, inputs.grid
     device = _device(request.device)
-    jobs = _Resolver(request, device, grid, registry, where).jobs()
-    return Plan(name, grid, request, device, registry, tuple(jobs))
+    resolver = _Resolver(request, device, grid.content, inputs.registry, grid.where)
+    jobs = [job for found in inputs.datasets for job in resolver.jobs(found)]
+    return Plan(grid.name, grid.content, request, device, inputs.registry, tuple(jobs))
 
 
 def load_data(registry: Registry, wanted: Any, data_dir: Path | None, out: Path, where: str) -> Data:
@@ -49,12 +51,15 @@ def load_data(registry: Registry, wanted: Any, data_dir: Path | None, out: Path,
         RequestError: If it cannot be had, naming ``where`` it was asked for.
         StoreError: If its decoded images cannot be kept in the store ``out``.
     """
-    choice = choose(registry, "dataset", wanted, where)
+    return _read_data(find_dataset(registry, wanted, data_dir, where), out)
+
+
+def _read_data(found: FoundDataset, out: Path) -> Data:
     try:
-        source = load(choice.component, data_dir, out / "data")
-        return Data(choice, source, split(choice.component, source))
+        decoded = decode(found.files, out / "data")
+        return Data(found.choice, decoded, split(found.choice.component, decoded))
     except RequestError as error:
-        raise RequestError(f'"{choice.label}": {error}', where) from None
+        raise RequestError(f'"{found.choice.label}": {error}', found.where) from None
 
 
 def _device(wanted: str) -> str:
@@ -80,7 +85,7 @@ class Start:
 
     @property
     def identity(self) -> str | None:
-        """What of it can change the result."""
+        """Cache identity of the initial weights."""
         return self.model.key if self.model else self.label
 
 
@@ -91,51 +96,16 @@ class _Resolver:
     grid: GridFile
     registry: Registry
     where: str
-    _data: dict[str, Data] = field(default_factory=dict)
 
-    def jobs(self) -> list[Job]:
-        names = [self._named(wanted) for wanted in self.grid.datasets]
-        for position, entry in enumerate(self.grid.models):
-            for wanted in entry.datasets or ():
-                if self._named(wanted) not in names:
-                    raise RequestError(
-                        f'key "models.{position}.datasets" = "{wanted}": not among the grid\'s; '
-                        f"{did_you_mean(str(wanted), [str(n) for n in self.grid.datasets])}",
-                        self.where,
-                    )
-        Recipe.make(self.grid.recipe, f'{self.where}: key "recipe"')
-        for position, seed in enumerate(self.grid.seeds):
-            if seed in self.grid.seeds[:position]:
-                raise RequestError(f'key "seeds.{position}" = {seed}: it is in the list already', self.where)
-        for position, entry in enumerate(self.grid.models):
-            for seed in entry.seeds or ():
-                if seed not in self.grid.seeds:
-                    raise RequestError(
-                        f'key "models.{position}.seeds": {seed} is none of the grid\'s seeds', self.where
-                    )
-        elsewhere = {reference.dataset for reference in self.grid.references}
-        for dataset in self.grid.differences:
-            if dataset not in elsewhere:
-                hint = did_you_mean(dataset, elsewhere)
-                raise RequestError(f'key "differences.{dataset}": no reference is of that data set; {hint}', self.where)
-        jobs: list[Job] = []
-        found: set[str] = set()
-        for position, wanted in enumerate(names):
-            where = f'{self.where}: key "datasets.{position}"'
-            data = load_data(self.registry, wanted, self.request.data_dir, self.request.out, where)
-            if data.choice.label in found:
-                raise RequestError(f'"{data.choice.label}" is asked for twice', where)
-            found.add(data.choice.label)
-            conditions = self._conditions(data)
-            for seed in self.request.seeds or tuple(self.grid.seeds):
-                jobs += self._models(wanted, data, conditions, seed)
-            trained = [job for job in jobs if job.data is data]
-            self._check_models(conditions, data, trained)
-            self._check_references(data, trained)
+    def jobs(self, found: FoundDataset) -> list[Job]:
+        """The jobs of one of the grid's data sets."""
+        data = _read_data(found, self.request.out)
+        conditions = self._conditions(data)
+        seeds = self.request.seeds or tuple(self.grid.seeds)
+        jobs = [job for seed in seeds for job in self._models(found.wanted, data, conditions, seed)]
+        self._check_models(conditions, data, jobs)
+        self._check_references(data, jobs)
         return jobs
-
-    def _named(self, wanted: str | dict[str, Any]) -> Any:
-        return self.grid.filled(wanted, self.request.dataset)
 
     def _conditions(self, data: Data) -> list[Condition]:
         found: dict[str, Condition] = {}
@@ -156,11 +126,10 @@ class _Resolver:
 
     def _models(self, name: Any, data: Data, conditions: list[Condition], seed: int) -> list[Job]:
         rows: dict[str, Job] = {}
-        waiting: list[tuple[int, ModelEntry]] = [
-            (position, entry)
-            for position, entry in enumerate(self.grid.models)
-            if entry.datasets is None or name in [self._named(wanted) for wanted in entry.datasets]
-        ]
+        waiting: list[tuple[int, ModelEntry]] = []
+        for position, entry in enumerate(self.grid.models):
+            if name in [self.grid.filled(wanted, self.request.dataset) for wanted in entry.datasets or (name,)]:
+                waiting.append((position, entry))
         if not self.request.seeds:
             waiting = [(at, entry) for at, entry in waiting if entry.seeds is None or seed in entry.seeds]
         while waiting:
@@ -285,7 +254,7 @@ class _Resolver:
             notes = tuple(f"starts from {wanted}: {reason}" for reason in missing)
             if wanted != IMAGENET:
                 return Start(wanted, rows[wanted], notes=notes)
-            name, reason = architecture.pretrained(tuple(data.source.images.shape[1:]))
+            name, reason = architecture.pretrained(tuple(data.decoded.images.shape[1:]))
             if name is not None:
                 return Start(name, pretrained=True)
             missing.append(reason)
@@ -347,7 +316,7 @@ def _row_label(
     usual_architecture: str,
 ) -> str:
     training = "+".join(defense.label for defense in defenses)
-    parts = [objective.label, "clean" if training == "none" else training]
+    parts = [objective.label, "no defense" if training == "none" else training]
     if balancer.name != "none":
         parts.append(balancer.label)
     if architecture.label != usual_architecture:

@@ -182,7 +182,7 @@ class Store:
         """Note that a request was carried out.
 
         Args:
-            standing: Identifies what it rested on; see ``robbench.planning.finished_requests``.
+            standing: Identifies what it rested on; see ``robbench.planning.inputs``.
             grid: Name of its grid.
             boards: Keys of its cells, by board.
         """

@@ -24,7 +24,8 @@ class Recipe(Component):
         lr: Learning rate at its highest.
         momentum: Momentum of ``sgd``.
         weight_decay: Weight decay.
-        schedule: ``constant``, ``cosine`` (to zero), or ``one-cycle`` (linear up over a third, linear down to zero).
+        schedule: ``constant``, ``cosine`` (to zero), or ``one-cycle`` (linear from a 25th of ``lr`` up over 30 % of the
+            steps, then linear down to next to zero; Smith and Topin, 2019).
         keep: Whether the weights of the last epoch or of the best balanced validation accuracy are the model.
         train_on: ``train``, or ``train+test``: a model to ship, that has seen the test images behind what the balancer
             made of the training set. It is never scored, since there is no unseen data left to score it on.
@@ -49,11 +50,3 @@ class Recipe(Component):
     def epochs_for(self, steps_per_epoch: int) -> int:
         """The number of epochs to run."""
         return max(self.epochs, math.ceil(self.min_steps / max(1, steps_per_epoch)))
-
-    def lr_at(self, progress: float) -> float:
-        """The learning rate after a share of all steps, between 0 and 1."""
-        if self.schedule == "cosine":
-            return self.lr * 0.5 * (1 + math.cos(math.pi * progress))
-        if self.schedule == "one-cycle":
-            return self.lr * min(progress * 3, (1 - progress) * 1.5)
-        return self.lr

@@ -8,16 +8,16 @@ import io
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
 from safetensors.torch import load_file, save
-from torch import Tensor, nn
+from torch import Tensor
 
 from robbench.core.atomic_io import write_atomically
-from robbench.core.contracts import Backbone, Batch, Classifier, Samples, joined, to_float
+from robbench.core.contracts import Backbone, Batch, Classifier, Defense, Samples, joined, to_float
 from robbench.core.global_rng import seeded
 from robbench.core.sample_rng import Streams, digest64
 from robbench.data.splits import stratified
@@ -25,7 +25,7 @@ from robbench.planning.plan import Job
 from robbench.results.provenance import provenance
 from robbench.results.schema import dumps
 from robbench.results.store import HISTORY, Store
-from robbench.training.composition import compose
+from robbench.training.optimizer import make_optimizer, make_scheduler
 
 BACKBONE = "backbone."
 JUDGING_BATCH = 256
@@ -56,10 +56,10 @@ class Epoch:
 
 
 class NormalizedBackbone(Backbone):
-    """A backbone behind the normalisation of its training data, so that the model takes images in [0, 1].
+    """A backbone behind the normalization of its training data, so that the model takes images in [0, 1].
 
     Args:
-        backbone: Network on normalised images.
+        backbone: Network on normalized images.
         mean: Per channel, shape ``(C,)``.
         std: Per channel, shape ``(C,)``.
     """
@@ -89,7 +89,7 @@ def build(job: Job, gallery_labels: Tensor, mean: Tensor, std: Tensor) -> Classi
         mean: Mean of the training pixels per channel, shape ``(C,)``.
         std: Their standard deviation.
     """
-    channels, height, width = job.data.source.images.shape[1:]
+    channels, height, width = job.data.decoded.images.shape[1:]
     with seeded(digest64("weights", job.seed)):
         backbone = job.architecture.component.build((channels, height, width))
         normalized = NormalizedBackbone(backbone, mean, std)
@@ -113,7 +113,7 @@ def load_model(job: Job, store: Store, device: str, defended: bool = True) -> Cl
     Images pass the defenses first to last, as they do in training. Without ``defended`` they are left out.
     """
     labels = torch.from_numpy(job.data.splits.labels[job.data.splits.gallery])
-    channels = job.data.source.images.shape[1]
+    channels = job.data.decoded.images.shape[1]
     model = build(job, labels, torch.zeros(channels), torch.ones(channels))
     model.load_state_dict(load_file(store.model_dir(job.key) / "weights.safetensors"))
     for choice in reversed(job.defenses if defended else ()):
@@ -122,7 +122,7 @@ def load_model(job: Job, store: Store, device: str, defended: bool = True) -> Cl
 
 
 def predictions(model: Classifier, images: Tensor, device: str) -> Tensor:
-    """Hard decisions on 8-bit images, in fixed batches, int64 on the CPU, shape ``(N,)``."""
+    """Predictions on 8-bit images, in fixed batches, int64 on the CPU, shape ``(N,)``."""
     with torch.no_grad():
         parts = [model.predict(to_float(part, device)).cpu() for part in torch.split(images, JUDGING_BATCH)]
     return torch.cat(parts)
@@ -247,9 +247,7 @@ class _Run:
 
     @classmethod
     def start(cls, job: Job, store: Store, device: str, precision: str) -> _Run:
-        splits, source, dataset = job.data.splits, job.data.source, job.data.choice.component
-        original = splits.take(source, splits.train)
-        gallery = splits.take(source, splits.gallery)
+        original, gallery = job.data.samples("train"), job.data.samples("gallery")
         model = build(job, gallery.labels, *pixel_statistics(original.images))
         if job.start is not None:
             _warm_start(model, load_file(store.model_dir(job.start) / "weights.safetensors"), job)
@@ -257,10 +255,11 @@ class _Run:
             given = job.architecture.component.pretrained_weights()
             _warm_start(model, {f"{BACKBONE}network.{name}": value for name, value in given.items()}, job, own=True)
         balancer, recipe = job.balancer.component, job.recipe
-        samples, notes = balancer.resample(original, dataset, job.seed)
+        samples, notes = balancer.resample(original, job.data.choice.component, job.seed)
         if not recipe.unseen:
-            samples = joined(samples, splits.take(source, splits.test))
-            notes = (*notes, f"no unseen data: trained on {len(splits.test)} test images as well")
+            test = job.data.samples("test")
+            samples = joined(samples, test)
+            notes = (*notes, f"no unseen data: trained on {len(test)} test images as well")
         weights = balancer.class_weights(samples.counts(job.data.num_classes))
         steps = len(list(job.objective.component.batches(samples.labels, recipe.batch_size, _generator(job, 0))))
         model = model.to(device)
@@ -269,10 +268,10 @@ class _Run:
             device=device,
             precision=precision,
             model=model,
-            optimizer=_optimizer(model, job),
+            optimizer=make_optimizer(model, job.recipe),
             train=samples,
             seen=original[torch.from_numpy(stratified(original.labels.numpy(), 1000, job.seed))],
-            validation=splits.take(source, splits.validation),
+            validation=job.data.samples("validation"),
             gallery=gallery.images,
             weights=None if weights is None else weights.float().to(device),
             steps_per_epoch=steps,
@@ -280,11 +279,14 @@ class _Run:
             notes=(*job.notes, *notes),
         )
 
-    def train_epoch(self, epoch: int) -> tuple[float, int]:
+    def train_epoch(self, epoch: int) -> tuple[float, float, int]:
+        """The learning rate of the first step, the mean loss, and the images that went forward and backward."""
         objective, balancer = self.job.objective.component, self.job.balancer.component
         dataset = self.job.data.choice.component
         descend = compose([choice.component for choice in self.job.defenses])
         eps = dataset.eps["linf"].reference if "linf" in dataset.eps else 0.0
+        scheduler = make_scheduler(self.optimizer, self.job.recipe, self.steps_per_epoch, self.epochs, epoch)
+        (rate,) = set(scheduler.get_last_lr())
         losses: list[Tensor] = []
         passes: list[int] = []
         with seeded(digest64("epoch", self.job.seed, epoch)):
@@ -305,15 +307,13 @@ class _Run:
                     passes.append(len(changed))
                     return self._loss(changed, labels)
 
-                progress = (epoch + step / self.steps_per_epoch) / self.epochs
-                for group in self.optimizer.param_groups:
-                    group["lr"] = self.job.recipe.lr_at(progress)
                 self.optimizer.zero_grad(set_to_none=True)
                 value = descend(Batch(images, labels, rng, loss, attack_loss, eps))
                 value.backward()  # type: ignore[no-untyped-call]
                 self.optimizer.step()
+                scheduler.step()
                 losses.append(value.detach())
-        return float(torch.stack(losses).double().mean()), sum(passes)
+        return float(rate), float(torch.stack(losses).double().mean()), sum(passes)
 
     def _loss(self, images: Tensor, labels: Tensor, anchor: Tensor | None = None) -> Tensor:
         objective = self.job.objective.component
@@ -324,15 +324,15 @@ class _Run:
         self.model.eval()
         self.job.objective.component.finish(self.model, self.gallery)
 
-    def judge(self, epoch: int, loss: float, passes: int) -> Epoch:
+    def judge(self, epoch: int, rate: float, loss: float, passes: int) -> Epoch:
         self.finish()
         right = predictions(self.model, self.seen.images, self.device) == self.seen.labels
-        decided = predictions(self.model, self.validation.images, self.device)
-        correct = (decided == self.validation.labels).double()
+        predicted = predictions(self.model, self.validation.images, self.device)
+        correct = (predicted == self.validation.labels).double()
         per_class = [correct[self.validation.labels == c].mean() for c in range(self.job.data.num_classes)]
         return Epoch(
             epoch=epoch + 1,
-            lr=self.job.recipe.lr_at(epoch / self.epochs),
+            lr=rate,
             passes=passes,
             train_loss=loss,
             train_accuracy=float(right.double().mean()),
@@ -357,26 +357,34 @@ def _generator(job: Job, epoch: int) -> np.random.Generator:
     return np.random.default_rng([job.seed, epoch])
 
 
-def _optimizer(model: nn.Module, job: Job) -> torch.optim.Optimizer:
-    recipe = job.recipe
-    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    fused = all(map(_dense, parameters))
-    if recipe.optimizer == "sgd":
-        return torch.optim.SGD(
-            parameters, recipe.lr, momentum=recipe.momentum, weight_decay=recipe.weight_decay, fused=fused
+def compose(defenses: Sequence[Defense]) -> Callable[[Batch], Tensor]:
+    """The training loss of defenses that act one after the other.
+
+    Each defense sees the images that the one before it made, and takes what comes after it for the loss: perturbation
+    then FGM trains on FGM examples of perturbed images. Each draws from streams of its own.
+
+    Args:
+        defenses: First to last; none is no defense.
+
+    Returns:
+        From one step of training to the scalar to descend on.
+    """
+
+    def from_position(position: int, batch: Batch) -> Tensor:
+        if position == len(defenses):
+            return batch.loss(batch.images)
+        stage = replace(
+            batch,
+            rng=batch.rng.fork("defense", position),
+            loss=lambda images: from_position(position + 1, replace(batch, images=images)),
         )
-    adaptive = torch.optim.Adam if recipe.optimizer == "adam" else torch.optim.AdamW
-    return adaptive(parameters, recipe.lr, weight_decay=recipe.weight_decay, fused=fused)
+        return defenses[position].training_loss(stage)
 
-
-def _dense(parameter: Tensor) -> bool:
-    """Whether a fused step suits it: that takes real numbers, and walks over memory whatever the strides are."""
-    dense = parameter.is_contiguous() or parameter.is_contiguous(memory_format=torch.channels_last)
-    return dense and parameter.is_floating_point()
+    return lambda batch: from_position(0, batch)
 
 
 def _warm_start(model: Classifier, weights: dict[str, Tensor], job: Job, own: bool = False) -> None:
-    """Take over the backbone; the head belongs to the objective, and with ``own`` the normalisation to the data."""
+    """Take over the backbone; the head belongs to the objective, and with ``own`` the normalization to the data."""
     wanted = {name for name in model.state_dict() if name.startswith(BACKBONE)}
     wanted -= {f"{BACKBONE}mean", f"{BACKBONE}std"} if own else set()
     given = {name: value for name, value in weights.items() if name in wanted}

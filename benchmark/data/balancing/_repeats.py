@@ -8,7 +8,7 @@ from torch import Tensor
 from robbench.core.contracts import Samples
 
 FIRST_NEW_ID = 2**40
-"""Ids of added samples begin here, above every position in a source."""
+"""Ids of added samples begin here, above every position among decoded images."""
 
 
 def fresh_ids(samples: Samples, count: int) -> Tensor:

@@ -1,0 +1,165 @@
+"""A request with what it rests on: grid, plugins and data sets, each read or found once. Needs no torch.
+
+Making a plan imports every component, and torch with them, which takes seconds. A request whose grid, code, plugins and
+data are what they were when it was last carried out has the same plan, so that looking at its cells is enough.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from robbench.core.errors import RequestError, did_you_mean
+from robbench.core.registry import Registry
+from robbench.data.cache import Located, locate
+from robbench.data.dataset import Dataset
+from robbench.planning.component_spec import Choice, choose
+from robbench.planning.grid import Grid, Request, read_grid
+from robbench.results.provenance import source_digest
+from robbench.results.schema import digest
+from robbench.results.store import Store
+from robbench.training.recipe import Recipe
+
+
+@dataclass(frozen=True)
+class FoundDataset:
+    """A data set that is asked for, and its files.
+
+    Attributes:
+        wanted: What the grid asks for, ``{dataset}`` replaced.
+        choice: The data set.
+        files: Its files, found and not yet read.
+        where: Where it is asked for, for messages.
+    """
+
+    wanted: Any
+    choice: Choice[Dataset]
+    files: Located
+    where: str
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """Everything that the plan of a request follows from.
+
+    Attributes:
+        request: What the user asks.
+        grid: Its grid.
+        registry: The known components.
+        datasets: The grid's data sets.
+    """
+
+    request: Request
+    grid: Grid
+    registry: Registry
+    datasets: tuple[FoundDataset, ...]
+
+    @property
+    def key(self) -> str:
+        """Identifies them: the same key, the same plan."""
+        options = asdict(self.request)
+        return digest(
+            {
+                "request": {key: str(value) for key, value in options.items() if key not in ("grid", "out")},
+                "grid": [self.grid.name, self.grid.content.model_dump(mode="json")],
+                "data": [[found.choice.label, found.files.stamp] for found in self.datasets],
+                "code": source_digest(),
+                "plugins": [[plugin.label, plugin.source] for plugin in self.registry.plugins()],
+                "devices": [os.environ.get("CUDA_VISIBLE_DEVICES"), shutil.which("nvidia-smi")],
+            }
+        )
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A request that was carried out before.
+
+    Attributes:
+        grid: The grid's name.
+        cells: The number of its cells.
+    """
+
+    grid: str
+    cells: int
+
+
+def read_request(request: Request) -> Inputs:
+    """Read a request's grid, load its plugins and find its data.
+
+    Raises:
+        RequestError: If the grid, a plugin or a data set is not there, or the grid contradicts itself.
+    """
+    grid = read_grid(request.grid)
+    plugins = [grid.folder / plugin for plugin in grid.content.plugins]
+    for position, plugin in enumerate(plugins):
+        if not plugin.is_file():
+            named = grid.content.plugins[position]
+            raise RequestError(f'key "plugins.{position}" = "{named}": {plugin} is not a file', grid.where)
+    registry = Registry((*request.plugins, *plugins))
+    names = [grid.content.filled(wanted, request.dataset) for wanted in grid.content.datasets]
+    _check(grid, names, request.dataset)
+    datasets = [
+        find_dataset(registry, wanted, request.data_dir, f'{grid.where}: key "datasets.{position}"')
+        for position, wanted in enumerate(names)
+    ]
+    for position, found in enumerate(datasets):
+        if found.choice.label in [other.choice.label for other in datasets[:position]]:
+            raise RequestError(f'"{found.choice.label}" is asked for twice', found.where)
+    return Inputs(request, grid, registry, tuple(datasets))
+
+
+def find_dataset(registry: Registry, wanted: Any, data_dir: Path | None, where: str) -> FoundDataset:
+    """Find the files of a data set that is asked for.
+
+    Raises:
+        RequestError: If it cannot be had, naming ``where`` it was asked for.
+    """
+    choice = choose(registry, "dataset", wanted, where)
+    try:
+        return FoundDataset(wanted, choice, locate(choice.component, data_dir), where)
+    except RequestError as error:
+        raise RequestError(f'"{choice.label}": {error}', where) from None
+
+
+def finished(inputs: Inputs, store: Store) -> Finished | None:
+    """What is known of the inputs if all their cells are done and their boards are written, otherwise None."""
+    note = store.request(inputs.key)
+    if note is None:
+        return None
+    boards: dict[str, list[str]] = note["boards"]
+    known = store.boards()
+    for board, keys in boards.items():
+        written = (store.root / "leaderboards" / board / "README.md").is_file()
+        if known.get(board, {}).get("cells") != keys or not written:
+            return None
+    keys = [key for keys in boards.values() for key in keys]
+    return Finished(str(note["grid"]), len(keys)) if all(store.finished(key) for key in keys) else None
+
+
+def _check(grid: Grid, names: list[Any], dataset: str | None) -> None:
+    """Whether the parts of a grid fit each other, as far as that shows without components."""
+    content, where = grid.content, grid.where
+    for position, entry in enumerate(content.models):
+        for wanted in entry.datasets or ():
+            if content.filled(wanted, dataset) not in names:
+                raise RequestError(
+                    f'key "models.{position}.datasets" = "{wanted}": not among the grid\'s; '
+                    f"{did_you_mean(str(wanted), [str(name) for name in content.datasets])}",
+                    where,
+                )
+    Recipe.make(content.recipe, f'{where}: key "recipe"')
+    for position, seed in enumerate(content.seeds):
+        if seed in content.seeds[:position]:
+            raise RequestError(f'key "seeds.{position}" = {seed}: it is in the list already', where)
+    for position, entry in enumerate(content.models):
+        for seed in entry.seeds or ():
+            if seed not in content.seeds:
+                raise RequestError(f'key "models.{position}.seeds": {seed} is none of the grid\'s seeds', where)
+    elsewhere = {reference.dataset for reference in content.references}
+    for name in content.differences:
+        if name not in elsewhere:
+            hint = did_you_mean(name, elsewhere)
+            raise RequestError(f'key "differences.{name}": no reference is of that data set; {hint}', where)
