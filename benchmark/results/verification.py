@@ -26,7 +26,7 @@ Far above what rounding makes of sums over a test set (1e-16 per addition), far 
 
 _NUMBER = re.compile(r"(?<![\w.])-?\d+(?:\.\d+)?(?:e[+-]?\d+)?(?![\w.]*\w)")
 _UNROUNDED = 15
-"""Characters that a number has at least where it is written as it was computed; shorter ones were rounded for readers."""
+"""Characters of a number that is written as it was computed, at least; shorter ones were rounded for readers."""
 
 _DECISIONS = ("labels", "clean", "final", "rounded", "scored")
 _INTS = ("ids", "targets", *_DECISIONS)

@@ -7,6 +7,7 @@ of class 3.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -55,7 +56,7 @@ def classification(labels: Ints, predictions: Ints, num_classes: int) -> dict[st
     for name, rates in (("precision", precision), ("recall", recall), ("f1", f1)):
         values = np.array([rate.value for rate in rates])
         figures[f"macro_{name}"] = Measure(float(values[support > 0].mean()), n=n)
-        figures[f"weighted_{name}"] = Measure(float(weights @ values), n=n)
+        figures[f"weighted_{name}"] = Measure(math.fsum(weights * values), n=n)
         figures |= {f"{name}/{label}": rates[label] for label in np.flatnonzero(support)}
     figures |= {f"support/{label}": Measure(float(count), n=n) for label, count in enumerate(support)}
     return figures
