@@ -310,7 +310,7 @@ class _Run:
                     group["lr"] = self.job.recipe.lr_at(progress)
                 self.optimizer.zero_grad(set_to_none=True)
                 value = descend(Batch(images, labels, rng, loss, attack_loss, eps))
-                value.backward()  # type: ignore[no-untyped-call]
+                value.backward()
                 self.optimizer.step()
                 losses.append(value.detach())
         return float(torch.stack(losses).double().mean()), sum(passes)
