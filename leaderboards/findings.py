@@ -273,8 +273,7 @@ def _apart_from(row: Row, *fields: str) -> str:
 
 
 def _mean(values: Iterable[float]) -> str:
-    found = list(values)
-    return f"{100 * sum(found) / len(found):.1f}"
+    return f"{100 * fmean(values):.1f}"
 
 
 def _weakest_class(board: Board, row: Row) -> Iterator[str]:

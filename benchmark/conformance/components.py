@@ -63,7 +63,7 @@ def _descends(loss: Tensor, model: nn.Module) -> None:
     demand(bool(loss.isfinite()), f"the loss is {loss.item()}")
     demand(all(weight.grad is None for weight in model.parameters()), "a gradient is left in a weight")
     demand(loss.requires_grad, "no gradient flows from the loss")
-    loss.backward()  # type: ignore[no-untyped-call]
+    loss.backward()
     gradients = [weight.grad for weight in model.parameters() if weight.grad is not None]
     demand(any(bool(gradient.any()) for gradient in gradients), "the gradient of every weight is zero")
     demand(all(bool(gradient.isfinite().all()) for gradient in gradients), "the gradient of a weight is not finite")

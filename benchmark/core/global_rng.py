@@ -26,7 +26,7 @@ class GlobalState:
         """The state as it is."""
         state: Any = np.random.get_state()
         kind, keys, *rest = state
-        cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []  # type: ignore[no-untyped-call]
+        cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
         return cls(
             random.getstate(),
             (kind, tuple(keys.tolist()), *rest),

@@ -6,7 +6,9 @@ network robustness to common corruptions and perturbations", 2019, section 4).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
+from statistics import fmean
 from typing import TypeAlias
 
 from robbench.core.corruption_kinds import MAIN, SEVERITIES, CorruptionKind
@@ -26,7 +28,7 @@ def mean_corruption_accuracy(accuracies: Accuracies, kinds: Sequence[CorruptionK
     Raises:
         RequestError: If an accuracy is missing or outside [0, 1].
     """
-    return 1 - _mean([sum(row) / len(row) for row in _errors(accuracies, kinds, "the model")])
+    return 1 - fmean([fmean(row) for row in _errors(accuracies, kinds, "the model")])
 
 
 def mce(accuracies: Accuracies, baseline: Accuracies, kinds: Sequence[CorruptionKind] = MAIN) -> float:
@@ -68,17 +70,13 @@ def relative_mce(
     for name, value in (("the model's", clean), ("the baseline's", baseline_clean)):
         if not 0 <= value <= 1:
             raise RequestError(f"{name} accuracy on unchanged images is {value}, which is no share")
-    losses = [sum(row) - len(row) * (1 - clean) for row in _errors(accuracies, kinds, "the model")]
-    scales = [sum(row) - len(row) * (1 - baseline_clean) for row in _errors(baseline, kinds, "the baseline")]
+    losses = [math.fsum(row) - len(row) * (1 - clean) for row in _errors(accuracies, kinds, "the model")]
+    scales = [math.fsum(row) - len(row) * (1 - baseline_clean) for row in _errors(baseline, kinds, "the baseline")]
     for kind, scale in zip(kinds, scales, strict=True):
         # Sums of a few accuracies carry rounding errors far below one sample of any test set.
         if scale <= 1e-9:
             raise RequestError(f"the baseline loses nothing to {kind}, so that nothing can be compared with it")
-    return _mean([loss / scale for loss, scale in zip(losses, scales, strict=True)])
-
-
-def _mean(values: Sequence[float]) -> float:
-    return sum(values) / len(values)
+    return fmean([loss / scale for loss, scale in zip(losses, scales, strict=True)])
 
 
 def _errors(accuracies: Accuracies, kinds: Sequence[CorruptionKind], whose: str) -> list[list[float]]:

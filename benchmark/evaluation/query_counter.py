@@ -78,7 +78,7 @@ class Oracle(Classifier):
         self._charge(0, len(images), self.model.draws)
         if output.requires_grad:
             size = len(images)
-            output.register_hook(lambda gradient: self._charge(1, size, self.model.draws))  # type: ignore[no-untyped-call]
+            output.register_hook(lambda gradient: self._charge(1, size, self.model.draws))
         return output
 
     def _charge(self, kind: int, images: int, each: int) -> None:

@@ -1,4 +1,8 @@
-"""Intervals, comparisons and tie groups. Pure functions of their arguments: random draws are seeded from the data."""
+"""Intervals, comparisons and tie groups. Pure functions of their arguments: random draws are seeded from the data.
+
+The same on every processor: sums are of integers, correctly rounded (``math.fsum``) or in a fixed order, and no matrix
+product of floats is taken, whose order of addition the linear algebra library chooses by processor and thread count.
+"""
 
 from __future__ import annotations
 
@@ -19,12 +23,14 @@ LEVEL = 0.95
 RESAMPLES = 10_000
 
 _Z = NormalDist().inv_cdf((1 + LEVEL) / 2)
-_DIGITS = 12
+_UNIT = 10**12
+"""Differences are counted in units of one over this, so that their sums are exact; what is closer together is equal."""
 
-Table: TypeAlias = tuple[Floats, NDArray[Any]]
+Table: TypeAlias = tuple[Ints, NDArray[Any]]
+"""Differences, as whole numbers of units, and how often each occurs."""
 
-_UNSEEN: Table = (np.array([-1.0, 0.0, 1.0]), np.array([0.5, 1.0, 0.5]))
-"""Two pairs of samples, half of one in each cell of right and wrong, as differences and their counts."""
+_UNSEEN: Table = (np.array([-_UNIT, 0, _UNIT]), np.array([0.5, 1.0, 0.5]))
+"""Two pairs of samples, half of one in each cell of right and wrong."""
 
 
 @dataclass(frozen=True)
@@ -169,7 +175,7 @@ def paired_p(first: Scores, second: Scores) -> float | None:
     if len(ids) == 0:
         return None
     tables = _tables(first.values[left] - second.values[right], first.labels[left])
-    differing = sum(int(counts[values != 0].sum()) for values, counts in tables)
+    differing = sum(int(counts[units != 0].sum()) for units, counts in tables)
     if differing == 0:
         return 1.0
     observed = _observed(tables)
@@ -205,16 +211,22 @@ def mean_difference(first: Scores, second: Scores) -> float | None:
 
 def _tables(differences: Floats, labels: Ints) -> list[Table]:
     """How often each difference occurs, by class: samples of equal difference are alike."""
-    rounded = np.round(differences, _DIGITS)
-    return [np.unique(rounded[labels == label], return_counts=True) for label in np.unique(labels)]
+    units = np.rint(differences * _UNIT).astype(np.int64)
+    return [np.unique(units[labels == label], return_counts=True) for label in np.unique(labels)]
+
+
+def _mean(table: Table) -> float:
+    """The mean difference, in units."""
+    units, counts = table
+    return int(units @ counts) / int(counts.sum())
 
 
 def _observed(tables: Sequence[Table]) -> float:
-    return float(np.mean([values @ counts / counts.sum() for values, counts in tables]))
+    return math.fsum(_mean(table) for table in tables) / len(tables) / _UNIT
 
 
 def _scatter(tables: Sequence[Table], pseudo: Table | None = None) -> Floats:
-    """How far balanced means of samples that are drawn again within each class lie from where they centre.
+    """How far balanced means of samples that are drawn again within each class lie from where they center.
 
     Args:
         tables: Differences and their counts, by class.
@@ -222,35 +234,36 @@ def _scatter(tables: Sequence[Table], pseudo: Table | None = None) -> Floats:
     """
     rng = np.random.default_rng(_seed(tables))
     scatter = np.zeros(RESAMPLES)
-    for table in tables:
-        n = table[1].sum()
-        values, counts = table
+    for units, counts in tables:
+        n = int(counts.sum())
+        center, weights = _mean((units, counts)), counts
         if pseudo:
-            values, counts = np.r_[values, pseudo[0]], np.r_[counts, pseudo[1] / len(tables)]
-        shares = counts / counts.sum()
-        scatter += rng.multinomial(n, shares, size=RESAMPLES) @ values / n - shares @ values
-    return scatter / len(tables)
+            # They center at zero.
+            center *= n / (n + float(pseudo[1].sum()) / len(tables))
+            units, weights = np.r_[units, pseudo[0]], np.r_[counts, pseudo[1] / len(tables)]
+        scatter += rng.multinomial(n, weights / weights.sum(), size=RESAMPLES) @ units / n - center
+    return scatter / len(tables) / _UNIT
 
 
 def _draws_beyond(tables: Sequence[Table], observed: float) -> int:
-    return int(np.count_nonzero(np.abs(_scatter(tables)) >= abs(observed) - 10.0**-_DIGITS))
+    return int(np.count_nonzero(np.abs(_scatter(tables)) >= abs(observed) - 1 / _UNIT))
 
 
 def _is_hopeless(tables: Sequence[Table], observed: float) -> bool:
     # Drawing is what costs; Bernstein's inequality tells when the chance that any draw lies beyond is below 1e-6.
     variance = largest = 0.0
-    for values, counts in tables:
-        share = 1 / (len(tables) * counts.sum())
-        mean = values @ counts / counts.sum()
-        variance += share**2 * float(counts @ (values - mean) ** 2)
-        largest = max(largest, share * float(np.abs(values - mean).max()))
+    for table in tables:
+        deviations, counts = table[0] / _UNIT - _mean(table) / _UNIT, table[1]
+        share = 1 / (len(tables) * int(counts.sum()))
+        variance += share**2 * math.fsum(counts * deviations**2)
+        largest = max(largest, share * float(np.abs(deviations).max()))
     exponent = observed**2 / (2 * (variance + largest * abs(observed) / 3)) if variance else 0.0
     return 2 * RESAMPLES * math.exp(-exponent) < 1e-6
 
 
 def _seed(tables: Sequence[Table]) -> int:
     # Magnitudes only, so that which row comes first changes nothing but the sign of what is drawn.
-    sizes = [sorted(zip(np.abs(values).tolist(), counts.tolist(), strict=True)) for values, counts in tables]
+    sizes = [sorted(zip(np.abs(units / _UNIT).tolist(), counts.tolist(), strict=True)) for units, counts in tables]
     return int.from_bytes(hashlib.sha256(repr(sizes).encode()).digest()[:16], "little")
 
 
@@ -269,7 +282,7 @@ def tie_leaders(rows: Sequence[Scores]) -> list[int]:
 
     The first row leads a group and is compared with every later row, Holm over these. The rows directly after it that
     are not told apart from it belong to its group; the first that is told apart leads the next, even if a row further
-    down is not: so groups are runs of neighbours, and a group's rows are all tied with its leader, not necessarily with
+    down is not: so groups are runs of neighbors, and a group's rows are all tied with its leader, not necessarily with
     one another. Rows without a common sample cannot be compared, and are not tied.
 
     Args:

@@ -309,7 +309,7 @@ class _Run:
 
                 self.optimizer.zero_grad(set_to_none=True)
                 value = descend(Batch(images, labels, rng, loss, attack_loss, eps))
-                value.backward()  # type: ignore[no-untyped-call]
+                value.backward()
                 self.optimizer.step()
                 scheduler.step()
                 losses.append(value.detach())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from robbench.core.corruption_kinds import EXTRA, MAIN
@@ -111,7 +112,9 @@ def _samples(found: Iterable[Rates | None]) -> str:
 def _passes(board: Board, row: Row, threat: str) -> Cell:
     """What the attacks of a threat model spent on an image of the row."""
     found = [row.cells[label].details or {} for label in board.threats[threat]]
-    spent = [sum(details[name].value for details in found if name in details) for name in ("forwards", "backwards")]
+    spent = [
+        math.fsum(details[name].value for details in found if name in details) for name in ("forwards", "backwards")
+    ]
     hint = f"{number(spent[0])} forward + {number(spent[1])} backward passes per image, all attacks that rank"
     return Cell(number(sum(spent)), sum(spent), worst_case(board, row, threat), hint)
 

@@ -63,7 +63,10 @@ def report(board: Board, row: Row) -> TextTable | None:
         [escape(name), *(f"{100 * value:.1f}" for value in line), f"{count:,}"]
         for name, line, count in zip(board.dataset.class_names, figures, support, strict=True)
     ]
-    averages = {"macro average": figures[seen].mean(axis=0), "weighted average": support @ figures / support.sum()}
+    averages = {
+        "macro average": figures[seen].mean(axis=0),
+        "weighted average": (support[:, None] * figures).sum(axis=0) / support.sum(),
+    }
     for name, average in averages.items():
         lines.append([f"*{name}*", *(f"{100 * value:.1f}" for value in average), f"{support.sum():,}"])
     return TextTable(["Class", "Precision", "Recall", "F1", "Support"], lines)

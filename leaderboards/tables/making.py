@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from statistics import fmean
 
 from robbench.evaluation.statistics import wilson
 from robbench.leaderboards.ablations import Change, Part
@@ -53,13 +54,10 @@ def training(board: Board) -> TextTable:
             lines.append(
                 [
                     escape(row.label),
-                    *(
-                        f"{_mean([getattr(part, name) for part in parts]):,.0f}"
-                        for name in ("images", "epochs", "steps")
-                    ),
-                    f"{_mean([part.forwards + part.backwards for part in parts]):,.0f}",
+                    *(f"{fmean(getattr(part, name) for part in parts):,.0f}" for name in ("images", "epochs", "steps")),
+                    f"{fmean(part.forwards + part.backwards for part in parts):,.0f}",
                     _rate(parts),
-                    f"{100 * _mean([part.validation_balanced_accuracy for part in parts]):.1f}",
+                    f"{100 * fmean(part.validation_balanced_accuracy for part in parts):.1f}",
                 ]
             )
     return TextTable(headers, lines)
@@ -67,9 +65,5 @@ def training(board: Board) -> TextTable:
 
 def _rate(parts: Sequence[Training]) -> str:
     n = parts[0].validation_images
-    rate = wilson(_mean([part.validation_accuracy for part in parts]) * n, n)
+    rate = wilson(fmean(part.validation_accuracy for part in parts) * n, n)
     return f"{100 * rate.value:.1f} ({100 * (rate.low or 0):.1f}–{100 * (rate.high or 0):.1f})"
-
-
-def _mean(values: Sequence[float]) -> float:
-    return sum(values) / len(values)

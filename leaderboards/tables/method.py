@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from statistics import fmean
 
 from robbench.core.threat_model import format_eps
 from robbench.evaluation.audit import CAUTIONS, FLAGS
@@ -48,7 +49,7 @@ def specifications(board: Board) -> TextTable:
 
 def _mean(entries: list[Entry], name: str) -> str:
     found = [entry.details[name].value for entry in entries if entry.details and name in entry.details]
-    return number(sum(found) / len(found)) if found else NONE
+    return number(fmean(found)) if found else NONE
 
 
 def _stage(condition: ConditionSpec, place: int) -> str:

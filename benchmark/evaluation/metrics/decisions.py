@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -50,7 +51,7 @@ def classification(labels: Ints, predictions: Ints, num_classes: int) -> dict[st
     for name, rates in (("precision", precision), ("recall", recall), ("f1", f1)):
         values = np.array([rate.value for rate in rates])
         figures[f"macro_{name}"] = Measure(float(values[support > 0].mean()), n=n)
-        figures[f"weighted_{name}"] = Measure(float(weights @ values), n=n)
+        figures[f"weighted_{name}"] = Measure(math.fsum(weights * values), n=n)
         figures |= {f"{name}/{label}": rates[label] for label in np.flatnonzero(support)}
     figures |= {f"support/{label}": Measure(float(count), n=n) for label, count in enumerate(support)}
     return figures
