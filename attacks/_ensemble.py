@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
-from robbench.attacks._gradients import succeeded
+from robbench.attacks._survivors import Survivors
 from robbench.core.contracts import Attack, Classifier
-from robbench.core.sample_rng import Streams
+from robbench.core.sample_rng import Draw, Streams
 from robbench.core.threat_model import Threat
 
 
 def in_turn(
-    attacks: Mapping[str, Attack], model: Classifier, images: Tensor, labels: Tensor, threat: Threat, rng: Streams
+    attacks: Mapping[Draw, Attack], model: Classifier, images: Tensor, labels: Tensor, threat: Threat, rng: Streams
 ) -> Tensor:
     """What attacks make of images, one after the other, each only of those that survived the ones before.
 
-    Survival is by the hard decision on the images that an attack returns, which costs a forward pass per attack.
+    Survival is by the hard prediction on the images that an attack returns, at a forward pass per attack.
 
     Args:
         attacks: Attacks in their order by names of their own; each draws from streams that its name sets apart.
@@ -31,20 +31,43 @@ def in_turn(
     Returns:
         Images that fool the model where an attack found them, otherwise those of the last attack.
     """
-    results, alive = images.clone(), torch.arange(len(images), device=images.device)
+    found, left = images.clone(), Survivors.of(model, images, labels, threat, rng)
     for name, attack in attacks.items():
-        if len(alive) == 0:
+        if not left:
             break
-        view, wanted = model.subset(alive), labels[alive]
-        attacked = attack.perturb(view, images[alive], wanted, threat, rng[alive].fork(name))
-        with torch.no_grad():
-            decisions = view.predict(attacked)
-        results[alive] = attacked
-        alive = alive[~succeeded(decisions, wanted, threat.targeted)]
-    return results
+        streams = left.rng.fork(*(name if isinstance(name, tuple) else (name,)))
+        attacked = attack.perturb(left.model, left.images, left.labels, threat, streams)
+        found[left.index] = attacked
+        left = left[~left.fools(attacked)]
+    return found
 
 
-def passes_in_turn(attacks: Mapping[str, Attack], num_classes: int) -> tuple[int, int]:
+def passes_in_turn(attacks: Mapping[Draw, Attack], num_classes: int) -> tuple[int, int]:
     """Forward and backward passes of attacks in turn on a sample that survives them all."""
     costs = [attack.passes(num_classes) for attack in attacks.values()]
     return sum(forwards + 1 for forwards, _ in costs), sum(backwards for _, backwards in costs)
+
+
+@dataclass(frozen=True)
+class SubstituteAttack(Attack):
+    """An attack on a substitute for the model.
+
+    Attributes:
+        attack: The attack.
+        substitute: Another model, or the name of other scores of the one under attack.
+    """
+
+    attack: Attack
+    substitute: Classifier | str
+
+    def __post_init__(self) -> None:
+        """Nothing to check: nobody asks for it by name."""
+
+    def perturb(self, model: Classifier, images: Tensor, labels: Tensor, threat: Threat, rng: Streams) -> Tensor:
+        """What the attack makes of the images."""
+        other = model.surrogate(self.substitute) if isinstance(self.substitute, str) else self.substitute
+        return self.attack.perturb(other, images, labels, threat, rng)
+
+    def passes(self, num_classes: int) -> tuple[int, int]:
+        """Those of the attack."""
+        return self.attack.passes(num_classes)

@@ -6,8 +6,8 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
+from robbench.attacks._losses import Gain
 from robbench.attacks._projections import l2_direction
 from robbench.core.contracts import Classifier
 from robbench.core.threat_model import Norm
@@ -26,10 +26,8 @@ def input_gradient(function: Callable[[Tensor], Tensor], images: Tensor) -> Tens
     return torch.autograd.grad(value, images, allow_unused=True, materialize_grads=True)[0]
 
 
-def score_gradient(
-    model: Classifier, images: Tensor, objective: Callable[[Tensor], Tensor]
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradient of an objective of the scores, with what the same pass tells.
+def score_gradient(model: Classifier, images: Tensor, objective: Gain) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradient of an objective of the scores, with its value and the predictions from the same pass.
 
     Args:
         model: The model; one forward and one backward pass.
@@ -38,7 +36,7 @@ def score_gradient(
             no sample's depends on the size of the batch.
 
     Returns:
-        The gradient, of the images' shape; the values ``(N,)``; the hard decisions ``(N,)``.
+        The gradient, of the images' shape; the values ``(N,)``; the hard predictions ``(N,)``.
     """
     seen: list[Tensor] = []
 
@@ -51,17 +49,6 @@ def score_gradient(
     gradient = input_gradient(total, images)
     values, decisions = seen
     return gradient, values, decisions
-
-
-def cross_entropy_gain(labels: Tensor, targeted: bool) -> Callable[[Tensor], Tensor]:
-    """What an attacker raises: the cross-entropy of the true class, or minus that of the target."""
-    sign = -1.0 if targeted else 1.0
-    return lambda scores: sign * functional.cross_entropy(scores, labels, reduction="none")
-
-
-def succeeded(decisions: Tensor, labels: Tensor, targeted: bool) -> Tensor:
-    """Which hard decisions are as the attacker wants them, bool, shape ``(N,)``."""
-    return decisions == labels if targeted else decisions != labels
 
 
 def steepest_step(images: Tensor, gradient: Tensor, norm: Norm, size: float) -> Tensor:

@@ -10,13 +10,15 @@ from torch import Tensor
 from torch.nn import functional
 
 Loss: TypeAlias = Literal["ce", "dlr", "margin"]
+Gain: TypeAlias = Callable[[Tensor], Tensor]
+"""From scores ``(N, K)`` to one value per sample ``(N,)``."""
 
 
-def gain(loss: Loss, labels: Tensor, targeted: bool) -> Callable[[Tensor], Tensor]:
+def gain(loss: Loss, labels: Tensor, targeted: bool) -> Gain:
     """What an attacker raises to leave classes, or to reach them past whichever other class has the highest score.
 
     Args:
-        loss: ``ce``, ``margin``, or ``dlr``, in whose place stands the margin where there are fewer than three classes,
+        loss: ``ce``, ``margin``, or ``dlr``, which is replaced by the margin where there are fewer than three classes,
             fewer than four to reach one.
         labels: Classes to leave, or targets to reach, int64, shape ``(N,)``.
         targeted: Whether the labels are targets.
@@ -27,19 +29,19 @@ def gain(loss: Loss, labels: Tensor, targeted: bool) -> Callable[[Tensor], Tenso
 
     def values(scores: Tensor) -> Tensor:
         if targeted:
-            return gain_towards(loss, _without(scores, labels).argmax(dim=1), labels)(scores)
+            return gain_towards(loss, others(scores, labels).argmax(dim=1), labels)(scores)
         return _AWAY[_possible(loss, scores, least=3)](scores, labels)
 
     return values
 
 
-def gain_towards(loss: Loss, labels: Tensor, targets: Tensor) -> Callable[[Tensor], Tensor]:
-    """What an attacker raises to leave classes by way of others.
+def gain_towards(loss: Loss, labels: Tensor, targets: Tensor) -> Gain:
+    """What an attacker raises to change the prediction from given classes to given others.
 
     Args:
-        loss: ``ce``, ``margin``, or ``dlr``, in whose place stands the margin where there are fewer than four classes.
+        loss: ``ce``, ``margin``, or ``dlr``, which is replaced by the margin where there are fewer than four classes.
         labels: Classes to leave, int64, shape ``(N,)``.
-        targets: Classes to make for, int64, shape ``(N,)``.
+        targets: Classes to reach, int64, shape ``(N,)``.
 
     Returns:
         A function from scores ``(N, K)`` to values ``(N,)``.
@@ -53,15 +55,15 @@ def cross_entropy(scores: Tensor, labels: Tensor) -> Tensor:
 
 
 def margin(scores: Tensor, labels: Tensor) -> Tensor:
-    """Best other score minus that of the label, shape ``(N,)``: positive where the label does not win."""
-    return _without(scores, labels).amax(dim=1) - _at(scores, labels)
+    """Best other score minus that of the label, shape ``(N,)``: positive where another class is predicted."""
+    return others(scores, labels).amax(dim=1) - _at(scores, labels)
 
 
 def dlr(scores: Tensor, labels: Tensor) -> Tensor:
     """Difference of logits ratio, shape ``(N,)``: the margin over the gap between the first and the third score.
 
-    It changes neither with the scale nor with the shift of the scores (Croce and Hein, "Reliable evaluation of
-    adversarial robustness with an ensemble of diverse parameter-free attacks", 2020, equation 6). Needs three classes.
+    It is invariant to scale and shift of the scores (Croce and Hein, "Reliable evaluation of adversarial robustness
+    with an ensemble of diverse parameter-free attacks", 2020, equation 6). Needs three classes.
     """
     best = scores.sort(dim=1, descending=True).values
     return margin(scores, labels) / _positive(best[:, 0] - best[:, 2])
@@ -86,16 +88,23 @@ def dlr_towards(scores: Tensor, labels: Tensor, targets: Tensor) -> Tensor:
     return margin_towards(scores, labels, targets) / _positive(best[:, 0] - (best[:, 2] + best[:, 3]) / 2)
 
 
+def others(scores: Tensor, labels: Tensor) -> Tensor:
+    """Scores ``(N, K)`` with those of the labels at -inf."""
+    return scores.scatter(1, labels[:, None], -torch.inf)
+
+
+def likeliest_others(scores: Tensor, labels: Tensor, count: int) -> Tensor:
+    """The classes but the labels with the highest scores, those first, int64, shape ``(N, min(count, K - 1))``."""
+    ranked = others(scores, labels).argsort(dim=1, descending=True, stable=True)
+    return ranked[:, : min(count, scores.shape[1] - 1)]
+
+
 _AWAY = {"ce": cross_entropy, "dlr": dlr, "margin": margin}
 _TOWARDS = {"ce": cross_entropy_towards, "dlr": dlr_towards, "margin": margin_towards}
 
 
 def _possible(loss: Loss, scores: Tensor, least: int) -> Loss:
     return "margin" if loss == "dlr" and scores.shape[1] < least else loss
-
-
-def _without(scores: Tensor, classes: Tensor) -> Tensor:
-    return scores.scatter(1, classes[:, None], -torch.inf)
 
 
 def _at(scores: Tensor, classes: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""What attacks that look for the smallest change that fools a model have in common."""
+"""The shared parts of minimum-norm attacks."""
 
 from __future__ import annotations
 
@@ -11,22 +11,23 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from robbench.attacks._gradients import succeeded
+from robbench.attacks._losses import Gain, margin
+from robbench.attacks._survivors import Survivors
 from robbench.core.contracts import Attack, Classifier
 from robbench.core.sample_rng import Streams
 from robbench.core.threat_model import Norm, Threat
 
-_ORDERS = {"linf": math.inf, "l2": 2.0, "l1": 1.0, "l0": 0.0}
+ORDERS = {"linf": math.inf, "l2": 2.0, "l1": 1.0, "l0": 0.0}
 _DUALS: dict[str, Norm] = {"linf": "l1", "l2": "l2", "l1": "linf"}
 
 
 @dataclass(frozen=True)
 class MinimalNormAttack(Attack):
-    """An attack that returns, for each sample, the smallest change that it saw fool the hard decision.
+    """An attack that returns, for each sample, the smallest change that it saw change the hard prediction.
 
-    The search follows the scores. Where the hard decision is another than their arg max, it is the decision that tells
-    whether the search has arrived. Samples that are fooled as they are come back unchanged, and so do those for which
-    nothing was found.
+    The search follows the scores; the hard prediction tells whether it has succeeded, also where it is not the arg max
+    of the scores. Samples that fool the model as they are come back unchanged, and so do those for which nothing was
+    found.
     """
 
     targetable: ClassVar[bool] = True
@@ -36,23 +37,20 @@ class MinimalNormAttack(Attack):
 
     def perturb(self, model: Classifier, images: Tensor, labels: Tensor, threat: Threat, rng: Streams) -> Tensor:
         """The nearest images found that fool the model, or the images themselves. Draws nothing."""
-        with torch.no_grad():
-            decisions = model.predict(images)
-        standing = (~succeeded(decisions, labels, threat.targeted)).nonzero().flatten()
-        found = images.clone()
-        if len(standing):
-            found[standing] = self.search(model.subset(standing), images[standing], labels[standing], threat)
-        return found
+        everyone, nearest = Survivors.of(model, images, labels, threat, rng), Nearest.to(images)
+        left = everyone[~everyone.fools(images)]
+        if left:
+            self.search(left, threat.norm, nearest)
+        return nearest.images
 
     @abc.abstractmethod
-    def search(self, model: Classifier, images: Tensor, labels: Tensor, threat: Threat) -> Tensor:
-        """The nearest images found that fool the model, or the images themselves.
+    def search(self, left: Survivors, norm: Norm, nearest: Nearest) -> None:
+        """Offer images that fool the model to ``nearest``.
 
         Args:
-            model: The model, as samples of this batch are to be charged.
-            images: Images that do not fool it as they are, shape ``(N, C, H, W)``, at least one.
-            labels: True classes or targets, shape ``(N,)``.
-            threat: The norm to keep small, and whether labels are targets.
+            left: The samples that do not fool it as they are, at least one.
+            norm: What is to be small.
+            nearest: The nearest images of the whole batch.
         """
 
     def refusal(self, threat: Threat, num_classes: int) -> str | None:
@@ -81,22 +79,27 @@ class Nearest:
         """None yet."""
         return cls(images.clone(), torch.full((len(images),), torch.inf, dtype=torch.float64, device=images.device))
 
-    def offer(self, index: Tensor, images: Tensor, sizes: Tensor, fooled: Tensor) -> None:
+    def offer(self, left: Survivors, images: Tensor, sizes: Tensor, fooled: Tensor) -> Tensor:
         """Keep the images that fool the model and are nearer than what there is.
 
         Args:
-            index: Which samples the other arguments are about, int64, shape ``(M,)``.
+            left: The samples in question.
             images: Shape ``(M, C, H, W)``.
             sizes: Shape ``(M,)``.
-            fooled: bool, shape ``(M,)``.
+            fooled: Whether they fool the model, bool, shape ``(M,)``.
+
+        Returns:
+            Which were kept, bool, shape ``(M,)``.
         """
-        better = fooled & (sizes < self.sizes[index])
-        self.images[index[better]], self.sizes[index[better]] = images[better], sizes[better]
+        better = fooled & (sizes < self.sizes[left.index])
+        rows = left.index[better]
+        self.images[rows], self.sizes[rows] = images[better], sizes[better]
+        return better
 
 
 def size_of(change: Tensor, norm: Norm) -> Tensor:
     """Norm of each sample's change, float64, shape ``(N,)``."""
-    sizes: Tensor = torch.linalg.vector_norm(change.flatten(1), _ORDERS[norm], dim=1, dtype=torch.float64)
+    sizes: Tensor = torch.linalg.vector_norm(change.flatten(1), ORDERS[norm], dim=1, dtype=torch.float64)
     return sizes
 
 
@@ -105,18 +108,13 @@ def dual_size(gradient: Tensor, norm: Norm) -> Tensor:
     return size_of(gradient, _DUALS[norm])
 
 
-def lead(labels: Tensor, targeted: bool) -> Callable[[Tensor], Tensor]:
-    """How far scores are from where the attacker wants them: positive before, negative after.
+def lead(left: Survivors) -> Gain:
+    """The margin of scores that the attacker has yet to overcome: positive before, negative after.
 
-    The true class's score less the best other one, or the best other score less the target's.
+    The true class's score minus the best other one, or the best other score minus the target's.
     """
-
-    def of(scores: Tensor) -> Tensor:
-        own = scores.gather(1, labels[:, None]).squeeze(1)
-        other = scores.scatter(1, labels[:, None], -torch.inf).amax(dim=1)
-        return other - own if targeted else own - other
-
-    return of
+    sign = 1 if left.targeted else -1
+    return lambda scores: sign * margin(scores, left.labels)
 
 
 def cosine(step: int, steps: int) -> float:
@@ -124,18 +122,33 @@ def cosine(step: int, steps: int) -> float:
     return 0.01 + 0.99 * (1 + math.cos(math.pi * step / steps)) / 2
 
 
-def search_weight(arrives: Callable[[Tensor], Tensor], first: Tensor, rounds: int) -> None:
-    """Look for the smallest weight of the aim of fooling at which an optimization arrives, for each sample by itself.
+def hinge_open(fooled: Tensor, leads: Tensor, kappa: float) -> Tensor:
+    """Whether ``max(lead + kappa, 0)`` still counts: until the prediction is wrong and the lead is -kappa or less."""
+    return ~(fooled & (leads <= -kappa) if kappa else fooled)
 
-    Ten times the weight until it arrives, then bisection (Carlini and Wagner, 2017, section V.B).
+
+def search_c(
+    minimize: Callable[[Survivors, Tensor, Nearest], Tensor],
+    left: Survivors,
+    first: float,
+    rounds: int,
+    nearest: Nearest,
+) -> None:
+    """Look for the smallest c, the weight of fooling the model, at which an optimization succeeds, sample by sample.
+
+    Ten times the last c until it succeeds, then bisection (Carlini and Wagner, 2017, section V.B).
 
     Args:
-        arrives: From weights, shape ``(N,)``, to whether the optimization arrived, bool, shape ``(N,)``.
-        first: The weights of the first round.
-        rounds: How many rounds.
+        minimize: From samples and c to whether each sample's image fooled the model; both shape ``(N,)``, for the whole
+            batch. Offers what it finds to ``nearest``.
+        left: The samples.
+        first: The first c.
+        rounds: How many values of c.
+        nearest: The nearest images of the whole batch.
     """
-    weight, low, high = first, torch.zeros_like(first), torch.full_like(first, torch.inf)
+    c = torch.full_like(nearest.sizes, first, dtype=left.images.dtype)
+    low, high = torch.zeros_like(c), torch.full_like(c, torch.inf)
     for _ in range(rounds):
-        arrived = arrives(weight)
-        low, high = torch.where(arrived, low, weight), torch.where(arrived, weight, high)
-        weight = torch.where(high.isinf(), 10 * weight, (low + high) / 2)
+        succeeded = minimize(left, c, nearest)
+        low, high = torch.where(succeeded, low, c), torch.where(succeeded, c, high)
+        c = torch.where(high.isinf(), 10 * c, (low + high) / 2)

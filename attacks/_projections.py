@@ -52,11 +52,11 @@ def project(images: Tensor, change: Tensor, norm: Norm, eps: float) -> Tensor:
         shrink = torch.where(sizes > eps, eps / sizes, 1.0).to(change.dtype)
         return add(images, change * per_sample(shrink, change))
     if norm == "l1":
-        return add(images, _project_l1(change.flatten(1), eps).reshape(change.shape))
+        return add(images, project_l1(change.flatten(1), eps).reshape(change.shape))
     raise ValueError(f"no projection onto a ball in {norm}")
 
 
-def _project_l1(change: Tensor, eps: float) -> Tensor:
+def project_l1(change: Tensor, eps: float) -> Tensor:
     """Euclidean projection of rows onto the L1 ball (Duchi et al., ICML 2008, figure 1)."""
     if eps == 0:
         return torch.zeros_like(change)
@@ -67,6 +67,36 @@ def _project_l1(change: Tensor, eps: float) -> Tensor:
     support = (ordered * ranks > excess).sum(dim=1, keepdim=True).clamp(min=1)
     threshold = (excess.gather(1, support - 1) / support).clamp(min=0)
     return change.sign() * (sizes - threshold).clamp(min=0).to(change.dtype)
+
+
+def project_l1_box(images: Tensor, change: Tensor, eps: float) -> Tensor:
+    """The nearest points to ``images + change`` that are in [0, 1] and within ``eps`` of the images in L1.
+
+    Every value moves by ``|change| - t``, but not below zero nor further than the box has room, with one threshold t
+    for the whole image that makes the moves sum to eps (Croce and Hein, "Mind the box", ICML 2021, section 2). The sum
+    is piecewise linear in t, with kinks where a value starts to move and where it has no more room.
+
+    Args:
+        images: Floats in [0, 1], shape ``(N, ...)``.
+        change: Same shape.
+        eps: Radius.
+    """
+    if eps == 0:
+        return images.clone()
+    wanted = change.double().flatten(1)
+    room = torch.where(wanted > 0, 1 - images.double().flatten(1), images.double().flatten(1))
+    wanted, sign = wanted.abs(), wanted.sign()
+    kinks = torch.cat([wanted, (wanted - room).clamp(min=0)], dim=1)
+    # Going down from the largest kink, the number of values that move with t changes by one at each.
+    kinks, order = kinks.sort(dim=1, descending=True)
+    moving = torch.where(order < wanted.shape[1], 1.0, -1.0).to(kinks).cumsum(dim=1)
+    moved = (moving[:, :-1] * (kinks[:, :-1] - kinks[:, 1:])).cumsum(dim=1)
+    enough = moved >= eps
+    at = enough.to(torch.int8).argmax(dim=1, keepdim=True)
+    threshold = kinks.gather(1, at + 1) + (moved.gather(1, at) - eps) / moving.gather(1, at).clamp(min=1)
+    threshold = torch.where(enough.any(dim=1, keepdim=True), threshold, 0.0)
+    moves = torch.minimum((wanted - threshold).clamp(min=0), room)
+    return add(images, (sign * moves).to(change.dtype).reshape(change.shape))
 
 
 def uniform_in_ball(rng: Streams, draw: Draw, like: Tensor, norm: Norm, eps: float) -> Tensor:
@@ -98,7 +128,19 @@ def uniform_in_ball(rng: Streams, draw: Draw, like: Tensor, norm: Norm, eps: flo
 
 def l2_direction(values: Tensor) -> Tensor:
     """Every sample scaled to L2 norm 1; zero stays zero. Values as small as the dtype holds do not vanish."""
-    largest = values.flatten(1).abs().amax(dim=1)
-    scaled = values / per_sample(torch.where(largest > 0, largest, 1.0), values)
-    sizes = torch.linalg.vector_norm(scaled.flatten(1), dim=1)
-    return scaled / per_sample(torch.where(sizes > 0, sizes, 1.0), values)
+    scaled = _scaled(values)
+    return _divided(scaled, torch.linalg.vector_norm(scaled.flatten(1), dim=1))
+
+
+def l1_direction(values: Tensor) -> Tensor:
+    """The same in L1."""
+    scaled = _scaled(values)
+    return _divided(scaled, scaled.flatten(1).abs().sum(dim=1))
+
+
+def _scaled(values: Tensor) -> Tensor:
+    return _divided(values, values.flatten(1).abs().amax(dim=1))
+
+
+def _divided(values: Tensor, sizes: Tensor) -> Tensor:
+    return values / per_sample(torch.where(sizes > 0, sizes, 1.0), values)

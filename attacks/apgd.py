@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, ClassVar, TypeAlias
+from typing import Annotated, ClassVar
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
-from robbench.attacks._apgd_state import Ascent, HalvingAscent
-from robbench.attacks._gradients import score_gradient, succeeded
-from robbench.attacks._l1_ascent import SparseAscent
-from robbench.attacks._losses import Loss, gain, gain_towards
+from robbench.attacks._apgd_state import Ascent, HalvingAscent, SparseAscent
+from robbench.attacks._losses import Loss, gain_towards, likeliest_others
 from robbench.attacks._projections import uniform_in_ball
+from robbench.attacks._survivors import Kept, Survivors
 from robbench.core.contracts import Attack, Classifier
 from robbench.core.registry import register_attack
 from robbench.core.sample_rng import Draw, Streams
 from robbench.core.threat_model import Threat
-
-Objective: TypeAlias = Callable[[Tensor], Tensor]
 
 
 @register_attack("apgd-t", norms=("linf", "l2", "l1"), brief="Auto-PGD, DLR loss, 9 targets", loss="dlr", targets=9)
@@ -64,16 +61,16 @@ class APGD(Attack):
 
     def perturb(self, model: Classifier, images: Tensor, labels: Tensor, threat: Threat, rng: Streams) -> Tensor:
         """The best images found."""
-        found, stops = _Found.of(images), self.early_stop and not model.votes
-        goals = self._goals(model, images, labels, found)
+        kept, everyone = Kept.of(images), Survivors.of(model, images, labels, threat, rng)
+        stops, goals = self.early_stop and not model.votes, self._goals(everyone, kept)
         for restart in range(self.restarts):
-            for rank, goal in enumerate(goals.unbind(dim=1) if self.targets else (None,)):
-                index = (~found.fooled if stops else torch.ones_like(found.fooled)).nonzero().flatten()
-                if len(index) == 0:
-                    return found.images
-                ascent = self._begin(images[index], threat, rng[index], ("start", restart, rank))
-                self._climb(model, ascent, index, labels, goal, threat, found)
-        return found.images
+            for rank, goal in enumerate(goals):
+                left = everyone[~kept.fooled] if stops else everyone
+                if not left:
+                    return kept.images
+                ascent = self._begin(left, threat, ("start", restart, rank))
+                self._climb(left, None if goal is None else goal[left.index], ascent, stops, kept)
+        return kept.images
 
     def refusal(self, threat: Threat, num_classes: int) -> str | None:
         """Targets of its own next to a target that is given."""
@@ -87,74 +84,38 @@ class APGD(Attack):
         runs = self.restarts * max(goals, 1)
         return (goals > 0) + runs * (self.steps + 1), runs * self.steps
 
-    def _goals(self, model: Classifier, images: Tensor, labels: Tensor, found: _Found) -> Tensor:
-        """The classes to make for, int64, shape ``(N, targets)``."""
+    def _goals(self, everyone: Survivors, kept: Kept) -> Sequence[Tensor | None]:
+        """The classes to make for in turn, int64, shape ``(N,)`` each; None for any but the label."""
         if not self.targets:
-            return labels.new_empty(len(labels), 0)
+            return (None,)
         with torch.no_grad():
-            scores, decisions = model.decide(images)
-        found.fooled |= decisions != labels
-        others = scores.scatter(1, labels[:, None], -torch.inf)
-        return others.argsort(dim=1, descending=True, stable=True)[:, : min(self.targets, scores.shape[1] - 1)]
+            scores, decisions = everyone.model.decide(everyone.images)
+        kept.offer(everyone, everyone.images, everyone.fooled(decisions))
+        return likeliest_others(scores, everyone.labels, self.targets).unbind(dim=1)
 
-    def _begin(self, images: Tensor, threat: Threat, rng: Streams, draw: Draw) -> Ascent:
-        change = uniform_in_ball(rng, draw, images, threat.norm, threat.radius)
+    def _begin(self, left: Survivors, threat: Threat, draw: Draw) -> Ascent:
+        delta = uniform_in_ball(left.rng, draw, left.images, threat.norm, threat.radius)
         if threat.norm == "l1":
-            return SparseAscent.begin(images, change, threat.radius, self.steps)
-        return HalvingAscent.begin(images, change, threat.norm, threat.radius, self.steps)
+            return SparseAscent.begin(left.images, delta, threat.radius, self.steps)
+        return HalvingAscent.begin(left.images, delta, threat.norm, threat.radius, self.steps)
 
-    def _climb(
-        self,
-        model: Classifier,
-        ascent: Ascent,
-        index: Tensor,
-        labels: Tensor,
-        goal: Tensor | None,
-        threat: Threat,
-        found: _Found,
-    ) -> None:
+    def _climb(self, left: Survivors, goal: Tensor | None, ascent: Ascent, stops: bool, kept: Kept) -> None:
+        """Ask the ascent for points, tell it the value and gradient there, and keep the best that lie in the ball."""
         for step in range(self.steps + 1):
-            view, wanted = model.subset(index), labels[index]
-            if goal is None:
-                objective = gain(self.loss, wanted, threat.targeted)
+            x = ascent.proposal
+            objective = left.gain(self.loss) if goal is None else gain_towards(self.loss, left.labels, goal)
+            if step == self.steps:  # nothing follows the gradient at the last point
+                value, fooled = left.look(x, objective)
+                g = torch.zeros_like(x)
             else:
-                objective = gain_towards(self.loss, wanted, goal[index])
-            gradient, value, decisions = _look(view, ascent.proposal, objective, last=step == self.steps)
+                g, value, fooled = left.gradient(x, objective)
+            value = value.to(x.dtype)
             if ascent.allowed:
-                hit = succeeded(decisions, wanted, threat.targeted)
-                found.offer(index, ascent.proposal, value, hit)
-                if self.early_stop and not model.votes:
-                    index, ascent, gradient, value = index[~hit], ascent[~hit], gradient[~hit], value[~hit]
-            if len(index) == 0 or step == self.steps:
+                kept.offer(left, x, fooled, value)
+                if stops:
+                    stays = ~fooled
+                    left, ascent, g, value = left[stays], ascent[stays], g[stays], value[stays]
+                    goal = None if goal is None else goal[stays]
+            if not left or step == self.steps:
                 return
-            ascent = ascent.tell(value, gradient)
-
-
-@dataclass
-class _Found:
-    """The best images so far: those that fool the model before others, then by value."""
-
-    images: Tensor
-    value: Tensor
-    fooled: Tensor
-
-    @classmethod
-    def of(cls, images: Tensor) -> _Found:
-        value = images.new_full((len(images),), -torch.inf)
-        return cls(images.clone(), value, torch.zeros_like(value, dtype=torch.bool))
-
-    def offer(self, index: Tensor, images: Tensor, value: Tensor, fooled: Tensor) -> None:
-        before = self.fooled[index]
-        better = (fooled & ~before) | ((fooled == before) & (value > self.value[index]))
-        rows = index[better]
-        self.images[rows], self.value[rows], self.fooled[rows] = images[better], value[better], fooled[better]
-
-
-def _look(model: Classifier, images: Tensor, objective: Objective, last: bool) -> tuple[Tensor, Tensor, Tensor]:
-    if not last:
-        gradient, value, decisions = score_gradient(model, images, objective)
-        return gradient, value.to(images.dtype), decisions
-    # Nothing follows the gradient at the last point.
-    with torch.no_grad():
-        scores, decisions = model.decide(images)
-    return torch.zeros_like(images), objective(scores).to(images.dtype), decisions
+            ascent = ascent.tell(value, g)

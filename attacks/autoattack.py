@@ -15,13 +15,13 @@ from robbench.attacks.fab import FAB
 from robbench.attacks.square import Square
 from robbench.core.contracts import Attack, Classifier
 from robbench.core.registry import register_attack
-from robbench.core.sample_rng import Streams
+from robbench.core.sample_rng import Draw, Streams
 from robbench.core.threat_model import Threat
 
 _STEPS = 100
 
 
-def _parts(restarts: int, targets: int) -> Mapping[str, Attack]:
+def _parts(restarts: int, targets: int) -> Mapping[Draw, Attack]:
     return MappingProxyType(
         {
             "apgd-ce": APGD("ce", steps=_STEPS, restarts=restarts),

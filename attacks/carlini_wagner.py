@@ -9,16 +9,15 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from robbench.attacks._gradients import score_gradient, succeeded
-from robbench.attacks._minimum_norm import MinimalNormAttack, Nearest, lead, search_weight, size_of
+from robbench.attacks._minimum_norm import MinimalNormAttack, Nearest, hinge_open, lead, search_c, size_of
 from robbench.attacks._projections import per_sample
-from robbench.core.contracts import Classifier
+from robbench.attacks._survivors import Survivors
 from robbench.core.registry import register_attack
-from robbench.core.threat_model import Threat
+from robbench.core.threat_model import Norm
 
 # Where pixels at 0 and 1 start, in [-1, 1]: the ends of the tanh lie at infinity, and close to them it is all but flat.
 _INSIDE = 0.999
-_ADAM = (0.9, 0.999, 1e-8)
+_BETA_1, _BETA_2, _EPSILON = 0.9, 0.999, 1e-8
 
 
 @register_attack("carlini-wagner", norms=("l2",), brief="Carlini-Wagner L2 attack")
@@ -48,52 +47,37 @@ class CarliniWagner(MinimalNormAttack):
     c: Annotated[float, Field(gt=0)] = 1e-3
     abort_early: bool = True
 
-    def search(self, model: Classifier, images: Tensor, labels: Tensor, threat: Threat) -> Tensor:
-        """The nearest of all images passed through the model that fool it."""
-        nearest = Nearest.to(images)
-        search_weight(
-            lambda weight: self._descend(model, images, labels, threat.targeted, weight, nearest),
-            torch.full((len(images),), self.c, dtype=images.dtype, device=images.device),
-            self.search_steps,
-        )
-        return nearest.images
+    def search(self, left: Survivors, norm: Norm, nearest: Nearest) -> None:
+        """Try every c."""
+        search_c(self._minimize, left, self.c, self.search_steps, nearest)
 
     def passes(self, num_classes: int) -> tuple[int, int]:
         """One pass of each kind per step, and a forward pass on the images."""
         return 1 + self.search_steps * self.steps, self.search_steps * self.steps
 
-    def _descend(
-        self, model: Classifier, images: Tensor, labels: Tensor, targeted: bool, weights: Tensor, nearest: Nearest
-    ) -> Tensor:
-        active = torch.arange(len(images), device=images.device)
-        arrived = torch.zeros_like(active, dtype=torch.bool)
-        last = torch.full_like(weights, torch.inf)
-        variable = torch.atanh((2 * images - 1).clamp(-_INSIDE, _INSIDE))
-        mean, square = torch.zeros_like(images), torch.zeros_like(images)
-        for step in range(1, self.steps + 1):
-            clean, given, weight = images[active], labels[active], weights[active]
-            current = (1 + variable.tanh()) / 2
-            gradient, leads, decisions = score_gradient(model.subset(active), current, lead(given, targeted))
-            fooled = succeeded(decisions, given, targeted)
-            if self.confidence:
-                fooled &= leads <= -self.confidence
-            change = current - clean
+    def _minimize(self, left: Survivors, c: Tensor, nearest: Nearest) -> Tensor:
+        """Lower ``‖x' - x‖₂² + c * max(lead(x') + kappa, 0)`` over w, where ``x' = (1 + tanh w) / 2``."""
+        kappa, succeeded, c = self.confidence, torch.zeros_like(c, dtype=torch.bool), c[left.index]
+        w = torch.atanh((2 * left.images - 1).clamp(-_INSIDE, _INSIDE))
+        m, v, last = torch.zeros_like(w), torch.zeros_like(w), torch.full_like(c, torch.inf)
+        for t in range(1, self.steps + 1):
+            x = (1 + w.tanh()) / 2
+            g, leads, fooled = left.gradient(x, lead(left))
+            change, pulls = x - left.images, hinge_open(fooled, leads, kappa)
             sizes = size_of(change, "l2")
-            nearest.offer(active, current, sizes, fooled)
-            arrived[active[fooled]] = True
+            nearest.offer(left, x, sizes, ~pulls)
+            succeeded[left.index[~pulls]] = True
 
-            slope = 2 * change + per_sample(torch.where(fooled, 0, weight), images) * gradient
-            slope = slope * 2 * current * (1 - current)
-            mean = _ADAM[0] * mean + (1 - _ADAM[0]) * slope
-            square = _ADAM[1] * square + (1 - _ADAM[1]) * slope**2
-            scale = (square / (1 - _ADAM[1] ** step)).sqrt() + _ADAM[2]
-            variable = variable - self.lr * mean / (1 - _ADAM[0] ** step) / scale
+            slope = 2 * change + per_sample(torch.where(pulls, c, 0), x) * g
+            slope = slope * 2 * x * (1 - x)
+            m = _BETA_1 * m + (1 - _BETA_1) * slope
+            v = _BETA_2 * v + (1 - _BETA_2) * slope**2
+            w = w - self.lr * m / (1 - _BETA_1**t) / ((v / (1 - _BETA_2**t)).sqrt() + _EPSILON)
 
-            if self.abort_early and step % max(1, self.steps // 10) == 0:
-                objective = sizes**2 + torch.where(fooled, 0, weight * (leads + self.confidence))
-                stays = objective < (1 - 1e-4) * last[active]
-                last[active] = objective.to(last.dtype)
-                active, variable, mean, square = active[stays], variable[stays], mean[stays], square[stays]
-                if len(active) == 0:
+            if self.abort_early and t % max(1, self.steps // 10) == 0:
+                objective = sizes**2 + torch.where(pulls, c * (leads + kappa), 0)
+                stays, last = objective < (1 - 1e-4) * last, objective.to(last.dtype)
+                left, c, last, w, m, v = left[stays], c[stays], last[stays], w[stays], m[stays], v[stays]
+                if not left:
                     break
-        return arrived
+        return succeeded

@@ -7,14 +7,12 @@ from typing import Annotated, ClassVar
 
 import torch
 from pydantic import Field
-from torch import Tensor
 
-from robbench.attacks._gradients import cross_entropy_gain, score_gradient, succeeded
 from robbench.attacks._minimum_norm import MinimalNormAttack, Nearest, cosine, size_of
 from robbench.attacks._projections import l2_direction, per_sample
-from robbench.core.contracts import Classifier
+from robbench.attacks._survivors import Survivors
 from robbench.core.registry import register_attack
-from robbench.core.threat_model import Threat
+from robbench.core.threat_model import Norm
 
 
 @register_attack("ddn", norms=("l2",))
@@ -40,23 +38,17 @@ class DDN(MinimalNormAttack):
 
     margin_loss: ClassVar[bool] = False
 
-    def search(self, model: Classifier, images: Tensor, labels: Tensor, threat: Threat) -> Tensor:
-        """The nearest image of the trajectory that fools the model."""
-        nearest, every = Nearest.to(images), torch.arange(len(images), device=images.device)
-        gain = cross_entropy_gain(labels, threat.targeted)
-        current = images
-        radius = torch.full((len(images),), self.start, dtype=images.dtype, device=images.device)
-        for step in range(self.steps):
-            gradient, _, decisions = score_gradient(model, current, gain)
-            fooled = succeeded(decisions, labels, threat.targeted)
-            nearest.offer(every, current, size_of(current - images, "l2"), fooled)
-            radius = radius * torch.where(fooled, 1 - self.gamma, 1 + self.gamma)
-            direction = l2_direction(current - images + cosine(step, self.steps) * l2_direction(gradient))
-            current = (images + per_sample(radius, images) * direction).clamp(0, 1)
-        with torch.no_grad():
-            fooled = succeeded(model.predict(current), labels, threat.targeted)
-        nearest.offer(every, current, size_of(current - images, "l2"), fooled)
-        return nearest.images
+    def search(self, left: Survivors, norm: Norm, nearest: Nearest) -> None:
+        """Offer every iterate ``x_k = clip(x + eps_k * delta / ‖delta‖₂)``."""
+        x = x_k = left.images
+        eps_k = torch.full_like(left.labels, self.start, dtype=x.dtype)
+        for k in range(self.steps):
+            g, _, fooled = left.gradient(x_k, left.gain("ce"))
+            nearest.offer(left, x_k, size_of(x_k - x, "l2"), fooled)
+            eps_k = eps_k * torch.where(fooled, 1 - self.gamma, 1 + self.gamma)
+            delta = x_k - x + cosine(k, self.steps) * l2_direction(g)
+            x_k = (x + per_sample(eps_k, x) * l2_direction(delta)).clamp(0, 1)
+        nearest.offer(left, x_k, size_of(x_k - x, "l2"), left.fools(x_k))
 
     def passes(self, num_classes: int) -> tuple[int, int]:
         """One pass of each kind per step, and forward passes on the images and on the last iterate."""

@@ -10,11 +10,12 @@ from pydantic import Field
 from torch import Tensor
 
 from robbench.attacks._gradients import steepest_step
-from robbench.attacks._minimum_norm import MinimalNormAttack, dual_size
+from robbench.attacks._losses import others
+from robbench.attacks._minimum_norm import MinimalNormAttack, Nearest, dual_size, size_of
 from robbench.attacks._projections import per_sample
-from robbench.core.contracts import Classifier
+from robbench.attacks._survivors import Survivors
 from robbench.core.registry import register_attack
-from robbench.core.threat_model import Norm, Threat
+from robbench.core.threat_model import Norm
 
 
 @register_attack("deepfool", norms=("l2", "linf"))
@@ -40,21 +41,17 @@ class DeepFool(MinimalNormAttack):
 
     targetable: ClassVar[bool] = False
 
-    def search(self, model: Classifier, images: Tensor, labels: Tensor, threat: Threat) -> Tensor:
-        """The images at which the hard decision first falls."""
-        found, current = images.clone(), images
-        active = torch.arange(len(images), device=images.device)
+    def search(self, left: Survivors, norm: Norm, nearest: Nearest) -> None:
+        """Offer the images at which the hard prediction first changes."""
+        x_i = left.images
         for _ in range(self.steps):
-            view, clean = model.subset(active), images[active]
-            current = (current + self._step(view, current, labels[active], threat.norm)).clamp(0, 1)
-            tried = (clean + (1 + self.overshoot) * (current - clean)).clamp(0, 1)
-            with torch.no_grad():
-                fooled = view.predict(tried) != labels[active]
-            found[active[fooled]] = tried[fooled]
-            active, current = active[~fooled], current[~fooled]
-            if len(active) == 0:
+            x_i = (x_i + self._step(left, x_i, norm)).clamp(0, 1)
+            tried = (left.images + (1 + self.overshoot) * (x_i - left.images)).clamp(0, 1)
+            fooled = left.fools(tried)
+            nearest.offer(left, tried, size_of(tried - left.images, norm), fooled)
+            left, x_i = left[~fooled], x_i[~fooled]
+            if not left:
                 break
-        return found
 
     def passes(self, num_classes: int) -> tuple[int, int]:
         """What linearizing and trying cost in every step."""
@@ -63,12 +60,13 @@ class DeepFool(MinimalNormAttack):
     def _rivals(self, num_classes: int) -> int:
         return min(num_classes - 1, self.candidates or num_classes - 1)
 
-    def _step(self, model: Classifier, images: Tensor, labels: Tensor, norm: Norm) -> Tensor:
+    def _step(self, left: Survivors, images: Tensor, norm: Norm) -> Tensor:
+        """The smallest change that brings the linearized score of another class up to that of the label."""
+        labels = left.labels
         with torch.enable_grad():
             images = images.detach().requires_grad_()
-            scores = model(images)
-            others = scores.scatter(1, labels[:, None], -torch.inf)
-            rivals = others.topk(self._rivals(scores.shape[1]), dim=1).indices
+            scores = left.model(images)
+            rivals = others(scores, labels).topk(self._rivals(scores.shape[1]), dim=1).indices
             gaps = scores.gather(1, rivals) - scores.gather(1, labels[:, None])
             totals = gaps.sum(dim=0).unbind()
         step = torch.zeros_like(images)
@@ -77,7 +75,7 @@ class DeepFool(MinimalNormAttack):
             return step
         for gap, total in zip(gaps.detach().double().abs().unbind(dim=1), totals, strict=True):
             (slope,) = torch.autograd.grad(total, images, retain_graph=True, allow_unused=True, materialize_grads=True)
-            # A rival ahead in the scores whom the decision does not follow is chased further: hence the absolute value.
+            # A rival ahead in the scores that is not predicted is chased further: hence the absolute value.
             distance = gap / dual_size(slope, norm)
             nearer = per_sample(distance < nearest, images)
             length = per_sample(distance.clamp(max=torch.finfo(images.dtype).max).to(images.dtype), images)

@@ -9,12 +9,11 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from robbench.attacks._gradients import score_gradient, succeeded
-from robbench.attacks._minimum_norm import MinimalNormAttack, Nearest, lead, search_weight, size_of
+from robbench.attacks._minimum_norm import MinimalNormAttack, Nearest, hinge_open, lead, search_c, size_of
 from robbench.attacks._projections import per_sample
-from robbench.core.contracts import Classifier
+from robbench.attacks._survivors import Survivors
 from robbench.core.registry import register_attack
-from robbench.core.threat_model import Threat
+from robbench.core.threat_model import Norm
 
 
 @register_attack("elastic-net", norms=("l1",))
@@ -48,55 +47,39 @@ class ElasticNet(MinimalNormAttack):
     c: Annotated[float, Field(gt=0)] = 1e-3
     rule: Literal["l1", "elastic-net"] = "l1"
 
-    def search(self, model: Classifier, images: Tensor, labels: Tensor, threat: Threat) -> Tensor:
-        """The best of all images after shrinkage that fool the model."""
-        nearest = Nearest.to(images)
-        search_weight(
-            lambda weight: self._descend(model, images, labels, threat.targeted, weight, nearest),
-            torch.full((len(images),), self.c, dtype=images.dtype, device=images.device),
-            self.search_steps,
-        )
-        return nearest.images
+    def search(self, left: Survivors, norm: Norm, nearest: Nearest) -> None:
+        """Try every c."""
+        search_c(self._minimize, left, self.c, self.search_steps, nearest)
 
     def passes(self, num_classes: int) -> tuple[int, int]:
         """Per step a gradient where momentum has carried the image, and a decision; a forward pass on the images."""
         return 1 + 2 * self.search_steps * self.steps, self.search_steps * self.steps
 
-    def _descend(
-        self, model: Classifier, images: Tensor, labels: Tensor, targeted: bool, weights: Tensor, nearest: Nearest
-    ) -> Tensor:
-        active = torch.arange(len(images), device=images.device)
-        arrived = torch.zeros_like(active, dtype=torch.bool)
-        current = ahead = images
-        for step in range(self.steps):
-            view, clean, given, weight = model.subset(active), images[active], labels[active], weights[active]
-            margin = lead(given, targeted)
-            gradient, leads, decisions = score_gradient(view, ahead, margin)
-            weighed = torch.where(self._fooled(leads, decisions, given, targeted), 0, weight)
-            slope = 2 * (ahead - clean) + per_sample(weighed, images) * gradient
-            change = ahead - clean - self.lr * (1 - step / self.steps) ** 0.5 * slope
-            shrunk = change.sign() * (change.abs() - self.beta).clamp(min=0)
-            before, current = current, (clean + shrunk).clamp(0, 1)
+    def _minimize(self, left: Survivors, c: Tensor, nearest: Nearest) -> Tensor:
+        """Lower ``c * max(lead(x_k) + kappa, 0) + ‖x_k - x‖₂² + beta * ‖x_k - x‖₁``; momentum looks ahead to y_k."""
+        kappa, beta = self.confidence, self.beta
+        succeeded, c = torch.zeros_like(c, dtype=torch.bool), c[left.index]
+        x_k = y_k = left.images
+        for k in range(self.steps):
+            x, objective = left.images, lead(left)
+            g, leads, fooled = left.gradient(y_k, objective)
+            slope = 2 * (y_k - x) + per_sample(torch.where(hinge_open(fooled, leads, kappa), c, 0), x) * g
+            change = y_k - x - self.lr * (1 - k / self.steps) ** 0.5 * slope
+            shrunk = change.sign() * (change.abs() - beta).clamp(min=0)
+            before, x_k = x_k, (x + shrunk).clamp(0, 1)
             # Models need not bear values outside [0, 1], where momentum alone would go.
-            ahead = (current + step / (step + 3) * (current - before)).clamp(0, 1)
+            y_k = (x_k + k / (k + 3) * (x_k - before)).clamp(0, 1)
 
-            with torch.no_grad():
-                scores, decisions = view.decide(current)
-            leads = margin(scores)
-            fooled = self._fooled(leads, decisions, given, targeted)
-            l1, l2 = size_of(current - clean, "l1"), size_of(current - clean, "l2")
-            elastic = self.beta * l1 + l2**2
-            nearest.offer(active, current, l1 if self.rule == "l1" else elastic, fooled)
-            arrived[active[fooled]] = True
+            leads, fooled = left.look(x_k, objective)
+            fooled = ~hinge_open(fooled, leads, kappa)
+            l1, l2 = size_of(x_k - x, "l1"), size_of(x_k - x, "l2")
+            nearest.offer(left, x_k, l1 if self.rule == "l1" else beta * l1 + l2**2, fooled)
+            succeeded[left.index[fooled]] = True
 
             # Steps only get shorter: what the threshold holds at the image now, it holds for good.
-            moving = l1 > 0 if step == 0 else torch.ones_like(fooled)
-            if not bool(moving.all()):
-                active, current, ahead = active[moving], current[moving], ahead[moving]
-            if len(active) == 0:
-                break
-        return arrived
-
-    def _fooled(self, leads: Tensor, decisions: Tensor, labels: Tensor, targeted: bool) -> Tensor:
-        fooled = succeeded(decisions, labels, targeted)
-        return fooled & (leads <= -self.confidence) if self.confidence else fooled
+            if k == 0:
+                moves = l1 > 0
+                left, c, x_k, y_k = left[moves], c[moves], x_k[moves], y_k[moves]
+                if not left:
+                    break
+        return succeeded

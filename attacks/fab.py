@@ -10,10 +10,11 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from robbench.attacks._gradients import score_gradient, succeeded
 from robbench.attacks._hyperplanes import onto_hyperplane
-from robbench.attacks._losses import gain, gain_towards
+from robbench.attacks._losses import gain_towards, likeliest_others
+from robbench.attacks._minimum_norm import ORDERS, Nearest, size_of
 from robbench.attacks._projections import add, per_sample, project, uniform_in_ball
+from robbench.attacks._survivors import Rows, Survivors
 from robbench.core.contracts import Attack, Classifier
 from robbench.core.registry import register_attack
 from robbench.core.sample_rng import Streams
@@ -64,82 +65,70 @@ class FAB(Attack):
 
     def perturb(self, model: Classifier, images: Tensor, labels: Tensor, threat: Threat, rng: Streams) -> Tensor:
         """Images with the smallest fooling changes found."""
+        everyone = Survivors.of(model, images, labels, threat, rng)
         with torch.no_grad():
             scores, decisions = model.decide(images)
-        margins = gain("margin", labels, threat.targeted)(scores).double()
-        rivals = self._rivals(scores, labels, threat.targeted)
-        fooled = succeeded(decisions, labels, threat.targeted)
-        best, sizes = images.clone(), torch.where(fooled, 0.0, math.inf).double()
+        margins = everyone.gain("margin")(scores).double()
+        # With a target there is one run, towards it.
+        rivals = labels[:, None] if threat.targeted else likeliest_others(scores, labels, self.targets)
+        nearest = Nearest(images.clone(), torch.where(everyone.fooled(decisions), 0.0, math.inf).double())
         # Where the smallest change is asked for, only none at all is small enough to stop.
         enough = 0.0 if threat.eps is None else threat.eps
         for restart in range(self.restarts):
-            for rank in range(rivals.shape[1]):
-                active = (sizes > enough).nonzero().flatten()
-                if len(active) == 0:
+            for rank, rival in enumerate(rivals.unbind(dim=1)):
+                left = everyone[nearest.sizes > enough]
+                if not left:
                     break
-                run = _Run(model.subset(active), images[active], labels[active], rivals[active, rank], threat, enough)
-                start = run.images
+                run, x_0 = _BoundaryRun(left.alone(), rival[left.index], threat.norm, enough), left.images
                 if restart > 0:
-                    near = sizes[active].clamp(max=threat.radius)
-                    start = _random_start(run, near, rng[active], restart, rank)
-                found, reached = _refine(run, margins[active], *self._approach(run, start))
-                better = reached < sizes[active]
-                best[active[better]], sizes[active[better]] = found[better], reached[better]
+                    near = nearest.sizes[left.index].clamp(max=threat.radius)
+                    x_0 = _random_start(run, near, restart, rank)
+                found, sizes = _refine(run, margins[left.index], *self._approach(run, x_0))
+                nearest.offer(left, found, sizes, sizes.isfinite())
         if threat.eps is None:
-            return best
-        inside = per_sample(sizes <= threat.eps, images)
-        return torch.where(inside, best, project(images, best - images, threat.norm, threat.eps))
+            return nearest.images
+        inside = per_sample(nearest.sizes <= threat.eps, images)
+        return torch.where(inside, nearest.images, project(images, nearest.images - images, threat.norm, threat.eps))
 
     def passes(self, num_classes: int) -> tuple[int, int]:
         """The first look; per run two forward and one backward pass a step, and three looks in the end."""
         runs = self.restarts * min(self.targets, num_classes - 1)
         return 1 + runs * (2 * self.steps + SECANT_STEPS), runs * self.steps
 
-    def _rivals(self, scores: Tensor, labels: Tensor, targeted: bool) -> Tensor:
-        """The classes to make for, one run each, shape ``(N, runs)``."""
-        if targeted:
-            return labels[:, None]
-        others = scores.scatter(1, labels[:, None], -math.inf)
-        count = min(self.targets, scores.shape[1] - 1)
-        return others.argsort(dim=1, descending=True, stable=True)[:, :count]
-
-    def _approach(self, run: _Run, start: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def _approach(self, run: _BoundaryRun, x_i: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """The smallest fooling changes along the way.
 
         Returns:
-            The images, shape ``(N, C, H, W)``; the norms of their changes, float64, shape ``(N,)``, infinite where
-            nothing fooled; the margins there, shape ``(N,)``.
+            The images, shape ``(M, C, H, W)``; the norms of their changes, float64, shape ``(M,)``, infinite where
+            nothing fooled; the margins there, shape ``(M,)``.
         """
-        found, sizes = run.images.clone(), torch.full_like(run.labels, math.inf, dtype=torch.float64)
-        margins = torch.zeros_like(sizes)
-        index, points = torch.arange(len(start), device=start.device), start
+        nearest = Nearest.to(run.left.images)
+        margins = torch.zeros_like(nearest.sizes)
         for _ in range(self.steps):
-            points = self._step(run, points)
-            fooled, margin = run.look(points)
-            reached = _norms(points.double() - run.images.double(), run.threat.norm)
-            better = fooled & (reached < sizes[index])
-            hit = index[better]
-            found[hit], sizes[hit], margins[hit] = points[better], reached[better], margin[better]
-            back = run.images + self.beta * (points - run.images)
-            points = torch.where(per_sample(fooled, points), back, points)
-            stays = sizes[index] > run.enough
-            if not bool(stays.all()):
-                run, points, index = run.subset(stays), points[stays], index[stays]
-                if len(index) == 0:
-                    break
-        return found, sizes, margins
+            x_i = self._step(run, x_i)
+            margin, fooled = run.left.look(x_i, run.left.gain("margin"))
+            better = nearest.offer(run.left, x_i, run.sizes(x_i), fooled)
+            margins[run.left.index[better]] = margin[better].double()
+            back = run.left.images + self.beta * (x_i - run.left.images)
+            x_i = torch.where(per_sample(fooled, x_i), back, x_i)
+            stays = nearest.sizes[run.left.index] > run.enough
+            run, x_i = run[stays], x_i[stays]
+            if not run.left:
+                break
+        return nearest.images, nearest.sizes, margins
 
-    def _step(self, run: _Run, points: Tensor) -> Tensor:
-        gradient, values, _ = score_gradient(run.model, points, run.objective)
-        values = values.to(points.dtype)
-        at_images = values + (gradient * (run.images - points)).flatten(1).sum(dim=1)
-        starts = torch.stack([points, run.images])
-        changes = onto_hyperplane(starts, gradient, torch.stack([values, at_images]), run.threat.norm)
-        onward, anew = (_norms(change, run.threat.norm) for change in changes)
-        share = onward / (onward + anew).clamp(min=torch.finfo(onward.dtype).tiny)
-        onward_point, anew_point = torch.add(starts, changes, alpha=self.eta)
-        bias = per_sample(share.clamp(max=self.alpha_max), points)
-        return torch.lerp(onward_point, anew_point, bias).clamp(0, 1)
+    def _step(self, run: _BoundaryRun, x_i: Tensor) -> Tensor:
+        """Equation 9: between the projections of the iterate and of the image, each overshot by eta."""
+        x = run.left.images
+        g, f, _ = run.left.gradient(x_i, run.objective)
+        f = f.to(x_i.dtype)
+        f_at_x = f + (g * (x - x_i)).flatten(1).sum(dim=1)
+        starts = torch.stack([x_i, x])
+        deltas = onto_hyperplane(starts, g, torch.stack([f, f_at_x]), run.norm)
+        size_i, size_x = (torch.linalg.vector_norm(delta.flatten(1), ORDERS[run.norm], dim=1) for delta in deltas)
+        alpha = (size_i / (size_i + size_x).clamp(min=torch.finfo(size_i.dtype).tiny)).clamp(max=self.alpha_max)
+        from_x_i, from_x = torch.add(starts, deltas, alpha=self.eta)
+        return torch.lerp(from_x_i, from_x, per_sample(alpha, x_i)).clamp(0, 1)
 
 
 @register_attack("fab-minimal", norms=("linf", "l2", "l1"), brief="FAB for the smallest change")
@@ -154,84 +143,66 @@ class MinimalFAB(FAB):
 
 
 @dataclass(frozen=True)
-class _Run:
+class _BoundaryRun(Rows):
     """Samples on their way to one other class each.
 
     Attributes:
-        model: The model's view of the samples.
-        images: The unchanged images, shape ``(N, C, H, W)``.
-        labels: The classes to leave, or the targets, shape ``(N,)``.
-        rivals: The classes to make for, shape ``(N,)``.
-        threat: The norm, and whether labels are targets.
+        left: The samples.
+        rivals: The classes to make for, shape ``(M,)``.
+        norm: What is to be small.
         enough: Norm of a fooling change at which a sample is done.
     """
 
-    model: Classifier
-    images: Tensor
-    labels: Tensor
+    left: Survivors
     rivals: Tensor
-    threat: Threat
+    norm: Norm
     enough: float
 
-    def subset(self, index: Tensor) -> _Run:
-        """Some of the samples, by a mask or indices."""
-        model, images, labels = self.model.subset(index), self.images[index], self.labels[index]
-        return _Run(model, images, labels, self.rivals[index], self.threat, self.enough)
-
     def objective(self, scores: Tensor) -> Tensor:
-        """What is zero on the boundary to cross, from scores ``(N, K)`` to values ``(N,)``."""
-        if self.threat.targeted:
-            return gain("margin", self.labels, True)(scores)
-        return gain_towards("margin", self.labels, self.rivals)(scores)
+        """Target-minus-source logit margin, from scores ``(M, K)`` to values ``(M,)``."""
+        if self.left.targeted:
+            return self.left.gain("margin")(scores)
+        return gain_towards("margin", self.left.labels, self.rivals)(scores)
 
-    def look(self, points: Tensor) -> tuple[Tensor, Tensor]:
-        """Whether points fool the model, and by which margin of the scores; one forward pass."""
-        with torch.no_grad():
-            scores, decisions = self.model.decide(points)
-        margins = gain("margin", self.labels, self.threat.targeted)(scores)
-        return succeeded(decisions, self.labels, self.threat.targeted), margins.double()
+    def sizes(self, x: Tensor) -> Tensor:
+        """Norms of the changes that lead to ``x``, float64, shape ``(M,)``."""
+        return size_of(x.double() - self.left.images.double(), self.norm)
 
 
-def _refine(run: _Run, inner: Tensor, found: Tensor, sizes: Tensor, outer: Tensor) -> tuple[Tensor, Tensor]:
-    """Bring fooling images nearer on the line to the unchanged ones, by secant steps on the margin (section 2.5).
+def _refine(run: _BoundaryRun, inner: Tensor, found: Tensor, sizes: Tensor, outer: Tensor) -> tuple[Tensor, Tensor]:
+    """Bring fooling images nearer on the line to the clean ones, by secant steps on the margin (section 2.5).
 
     Args:
         run: The samples.
-        inner: Margins at the unchanged images, float64, shape ``(N,)``.
-        found: Fooling images, shape ``(N, C, H, W)``, where the sizes are finite.
-        sizes: Norms of their changes, float64, shape ``(N,)``.
-        outer: Margins there, shape ``(N,)``.
+        inner: Margins at the clean images, float64, shape ``(M,)``.
+        found: Fooling images, shape ``(M, C, H, W)``, where the sizes are finite.
+        sizes: Norms of their changes, float64, shape ``(M,)``.
+        outer: Margins there, shape ``(M,)``.
     """
-    index = ((sizes > run.enough) & sizes.isfinite()).nonzero().flatten()
-    if len(index) == 0:
+    far = (sizes > run.enough) & sizes.isfinite()
+    run, inner, outer = run[far], inner[far], outer[far]
+    if not run.left:
         return found, sizes
-    run, inner, outer = run.subset(index), inner[index], outer[index]
-    nearest, change = found[index], found[index] - run.images
+    x, nearest = run.left.images, found[far]
+    delta = nearest - x
     low, high = torch.zeros_like(inner), torch.ones_like(inner)
     for _ in range(SECANT_STEPS):
-        # Where hard decisions do not follow the scores, these say nothing about where the crossing is.
+        # Where hard predictions do not follow the scores, these say nothing about where the crossing is.
         crossing = torch.where((inner < 0) & (outer > 0), inner / (inner - outer), 0.5)
         place = low + (high - low) * (crossing + PAST * (1 - crossing))
-        points = (run.images + per_sample(place, change).to(change.dtype) * change).clamp(0, 1)
-        fooled, margin = run.look(points)
-        nearest = torch.where(per_sample(fooled, points), points, nearest)
+        points = (x + per_sample(place, delta).to(delta.dtype) * delta).clamp(0, 1)
+        margin, fooled = run.left.look(points, run.left.gain("margin"))
+        nearest, margin = torch.where(per_sample(fooled, points), points, nearest), margin.double()
         low, inner = torch.where(fooled, low, place), torch.where(fooled, inner, margin)
         high, outer = torch.where(fooled, place, high), torch.where(fooled, margin, outer)
-    found, sizes = found.clone(), sizes.clone()
-    found[index], sizes[index] = nearest, _norms(nearest.double() - run.images.double(), run.threat.norm)
+    found[far], sizes[far] = nearest, run.sizes(nearest)
     return found, sizes
 
 
-def _random_start(run: _Run, near: Tensor, rng: Streams, restart: int, rank: int) -> Tensor:
-    """Images moved half as far as ``near``, shape ``(N,)``, or half as far as the box allows if that is less."""
-    images, norm = run.images, run.threat.norm
-    direction = uniform_in_ball(rng, ("start", restart, rank), images, norm, 1.0)
-    farthest = _norms(torch.maximum(images, 1 - images).double(), norm)
-    length = 0.5 * torch.minimum(near, farthest) / _norms(direction.double(), norm)
-    return add(images, per_sample(length, images).to(images.dtype) * direction)
-
-
-def _norms(change: Tensor, norm: Norm) -> Tensor:
-    order = {"linf": math.inf, "l2": 2, "l1": 1}[norm]
-    sizes: Tensor = torch.linalg.vector_norm(change.flatten(1), order, dim=1)
-    return sizes
+def _random_start(run: _BoundaryRun, near: Tensor, restart: int, rank: int) -> Tensor:
+    """Images moved half as far as ``near``, shape ``(M,)``, or half as far as the box allows if that is less."""
+    x = run.left.images
+    direction = uniform_in_ball(run.left.rng, ("start", restart, rank), x, run.norm, 1.0)
+    farthest = size_of(torch.maximum(x, 1 - x).double(), run.norm)
+    length = 0.5 * torch.minimum(near, farthest) / size_of(direction.double(), run.norm)
+    return add(x, per_sample(length, x).to(x.dtype) * direction)

@@ -7,7 +7,8 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from robbench.attacks._gradients import cross_entropy_gain, score_gradient, steepest_step
+from robbench.attacks._gradients import score_gradient, steepest_step
+from robbench.attacks._losses import Gain, gain
 from robbench.attacks._projections import project
 from robbench.core.contracts import Attack, Classifier
 from robbench.core.registry import register_attack
@@ -32,10 +33,12 @@ class FGM(Attack):
 
     def perturb(self, model: Classifier, images: Tensor, labels: Tensor, threat: Threat, rng: Streams) -> Tensor:
         """Images one step away, clipped to [0, 1]."""
-        gradient, _, _ = score_gradient(model, images, cross_entropy_gain(labels, threat.targeted))
-        step = steepest_step(images, gradient, threat.norm, threat.radius)
-        return project(images, step, threat.norm, threat.radius)
+        return self._step(model, images, gain("ce", labels, threat.targeted), threat)
 
     def passes(self, num_classes: int) -> tuple[int, int]:
         """One forward and one backward pass."""
         return 1, 1
+
+    def _step(self, model: Classifier, x: Tensor, objective: Gain, threat: Threat) -> Tensor:
+        g, _, _ = score_gradient(model, x, objective)
+        return project(x, steepest_step(x, g, threat.norm, threat.radius), threat.norm, threat.radius)

@@ -9,12 +9,11 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from robbench.attacks._gradients import score_gradient, succeeded
 from robbench.attacks._minimum_norm import MinimalNormAttack, Nearest, cosine, dual_size, lead, size_of
-from robbench.attacks._projections import _project_l1, l2_direction, per_sample
-from robbench.core.contracts import Classifier
+from robbench.attacks._projections import l2_direction, per_sample, project_l1
+from robbench.attacks._survivors import Survivors
 from robbench.core.registry import register_attack
-from robbench.core.threat_model import Norm, Threat
+from robbench.core.threat_model import Norm
 
 
 @register_attack("fmn", norms=("linf", "l2", "l1", "l0"))
@@ -41,35 +40,28 @@ class FMN(MinimalNormAttack):
     alpha: Annotated[float, Field(gt=0)] = 1.0
     gamma: Annotated[float, Field(gt=0, lt=1)] = 0.05
 
-    def search(self, model: Classifier, images: Tensor, labels: Tensor, threat: Threat) -> Tensor:
-        """The nearest image of the trajectory that fools the model."""
-        norm, targeted = threat.norm, threat.targeted
-        nearest, every = Nearest.to(images), torch.arange(len(images), device=images.device)
-        current, radius = images, torch.zeros_like(nearest.sizes)
-        for step in range(self.steps):
-            gradient, leads, decisions = score_gradient(model, current, lead(labels, targeted))
-            fooled, sizes = succeeded(decisions, labels, targeted), size_of(current - images, norm)
-            nearest.offer(every, current, sizes, fooled)
-            decay = cosine(step, self.steps)
-            gamma = self.gamma * decay
+    def search(self, left: Survivors, norm: Norm, nearest: Nearest) -> None:
+        """Offer every iterate ``x + delta``, delta projected onto the ball of radius eps_k."""
+        x = x_k = left.images
+        eps_k = torch.zeros_like(nearest.sizes[left.index])
+        for k in range(self.steps):
+            g, leads, fooled = left.gradient(x_k, lead(left))
+            sizes, decay = size_of(x_k - x, norm), cosine(k, self.steps)
+            nearest.offer(left, x_k, sizes, fooled)
+            best, gamma = nearest.sizes[left.index], self.gamma * decay
             if norm == "l0":
-                fewer = torch.minimum(radius - 1, (radius * (1 - gamma)).floor())
-                more = torch.maximum(radius + 1, (radius * (1 + gamma)).floor())
+                fewer = torch.minimum(eps_k - 1, (eps_k * (1 - gamma)).floor())
+                more = torch.maximum(eps_k + 1, (eps_k * (1 + gamma)).floor())
             else:
-                # The decision may stand although the scores say otherwise: then further, hence the absolute value.
-                reach = sizes + leads.double().abs() / dual_size(gradient, norm)
-                fewer = radius * (1 - gamma)
-                more = (1 + gamma) * torch.where(nearest.sizes.isinf(), torch.maximum(reach, radius), radius)
+                # The prediction may stand although the scores say otherwise: then further, hence the absolute value.
+                reach = sizes + leads.double().abs() / dual_size(g, norm)
+                fewer = eps_k * (1 - gamma)
+                more = (1 + gamma) * torch.where(best.isinf(), torch.maximum(reach, eps_k), eps_k)
             # No change within [0, 1] has a norm above the number of values.
-            radius = (
-                torch.where(fooled, torch.minimum(fewer, nearest.sizes), more).nan_to_num(0).clamp(0, images[0].numel())
-            )
-            change = current - images - self.alpha * decay * l2_direction(gradient)
-            current = (images + _shrink(change, norm, radius)).clamp(0, 1)
-        with torch.no_grad():
-            fooled = succeeded(model.predict(current), labels, targeted)
-        nearest.offer(every, current, size_of(current - images, norm), fooled)
-        return nearest.images
+            eps_k = torch.where(fooled, torch.minimum(fewer, best), more).nan_to_num(0).clamp(0, x[0].numel())
+            delta = x_k - x - self.alpha * decay * l2_direction(g)
+            x_k = (x + _shrink(delta, norm, eps_k)).clamp(0, 1)
+        nearest.offer(left, x_k, size_of(x_k - x, norm), left.fools(x_k))
 
     def passes(self, num_classes: int) -> tuple[int, int]:
         """One pass of each kind per step, and forward passes on the images and on the last iterate."""
@@ -85,7 +77,7 @@ def _shrink(change: Tensor, norm: Norm, radius: Tensor) -> Tensor:
         return torch.minimum(per_sample(size_of(change, "l2"), change).to(change.dtype), limit) * l2_direction(change)
     if norm == "l1":
         unit = (change / limit.clamp(min=torch.finfo(change.dtype).tiny)).flatten(1)
-        return limit * _project_l1(unit, 1.0).reshape(change.shape)
+        return limit * project_l1(unit, 1.0).reshape(change.shape)
     order = change.flatten(1).abs().argsort(dim=1, descending=True, stable=True)
     kept = torch.arange(order.shape[1], device=change.device) < radius[:, None]
     return change * torch.zeros_like(kept).scatter(1, order, kept).reshape(change.shape)

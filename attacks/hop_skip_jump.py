@@ -13,6 +13,7 @@ from torch import Tensor
 from robbench.attacks._gradients import steepest_step
 from robbench.attacks._minimum_norm import Nearest, size_of
 from robbench.attacks._projections import l2_direction, per_sample
+from robbench.attacks._survivors import Kept, Survivors
 from robbench.core.contracts import Attack, Classifier
 from robbench.core.registry import register_attack
 from robbench.core.sample_rng import Streams
@@ -60,14 +61,13 @@ class HopSkipJump(Attack):
 
     def perturb(self, model: Classifier, images: Tensor, labels: Tensor, threat: Threat, rng: Streams) -> Tensor:
         """The nearest images found that mislead the model, or the images themselves."""
-        found = images.clone()
+        everyone, starts, found = Survivors.of(model, images, labels, threat, rng), Kept.of(images), images.clone()
+        left = everyone[~everyone.fools(images)]
         with torch.no_grad():
-            standing = (~_misled(model, images, labels)).nonzero().flatten()
-            noise, ready = self._start(model.subset(standing), images[standing], labels[standing], rng[standing])
-            index = standing[ready]
-            if len(index):
-                view, clean, truth = model.subset(index), images[index], labels[index]
-                found[index] = self._search(view, clean, truth, noise[ready], threat.norm, rng[index])
+            self._start(left, starts)
+            left = left[starts.fooled[left.index]]
+            if left:
+                found[left.index] = self._search(left.alone(), starts.images[left.index], threat.norm)
         return found
 
     def refusal(self, threat: Threat, num_classes: int) -> str | None:
@@ -84,80 +84,74 @@ class HopSkipJump(Attack):
     def _queries(self, iteration: int) -> int:
         return int(self.initial_queries * math.sqrt(iteration))
 
-    def _start(self, model: Classifier, images: Tensor, labels: Tensor, rng: Streams) -> tuple[Tensor, Tensor]:
-        """The first images of noise that mislead the model, and for which samples, shape ``(N,)``, there are any."""
-        noise, ready = images.clone(), torch.zeros_like(labels, dtype=torch.bool)
-        active = torch.arange(len(images), device=images.device)
+    def _start(self, left: Survivors, starts: Kept) -> None:
+        """Keep the first images of noise that mislead the model."""
         for first in range(0, self.starts, _AT_ONCE):
-            if len(active) == 0:
+            if not left:
                 break
-            shape = (min(_AT_ONCE, self.starts - first), *images.shape[1:])
-            tried = rng[active].uniform(("start", first), shape, dtype=images.dtype)
-            hits = _misled(model.subset(active), tried, labels[active])
-            hit, chosen = hits.any(dim=1), hits.int().argmax(dim=1)
-            noise[active[hit]] = tried[hit, chosen[hit]]
-            ready[active[hit]] = True
-            active = active[~hit]
-        return noise, ready
+            shape = (min(_AT_ONCE, self.starts - first), *left.images.shape[1:])
+            tried = left.rng.uniform(("start", first), shape, dtype=left.images.dtype)
+            misled = _misled(left, tried)
+            hit, chosen = misled.any(dim=1), misled.int().argmax(dim=1)
+            starts.offer(left, tried[torch.arange(len(left), device=chosen.device), chosen], hit)
+            left = left[~hit]
 
-    def _search(
-        self, model: Classifier, images: Tensor, labels: Tensor, start: Tensor, norm: Norm, rng: Streams
-    ) -> Tensor:
-        everyone = torch.arange(len(images), device=images.device)
-        nearest, reached = Nearest.to(images), torch.ones_like(labels, dtype=torch.bool)
-        point = _boundary(model, images, labels, start, norm)
-        nearest.offer(everyone, point, size_of(point - images, norm), reached)
-        last = size_of(start - images, norm)
-        for iteration in range(1, self.iterations + 1):
-            radius, count = last / images[0].numel(), self._queries(iteration)
-            direction = _direction(model, point, labels, radius, count, rng.fork("iteration", iteration))
-            size = size_of(point - images, norm) / math.sqrt(iteration)
-            away = _step(model, point, labels, steepest_step(point, direction, norm, 1.0), size)
-            last = size_of(away - images, norm)
-            point = _boundary(model, images, labels, away, norm)
-            nearest.offer(everyone, point, size_of(point - images, norm), reached)
+    def _search(self, left: Survivors, start: Tensor, norm: Norm) -> Tensor:
+        """Algorithm 2: from boundary point x_t along an estimated direction, and back to the boundary."""
+        x, nearest = left.images, Nearest.to(left.images)
+        beyond = start
+        x_t = _boundary(left, beyond, norm)
+        for t in range(1, self.iterations + 1):
+            xi = size_of(x_t - x, norm)
+            nearest.offer(left, x_t, xi, torch.ones_like(xi, dtype=torch.bool))
+            delta, count = size_of(beyond - x, norm) / x[0].numel(), self._queries(t)
+            v = _direction(left, x_t, delta, count, left.rng.fork("iteration", t))
+            beyond = _step(left, x_t, steepest_step(x_t, v, norm, 1.0), xi / math.sqrt(t))
+            x_t = _boundary(left, beyond, norm)
+        xi = size_of(x_t - x, norm)
+        nearest.offer(left, x_t, xi, torch.ones_like(xi, dtype=torch.bool))
         return nearest.images
 
 
-def _misled(model: Classifier, images: Tensor, labels: Tensor) -> Tensor:
-    """Whether the model decides wrongly, for images ``(N, C, H, W)`` or several of each sample ``(N, B, C, H, W)``."""
-    decisions = model.predict(images.flatten(0, -4)).reshape(images.shape[:-3])
-    return decisions != per_sample(labels, decisions)
+def _misled(left: Survivors, images: Tensor) -> Tensor:
+    """Which images are misclassified, for ``(M, C, H, W)`` or several of each sample ``(M, B, C, H, W)``."""
+    decisions = left.model.predict(images.flatten(0, -4)).reshape(images.shape[:-3])
+    return decisions != per_sample(left.labels, decisions)
 
 
-def _boundary(model: Classifier, images: Tensor, labels: Tensor, beyond: Tensor, norm: Norm) -> Tensor:
+def _boundary(left: Survivors, beyond: Tensor, norm: Norm) -> Tensor:
     """Bisection between images and what misleads the model: the last point met that misleads it (algorithm 1).
 
-    In L2 the way is straight; in Linf every value goes back to the same distance at the most.
+    In L2 the way is straight; in Linf every value goes back to the same distance at most.
     """
-    change, kept = beyond - images, beyond
-    whole = size_of(change, "linf").to(images.dtype)
+    x, change, kept = left.images, beyond - left.images, beyond
+    whole = size_of(change, "linf").to(x.dtype)
     low, high = torch.zeros_like(whole), torch.ones_like(whole)
     for _ in range(_HALVINGS):
-        middle = (low + high) / 2
-        reach = per_sample(middle * whole, images)
-        part = change.clamp(-reach, reach) if norm == "linf" else per_sample(middle, images) * change
-        tried = (images + part).clamp(0, 1)
-        misled = _misled(model, tried, labels)
-        low, high = torch.where(misled, low, middle), torch.where(misled, middle, high)
-        kept = torch.where(per_sample(misled, images), tried, kept)
+        alpha = (low + high) / 2
+        reach = per_sample(alpha * whole, x)
+        part = change.clamp(-reach, reach) if norm == "linf" else per_sample(alpha, x) * change
+        tried = (x + part).clamp(0, 1)
+        misled = _misled(left, tried)
+        low, high = torch.where(misled, low, alpha), torch.where(misled, alpha, high)
+        kept = torch.where(per_sample(misled, x), tried, kept)
     return kept
 
 
-def _direction(model: Classifier, points: Tensor, labels: Tensor, radius: Tensor, count: int, rng: Streams) -> Tensor:
-    """Where decisions turn wrong around points, up to its length; zero where all decisions agree."""
-    total, changes, weighted = torch.zeros_like(radius), torch.zeros_like(points), torch.zeros_like(points)
-    around = points[:, None]
+def _direction(left: Survivors, x_t: Tensor, delta: Tensor, count: int, rng: Streams) -> Tensor:
+    """Where predictions turn wrong around x_t, up to its length (equation 16); zero where all predictions agree."""
+    total, changes, weighted = torch.zeros_like(delta), torch.zeros_like(x_t), torch.zeros_like(x_t)
+    around = x_t[:, None]
     for first in range(0, count, _AT_ONCE):
-        noise = _directions(rng, first, min(_AT_ONCE, count - first), points)
-        tried = (around + per_sample(radius.to(points.dtype), around) * noise).clamp(0, 1)
-        votes = 2 * _misled(model, tried, labels).to(points.dtype) - 1
+        noise = _directions(rng, first, min(_AT_ONCE, count - first), x_t)
+        tried = (around + per_sample(delta.to(x_t.dtype), around) * noise).clamp(0, 1)
+        phi = 2 * _misled(left, tried).to(x_t.dtype) - 1
         # What was tried, rather than what was drawn: the box and rounding have changed it.
         moved = tried - around
-        total += votes.sum(dim=1)
+        total += phi.sum(dim=1)
         changes += moved.sum(dim=1)
-        weighted += (votes[:, :, None, None, None] * moved).sum(dim=1)
-    return weighted - per_sample((total / count).to(points.dtype), points) * changes
+        weighted += (phi[:, :, None, None, None] * moved).sum(dim=1)
+    return weighted - per_sample((total / count).to(x_t.dtype), x_t) * changes
 
 
 def _directions(rng: Streams, first: int, count: int, like: Tensor) -> Tensor:
@@ -168,15 +162,16 @@ def _directions(rng: Streams, first: int, count: int, like: Tensor) -> Tensor:
     return l2_direction((numbers.to(like.dtype) + 0.5).flatten(0, 1)).reshape(len(like), count, *like.shape[1:])
 
 
-def _step(model: Classifier, points: Tensor, labels: Tensor, direction: Tensor, size: Tensor) -> Tensor:
+def _step(left: Survivors, x_t: Tensor, direction: Tensor, size: Tensor) -> Tensor:
     """Points moved by a step that is halved until it misleads the model; those for which none does stay."""
-    moved, active = points.clone(), torch.arange(len(points), device=points.device)
+    moved = x_t.clone()
     for halvings in range(_HALVINGS):
-        if len(active) == 0:
+        if not left:
             break
-        length = per_sample((size[active] / 2**halvings).to(points.dtype), points)
-        tried = (points[active] + length * direction[active]).clamp(0, 1)
-        hit = _misled(model.subset(active), tried, labels[active])
-        moved[active[hit]] = tried[hit]
-        active = active[~hit]
+        i = left.index
+        length = per_sample((size[i] / 2**halvings).to(x_t.dtype), x_t)
+        tried = (x_t[i] + length * direction[i]).clamp(0, 1)
+        misled = _misled(left, tried)
+        moved[i[misled]] = tried[misled]
+        left = left[~misled]
     return moved

@@ -6,8 +6,6 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from robbench.attacks._gradients import score_gradient, steepest_step
-from robbench.attacks._projections import project
 from robbench.attacks.fgm import FGM
 from robbench.core.contracts import Classifier
 from robbench.core.registry import register_attack
@@ -38,5 +36,4 @@ class MetricFGM(FGM):
         except KeyError:
             return super().perturb(model, images, labels, threat, rng)
         sign = 1.0 if threat.targeted else -1.0
-        gradient, _, _ = score_gradient(metric, images, lambda scores: sign * scores.gather(1, labels[:, None])[:, 0])
-        return project(images, steepest_step(images, gradient, threat.norm, threat.radius), threat.norm, threat.radius)
+        return self._step(metric, images, lambda scores: sign * scores.gather(1, labels[:, None])[:, 0], threat)

@@ -9,8 +9,9 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from robbench.attacks._gradients import cross_entropy_gain, score_gradient, steepest_step, succeeded
-from robbench.attacks._projections import per_sample, project
+from robbench.attacks._projected_ascent import keep_last, projected_ascent
+from robbench.attacks._projections import l1_direction
+from robbench.attacks._survivors import Kept, Survivors
 from robbench.core.contracts import Attack, Classifier
 from robbench.core.registry import register_attack
 from robbench.core.sample_rng import Streams
@@ -43,40 +44,18 @@ class MIFGSM(Attack):
 
     def perturb(self, model: Classifier, images: Tensor, labels: Tensor, threat: Threat, rng: Streams) -> Tensor:
         """The latest iterates that fool the model, or the last ones."""
-        norm, eps, targeted = threat.norm, threat.radius, threat.targeted
-        best, current, momentum = images.clone(), images.clone(), torch.zeros_like(images)
-        fooled = torch.zeros(len(images), dtype=torch.bool, device=images.device)
-        active = torch.arange(len(images), device=images.device)
-        for _ in range(self.steps):
-            if len(active) == 0:
-                break
-            gain = cross_entropy_gain(labels[active], targeted)
-            gradient, _, decisions = score_gradient(model.subset(active), current[active], gain)
-            hit = succeeded(decisions, labels[active], targeted)
-            best[active[hit]], fooled[active[hit]] = current[active[hit]], True
-            if self.early_stop and not model.votes:
-                active, gradient = active[~hit], gradient[~hit]
-            momentum[active] = self.decay * momentum[active] + _l1_direction(gradient)
-            center, here = images[active], current[active]
-            step = steepest_step(here, momentum[active], norm, eps / self.steps)
-            current[active] = project(center, here - center + step, norm, eps)
-        # The very last iterate of a sample that nothing has fooled is returned whether or not it fools.
-        asked = active[fooled[active]]
-        if len(asked):
-            with torch.no_grad():
-                decisions = model.subset(asked).predict(current[asked])
-            hit = asked[succeeded(decisions, labels[asked], targeted)]
-            best[hit] = current[hit]
-        return torch.where(per_sample(fooled, images), best, current)
+        kept, left, g = Kept.of(images), Survivors.of(model, images, labels, threat, rng), torch.zeros_like(images)
+
+        def accumulated(left: Survivors, gradient: Tensor) -> Tensor:
+            """Equation 6."""
+            g[left.index] = self.decay * g[left.index] + l1_direction(gradient)
+            return g[left.index]
+
+        stops, alpha = self.early_stop and not model.votes, threat.radius / self.steps
+        left, x_t = projected_ascent(left, images, threat, alpha, self.steps, stops, kept, accumulated)
+        keep_last(left, x_t, kept, asked=kept.fooled[left.index])
+        return kept.images
 
     def passes(self, num_classes: int) -> tuple[int, int]:
         """One pass of each kind per step, and a forward pass on the last iterate where an earlier one fooled."""
         return self.steps + (not self.early_stop), self.steps
-
-
-def _l1_direction(gradient: Tensor) -> Tensor:
-    """Every sample scaled to L1 norm 1; zero stays zero. Gradients as small as the dtype holds do not vanish."""
-    largest = gradient.flatten(1).abs().amax(dim=1)
-    scaled = gradient / per_sample(torch.where(largest > 0, largest, 1.0), gradient)
-    sizes = scaled.flatten(1).abs().sum(dim=1)
-    return scaled / per_sample(torch.where(sizes > 0, sizes, 1.0), gradient)

@@ -9,7 +9,8 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from robbench.attacks._gradients import cross_entropy_gain, score_gradient
+from robbench.attacks._gradients import score_gradient
+from robbench.attacks._losses import gain
 from robbench.attacks._projections import per_sample
 from robbench.core.contracts import Attack, Classifier
 from robbench.core.registry import register_attack
@@ -50,16 +51,16 @@ class NoiseOptimization(Attack):
 
     def perturb(self, model: Classifier, images: Tensor, labels: Tensor, threat: Threat, rng: Streams) -> Tensor:
         """Images with the optimized noise, whether or not they reach the target."""
-        gain = cross_entropy_gain(labels, targeted=True)
+        objective = gain("ce", labels, targeted=True)
         lengths = torch.full((len(images),), self.lr, dtype=images.dtype, device=images.device)
         noise = self._start(images, rng)
-        gradient, gains, _ = score_gradient(model, images + noise, gain)
+        gradient, gains, _ = score_gradient(model, images + noise, objective)
         for _ in range(self.steps):
             length = per_sample(lengths, images)
             # The gain is minus the loss, so descent on the loss adds its gradient.
             proposed = self._prox(noise + length * gradient, length, images)
             change = proposed - noise
-            new_gradient, new_gains, _ = score_gradient(model, images + proposed, gain)
+            new_gradient, new_gains, _ = score_gradient(model, images + proposed, objective)
             promised = gains + (gradient * change - change**2 / (2 * length)).flatten(1).sum(dim=1)
             taken = new_gains >= promised
             keep = per_sample(taken, images)

@@ -9,8 +9,8 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from robbench.attacks._gradients import succeeded
 from robbench.attacks._projections import per_sample, project, uniform_in_ball
+from robbench.attacks._survivors import Survivors
 from robbench.core.contracts import Attack, Classifier
 from robbench.core.registry import register_attack
 from robbench.core.sample_rng import Streams
@@ -38,21 +38,19 @@ class NoiseSearch(Attack):
 
     def perturb(self, model: Classifier, images: Tensor, labels: Tensor, threat: Threat, rng: Streams) -> Tensor:
         """The first draws that mislead the model, or the last ones."""
-        changed = images.clone()
-        active = torch.arange(len(images), device=images.device)
+        found, left = images.clone(), Survivors.of(model, images, labels, threat, rng)
         for first in range(0, self.draws, _AT_ONCE):
-            if len(active) == 0:
+            if not left:
                 break
             count = min(_AT_ONCE, self.draws - first)
-            tried = _draws(images[active], rng[active], first, threat)[:count]
+            tried = _draws(left.images, left.rng, first, threat)[:count]
             with torch.no_grad():
-                decisions = model.subset(active).predict(tried.flatten(0, 1)).reshape(tried.shape[:2])
-            hits = succeeded(decisions, labels[active], threat.targeted)
-            misled = hits.any(dim=0)
-            chosen = torch.where(misled, hits.int().argmax(dim=0), count - 1)
-            changed[active] = tried[chosen, torch.arange(len(active), device=images.device)]
-            active = active[~misled]
-        return changed
+                fooled = left.fooled(left.model.predict(tried.flatten(0, 1)).reshape(tried.shape[:2]))
+            misled = fooled.any(dim=0)
+            chosen = torch.where(misled, fooled.int().argmax(dim=0), count - 1)
+            found[left.index] = tried[chosen, torch.arange(len(left), device=images.device)]
+            left = left[~misled]
+        return found
 
     def passes(self, num_classes: int) -> tuple[int, int]:
         """A forward pass per draw."""

@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
-import torch
 from pydantic import Field
 from torch import Tensor
 
-from robbench.attacks._gradients import cross_entropy_gain, score_gradient, steepest_step, succeeded
-from robbench.attacks._projections import per_sample, project, uniform_in_ball
+from robbench.attacks._projected_ascent import keep_last, projected_ascent
+from robbench.attacks._projections import project, uniform_in_ball
+from robbench.attacks._survivors import Kept, Survivors
 from robbench.core.contracts import Attack, Classifier
 from robbench.core.registry import register_attack
 from robbench.core.sample_rng import Streams
@@ -46,35 +46,19 @@ class PGD(Attack):
 
     def perturb(self, model: Classifier, images: Tensor, labels: Tensor, threat: Threat, rng: Streams) -> Tensor:
         """The latest iterates that fool the model, or the last ones."""
-        norm, eps, targeted = threat.norm, threat.radius, threat.targeted
-        size = eps * (2.5 / self.steps if self.rel_step is None else self.rel_step)
-        best = current = images.clone()
-        fooled = torch.zeros(len(images), dtype=torch.bool, device=images.device)
-        # Where decisions are drawn, the first that is wrong may be a lucky one.
+        kept, everyone = Kept.of(images), Survivors.of(model, images, labels, threat, rng)
+        alpha = threat.radius * (2.5 / self.steps if self.rel_step is None else self.rel_step)
+        # Where predictions are drawn, the first that is wrong may be a lucky one.
         stops = self.early_stop and not model.votes
         for restart in range(self.restarts):
-            current = self._start(images, threat, rng, restart)
-            active = (~fooled if stops else torch.ones_like(fooled)).nonzero().flatten()
-            for _ in range(self.steps):
-                if len(active) == 0:
-                    break
-                gain = cross_entropy_gain(labels[active], targeted)
-                gradient, _, decisions = score_gradient(model.subset(active), current[active], gain)
-                hit = succeeded(decisions, labels[active], targeted)
-                best[active[hit]], fooled[active[hit]] = current[active[hit]], True
-                if stops:
-                    active, gradient = active[~hit], gradient[~hit]
-                center, here = images[active], current[active]
-                step = steepest_step(here, gradient, norm, size)
-                current[active] = project(center, here - center + step, norm, eps)
-            # The very last iterate of a sample that nothing has fooled is returned whether or not it fools.
-            asked = active if restart < self.restarts - 1 else active[fooled[active]]
-            if len(asked):
-                with torch.no_grad():
-                    decisions = model.subset(asked).predict(current[asked])
-                hit = asked[succeeded(decisions, labels[asked], targeted)]
-                best[hit], fooled[hit] = current[hit], True
-        return torch.where(per_sample(fooled, images), best, current)
+            left, x_0 = everyone, self._start(images, threat, rng, restart)
+            if stops:
+                left, x_0 = everyone[~kept.fooled], x_0[~kept.fooled]
+            left, x_t = projected_ascent(left, x_0, threat, alpha, self.steps, stops, kept)
+            # The last iterate is returned, whether or not it fools, unless another one has fooled or may still do so.
+            more = restart < self.restarts - 1
+            keep_last(left, x_t, kept, asked=kept.fooled[left.index] | more)
+        return kept.images
 
     def passes(self, num_classes: int) -> tuple[int, int]:
         """One pass of each kind per step, and a forward pass on the last iterate of a restart."""
@@ -82,6 +66,6 @@ class PGD(Attack):
 
     def _start(self, images: Tensor, threat: Threat, rng: Streams, restart: int) -> Tensor:
         if not self.random_start:
-            return images.clone()
+            return images
         change = uniform_in_ball(rng, ("start", restart), images, threat.norm, threat.radius)
         return project(images, change, threat.norm, threat.radius)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
@@ -10,7 +9,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from robbench.attacks._gradients import succeeded
+from robbench.attacks._survivors import Kept, Survivors
 from robbench.core.contracts import Attack, Classifier
 from robbench.core.registry import register_attack
 from robbench.core.sample_rng import Streams
@@ -43,7 +42,7 @@ class SparseRS(Attack):
     margin_loss: ClassVar[bool] = True
 
     def perturb(self, model: Classifier, images: Tensor, labels: Tensor, threat: Threat, rng: Streams) -> Tensor:
-        """The images with the best margins that were met, or the first that the model decides on as wanted."""
+        """The first images that fool the model, or those with the best margin."""
         channels = images.shape[1]
         together = channels if threat.radius >= channels else 1
         # Spots are pixels, or single values; a spot's values stand in the last dimension.
@@ -54,31 +53,26 @@ class SparseRS(Attack):
             return images.clone()
         order = rng.subsets("spots", spots, spots)
         colors = rng.integers("colors", (spots, together), 2).to(images.dtype)
-        best, active = images.clone(), torch.arange(len(images), device=images.device)
-        margins = torch.full((len(images),), math.inf, dtype=images.dtype, device=images.device)
+        kept, left = Kept.of(images), Survivors.of(model, images, labels, threat, rng)
         for query in range(self.queries):
-            if len(active) == 0:
+            if not left:
                 break
-            tried_order, tried_colors = order[active], colors[active]
+            tried_order, tried_colors = order, colors
             if query > 0:
-                draws, count = rng[active], min(self._exchanged(query, size), size)
-                tried_order = _exchange(tried_order, draws, query, size, min(count, spots - size))
+                count = min(self._exchanged(query, size), size)
+                tried_order = _exchange(order, left.rng, query, size, min(count, spots - size))
                 # New spots, which come first, are colored anew, whatever colors they had when they were last in use.
-                fresh = draws.integers(("colors", query), (count, together), 2).to(images.dtype)
-                tried_colors = tried_colors.scatter(1, _rows(tried_order[:, :count], together), fresh)
+                fresh = left.rng.integers(("colors", query), (count, together), 2).to(images.dtype)
+                tried_colors = colors.scatter(1, _rows(tried_order[:, :count], together), fresh)
             used = _rows(tried_order[:, :size], together)
-            moved = center[active].scatter(1, used, tried_colors.gather(1, used))
-            tried = (moved.transpose(1, 2) if together == channels else moved).reshape(len(active), *images.shape[1:])
-            with torch.no_grad():
-                scores, decisions = model.subset(active).decide(tried)
-            hit = succeeded(decisions, labels[active], threat.targeted)
-            margin = _margin(scores, labels[active], threat.targeted)
-            better = hit | (margin < margins[active])
-            kept = active[better]
-            best[kept], margins[kept] = tried[better], margin[better].to(margins.dtype)
-            order[kept], colors[kept] = tried_order[better], tried_colors[better]
-            active = active[~hit]
-        return best
+            moved = center.scatter(1, used, tried_colors.gather(1, used))
+            tried = (moved.transpose(1, 2) if together == channels else moved).reshape(left.images.shape)
+            margins, fooled = left.look(tried, left.gain("margin"))
+            better = kept.offer(left, tried, fooled, margins)
+            order[better], colors[better] = tried_order[better], tried_colors[better]
+            stays = ~fooled
+            left, center, order, colors = left[stays], center[stays], order[stays], colors[stays]
+        return kept.images
 
     def passes(self, num_classes: int) -> tuple[int, int]:
         """A forward pass per query."""
@@ -103,10 +97,3 @@ def _exchange(order: Tensor, rng: Streams, query: int, size: int, count: int) ->
 
 def _rows(index: Tensor, width: int) -> Tensor:
     return index[:, :, None].expand(-1, -1, width)
-
-
-def _margin(scores: Tensor, labels: Tensor, targeted: bool) -> Tensor:
-    """How far the scores are from what is wanted, shape ``(N,)``."""
-    own = scores.gather(1, labels[:, None])
-    margin = (own - scores.scatter(1, labels[:, None], -torch.inf)).amin(dim=1)
-    return -margin if targeted else margin

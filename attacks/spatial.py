@@ -11,6 +11,7 @@ from pydantic import Field
 from torch import Tensor
 
 from robbench.attacks._corruption_filters import positions, sample
+from robbench.attacks._survivors import Kept, Survivors
 from robbench.core.contracts import Attack, Classifier
 from robbench.core.errors import RequestError
 from robbench.core.registry import register_attack
@@ -35,12 +36,6 @@ def moved(images: Tensor, degrees: float, down: float, right: float) -> Tensor:
     from_rows = sine * columns + cosine * rows + (height - 1) / 2
     from_columns = cosine * columns - sine * rows + (width - 1) / 2
     return sample(images, from_rows, from_columns, "zeros").clamp(0, 1)
-
-
-def margin(scores: Tensor, labels: Tensor) -> Tensor:
-    """Score of the label less the best of the others, shape ``(N,)``."""
-    own = scores.gather(1, labels[:, None])
-    return own[:, 0] - scores.scatter(1, labels[:, None], -torch.inf).amax(dim=1)
 
 
 @register_attack("spatial", norms=("none",), brief="Worst rotation and shift")
@@ -86,25 +81,19 @@ class Spatial(Attack):
             (self.max_rotation * turn, self.max_shift * down, self.max_shift * right) for turn, down, right in shares
         ]
 
-    @torch.no_grad()
     def perturb(self, model: Classifier, images: Tensor, labels: Tensor, threat: Threat, rng: Streams) -> Tensor:
-        """The first moves that fool the model, or those that come nearest to it."""
+        """The first moves that fool the model, or those with the smallest margin of the true class."""
         height, width = images.shape[-2:]
-        best = images.clone()
-        least = torch.full((len(images),), torch.inf, dtype=images.dtype, device=images.device)
-        active = torch.arange(len(images), device=images.device)
+        kept, left = Kept.of(images), Survivors.of(model, images, labels, threat, rng)
         for degrees, down, right in self.moves():
-            if len(active) == 0:
+            if not left:
                 break
             still = degrees == down == right == 0
-            tried = images[active] if still else moved(images[active], degrees, height * down, width * right)
-            scores, decisions = model.subset(active).decide(tried)
-            fooled = decisions != labels[active]
-            margins = margin(scores, labels[active]).to(least.dtype)
-            better = fooled | (margins < least[active])
-            best[active[better]], least[active[better]] = tried[better], margins[better]
-            active = active[~fooled]
-        return best
+            tried = left.images if still else moved(left.images, degrees, height * down, width * right)
+            margins, fooled = left.look(tried, left.gain("margin"))
+            kept.offer(left, tried, fooled, margins.to(images.dtype))
+            left = left[~fooled]
+        return kept.images
 
     def passes(self, num_classes: int) -> tuple[int, int]:
         """One forward pass per move."""

@@ -12,11 +12,8 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from robbench.attacks._apgd_state import Rows
-from robbench.attacks._gradients import succeeded
-from robbench.attacks._l1_ascent import project_l1_box
-from robbench.attacks._losses import gain
-from robbench.attacks._projections import add
+from robbench.attacks._projections import add, project_l1_box
+from robbench.attacks._survivors import Kept, Rows, Survivors
 from robbench.core.contracts import Attack, Classifier
 from robbench.core.errors import RequestError, did_you_mean
 from robbench.core.registry import register_attack
@@ -68,32 +65,22 @@ class Square(Attack):
         Raises:
             RequestError: If the model has no other scores of the name asked for.
         """
-        model = self._followed(model)
-        results, index = images.clone(), torch.arange(len(images), device=images.device)
-        patches = _PATCHES[threat.norm].around(images, threat)
-        current, best = images.clone(), torch.full_like(labels, -math.inf, dtype=torch.float64)
+        left = Survivors.of(self._followed(model), images, labels, threat, rng)
+        kept, patches = Kept.of(images, torch.float64), _PATCHES[threat.norm].around(images, threat)
         for query in range(self.queries):
-            if len(index) == 0:
+            if not left:
                 break
             if query % BLOCK == 0:
-                draws = _Draws.of(rng[index], query // BLOCK, images)
+                draws = _SquareDraws.of(left.rng, query // BLOCK, images)
             if query == 0:
                 proposal = patches.start(rng)
             else:
-                proposal = patches.propose(current, draws.at(query % BLOCK), self._share(query))
-            with torch.no_grad():
-                scores, decisions = model.decide(proposal)
-            values = gain(self.loss, labels, threat.targeted)(scores).double()
-            better = (values > best).nonzero().flatten()
-            current[better], best[better] = proposal[better], values[better]
-            fooled = succeeded(decisions, labels, threat.targeted)
-            if bool(fooled.any()):
-                results[index[fooled]] = proposal[fooled]
-                stays = ~fooled
-                model, patches, draws = model.subset(stays), patches[stays], draws[stays]
-                index, labels, current, best = index[stays], labels[stays], current[stays], best[stays]
-        results[index] = current
-        return results
+                proposal = patches.propose(kept.images[left.index], draws.at(query % BLOCK), self._share(query))
+            values, fooled = left.look(proposal, left.gain(self.loss))
+            kept.offer(left, proposal, fooled, values.double())
+            stays = ~fooled
+            left, patches, draws = left[stays], patches[stays], draws[stays]
+        return kept.images
 
     def passes(self, num_classes: int) -> tuple[int, int]:
         """One forward pass per query."""
@@ -114,7 +101,7 @@ class Square(Attack):
 
 
 @dataclass(frozen=True)
-class _Draws(Rows):
+class _SquareDraws(Rows):
     """Random numbers of some queries, or of one: then without the second dimension.
 
     Attributes:
@@ -128,7 +115,7 @@ class _Draws(Rows):
     turned: Tensor
 
     @classmethod
-    def of(cls, rng: Streams, block: int, like: Tensor) -> _Draws:
+    def of(cls, rng: Streams, block: int, like: Tensor) -> _SquareDraws:
         """The numbers of a block of queries, for images like those given."""
         return cls(
             rng.uniform(("places", block), (BLOCK, 4), dtype=torch.float64),
@@ -136,9 +123,9 @@ class _Draws(Rows):
             rng.signs(("turned", block), (BLOCK,)) > 0,
         )
 
-    def at(self, query: int) -> _Draws:
+    def at(self, query: int) -> _SquareDraws:
         """The numbers of one of the queries."""
-        return _Draws(self.places[:, query], self.signs[:, query], self.turned[:, query])
+        return _SquareDraws(self.places[:, query], self.signs[:, query], self.turned[:, query])
 
     def squares(self, side: int, like: Tensor) -> tuple[Tensor, Tensor]:
         """Two squares of pixels, as positions in flat images.
@@ -173,7 +160,7 @@ class _Patches(Rows, abc.ABC):
         """The first images to look at."""
 
     @abc.abstractmethod
-    def propose(self, current: Tensor, draws: _Draws, share: float) -> Tensor:
+    def propose(self, current: Tensor, draws: _SquareDraws, share: float) -> Tensor:
         """Images that differ from the current ones in squares that cover a share of them."""
 
 
@@ -198,7 +185,7 @@ class _Signs(_Patches):
         _, channels, _, width = self.lower.shape
         return torch.where(rng.signs("stripes", (channels, 1, width)) > 0, self.upper, self.lower)
 
-    def propose(self, current: Tensor, draws: _Draws, share: float) -> Tensor:
+    def propose(self, current: Tensor, draws: _SquareDraws, share: float) -> Tensor:
         square, _ = draws.squares(_side(share, current, least=1), current)
         lower, upper = (ends.flatten(2).gather(2, square) for ends in (self.lower, self.upper))
         ends = torch.where(draws.signs[:, :, None] > 0, upper, lower)
@@ -237,7 +224,7 @@ class _Bumps(_Patches):
         change = change * (self.radius / self._norm(change.flatten(1))[:, :, None, None])
         return self._overfull(change * channels) if self.order == 1 else add(self.images, change)
 
-    def propose(self, current: Tensor, draws: _Draws, share: float) -> Tensor:
+    def propose(self, current: Tensor, draws: _SquareDraws, share: float) -> Tensor:
         side = _side(share, current, least=3)
         first, second = draws.squares(side, current)
         images, now = self.images.flatten(2), current.flatten(2)

@@ -9,12 +9,12 @@ from typing import Annotated, ClassVar
 from pydantic import Field
 from torch import Tensor
 
-from robbench.attacks._ensemble import in_turn, passes_in_turn
+from robbench.attacks._ensemble import SubstituteAttack, in_turn, passes_in_turn
 from robbench.attacks.apgd import APGD
 from robbench.attacks.square import Square
 from robbench.core.contracts import Attack, Classifier
 from robbench.core.registry import register_attack
-from robbench.core.sample_rng import Streams
+from robbench.core.sample_rng import Draw, Streams
 from robbench.core.threat_model import Threat
 
 
@@ -54,29 +54,12 @@ class Strong(Attack):
         """The sum over its attacks, and a forward pass on what each returned; without further scores."""
         return passes_in_turn(dict(self._parts((), targeted=False)), num_classes)
 
-    def _parts(self, surrogates: tuple[str, ...], targeted: bool) -> Iterator[tuple[str, Attack]]:
+    def _parts(self, surrogates: tuple[str, ...], targeted: bool) -> Iterator[tuple[Draw, Attack]]:
         yield "apgd-ce", APGD("ce", steps=self.steps)
         for name in surrogates:
-            yield f"apgd-margin through {name}", _Through(name, APGD("margin", steps=self.steps))
+            yield f"apgd-margin through {name}", SubstituteAttack(APGD("margin", steps=self.steps), name)
         if targeted:
             yield "apgd-dlr", APGD("dlr", steps=self.steps)
         else:
             yield "apgd-t", APGD("dlr", steps=self.steps, targets=self.targets)
         yield "square", Square(queries=self.queries)
-
-
-@dataclass(frozen=True)
-class _Through(Attack):
-    """An attack that follows other scores of the model."""
-
-    surrogate: str
-    attack: Attack
-
-    def __post_init__(self) -> None:
-        pass  # Nobody asks for it by name, so there is nothing to check.
-
-    def perturb(self, model: Classifier, images: Tensor, labels: Tensor, threat: Threat, rng: Streams) -> Tensor:
-        return self.attack.perturb(model.surrogate(self.surrogate), images, labels, threat, rng)
-
-    def passes(self, num_classes: int) -> tuple[int, int]:
-        return self.attack.passes(num_classes)

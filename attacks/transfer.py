@@ -6,16 +6,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
-import torch
 from pydantic import Field
 from torch import Tensor
 
-from robbench.attacks._gradients import succeeded
+from robbench.attacks._ensemble import SubstituteAttack, in_turn
 from robbench.attacks.pgd import PGD
 from robbench.core.contracts import Attack, Classifier
 from robbench.core.errors import RequestError
 from robbench.core.registry import register_attack
-from robbench.core.sample_rng import Streams
+from robbench.core.sample_rng import Draw, Streams
 from robbench.core.threat_model import Threat
 
 
@@ -49,29 +48,29 @@ class Transfer(Attack):
 
     def bind(self, peers: Sequence[Classifier]) -> Attack:
         """The attack through these models, if there are any."""
-        return _Through(self.steps, tuple(peers)) if peers else self
+        return PeerTransfer(self.steps, tuple(peers)) if peers else self
 
 
 @dataclass(frozen=True)
-class _Through(Attack):
+class PeerTransfer(Attack):
+    """Projected gradient descent on each of some models in turn.
+
+    Attributes:
+        steps: Gradient steps on each.
+        peers: The models.
+    """
+
     steps: int
     peers: tuple[Classifier, ...]
 
     def perturb(self, model: Classifier, images: Tensor, labels: Tensor, threat: Threat, rng: Streams) -> Tensor:
-        result = images.clone()
-        active = torch.arange(len(images), device=images.device)
-        on_peer = PGD(steps=self.steps, random_start=False, early_stop=False)
-        for number, peer in enumerate(self.peers):
-            if len(active) == 0:
-                break
-            streams = rng[active].fork("peer", number)
-            found = on_peer.perturb(peer, images[active], labels[active], threat, streams)
-            result[active] = found
-            with torch.no_grad():
-                decisions = model.subset(active).predict(found)
-            active = active[~succeeded(decisions, labels[active], threat.targeted)]
-        return result
+        """The images made on the first model that fool the one under attack, or those made on the last."""
+        pgd = PGD(steps=self.steps, random_start=False, early_stop=False)
+        attacks: dict[Draw, Attack] = {
+            ("peer", number): SubstituteAttack(pgd, peer) for number, peer in enumerate(self.peers)
+        }
+        return in_turn(attacks, model, images, labels, threat, rng)
 
     def passes(self, num_classes: int) -> tuple[int, int]:
-        """A forward pass for each other model."""
+        """A forward pass for each model; what they spend themselves is not counted."""
         return len(self.peers), 0

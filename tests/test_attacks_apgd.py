@@ -26,10 +26,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from robbench.attacks._apgd_state import HalvingAscent, checkpoints
+from robbench.attacks._apgd_state import HalvingAscent, SparseAscent, checkpoints, sparse_step
 from robbench.attacks._gradients import steepest_step
-from robbench.attacks._l1_ascent import SparseAscent, project_l1_box, sparse_step
 from robbench.attacks._losses import Loss, dlr, dlr_towards, gain, gain_towards, margin, margin_towards
+from robbench.attacks._projections import project_l1_box
 from robbench.attacks.apgd import APGD
 from robbench.core.registry import Registry
 from robbench.core.threat_model import Norm, Threat

@@ -1,0 +1,138 @@
+"""Bookkeeping of attacks: the samples that an attack is still at work on, and the images that it will return."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields, replace
+from typing import Self
+
+import torch
+from torch import Tensor
+
+from robbench.attacks._gradients import score_gradient
+from robbench.attacks._losses import Gain, Loss, gain
+from robbench.core.contracts import Classifier
+from robbench.core.sample_rng import Streams
+from robbench.core.threat_model import Threat
+
+
+@dataclass(frozen=True)
+class Rows:
+    """A record with one row per sample: tensors, streams, views of a model and other records, next to shared values."""
+
+    def __getitem__(self, index: Tensor) -> Self:
+        """Some of the samples, by a mask or indices; the record itself where a mask holds everywhere."""
+        if index.dtype == torch.bool and bool(index.all()):
+            return self
+        found: dict[str, object] = {}
+        for field in fields(self):
+            row = getattr(self, field.name)
+            if isinstance(row, Classifier):
+                found[field.name] = row.subset(index)
+            elif isinstance(row, Tensor | Rows | Streams):
+                found[field.name] = row[index]
+        return replace(self, **found)
+
+
+@dataclass(frozen=True)
+class Survivors(Rows):
+    """The samples of a batch that an attack is still at work on.
+
+    Attributes:
+        model: The model's view of them: what they are passed through is charged to them alone.
+        images: The images that were given, shape ``(M, C, H, W)``.
+        labels: The true classes, or the targets where ``targeted``, int64, shape ``(M,)``.
+        rng: Their streams.
+        index: Their places in the batch, int64, shape ``(M,)``.
+        targeted: Whether labels are targets.
+    """
+
+    model: Classifier
+    images: Tensor
+    labels: Tensor
+    rng: Streams
+    index: Tensor
+    targeted: bool
+
+    @classmethod
+    def of(cls, model: Classifier, images: Tensor, labels: Tensor, threat: Threat, rng: Streams) -> Survivors:
+        """The whole batch, as ``perturb`` is handed it."""
+        return cls(model, images, labels, rng, torch.arange(len(images), device=images.device), threat.targeted)
+
+    def __len__(self) -> int:
+        """The number of samples."""
+        return len(self.index)
+
+    def alone(self) -> Survivors:
+        """The same samples as a batch of their own."""
+        return replace(self, index=torch.arange(len(self), device=self.index.device))
+
+    def gain(self, loss: Loss) -> Gain:
+        """What the attacker raises, as a function of the scores."""
+        return gain(loss, self.labels, self.targeted)
+
+    def fooled(self, decisions: Tensor) -> Tensor:
+        """Which hard predictions are as the attacker wants them, bool, shape ``(M,)``; from ``(M,)`` or ``(B, M)``."""
+        return decisions == self.labels if self.targeted else decisions != self.labels
+
+    def fools(self, x: Tensor) -> Tensor:
+        """Which images fool the model, bool, shape ``(M,)``; one forward pass, none where there is no sample."""
+        if not len(self):
+            return torch.zeros_like(self.labels, dtype=torch.bool)
+        with torch.no_grad():
+            return self.fooled(self.model.predict(x))
+
+    def look(self, x: Tensor, objective: Gain) -> tuple[Tensor, Tensor]:
+        """An objective of the scores at ``x``, and which images fool the model, both ``(M,)``; one forward pass."""
+        with torch.no_grad():
+            scores, decisions = self.model.decide(x)
+        return objective(scores), self.fooled(decisions)
+
+    def gradient(self, x: Tensor, objective: Gain) -> tuple[Tensor, Tensor, Tensor]:
+        """The gradient at ``x`` of an objective of the scores, of the shape of ``x``, and what ``look`` returns.
+
+        One forward and one backward pass.
+        """
+        g, value, decisions = score_gradient(self.model, x, objective)
+        return g, value, self.fooled(decisions)
+
+
+@dataclass(frozen=True)
+class Kept:
+    """The images to return: those that fool the model before others, then by value; ``offer`` writes to the tensors.
+
+    Attributes:
+        images: Shape ``(N, C, H, W)``.
+        value: What is to be high, shape ``(N,)``; -inf where nothing was offered with a value.
+        fooled: Whether the images fool the model, bool, shape ``(N,)``.
+    """
+
+    images: Tensor
+    value: Tensor
+    fooled: Tensor
+
+    @classmethod
+    def of(cls, images: Tensor, dtype: torch.dtype | None = None) -> Kept:
+        """The images as they were given, for want of better ones; values are of their dtype unless another is given."""
+        value = torch.full((len(images),), -torch.inf, dtype=dtype or images.dtype, device=images.device)
+        return cls(images.clone(), value, torch.zeros_like(value, dtype=torch.bool))
+
+    def offer(self, left: Survivors, images: Tensor, fooled: Tensor, value: Tensor | None = None) -> Tensor:
+        """Keep images that are better than what there is.
+
+        Args:
+            left: The samples in question.
+            images: Shape ``(M, C, H, W)``.
+            fooled: Whether they fool the model, bool, shape ``(M,)``.
+            value: Shape ``(M,)``; without, later images are better than earlier ones.
+
+        Returns:
+            Which were kept, bool, shape ``(M,)``.
+        """
+        before = self.fooled[left.index]
+        better = fooled | ~before
+        if value is not None:
+            better &= (fooled & ~before) | (value > self.value[left.index])
+            self.value[left.index[better]] = value[better].to(self.value.dtype)
+        rows = left.index[better]
+        self.images[rows], self.fooled[rows] = images[better], fooled[better]
+        return better
