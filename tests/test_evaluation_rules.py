@@ -25,9 +25,10 @@ from torch import Tensor
 from robbench.core.contracts import Attack, Classifier, to_float
 from robbench.core.sample_rng import Streams
 from robbench.core.threat_model import Norm, Threat
-from robbench.evaluation import evaluator
-from robbench.evaluation.evaluator import Subject, evaluate
+from robbench.evaluation import attack_run
+from robbench.evaluation.evaluator import evaluate
 from robbench.evaluation.referee import Breach
+from robbench.evaluation.subject import Subject
 from robbench.execution.jobs import carry_out
 from robbench.results.store import Store
 from robbench.training.trainer import load_model, train
@@ -47,7 +48,7 @@ def test_the_size_of_batches_changes_next_to_nothing_on_a_network(
 ) -> None:
     outcomes = []
     for size in (128, 7, 1):
-        monkeypatch.setattr(evaluator, "ATTACK_BATCH", size)
+        monkeypatch.setattr(attack_run, "ATTACK_BATCH", size)
         outcomes.append(evaluate(digits, condition("fgsm@0.05")).outcome)
     assert 0.1 < outcomes[0].robust.mean() < 0.9
     for other in outcomes[1:]:
@@ -192,7 +193,7 @@ class Hungry(Attack):
 
 
 def test_running_out_of_memory_halves_the_batch_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(evaluator, "ATTACK_BATCH", 32)
+    monkeypatch.setattr(attack_run, "ATTACK_BATCH", 32)
     here = subject(exact(4))
     result = evaluate(here, put_to(Hungry()))
     assert result.notes == (

@@ -17,7 +17,7 @@ from robbench.results.schema import Ints, Record
 from robbench.results.store import EMBEDDINGS, Store
 
 if TYPE_CHECKING:
-    from robbench.evaluation.evaluator import Subject
+    from robbench.evaluation.subject import Subject
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,8 @@ def carry_out(plan: Plan, job: Job, cells: Sequence[Cell], tell: Tell) -> None:
     Raises:
         StoreError: If results cannot be kept.
     """
-    from robbench.evaluation.evaluator import ATTACK_BATCH, evaluate
+    from robbench.evaluation.attack_run import ATTACK_BATCH
+    from robbench.evaluation.evaluator import evaluate
     from robbench.evaluation.scoring import done, without_result
     from robbench.results.provenance import provenance
     from robbench.training.trainer import JUDGING_BATCH, Diverged, load_model, train
@@ -126,7 +127,7 @@ def carry_out(plan: Plan, job: Job, cells: Sequence[Cell], tell: Tell) -> None:
 
 
 def _subject(job: Job, store: Store, device: str, defended: bool) -> Subject:
-    from robbench.evaluation.evaluator import Subject
+    from robbench.evaluation.subject import Subject
     from robbench.training.trainer import load_model
 
     splits = job.data.splits
