@@ -20,7 +20,7 @@ from rich.text import Text
 from robbench.results.store import Store
 
 if TYPE_CHECKING:
-    from robbench.conformance.rules import Finding
+    from robbench.conformance.rules import RuleResult
     from robbench.core.registry import Entry
     from robbench.data.label_issues import Listing
     from robbench.execution.jobs import Progress as Event
@@ -285,7 +285,7 @@ def _value(value: object) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
-def show_findings(kind: str, name: str, findings: Sequence[Finding]) -> bool:
+def show_findings(kind: str, name: str, findings: Sequence[RuleResult]) -> bool:
     """What a component keeps to and what it breaks. Returns whether it breaks nothing."""
     words = {True: Text("pass", style="green"), False: Text("broken", style="red"), None: Text("n/a", style="dim")}
     table = _table(None, "", "rule", "what was found")

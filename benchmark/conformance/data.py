@@ -25,7 +25,7 @@ from robbench.training.recipe import Recipe
 
 
 @dataclass(frozen=True)
-class Files:
+class DatasetFiles:
     """A data set with what its files hold; looked for, read and split once."""
 
     dataset: Dataset
@@ -54,14 +54,14 @@ class Files:
         return source, split(self.dataset, source)
 
 
-def _located(files: Files) -> str:
+def _located(files: DatasetFiles) -> str:
     if isinstance(files.stamp, RequestError):
         raise NotApplicable(str(files.stamp))
     demand(files.stamp == locate(files.dataset, None)[0], "the stamp changes though no file did")
     return files.stamp
 
 
-def _read_twice(files: Files) -> str:
+def _read_twice(files: DatasetFiles) -> str:
     source, _ = files.content
     raw = files.dataset.locate(None)[1]()
     demand(np.array_equal(raw.images, source.images), "the images are others when they are read again")
@@ -69,7 +69,7 @@ def _read_twice(files: Files) -> str:
     return f"{len(source.labels)} images, {len(source.class_names)} classes, {source.duplicates} duplicates"
 
 
-def _splits(files: Files) -> str:
+def _splits(files: DatasetFiles) -> str:
     _, splits = files.content
     parts = {name: getattr(splits, name) for name in ("train", "validation", "test")}
     together = np.concatenate(list(parts.values()))
@@ -79,7 +79,7 @@ def _splits(files: Files) -> str:
     return ", ".join(f"{len(index)} {name}" for name, index in parts.items())
 
 
-def _sizes(files: Files) -> str:
+def _sizes(files: DatasetFiles) -> str:
     for norm, sizes in files.dataset.eps.items():
         rising = all(low < high for low, high in zip(sizes.values, sizes.values[1:], strict=False))
         demand(rising and all(size > 0 for size in sizes.values), f"{norm}: sizes must be positive and rise")
@@ -87,7 +87,7 @@ def _sizes(files: Files) -> str:
     return ", ".join(files.dataset.eps) or "none: conditions must write theirs out"
 
 
-def _recipe(files: Files) -> str:
+def _recipe(files: DatasetFiles) -> str:
     recipe = files.dataset.recipe
     Recipe.make({name: value for name, value in recipe.items() if name != "architecture"}, "recipe")
     return ", ".join(f"{name} {value}" for name, value in recipe.items())
