@@ -9,9 +9,9 @@ import numpy as np
 from robbench.results.schema import (
     BoardNote,
     CellSpec,
+    ConditionKind,
     ConditionSpec,
     DatasetSpec,
-    Kind,
     ModelSpec,
     Outcome,
     PartSpec,
@@ -82,7 +82,7 @@ CHAIN = ConditionSpec(label="rotation+fgsm@0.1", kind="chain", stages=(stage("ro
 
 
 def outcome(
-    kind: Kind,
+    kind: ConditionKind,
     labels: Sequence[int] | np.ndarray,
     clean: Sequence[int] | np.ndarray | None = None,
     final: Sequence[int] | np.ndarray | None = None,

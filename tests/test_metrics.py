@@ -19,10 +19,12 @@ from robbench.evaluation.metrics.robustness import Robustness
 from robbench.evaluation.metrics.success import Success
 from robbench.evaluation.statistics import wilson
 from robbench.evaluation.verdicts import distances, judged
-from robbench.results.schema import Kind, Outcome
+from robbench.results.schema import ConditionKind, Outcome
 
 
-def make(kind: Kind, labels: list[int], clean: list[int], final: list[int], k: int = 3, **arrays: object) -> Outcome:
+def make(
+    kind: ConditionKind, labels: list[int], clean: list[int], final: list[int], k: int = 3, **arrays: object
+) -> Outcome:
     n = len(labels)
     floats = ("linf", "l2", "l1", "l0", "forwards", "backwards")
     values: dict[str, object] = {
@@ -205,7 +207,7 @@ def test_passes() -> None:
 
 
 @pytest.mark.parametrize("kind", ["clean", "natural", "attack", "chain"])
-def test_registered_metrics_have_names_of_their_own_and_stand_empty_outcomes(kind: Kind) -> None:
+def test_registered_metrics_have_names_of_their_own_and_stand_empty_outcomes(kind: ConditionKind) -> None:
     entries = Registry(installed=False).entries("metric")
     assert set(entries) == {"agreement", "change", "decisions", "draws", "passes", "robustness", "success"}
     outcome = make(kind, [0, 1, 2], [0, 1, 1], [0, 1, 1], draws=[[0], [1], [1]])

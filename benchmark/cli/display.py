@@ -21,7 +21,7 @@ from robbench.results.store import Store
 
 if TYPE_CHECKING:
     from robbench.conformance.rules import RuleResult
-    from robbench.core.registry import Entry
+    from robbench.core.registry import Registration
     from robbench.data.label_issues import Listing
     from robbench.execution.jobs import Progress as Event
     from robbench.execution.runner import Boards, Work
@@ -265,7 +265,7 @@ def show_components(kind: str | None, plugins: Sequence[Path]) -> None:
         console.print(table)
 
 
-def _parameters(entry: Entry) -> list[str]:
+def _parameters(entry: Registration) -> list[str]:
     """What can be set, less what every component of the kind has and this one leaves as it is."""
     kind = next(cls for cls in entry.cls.__mro__ if cls.__name__ == entry.mark.kind.capitalize())
     shared = {name: parameter.default for name, parameter in inspect.signature(kind).parameters.items()}

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from robbench.core.contracts import Classifier, Samples
 from robbench.data.splits import stratified
-from robbench.results.schema import Ints, Kind, Outcome
+from robbench.results.schema import ConditionKind, Ints, Outcome
 from robbench.training.trainer import predictions
 
 
@@ -59,7 +59,7 @@ class Subject:
         """The same on some of the samples."""
         return self._at(torch.isin(self.samples.ids, torch.from_numpy(ids)).nonzero().flatten())
 
-    def outcome(self, kind: Kind) -> Outcome:
+    def outcome(self, kind: ConditionKind) -> Outcome:
         """The outcome of a condition that is applied to no sample."""
         ids, labels, clean = (values.numpy() for values in (self.samples.ids, self.samples.labels, self.clean))
         return Outcome.of(self.num_classes, kind, ids=ids, labels=labels, clean=clean)
