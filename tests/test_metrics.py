@@ -25,29 +25,11 @@ from robbench.results.schema import ConditionKind, Outcome
 def make(
     kind: ConditionKind, labels: list[int], clean: list[int], final: list[int], k: int = 3, **arrays: object
 ) -> Outcome:
-    n = len(labels)
-    floats = ("linf", "l2", "l1", "l0", "forwards", "backwards")
-    values: dict[str, object] = {
-        "rounded": final,
-        "scored": final,
-        "flat": [False] * n,
-        "attempted": [kind != "clean" and (kind != "attack" or a == b) for a, b in zip(labels, clean, strict=True)],
-        "targets": [-1] * n,
-        "draws": np.zeros((n, 0)),
-        "every_target": np.zeros((n, 0)),
-        **dict.fromkeys(floats, [0.0] * n),
-    } | arrays
-    kinds = dict.fromkeys(("attempted", "flat"), np.bool_) | dict.fromkeys(floats, np.float64)
-    cast = {name: np.asarray(value).astype(kinds.get(name, np.int64)) for name, value in values.items()}
-    return Outcome(
-        ids=np.arange(n),
-        labels=np.array(labels, dtype=np.int64),
-        clean=np.array(clean, dtype=np.int64),
-        final=np.array(final, dtype=np.int64),
-        **cast,
-        num_classes=k,
-        kind=kind,
-    )
+    applied = [kind != "clean" and (kind != "attack" or a == b) for a, b in zip(labels, clean, strict=True)]
+    values: dict[str, object] = {"ids": range(len(labels)), "labels": labels, "clean": clean}
+    values |= {"final": final, "rounded": final, "attempted": applied} | arrays
+    specs = Outcome.arrays()
+    return Outcome.of(k, kind, **{name: np.asarray(value).astype(specs[name].dtype) for name, value in values.items()})
 
 
 pairs = st.integers(2, 10).flatmap(

@@ -219,7 +219,7 @@ class Objective(Component):
             images: Float in [0, 1], shape ``(N, C, H, W)``.
             labels: int64, shape ``(N,)``.
             weights: Class weights, shape ``(K,)``, or None.
-            anchor: Unchanged images that stay where they are while ``images`` are attacked; objectives that compare
+            anchor: Clean images that stay where they are while ``images`` are attacked; objectives that compare
                 images with each other use them as frozen references.
         """
 

@@ -184,7 +184,7 @@ class Outcome:
 
         Args:
             num_classes: Number of classes K.
-            kind: ConditionKind of the condition.
+            kind: Of the condition.
             **arrays: ``ids``, ``labels``, ``clean`` and whichever others there are.
         """
         for name, spec in cls.arrays().items():
