@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -220,3 +221,23 @@ def test_what_an_attack_does_to_its_model_reaches_neither_the_judge_nor_the_next
     here = subject(exact(3))
     assert evaluate(here, put_to(Hooking(), eps=0.0)).outcome.robust.sum() == 50
     assert evaluate(here, put_to(Idle(), eps=0.0)).outcome.robust.sum() == 50
+
+
+@pytest.mark.parametrize(
+    ("predict", "found"),
+    [
+        (lambda predicted: predicted[:1], r"got torch.int64 of shape \(1,\) for 60 images"),
+        (lambda predicted: predicted.double(), r"got torch.float64 of shape"),
+        (lambda predicted: predicted + 4, r"got 4 to 7 of 4 classes"),
+    ],
+)
+def test_a_model_that_does_not_predict_a_class_for_each_image_is_refused(
+    predict: Callable[[Tensor], Tensor], found: str
+) -> None:
+    here, plain = subject(exact(4)), exact(4).predict
+    model = exact(4)
+    model.predict = lambda images: predict(plain(images))  # type: ignore[method-assign]
+    with pytest.raises(Breach, match=f"the model predicts a class for each image: {found}"):
+        subject(model, here.samples)
+    with pytest.raises(Breach, match="the model predicts a class for each image"):
+        evaluate(replace(here, model=model), put_to(Idle()))

@@ -13,7 +13,7 @@ from torch import Tensor
 from robbench.core.contracts import Classifier, to_float
 from robbench.core.sample_rng import Streams
 from robbench.evaluation.query_counter import Oracle
-from robbench.evaluation.referee import change_norms, check_images, fair_play
+from robbench.evaluation.referee import change_norms, check_images, check_predictions, fair_play
 from robbench.evaluation.subject import Subject
 from robbench.planning.conditions import Condition, Stage
 from robbench.results.schema import Outcome
@@ -157,7 +157,7 @@ class AttackRunner:
         """Predictions on the changed images, and norms of the change."""
         model = self.judge.model
         with torch.no_grad():
-            final = model.predict(changed)
+            final = check_predictions(model.predict(changed), len(changed), model.num_classes)
             # A natural perturbation has nobody whose work rounding could undo.
             attacked = self.condition.kind != "natural"
             rounded = model.predict((changed * 255).round() / 255) if attacked else final

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from robbench.core.contracts import Classifier, Samples
 from robbench.data.splits import stratified
+from robbench.evaluation.referee import check_predictions
 from robbench.results.schema import ConditionKind, Ints, Outcome
 from robbench.training.trainer import predictions
 
@@ -40,8 +41,13 @@ class Subject:
 
     @classmethod
     def of(cls, model: Classifier, samples: Samples, **rest: Any) -> Subject:
-        """A subject with its clean predictions."""
+        """A subject with its clean predictions.
+
+        Raises:
+            Breach: If the model does not predict a class for each image.
+        """
         clean = predictions(model, samples.images, rest.get("device", "cpu"))
+        check_predictions(clean, len(samples), model.num_classes)
         return cls(model, samples, clean, **rest)
 
     @property
