@@ -8,8 +8,9 @@ from board_cells import A_MODEL, cell
 from subjects import condition
 
 from robbench.core.contracts import Classifier
-from robbench.evaluation.audit import Finding, examine
-from robbench.evaluation.evaluator import Subject, evaluate
+from robbench.evaluation.audit import Flag, examine
+from robbench.evaluation.evaluator import evaluate
+from robbench.evaluation.subject import Subject
 from robbench.planning.conditions import Condition
 from robbench.results.schema import Outcome, Record
 
@@ -33,8 +34,8 @@ def row(
 
 def flags(cells: Cells) -> dict[str, str]:
     """The blocking flags of a row with what was found."""
-    return {finding.name: finding.text for finding in examine(cells) if finding.blocks}
+    return {flag.name: flag.text for flag in examine(cells) if flag.blocks}
 
 
-def cautions(cells: Cells) -> dict[str, Finding]:
-    return {finding.name: finding for finding in examine(cells) if not finding.blocks}
+def cautions(cells: Cells) -> dict[str, Flag]:
+    return {flag.name: flag for flag in examine(cells) if not flag.blocks}

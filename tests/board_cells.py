@@ -9,9 +9,9 @@ import numpy as np
 from robbench.results.schema import (
     BoardNote,
     CellSpec,
+    ConditionKind,
     ConditionSpec,
     DatasetSpec,
-    Kind,
     ModelSpec,
     Outcome,
     PartSpec,
@@ -82,7 +82,7 @@ CHAIN = ConditionSpec(label="rotation+fgsm@0.1", kind="chain", stages=(stage("ro
 
 
 def outcome(
-    kind: Kind,
+    kind: ConditionKind,
     labels: Sequence[int] | np.ndarray,
     clean: Sequence[int] | np.ndarray | None = None,
     final: Sequence[int] | np.ndarray | None = None,
@@ -96,26 +96,19 @@ def outcome(
     after = before if final is None else np.asarray(final, dtype=np.int64)
     n = len(truth)
     values: dict[str, np.ndarray] = {
+        "ids": np.arange(n) if ids is None else np.asarray(ids, dtype=np.int64),
+        "labels": truth,
+        "clean": before,
+        "final": after,
         "rounded": after,
         "attempted": np.full(n, kind != "clean") & ((before == truth) | (kind != "attack")),
-        "targets": np.full(n, -1),
-        "draws": np.stack([after, before], axis=1) if kind == "natural" else np.zeros((n, 0), dtype=np.int64),
-        "every_target": np.zeros((n, 0), dtype=np.int64),
         **{norm: np.full(n, 0.1) for norm in ("linf", "l2", "l1", "l0")},
         "forwards": np.full(n, 3.0),
         "backwards": np.full(n, 2.0),
-        "scored": after,
-        "flat": np.zeros(n, dtype=np.bool_),
     }
-    return Outcome(
-        ids=np.arange(n) if ids is None else np.asarray(ids, dtype=np.int64),
-        labels=truth,
-        clean=before,
-        final=after,
-        **values | arrays,  # type: ignore[arg-type]
-        num_classes=k,
-        kind=kind,
-    )
+    if kind == "natural":
+        values["draws"] = np.stack([after, before], axis=1)
+    return Outcome.of(k, kind, **values | arrays)
 
 
 def cell(

@@ -49,7 +49,7 @@ def hostile_cells() -> list[Cell]:
                 failed = at == len(ROWS) - 1 and condition is PGD
                 made = cell(row, condition, SCRIPT if failed else result, seed=seed, data=data)
                 if at == 0:
-                    marks = {"flags": {"noise-wins": IMAGE}, "cautions": {"randomised": SCRIPT}, "notes": (QUOTES,)}
+                    marks = {"flags": {"noise-wins": IMAGE}, "cautions": {"randomized": SCRIPT}, "notes": (QUOTES,)}
                     made = made[0].model_copy(update=marks), made[1]
                 cells.append(made)
     return cells

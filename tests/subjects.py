@@ -16,7 +16,8 @@ from robbench.core.contracts import Attack, Classifier, Samples, to_float
 from robbench.core.registry import Registry
 from robbench.core.sample_rng import Streams
 from robbench.core.threat_model import Norm, Threat
-from robbench.evaluation.evaluator import Result, Subject
+from robbench.evaluation.evaluator import Result
+from robbench.evaluation.subject import Subject
 from robbench.planning.component_spec import Choice
 from robbench.planning.conditions import Condition, ConditionRequest, Stage
 from robbench.results.schema import Outcome

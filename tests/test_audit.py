@@ -36,10 +36,10 @@ class TestTraps:
 
     def test_random_scores(self) -> None:
         found = flags(row(subject(Noisy(exact(4)), wrong=0), *CHAINS))
-        assert "randomised" in found
+        assert "randomized" in found
         cells = row(subject(Noisy(exact(4)), wrong=0), *CHAINS, traits=("averaged",))
-        assert "randomised" in cautions(cells)
-        assert "randomised" not in flags(cells)
+        assert "randomized" in cautions(cells)
+        assert "randomized" not in flags(cells)
 
     def test_k_winners_take_all(self) -> None:
         chains = [chain.replace("0.1", "0.02") for chain in CHAINS]
@@ -60,7 +60,7 @@ class TestTraps:
 
     def test_a_constant_model(self) -> None:
         found = flags(row(subject(Constant(exact(4).weight, exact(4).bias).eval()), "pgd[steps=2]@0.1"))
-        assert "for the same class on all 60" in found["survives-everything"]
+        assert "predicts the same class for all 60" in found["survives-everything"]
 
     def test_a_model_that_nothing_can_fool_because_its_gradient_is_gone(self) -> None:
         cells = row(subject(Blocked(exact(4)), wrong=0), "pgd[steps=2]@0.5", "pgd[steps=2]@1")

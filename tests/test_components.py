@@ -12,7 +12,7 @@ from pydantic import Field
 from robbench.core.component import Component, number
 from robbench.core.contracts import Attack
 from robbench.core.errors import RequestError
-from robbench.core.registry import Entry, Mark, Registry
+from robbench.core.registry import Mark, Registration, Registry
 from robbench.planning.component_spec import Choice, choose, plain, read_text, split_outside_brackets
 from robbench.results.schema import digest
 
@@ -37,7 +37,7 @@ class Sample(Component):
 
 def registered(preset: dict[str, object] | None = None) -> Registry:
     """A registry that holds nothing but ``Sample``."""
-    entry = Entry(Mark("balancer", "sample", preset or {}), Sample, "sample.py", None, None)
+    entry = Registration(Mark("balancer", "sample", preset or {}), Sample, "sample.py", None, None)
     return Registry(_found={"balancer": {"sample": entry}})
 
 

@@ -11,10 +11,9 @@ from torch import Tensor
 from robbench.attacks.deepfool import DeepFool
 from robbench.attacks.fgm import FGM
 from robbench.attacks.pgd import PGD
-from robbench.conformance import check
-from robbench.conformance.attacks import RULES, check_attack
-from robbench.conformance.rules import Broken, Finding, NotApplicable, Rule, judge
-from robbench.conformance.scenes import largest_gain, smallest_change
+from robbench.conformance import RULES, check
+from robbench.conformance.rules import Broken, NotApplicable, Rule, RuleResult, judge
+from robbench.conformance.scenarios import Bench, largest_gain, smallest_change
 from robbench.core.contracts import (
     Attack,
     Classifier,
@@ -35,12 +34,16 @@ SMALL: Mapping[str, object] = {
 }
 
 
-def broken(findings: list[Finding]) -> dict[str, str]:
-    return {finding.rule: finding.detail for finding in findings if finding.passed is False}
+def broken(results: list[RuleResult]) -> dict[str, str]:
+    return {finding.rule: finding.detail for finding in results if finding.passed is False}
 
 
-def status(findings: list[Finding]) -> dict[str, bool | None]:
-    return {finding.rule: finding.passed for finding in findings}
+def status(results: list[RuleResult]) -> dict[str, bool | None]:
+    return {finding.rule: finding.passed for finding in results}
+
+
+def check_attack(attack: Attack, norms: tuple[Norm, ...]) -> list[RuleResult]:
+    return judge(RULES["attack"], Bench(attack, norms))
 
 
 # --- the engine
@@ -64,11 +67,11 @@ def test_every_rule_gives_one_finding_whatever_happens() -> None:
 
     rules = [Rule(check.__name__, check) for check in (passes, breaks, skips, crashes, exits)]
     assert judge(rules, 7) == [
-        Finding("passes", True, "saw 7"),
-        Finding("breaks", False, "too small"),
-        Finding("skips", None, "not applicable: no reason"),
-        Finding("crashes", False, "ValueError: two lines"),
-        Finding("exits", False, "SystemExit: 3"),
+        RuleResult("passes", True, "saw 7"),
+        RuleResult("breaks", False, "too small"),
+        RuleResult("skips", None, "not applicable: no reason"),
+        RuleResult("crashes", False, "ValueError: two lines"),
+        RuleResult("exits", False, "SystemExit: 3"),
     ]
 
 
@@ -121,9 +124,9 @@ ATTACKS = [
 
 @pytest.mark.parametrize("name", ATTACKS)
 def test_built_in_attacks_break_no_rule(name: str) -> None:
-    findings = check(BUILT_IN, "attack", quick(name))
-    assert len(findings) == len(RULES) + 1
-    assert broken(findings) == {}
+    results = check(BUILT_IN, "attack", quick(name))
+    assert len(results) == len(RULES["attack"])
+    assert broken(results) == {}
 
 
 COMPONENTS = [
@@ -136,9 +139,9 @@ COMPONENTS = [
 
 @pytest.mark.parametrize(("kind", "name"), COMPONENTS)
 def test_built_in_components_break_no_rule(kind: Kind, name: str) -> None:
-    findings = check(BUILT_IN, kind, name)
-    assert findings
-    assert broken(findings) == {}
+    results = check(BUILT_IN, kind, name)
+    assert results
+    assert broken(results) == {}
 
 
 def test_missing_files_are_told_rather_than_skipped() -> None:
@@ -148,11 +151,11 @@ def test_missing_files_are_told_rather_than_skipped() -> None:
 
 
 def test_a_white_box_attack_is_told_how_far_it_gets() -> None:
-    (told,) = (finding for finding in check_attack(PGD(), ("linf",)) if finding.rule == "no better than possible")
+    (told,) = (result for result in check_attack(PGD(), ("linf",)) if result.rule == "no better than possible")
     shares = [int(word.strip("%,")) for word in told.detail.split() if word.strip(",").endswith("%")]
     assert len(shares) == 2
     assert all(80 < share <= 100 for share in shares)
-    (told,) = (finding for finding in check_attack(DeepFool(), ("l2",)) if finding.rule == "no better than possible")
+    (told,) = (result for result in check_attack(DeepFool(), ("l2",)) if result.rule == "no better than possible")
     assert "times the smallest change: l2 1.0" in told.detail
 
 
@@ -328,15 +331,15 @@ SPOILED: list[tuple[type[Steps], str]] = [
 
 @pytest.mark.parametrize(("cls", "rule"), SPOILED)
 def test_an_attack_that_breaks_a_rule_is_told_which(cls: type[Steps], rule: str) -> None:
-    findings = check_attack(cls(), ("linf",))
-    assert rule in broken(findings)
-    assert broken(findings)[rule]
+    results = check_attack(cls(), ("linf",))
+    assert rule in broken(results)
+    assert broken(results)[rule]
 
 
 def test_what_they_are_spoiled_from_breaks_none() -> None:
-    findings = check_attack(Steps(), ("linf", "l2", "l1"))
-    assert broken(findings) == {}
-    assert None not in status(findings).values()
+    results = check_attack(Steps(), ("linf", "l2", "l1"))
+    assert broken(results) == {}
+    assert None not in status(results).values()
 
 
 def test_most_spoiled_attacks_break_nothing_else() -> None:

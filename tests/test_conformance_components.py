@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from robbench.cli.main import main
 from robbench.conformance import kinds_of
 from robbench.conformance.components import ARCHITECTURES, BALANCERS, DEFENSES, OBJECTIVES
-from robbench.conformance.data import DATASETS, METRICS, Files
-from robbench.conformance.rules import Finding, judge
-from robbench.conformance.scenes import Features
+from robbench.conformance.data import DATASETS, METRICS, DatasetFiles
+from robbench.conformance.rules import RuleResult, judge
+from robbench.conformance.scenarios import Features
 from robbench.core.contracts import Architecture, Backbone, Balancer, Batch, Classifier, Defense, Samples
 from robbench.core.errors import RequestError
 from robbench.core.metric import Metric
@@ -29,8 +29,8 @@ from robbench.results.schema import Measure, Outcome
 BUILT_IN = Registry(installed=False)
 
 
-def broken(findings: list[Finding]) -> dict[str, str]:
-    return {finding.rule: finding.detail for finding in findings if finding.passed is False}
+def broken(results: list[RuleResult]) -> dict[str, str]:
+    return {finding.rule: finding.detail for finding in results if finding.passed is False}
 
 
 # --- defenses
@@ -108,7 +108,7 @@ class Miscounting(Defense):
         (Steps(), "the training loss descends", "a gradient is left"),
         (Miscounting(), "the wrapped model answers", "num_classes is 4"),
         (Blocked(), "gradients pass as it says", 'gradients = "exact"'),
-        (Batched(), "batch and order change nothing", "decisions change"),
+        (Batched(), "batch and order change nothing", "predictions change"),
     ],
 )
 def test_a_defense_that_breaks_a_rule_is_told_which(defense: Defense, rule: str, part: str) -> None:
@@ -221,7 +221,7 @@ class Falling(Digits):
 
 
 def test_a_data_set_that_breaks_a_rule_is_told_which() -> None:
-    found = broken(judge(DATASETS, Files(Falling())))
+    found = broken(judge(DATASETS, DatasetFiles(Falling())))
     assert list(found) == ["sizes of change are in order", "its recipe is one"]
     assert 'did you mean "epochs"' in found["its recipe is one"]
 

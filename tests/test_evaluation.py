@@ -20,7 +20,7 @@ from robbench.attacks.noise import GaussianNoise
 from robbench.core.contracts import to_float
 from robbench.core.sample_rng import Streams
 from robbench.core.threat_model import Threat
-from robbench.evaluation import evaluator
+from robbench.evaluation import attack_run
 from robbench.evaluation.evaluator import evaluate
 from robbench.planning.conditions import Condition
 
@@ -266,7 +266,7 @@ CHAINS = [
 def test_the_size_of_batches_changes_nothing(chain: str, monkeypatch: pytest.MonkeyPatch) -> None:
     here, outcomes = subject(exact(4)), []
     for size in (128, 7, 1):
-        monkeypatch.setattr(evaluator, "ATTACK_BATCH", size)
+        monkeypatch.setattr(attack_run, "ATTACK_BATCH", size)
         outcomes.append(evaluate(here, condition(chain)).outcome)
     assert (outcomes[0].final != outcomes[0].clean).any()
     for other in outcomes[1:]:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -25,9 +26,10 @@ from torch import Tensor
 from robbench.core.contracts import Attack, Classifier, to_float
 from robbench.core.sample_rng import Streams
 from robbench.core.threat_model import Norm, Threat
-from robbench.evaluation import evaluator
-from robbench.evaluation.evaluator import Subject, evaluate
+from robbench.evaluation import attack_run
+from robbench.evaluation.evaluator import evaluate
 from robbench.evaluation.referee import Breach
+from robbench.evaluation.subject import Subject
 from robbench.execution.jobs import carry_out
 from robbench.results.store import Store
 from robbench.training.trainer import load_model, train
@@ -47,7 +49,7 @@ def test_the_size_of_batches_changes_next_to_nothing_on_a_network(
 ) -> None:
     outcomes = []
     for size in (128, 7, 1):
-        monkeypatch.setattr(evaluator, "ATTACK_BATCH", size)
+        monkeypatch.setattr(attack_run, "ATTACK_BATCH", size)
         outcomes.append(evaluate(digits, condition("fgsm@0.05")).outcome)
     assert 0.1 < outcomes[0].robust.mean() < 0.9
     for other in outcomes[1:]:
@@ -192,7 +194,7 @@ class Hungry(Attack):
 
 
 def test_running_out_of_memory_halves_the_batch_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(evaluator, "ATTACK_BATCH", 32)
+    monkeypatch.setattr(attack_run, "ATTACK_BATCH", 32)
     here = subject(exact(4))
     result = evaluate(here, put_to(Hungry()))
     assert result.notes == (
@@ -219,3 +221,23 @@ def test_what_an_attack_does_to_its_model_reaches_neither_the_judge_nor_the_next
     here = subject(exact(3))
     assert evaluate(here, put_to(Hooking(), eps=0.0)).outcome.robust.sum() == 50
     assert evaluate(here, put_to(Idle(), eps=0.0)).outcome.robust.sum() == 50
+
+
+@pytest.mark.parametrize(
+    ("predict", "found"),
+    [
+        (lambda predicted: predicted[:1], r"got torch.int64 of shape \(1,\) for 60 images"),
+        (lambda predicted: predicted.double(), r"got torch.float64 of shape"),
+        (lambda predicted: predicted + 4, r"got 4 to 7 of 4 classes"),
+    ],
+)
+def test_a_model_that_does_not_predict_a_class_for_each_image_is_refused(
+    predict: Callable[[Tensor], Tensor], found: str
+) -> None:
+    here, plain = subject(exact(4)), exact(4).predict
+    model = exact(4)
+    model.predict = lambda images: predict(plain(images))  # type: ignore[method-assign]
+    with pytest.raises(Breach, match=f"the model predicts a class for each image: {found}"):
+        subject(model, here.samples)
+    with pytest.raises(Breach, match="the model predicts a class for each image"):
+        evaluate(replace(here, model=model), put_to(Idle()))

@@ -19,33 +19,17 @@ from robbench.evaluation.metrics.robustness import Robustness
 from robbench.evaluation.metrics.success import Success
 from robbench.evaluation.statistics import wilson
 from robbench.evaluation.verdicts import distances, judged
-from robbench.results.schema import Kind, Outcome
+from robbench.results.schema import ConditionKind, Outcome
 
 
-def make(kind: Kind, labels: list[int], clean: list[int], final: list[int], k: int = 3, **arrays: object) -> Outcome:
-    n = len(labels)
-    floats = ("linf", "l2", "l1", "l0", "forwards", "backwards")
-    values: dict[str, object] = {
-        "rounded": final,
-        "scored": final,
-        "flat": [False] * n,
-        "attempted": [kind != "clean" and (kind != "attack" or a == b) for a, b in zip(labels, clean, strict=True)],
-        "targets": [-1] * n,
-        "draws": np.zeros((n, 0)),
-        "every_target": np.zeros((n, 0)),
-        **dict.fromkeys(floats, [0.0] * n),
-    } | arrays
-    kinds = dict.fromkeys(("attempted", "flat"), np.bool_) | dict.fromkeys(floats, np.float64)
-    cast = {name: np.asarray(value).astype(kinds.get(name, np.int64)) for name, value in values.items()}
-    return Outcome(
-        ids=np.arange(n),
-        labels=np.array(labels, dtype=np.int64),
-        clean=np.array(clean, dtype=np.int64),
-        final=np.array(final, dtype=np.int64),
-        **cast,
-        num_classes=k,
-        kind=kind,
-    )
+def make(
+    kind: ConditionKind, labels: list[int], clean: list[int], final: list[int], k: int = 3, **arrays: object
+) -> Outcome:
+    applied = [kind != "clean" and (kind != "attack" or a == b) for a, b in zip(labels, clean, strict=True)]
+    values: dict[str, object] = {"ids": range(len(labels)), "labels": labels, "clean": clean}
+    values |= {"final": final, "rounded": final, "attempted": applied} | arrays
+    specs = Outcome.arrays()
+    return Outcome.of(k, kind, **{name: np.asarray(value).astype(specs[name].dtype) for name, value in values.items()})
 
 
 pairs = st.integers(2, 10).flatmap(
@@ -205,7 +189,7 @@ def test_passes() -> None:
 
 
 @pytest.mark.parametrize("kind", ["clean", "natural", "attack", "chain"])
-def test_registered_metrics_have_names_of_their_own_and_stand_empty_outcomes(kind: Kind) -> None:
+def test_registered_metrics_have_names_of_their_own_and_stand_empty_outcomes(kind: ConditionKind) -> None:
     entries = Registry(installed=False).entries("metric")
     assert set(entries) == {"agreement", "change", "decisions", "draws", "passes", "robustness", "success"}
     outcome = make(kind, [0, 1, 2], [0, 1, 1], [0, 1, 1], draws=[[0], [1], [1]])

@@ -18,7 +18,8 @@ from torchvision.models import resnet18
 from robbench.core.contracts import Samples
 from robbench.core.errors import RequestError
 from robbench.evaluation.artifacts import EXAMPLED, examples
-from robbench.evaluation.evaluator import Subject, evaluate
+from robbench.evaluation.evaluator import evaluate
+from robbench.evaluation.subject import Subject
 from robbench.execution.jobs import carry_out
 from robbench.execution.runner import remaining
 from robbench.models import architectures

@@ -15,7 +15,7 @@ from pydantic.errors import PydanticInvalidForJsonSchema
 from robbench.core.component import Component
 from robbench.core.contracts import Attack
 from robbench.core.errors import RequestError, did_you_mean
-from robbench.core.registry import KINDS, Entry, Registry
+from robbench.core.registry import KINDS, Registration, Registry
 from robbench.core.threat_model import Norm, Threat
 from robbench.planning.component_spec import choose, plain
 from robbench.planning.grid import built_in_grids, parse_grid
@@ -141,7 +141,7 @@ def item(registry: Registry, kind: str, name: str) -> Item:
     return known[name]
 
 
-def _item(entry: Entry) -> Item:
+def _item(entry: Registration) -> Item:
     kind, name = entry.mark.kind, entry.mark.name
     example, origin, attack = _SETTING.get(kind, "").format(name), None, None
     if entry.plugin:
@@ -173,7 +173,7 @@ def _text(cls: type[Component]) -> str:
     return "\n\n".join(" ".join(paragraph.split()) for paragraph in text.split("\n\n"))
 
 
-def _parameters(entry: Entry) -> tuple[Parameter, ...]:
+def _parameters(entry: Registration) -> tuple[Parameter, ...]:
     hints = typing.get_type_hints(entry.cls, include_extras=True)
     about = _field_texts(entry.cls)
     found = []

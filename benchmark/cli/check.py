@@ -10,7 +10,7 @@ from robbench.cli import _command
 from robbench.core.errors import RequestError, did_you_mean
 
 if TYPE_CHECKING:
-    from robbench.conformance.rules import Finding
+    from robbench.conformance.rules import RuleResult
 
 
 def _options(parser: argparse.ArgumentParser) -> None:
@@ -49,7 +49,7 @@ COMMAND = _command.Command(
 )
 
 
-def _show(kind: str, name: str, findings: Sequence[Finding]) -> bool:
+def _show(kind: str, name: str, findings: Sequence[RuleResult]) -> bool:
     """What a component keeps to and what it breaks; returns whether it breaks nothing."""
     from rich.text import Text
 

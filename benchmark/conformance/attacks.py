@@ -2,49 +2,49 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 
-from robbench.conformance.rules import Broken, Finding, NotApplicable, Rule, crash, judge
-from robbench.conformance.scenes import (
+from robbench.conformance.rules import Broken, NotApplicable, Rule, RuleResult, Several, crash
+from robbench.conformance.scenarios import (
     CLASSES,
     COUNT,
     Bench,
     Constant,
     Linear,
     Run,
-    Scene,
+    Scenario,
     describe,
     largest_gain,
     linear,
     run,
     smallest_change,
 )
-from robbench.core.contracts import Attack
 from robbench.core.sample_rng import Streams
-from robbench.core.threat_model import Norm, Threat
+from robbench.core.threat_model import Threat
 from robbench.evaluation.referee import change_norms
 
+REFEREE = "the referee's rules"
 
-def referee(bench: Bench) -> list[Finding]:
-    """The referee's rules, over every norm, size and model: one finding, or one for each that is broken."""
+
+def _referee(bench: Bench) -> str:
+    """The referee's rules, over every norm, size and model: all that are broken at once."""
     count = 0
-    broken: dict[str, Finding] = {}
+    broken: dict[str, RuleResult] = {}
+    scenarios = (bench.linear[bench.classes], bench.network[bench.classes])
     try:
-        for scene in (bench.linear[bench.classes], bench.network[bench.classes]):
-            for threat in bench.every(bench.classes):
-                count += 1
-                for breach in bench.run(scene, threat).breaches:
-                    detail = f"{describe(threat)}: {str(breach).removeprefix(f'{breach.rule}: ')}"
-                    broken.setdefault(breach.rule, Finding(breach.rule, False, detail))
-    except Broken as error:
-        return [Finding("the referee's rules", False, str(error))]
+        for scenario, threat in ((scenario, threat) for scenario in scenarios for threat in bench.every(bench.classes)):
+            count += 1
+            for breach in bench.run(scenario, threat).breaches:
+                detail = f"{describe(threat)}: {str(breach).removeprefix(f'{breach.rule}: ')}"
+                broken.setdefault(breach.rule, RuleResult(breach.rule, False, detail))
     except (Exception, SystemExit) as error:
-        broken["the referee's rules"] = Finding("the referee's rules", False, crash(error))
-    return list(broken.values()) or [Finding("the referee's rules", True, f"{count} runs in {', '.join(bench.norms)}")]
+        broken[REFEREE] = RuleResult(REFEREE, False, crash(error))
+    if broken:
+        raise Several(list(broken.values()))
+    return f"{count} runs in {', '.join(bench.norms)}"
 
 
 def _any_number_of_classes(bench: Bench) -> str:
@@ -66,18 +66,20 @@ def _any_number_of_classes(bench: Bench) -> str:
 def _targets(bench: Bench) -> str:
     if not bench.attack.targetable:
         raise NotApplicable("the attack takes no target")
-    scene = bench.linear[bench.classes]
+    scenario = bench.linear[bench.classes]
     for threat in bench.threats(bench.classes, targeted=True):
-        targets = scene.given(threat)
-        nearer = _margins(scene, bench.run(scene, threat).images, targets) - _margins(scene, scene.images, targets)
+        targets = scenario.given(threat)
+        nearer = _margins(scenario, bench.run(scenario, threat).images, targets) - _margins(
+            scenario, scenario.images, targets
+        )
         if float(nearer.mean()) < -1e-6:
             raise Broken(f"{describe(threat)}: the target's score falls, as if it were the class to leave")
     return ""
 
 
-def _margins(scene: Scene, images: Tensor, labels: Tensor) -> Tensor:
+def _margins(scenario: Scenario, images: Tensor, labels: Tensor) -> Tensor:
     with torch.no_grad():
-        scores = scene.model(images)
+        scores = scenario.model(images)
     own = scores.gather(1, labels[:, None])
     margins: Tensor = (own - scores.scatter(1, labels[:, None], -torch.inf)).amin(dim=1)
     return margins
@@ -85,10 +87,10 @@ def _margins(scene: Scene, images: Tensor, labels: Tensor) -> Tensor:
 
 def _eps_zero(bench: Bench) -> str:
     for threat in bench.bounded:
-        for scene in (bench.linear[bench.classes], bench.network[bench.classes]):
-            changed = bench.run(scene, replace(threat, eps=0.0)).images
-            if not torch.equal(changed, scene.images):
-                moved = float((changed - scene.images).abs().max())
+        for scenario in (bench.linear[bench.classes], bench.network[bench.classes]):
+            changed = bench.run(scenario, replace(threat, eps=0.0)).images
+            if not torch.equal(changed, scenario.images):
+                moved = float((changed - scenario.images).abs().max())
                 raise Broken(f"{describe(threat)} with eps = 0: values moved by up to {moved:.3g}")
     return ""
 
@@ -96,12 +98,12 @@ def _eps_zero(bench: Bench) -> str:
 def _batch_and_order(bench: Bench) -> str:
     if bench.attack.global_state:
         raise NotApplicable("the attack says that it draws from global state")
-    scene = bench.linear[bench.classes]
+    scenario = bench.linear[bench.classes]
     order = torch.randperm(COUNT, generator=torch.Generator().manual_seed(2))
     for threat in bench.usual:
-        whole = bench.run(scene, threat).images
+        whole = bench.run(scenario, threat).images
         for index in (order[:1], order[1:], order):
-            part = run(bench.attack, scene.take(index), threat).images
+            part = run(bench.attack, scenario.take(index), threat).images
             apart = float((part - whole[index]).abs().max())
             if apart > 1e-9:
                 raise Broken(
@@ -112,30 +114,32 @@ def _batch_and_order(bench: Bench) -> str:
 
 
 def _same_seed(bench: Bench) -> str:
-    for scene in (bench.linear[bench.classes], bench.network[bench.classes]):
+    for scenario in (bench.linear[bench.classes], bench.network[bench.classes]):
         for threat in bench.usual:
-            if not torch.equal(bench.run(scene, threat).images, run(bench.attack, scene, threat).images):
+            if not torch.equal(bench.run(scenario, threat).images, run(bench.attack, scenario, threat).images):
                 raise Broken(f"{describe(threat)}: the same call gives other images the second time")
     return ""
 
 
 def _no_gradient_outside(bench: Bench) -> str:
-    scene = bench.linear[bench.classes]
+    scenario = bench.linear[bench.classes]
     for threat in bench.usual:
         with torch.no_grad():
-            images = run(bench.attack, scene, threat).images
-        if not torch.allclose(images, bench.run(scene, threat).images, rtol=0, atol=1e-9):
+            images = run(bench.attack, scenario, threat).images
+        if not torch.allclose(images, bench.run(scenario, threat).images, rtol=0, atol=1e-9):
             raise Broken(f"{describe(threat)}: the result is another one where gradients are switched off outside")
     return ""
 
 
 def _nothing_left(bench: Bench) -> str:
-    scene = bench.linear[bench.classes]
+    scenario = bench.linear[bench.classes]
     model = linear(bench.classes).requires_grad_(True)
     for threat in bench.usual:
-        images = scene.images.clone()
-        streams = Streams.of(scene.ids, 0, "conformance")
-        returned = bench.attack.bind([scene.peer]).perturb(model, images, scene.given(threat).clone(), threat, streams)
+        images = scenario.images.clone()
+        streams = Streams.of(scenario.ids, 0, "conformance")
+        returned = bench.attack.bind([scenario.peer]).perturb(
+            model, images, scenario.given(threat).clone(), threat, streams
+        )
         left = {
             "the returned images still require a gradient": returned.requires_grad,
             "the images given to it require a gradient now": images.requires_grad,
@@ -157,8 +161,8 @@ def _empty_batch(bench: Bench) -> str:
 
 
 def _constant_model(bench: Bench) -> str:
-    scene, bias = bench.linear[bench.classes], torch.eye(bench.classes, dtype=torch.float64)[0]
-    still = replace(scene, model=Constant(torch.zeros(bench.classes, 1), bias).eval(), labels=scene.labels * 0)
+    scenario, bias = bench.linear[bench.classes], torch.eye(bench.classes, dtype=torch.float64)[0]
+    still = replace(scenario, model=Constant(torch.zeros(bench.classes, 1), bias).eval(), labels=scenario.labels * 0)
     for threat in bench.usual:
         _refuse_breaches(bench, bench.run(still, threat))
     return ""
@@ -171,16 +175,16 @@ def _refuse_breaches(bench: Bench, result: Run) -> None:
     }
     for breach in result.breaches:
         if breach.rule not in anyway:
-            raise Broken(f"{result.scene.model.num_classes} classes, {describe(result.threat)}: {breach}")
+            raise Broken(f"{result.scenario.model.num_classes} classes, {describe(result.threat)}: {breach}")
 
 
 def _within_the_possible(bench: Bench) -> str:
-    scene = bench.linear[bench.classes]
+    scenario = bench.linear[bench.classes]
     threats = [threat for threat in bench.every(bench.classes) if threat.norm != "none"]
     if not threats:
         raise NotApplicable("natural perturbations have no norm")
     gains = [_best_gain(bench, threat) for threat in threats if threat.eps is not None]
-    changes = [_distance(bench.run(scene, threat)) for threat in threats if threat.eps is None]
+    changes = [_distance(bench.run(scenario, threat)) for threat in threats if threat.eps is None]
     told = {"of the largest gain: ": [gain for gain in gains if gain], "times the smallest change: ": changes}
     return "; ".join(head + ", ".join(lines) for head, lines in told.items() if lines)
 
@@ -208,13 +212,13 @@ def _best_gain(bench: Bench, threat: Threat) -> str:
 
 
 def _within_gains(result: Run) -> None:
-    scene = result.scene
-    labels, changed = scene.given(result.threat), result.images
+    scenario = result.scenario
+    labels, changed = scenario.given(result.threat), result.images
     with torch.no_grad():
-        rise = scene.model(changed) - scene.model(scene.images)
+        rise = scenario.model(changed) - scenario.model(scenario.images)
     rise = rise - rise.gather(1, labels[:, None])
     for sign in (1, -1):
-        excess = sign * rise - _gains(scene, labels, result.threat, sign) * (1 + 1e-4) - 1e-5
+        excess = sign * rise - _gains(scenario, labels, result.threat, sign) * (1 + 1e-4) - 1e-5
         if bool((excess > 0).any()):
             raise Broken(
                 f"{describe(result.threat)}: on a linear model a margin changes by {float(excess.max()):.3g} more than "
@@ -222,30 +226,30 @@ def _within_gains(result: Run) -> None:
             )
 
 
-def _gains(scene: Scene, labels: Tensor, threat: Threat, sign: int = 1) -> Tensor:
+def _gains(scenario: Scenario, labels: Tensor, threat: Threat, sign: int = 1) -> Tensor:
     """How far every score can rise (or fall) against that of the label within the ball, shape ``(N, K)``."""
     assert threat.eps is not None
-    slopes = sign * _linear(scene).slopes(labels)
-    images = scene.images.flatten(1)[:, None].expand_as(slopes)
+    slopes = sign * _linear(scenario).slopes(labels)
+    images = scenario.images.flatten(1)[:, None].expand_as(slopes)
     gains = largest_gain(slopes.flatten(0, 1), images.flatten(0, 1), threat.norm, threat.eps)
     return gains.reshape(slopes.shape[:2])
 
 
 def _distance(result: Run) -> str:
-    """Nothing that changes a decision is smaller than truth allows; how much larger it is."""
-    scene, threat, changed = result.scene, result.threat, result.images
-    labels = scene.given(threat)
+    """Nothing that changes a prediction is smaller than truth allows; how much larger it is."""
+    scenario, threat, changed = result.scenario, result.threat, result.images
+    labels = scenario.given(threat)
     with torch.no_grad():
-        decisions, scores = scene.model.predict(changed), scene.model(scene.images)
+        predicted, scores = scenario.model.predict(changed), scenario.model(scenario.images)
     toward = -1 if threat.targeted else 1
-    slopes = toward * _linear(scene).slopes(labels)
+    slopes = toward * _linear(scenario).slopes(labels)
     gaps = toward * (scores.gather(1, labels[:, None]) - scores)
-    images = scene.images.flatten(1)[:, None].expand_as(slopes)
+    images = scenario.images.flatten(1)[:, None].expand_as(slopes)
     each = smallest_change(slopes.flatten(0, 1), gaps.flatten(), images.flatten(0, 1), threat.norm).reshape(gaps.shape)
     own = nn.functional.one_hot(labels, scores.shape[1]).bool()
     least = each.masked_fill(own, 0).amax(dim=1) if threat.targeted else each.masked_fill(own, torch.inf).amin(dim=1)
-    sizes = change_norms(scene.images, changed)[threat.norm]
-    reached = (decisions == labels) if threat.targeted else (decisions != labels)
+    sizes = change_norms(scenario.images, changed)[threat.norm]
+    reached = (predicted == labels) if threat.targeted else (predicted != labels)
     short = reached & (sizes < least * (1 - 1e-5) - 1e-6)
     if bool(short.any()):
         raise Broken(f"{describe(threat)}: {int(short.sum())} samples are said to need less than is possible")
@@ -254,16 +258,16 @@ def _distance(result: Run) -> str:
     return f"{describe(threat)} {ratio} where it succeeds ({float(reached.double().mean()):.0%})"
 
 
-def _linear(scene: Scene) -> Linear:
-    assert isinstance(scene.model, Linear)
-    return scene.model
+def _linear(scenario: Scenario) -> Linear:
+    assert isinstance(scenario.model, Linear)
+    return scenario.model
 
 
 def _passes(bench: Bench) -> str:
     most = (0.0, 0.0)
     for result in bench.done():
-        attack = bench.attack.bind([result.scene.peer])
-        spent, said = (result.forwards, result.backwards), attack.passes(result.scene.model.num_classes)
+        attack = bench.attack.bind([result.scenario.peer])
+        spent, said = (result.forwards, result.backwards), attack.passes(result.scenario.model.num_classes)
         if spent[0] > said[0] or spent[1] > said[1]:
             raise Broken(
                 f"{describe(result.threat)}: {spent[0]:g} forward and {spent[1]:g} backward passes are spent on a "
@@ -282,7 +286,8 @@ def _use_of_gradients(bench: Bench) -> str:
     return "uses gradients" if used else "uses none"
 
 
-RULES: tuple[Rule[Bench], ...] = (
+ATTACKS: tuple[Rule[Bench], ...] = (
+    Rule(REFEREE, _referee),
     Rule("any number of classes", _any_number_of_classes),
     Rule("targets are approached", _targets),
     Rule("eps = 0 changes nothing", _eps_zero),
@@ -296,9 +301,3 @@ RULES: tuple[Rule[Bench], ...] = (
     Rule("passes as announced", _passes),
     Rule("gradients as announced", _use_of_gradients),
 )
-
-
-def check_attack(attack: Attack, norms: Sequence[Norm]) -> list[Finding]:
-    """Every rule for an attack that is registered for some norms."""
-    bench = Bench(attack, norms)
-    return [*referee(bench), *judge(RULES, bench)]

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from robbench.conformance.rules import NotApplicable, Rule, demand
-from robbench.conformance.scenes import SHAPE, Features, network
+from robbench.conformance.scenarios import SHAPE, Features, network
 from robbench.core.contracts import (
     Architecture,
     Backbone,
@@ -70,18 +70,18 @@ def _descends(loss: Tensor, model: nn.Module) -> None:
 
 
 def _answers(model: Classifier, images: Tensor) -> Tensor:
-    """The model gives scores and decisions of the right shapes, and both ways to ask agree. Returns the decisions."""
+    """Predictions of a model whose scores and predictions have the right shapes, and whose two ways to ask agree."""
     count = len(images)
     with torch.no_grad():
-        scores, (again, decisions), hard = model(images), model.decide(images), model.predict(images)
+        scores, (again, predicted), hard = model(images), model.decide(images), model.predict(images)
     for found in (scores, again):
         demand(found.shape == (count, model.num_classes), f"scores have shape {tuple(found.shape)}, not (N, K)")
         demand(bool(found.isfinite().all()), "scores are not finite")
-    for found in (decisions, hard):
-        demand(found.shape == (count,) and found.dtype == torch.int64, "decisions are not int64 of shape (N,)")
-        demand(bool(((found >= 0) & (found < model.num_classes)).all()), "a decision is none of the classes")
+    for found in (predicted, hard):
+        demand(found.shape == (count,) and found.dtype == torch.int64, "predictions are not int64 of shape (N,)")
+        demand(bool(((found >= 0) & (found < model.num_classes)).all()), "a prediction is none of the classes")
     if model.draws == 1 and not model.votes:
-        demand(torch.equal(decisions, hard), "predict and decide differ")
+        demand(torch.equal(predicted, hard), "predict and decide differ")
     return hard
 
 
@@ -153,7 +153,7 @@ def _defended_batches(defense: Defense) -> str:
     with torch.no_grad():
         whole = model.predict(images)
         parts = torch.cat([model.predict(images[index]) for index in (order[:1], order[1:8], order[8:])])
-    demand(torch.equal(parts, whole[order]), "decisions change with the batch or the order of its samples")
+    demand(torch.equal(parts, whole[order]), "predictions change with the batch or the order of its samples")
     return ""
 
 
@@ -278,12 +278,12 @@ def _objective_loss(objective: Objective) -> str:
 def _classifies(objective: Objective) -> str:
     model, images = _classifier(objective).eval().requires_grad_(False), to_float(_samples().images)
     objective.finish(model, _gallery())
-    decisions = _answers(model, images)
+    predicted = _answers(model, images)
     features = model.embed(images)
     demand(features.ndim == 2 and len(features) == len(images), f"embed gives shape {tuple(features.shape)}")
     copied = _classifier(objective).eval()
     copied.load_state_dict(model.state_dict())
-    demand(torch.equal(copied.predict(images), decisions), "a copy with the same state decides otherwise")
+    demand(torch.equal(copied.predict(images), predicted), "a copy with the same state predicts otherwise")
     return ""
 
 

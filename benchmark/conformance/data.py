@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from robbench.conformance.components import CLASSES, no_global_randomness
 from robbench.conformance.rules import NotApplicable, Rule, demand
 from robbench.core.errors import RequestError
 from robbench.core.metric import Metric
+from robbench.core.threat_model import LP_NORMS
 from robbench.data.cache import load, locate
 from robbench.data.dataset import Dataset, DecodedImages
 from robbench.data.splits import Splits, split
@@ -25,7 +26,7 @@ from robbench.training.recipe import Recipe
 
 
 @dataclass(frozen=True)
-class Files:
+class DatasetFiles:
     """A data set with what its files hold; looked for, read and split once."""
 
     dataset: Dataset
@@ -54,14 +55,14 @@ class Files:
         return source, split(self.dataset, source)
 
 
-def _located(files: Files) -> str:
+def _located(files: DatasetFiles) -> str:
     if isinstance(files.stamp, RequestError):
         raise NotApplicable(str(files.stamp))
     demand(files.stamp == locate(files.dataset, None).stamp, "the stamp changes though no file did")
     return files.stamp
 
 
-def _read_twice(files: Files) -> str:
+def _read_twice(files: DatasetFiles) -> str:
     source, _ = files.content
     raw = files.dataset.locate(None)[1]()
     demand(np.array_equal(raw.images, source.images), "the images are others when they are read again")
@@ -69,7 +70,7 @@ def _read_twice(files: Files) -> str:
     return f"{len(source.labels)} images, {len(source.class_names)} classes, {source.duplicates} duplicates"
 
 
-def _splits(files: Files) -> str:
+def _splits(files: DatasetFiles) -> str:
     _, splits = files.content
     parts = {name: getattr(splits, name) for name in ("train", "validation", "test")}
     together = np.concatenate(list(parts.values()))
@@ -79,7 +80,7 @@ def _splits(files: Files) -> str:
     return ", ".join(f"{len(index)} {name}" for name, index in parts.items())
 
 
-def _sizes(files: Files) -> str:
+def _sizes(files: DatasetFiles) -> str:
     for norm, sizes in files.dataset.eps.items():
         rising = all(low < high for low, high in zip(sizes.values, sizes.values[1:], strict=False))
         demand(rising and all(size > 0 for size in sizes.values), f"{norm}: sizes must be positive and rise")
@@ -87,7 +88,7 @@ def _sizes(files: Files) -> str:
     return ", ".join(files.dataset.eps) or "none: conditions must write theirs out"
 
 
-def _recipe(files: Files) -> str:
+def _recipe(files: DatasetFiles) -> str:
     recipe = files.dataset.recipe
     Recipe.make({name: value for name, value in recipe.items() if name != "architecture"}, "recipe")
     return ", ".join(f"{name} {value}" for name, value in recipe.items())
@@ -100,28 +101,22 @@ def _outcomes() -> Mapping[str, Outcome]:
     rng, count = np.random.default_rng(0), 40
     labels, clean, final = rng.integers(0, CLASSES, (3, count))
     norms = rng.uniform(0, 1, (4, count))
-    attack = Outcome(
+    attack = Outcome.of(
+        CLASSES,
+        "attack",
         ids=np.arange(count),
         labels=labels,
         clean=clean,
         final=final,
-        rounded=final.copy(),
+        rounded=final,
         attempted=clean == labels,
-        targets=np.full(count, -1),
-        draws=np.zeros((count, 0), dtype=np.int64),
-        every_target=np.zeros((count, 0), dtype=np.int64),
-        **dict(zip(("linf", "l2", "l1", "l0"), norms, strict=True)),
+        **dict(zip(LP_NORMS, norms, strict=True)),
         forwards=np.full(count, 3.0),
         backwards=np.full(count, 2.0),
-        scored=final.copy(),
-        flat=np.zeros(count, dtype=np.bool_),
-        num_classes=CLASSES,
-        kind="attack",
     )
     draws = np.stack([final, *rng.integers(0, CLASSES, (9, count))], axis=1)
     every = np.where(np.arange(CLASSES) == labels[:, None], -1, rng.integers(0, CLASSES, (count, CLASSES)))
-    arrays = {field.name: getattr(attack, field.name) for field in fields(attack)}
-    nothing: dict[str, Any] = {name: value[:0] for name, value in arrays.items() if isinstance(value, np.ndarray)}
+    nothing: dict[str, Any] = {name: getattr(attack, name)[:0] for name in Outcome.arrays()}
     return {
         "attack": attack,
         "clean": replace(attack, kind="clean", final=clean.copy(), rounded=clean.copy(), attempted=clean < 0),

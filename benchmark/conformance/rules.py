@@ -1,4 +1,4 @@
-"""Rules that a component is checked against, one finding for each."""
+"""Rules that a component is checked against, and what came of them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ S = TypeVar("S")
 
 
 @dataclass(frozen=True)
-class Finding:
+class RuleResult:
     """What came of one rule.
 
     Attributes:
@@ -26,6 +26,18 @@ class Finding:
 
 class Broken(Exception):
     """The rule is broken, as the message says."""
+
+
+class Several(Broken):
+    """Several rules that are checked as one are broken.
+
+    Args:
+        results: One for each.
+    """
+
+    def __init__(self, results: Sequence[RuleResult]) -> None:
+        super().__init__("; ".join(f"{result.rule}: {result.detail}" for result in results))
+        self.results = results
 
 
 class NotApplicable(Exception):
@@ -50,21 +62,21 @@ class Rule(Generic[S]):
     name: str
     check: Callable[[S], str]
 
+    def results(self, subject: S) -> list[RuleResult]:
+        """One result; an error in the check is one too, and does not keep other rules from being checked."""
+        try:
+            return [RuleResult(self.name, True, self.check(subject))]
+        except NotApplicable as error:
+            return [RuleResult(self.name, None, f"not applicable: {error}")]
+        except Several as error:
+            return list(error.results)
+        except (Exception, SystemExit) as error:
+            return [RuleResult(self.name, False, str(error) if isinstance(error, Broken) else crash(error))]
 
-def judge(rules: Sequence[Rule[S]], subject: S) -> list[Finding]:
-    """A finding for every rule; an error in one is a finding too, and does not keep the others from being checked."""
-    return [_judge(rule, subject) for rule in rules]
 
-
-def _judge(rule: Rule[S], subject: S) -> Finding:
-    try:
-        return Finding(rule.name, True, rule.check(subject))
-    except Broken as error:
-        return Finding(rule.name, False, str(error))
-    except NotApplicable as error:
-        return Finding(rule.name, None, f"not applicable: {error}")
-    except (Exception, SystemExit) as error:
-        return Finding(rule.name, False, crash(error))
+def judge(rules: Sequence[Rule[S]], subject: S) -> list[RuleResult]:
+    """The results of all rules."""
+    return [result for rule in rules for result in rule.results(subject)]
 
 
 def crash(error: BaseException) -> str:

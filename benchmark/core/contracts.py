@@ -22,19 +22,19 @@ if TYPE_CHECKING:
 
 
 class Classifier(nn.Module, abc.ABC):
-    """A model under test. Images are float in [0, 1], shape ``(N, C, H, W)``; normalisation lives inside."""
+    """A model under test. Images are float in [0, 1], shape ``(N, C, H, W)``; normalization lives inside."""
 
     num_classes: int
 
     surrogates: tuple[str, ...] = ()
-    """Names of other scores than those of ``forward`` that follow the same decision; attacks that adapt to the model
+    """Names of other scores than those of ``forward`` of the same prediction; attacks that adapt to the model
     try them as well."""
 
     draws: int = 1
     """Passes through the network that one call makes: more than one where a random defense is averaged."""
 
     votes: int = 0
-    """Further passes that a hard decision makes: those of a random defense that lets fresh draws vote."""
+    """Further passes that a prediction makes: those of a random defense that lets fresh draws vote."""
 
     @abc.abstractmethod
     def forward(self, images: Tensor) -> Tensor:
@@ -45,11 +45,11 @@ class Classifier(nn.Module, abc.ABC):
         """The backbone's output, shape ``(N, D)``."""
 
     def predict(self, images: Tensor) -> Tensor:
-        """The hard decision that is scored, int64, shape ``(N,)``."""
+        """The prediction that is scored, int64, shape ``(N,)``."""
         return self.decide(images)[1]
 
     def decide(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Scores and hard decisions in one pass: what ``forward`` and ``predict`` return."""
+        """Scores and predictions in one pass: what ``forward`` and ``predict`` return."""
         scores = self(images)
         return scores, scores.argmax(dim=1)
 
@@ -70,7 +70,7 @@ class Classifier(nn.Module, abc.ABC):
                 part.redraw(stream)
 
     def surrogate(self, name: str) -> Classifier:
-        """The same model with the same hard decisions, whose ``forward`` gives other scores.
+        """The same model with the same predictions, whose ``forward`` gives other scores.
 
         Args:
             name: One of ``surrogates``.
@@ -86,7 +86,7 @@ class Classifier(nn.Module, abc.ABC):
 
 @dataclass(frozen=True)
 class Samples:
-    """Labelled images.
+    """Labeled images.
 
     Attributes:
         images: uint8, shape ``(N, 3, H, W)``.
@@ -151,7 +151,7 @@ class Balancer(Component):
 
 
 class Backbone(nn.Module, abc.ABC):
-    """A network from normalised images to features.
+    """A network from normalized images to features.
 
     Attributes:
         out_features: The number of features per image.
@@ -192,16 +192,16 @@ class Architecture(Component):
 
 @dataclass(frozen=True)
 class Objective(Component):
-    """What a network is trained for, and how its output becomes a decision."""
+    """What a network is trained for, and how its output becomes a prediction."""
 
     @abc.abstractmethod
     def build(self, backbone: Backbone, num_classes: int, gallery_labels: Tensor) -> Classifier:
         """An untrained classifier around a backbone.
 
         Args:
-            backbone: Network from images in [0, 1] to features (normalisation included).
+            backbone: Network from images in [0, 1] to features (normalization included).
             num_classes: Number of classes K.
-            gallery_labels: Labels of the reference images, int64, shape ``(G,)``; only nearest neighbours use them.
+            gallery_labels: Labels of the reference images, int64, shape ``(G,)``; only nearest neighbors use them.
         """
 
     @abc.abstractmethod
@@ -219,7 +219,7 @@ class Objective(Component):
             images: Float in [0, 1], shape ``(N, C, H, W)``.
             labels: int64, shape ``(N,)``.
             weights: Class weights, shape ``(K,)``, or None.
-            anchor: Unchanged images that stay where they are while ``images`` are attacked; objectives that compare
+            anchor: Clean images that stay where they are while ``images`` are attacked; objectives that compare
                 images with each other use them as frozen references.
         """
 
@@ -285,9 +285,9 @@ class Attack(Component):
     white_box: ClassVar[bool] = False
     """Whether the attack uses gradients."""
     black_box: ClassVar[bool] = False
-    """Whether the attack asks the model for scores or decisions and learns from them without gradients."""
+    """Whether the attack asks the model for scores or predictions and learns from them without gradients."""
     decision_based: ClassVar[bool] = False
-    """Whether the attack learns from hard decisions alone."""
+    """Whether the attack learns from predictions alone."""
     margin_loss: ClassVar[bool] = False
     """Whether some part of the attack follows margins between scores, which do not saturate as cross-entropy does."""
     adversarial: ClassVar[bool] = False

@@ -134,7 +134,7 @@ def register_metric(name: str, *, brief: str = "", **preset: object) -> Callable
 
 
 @dataclass(frozen=True)
-class Entry:
+class Registration:
     """A registered component.
 
     Attributes:
@@ -205,14 +205,14 @@ class Registry:
         found: tuple[Plugin, ...] = self._found["plugins"]
         return found
 
-    def entries(self, kind: Kind) -> Mapping[str, Entry]:
+    def entries(self, kind: Kind) -> Mapping[str, Registration]:
         """The components of a kind by name.
 
         Raises:
             RequestError: If two have one name, naming both files.
         """
         if kind not in self._found:
-            found: dict[str, Entry] = {}
+            found: dict[str, Registration] = {}
             for entry in self._scan(kind):
                 other = found.get(entry.mark.name)
                 if other is not None and other.cls is not entry.cls:
@@ -222,10 +222,10 @@ class Registry:
                     )
                 found[entry.mark.name] = entry
             self._found[kind] = MappingProxyType(dict(sorted(found.items())))
-        entries: Mapping[str, Entry] = self._found[kind]
+        entries: Mapping[str, Registration] = self._found[kind]
         return entries
 
-    def entry(self, kind: Kind, name: str, where: str = "") -> Entry:
+    def entry(self, kind: Kind, name: str, where: str = "") -> Registration:
         """One component.
 
         Raises:
@@ -236,7 +236,7 @@ class Registry:
             raise RequestError(f'there is no {kind} "{name}"; {did_you_mean(name, entries)}', where)
         return entries[name]
 
-    def _scan(self, kind: Kind) -> Iterator[Entry]:
+    def _scan(self, kind: Kind) -> Iterator[Registration]:
         package = importlib.import_module(_PACKAGES[kind])
         for info in pkgutil.iter_modules(package.__path__, f"{package.__name__}."):
             module = importlib.import_module(info.name)
@@ -245,7 +245,7 @@ class Registry:
             yield from _marked(plugin.module, kind, plugin)
 
 
-def _marked(module: ModuleType, kind: Kind, plugin: Plugin | None) -> Iterator[Entry]:
+def _marked(module: ModuleType, kind: Kind, plugin: Plugin | None) -> Iterator[Registration]:
     source, label = (plugin.source, plugin.label) if plugin else (None, None)
     for value in vars(module).values():
         if not (isinstance(value, type) and issubclass(value, Component)):
@@ -254,7 +254,7 @@ def _marked(module: ModuleType, kind: Kind, plugin: Plugin | None) -> Iterator[E
         if defined_here or (plugin and not value.__module__.startswith("robbench.")):
             for mark in value.__dict__.get(_MARK, ()):
                 if mark.kind == kind:
-                    yield Entry(mark, value, inspect.getfile(value), source, label)
+                    yield Registration(mark, value, inspect.getfile(value), source, label)
 
 
 def _file_plugin(path: Path) -> Plugin:

@@ -14,22 +14,46 @@ from torch import Tensor
 
 from robbench.core.contracts import Classifier, Samples, to_float
 from robbench.data.splits import stratified
-from robbench.results.schema import Ints
+from robbench.evaluation.subject import Subject
+from robbench.planning.conditions import Condition
+from robbench.results.schema import Ints, Outcome
+from robbench.results.store import EMBEDDINGS, EXAMPLES
 from robbench.training.trainer import JUDGING_BATCH
 
 EXAMPLED = 16
 """Attacked images of a cell that are kept."""
 
 
+def artifacts(
+    subject: Subject, condition: Condition, outcome: Outcome, index: Tensor, images: Tensor
+) -> dict[str, bytes]:
+    """Contents of the files that a cell leaves for figures, by name.
+
+    Args:
+        subject: Model and samples.
+        condition: What was done to the images.
+        outcome: What came of it.
+        index: Positions of the samples that it was applied to.
+        images: Their images after it, 8-bit where clean, shape ``(M, C, H, W)``.
+    """
+    model, given, at, files = subject.model, subject.samples[index], index.numpy(), {}
+    if condition.kind != "clean":
+        files[EXAMPLES] = examples(model, given, images, outcome.clean[at], outcome.final[at], subject.device)
+    if condition.embed:
+        size, seed = condition.embed, subject.split_seed
+        files[EMBEDDINGS] = embeddings(model, given, images, size, seed, subject.device)
+    return files
+
+
 def examples(model: Classifier, samples: Samples, attacked: Tensor, clean: Ints, final: Ints, device: str) -> bytes:
-    """Images before and after a condition as an npz, with decisions and scores; at most ``EXAMPLED``, of all classes.
+    """Images before and after a condition as an npz, with predictions and scores; at most ``EXAMPLED``, of all classes.
 
     Args:
         model: The model, in evaluation mode.
-        samples: The unchanged images.
+        samples: The clean images.
         attacked: The changed ones, float in [0, 1], shape ``(N, C, H, W)``.
-        clean: Decisions on the unchanged images, shape ``(N,)``.
-        final: Decisions on the changed ones.
+        clean: Predictions on the clean images, shape ``(N,)``.
+        final: Predictions on the changed ones.
         device: Where the model is.
     """
     index = torch.from_numpy(_in_turn(samples.labels.numpy())[:EXAMPLED])

@@ -1,4 +1,4 @@
-"""The audit: what makes a row untrustworthy, derived from what its cells left behind. Needs no torch.
+"""The audit: signs of gradient masking and of failed attacks on a row, derived from its cells. Needs no torch.
 
 Every rule compares outcomes on the samples that they share, and needs more than 1 % of the samples and at least three
 of them. A flag blocks: its row ranks below every row without one. A caution tells what had to be done to attack a model
@@ -13,25 +13,23 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import numpy as np
-from numpy.typing import NDArray
 
 from robbench.core.threat_model import format_eps, precedence
-from robbench.results.schema import Outcome, Record, StageSpec
+from robbench.results.schema import Bools, CellResult, Outcome, Record, StageSpec
 
-Cell: TypeAlias = tuple[Record, Outcome]
-Bools: TypeAlias = NDArray[np.bool_]
+DoneCell: TypeAlias = tuple[Record, Outcome]
 
 FLAGS = {
-    "survives-everything": "keeps decisions that an attack of this size must be able to change",
-    "not-monotone": "images that are fooled within a small eps withstand a larger one, so the attack fails there",
-    "single-step-wins": "one gradient step finds what many steps do not: the gradients mislead",
-    "noise-wins": "random noise finds what gradients do not: the gradients mislead",
-    "black-box-wins": "search without gradients finds what gradients do not: the gradients mislead",
-    "transfer-wins": "images made on other models fool it where its own gradients do not",
-    "not-converged": "going on for longer still lowers the result, so what is shown is too high",
-    "zero-gradient": "the input gradient is exactly zero, so attacks that follow it stand still",
-    "surrogate-gap": "the scores that attacks follow are already fooled where the decision is not",
-    "randomised": "answers the same image differently, and no attack averaged over its draws",
+    "survives-everything": "keeps predictions that an attack of this size must be able to change",
+    "not-monotone": "images fooled within a small eps are robust to a larger one: the attack fails there",
+    "single-step-wins": "one gradient step fools images that many steps do not: gradient masking",
+    "noise-wins": "random noise fools images that gradients do not: gradient masking",
+    "black-box-wins": "search without gradients fools images that gradients do not: gradient masking",
+    "transfer-wins": "images transferred from other models fool it where its own gradients do not: gradient masking",
+    "not-converged": "more steps still lower robust accuracy: what is shown is too high",
+    "zero-gradient": "the input gradient is exactly zero: attacks that follow it stand still",
+    "surrogate-gap": "the scores that attacks follow are already fooled where the prediction is not",
+    "randomized": "answers the same image differently, and no attack averaged over its draws",
     "outputs-probabilities": "gives probabilities, which saturate, and no attack followed margins between them",
     "no-gradient": "cannot be differentiated, and no attack did without gradients",
     "defense-in-the-way": "a defense stops the gradient, and no attack went straight through it",
@@ -39,7 +37,7 @@ FLAGS = {
 """What each flag means, in plain words."""
 
 CAUTIONS = {
-    "randomised": "answers the same image differently; attacks follow an average over draws",
+    "randomized": "answers the same image differently; attacks follow an average over draws",
     "outputs-probabilities": "gives probabilities, which saturate; an attack on margins was run",
     "no-gradient": "cannot be differentiated; attacks without gradients were run",
     "defense-in-the-way": "a defense stops the gradient; attacks went straight through it",
@@ -55,7 +53,7 @@ LOWERED = 0.005
 
 
 @dataclass(frozen=True)
-class Finding:
+class Flag:
     """What the audit found on one row.
 
     Attributes:
@@ -71,59 +69,59 @@ class Finding:
     blocks: bool = True
 
 
-def examine(cells: Sequence[Cell]) -> list[Finding]:
+def examine(cells: Sequence[DoneCell]) -> list[Flag]:
     """Everything that the cells of one model of one seed tell against it, in the order of the rules.
 
     Args:
         cells: The finished ones.
     """
-    return [finding for rule in _RULES for finding in rule(cells)]
+    return [flag for rule in _RULES for flag in rule(cells)]
 
 
-def marked(cells: Sequence[tuple[Record, Outcome | None]]) -> list[tuple[Record, Outcome | None]]:
+def marked(cells: Sequence[CellResult]) -> list[CellResult]:
     """The cells of a board with what the audit finds on its rows in their records.
 
     Args:
         cells: Records with their outcomes, None unless done.
     """
-    rows: dict[tuple[str, int], list[Cell]] = {}
+    rows: dict[tuple[str, int], list[DoneCell]] = {}
     for record, outcome in cells:
         if outcome is not None:
             rows.setdefault((record.spec.model_key, record.spec.seed), []).append((record, outcome))
-    findings = [finding for row in rows.values() for finding in examine(row)]
-    marks = [{"flags": flags_of(findings, cell.key), "cautions": cautions_of(findings, cell.key)} for cell, _ in cells]
+    flags = [flag for row in rows.values() for flag in examine(row)]
+    marks = [{"flags": flags_of(flags, cell.key), "cautions": cautions_of(flags, cell.key)} for cell, _ in cells]
     return [(cell.model_copy(update=mark), outcome) for (cell, outcome), mark in zip(cells, marks, strict=True)]
 
 
-def flags_of(findings: Sequence[Finding], key: str) -> dict[str, str]:
+def flags_of(flags: Sequence[Flag], key: str) -> dict[str, str]:
     """The flags that belong to one record, each with what was found."""
-    return _texts(finding for finding in findings if finding.key == key and finding.blocks)
+    return _texts(flag for flag in flags if flag.key == key and flag.blocks)
 
 
-def cautions_of(findings: Sequence[Finding], key: str) -> dict[str, str]:
+def cautions_of(flags: Sequence[Flag], key: str) -> dict[str, str]:
     """The cautions that belong to one record."""
-    return _texts(finding for finding in findings if finding.key == key and not finding.blocks)
+    return _texts(flag for flag in flags if flag.key == key and not flag.blocks)
 
 
-def _texts(findings: Iterator[Finding]) -> dict[str, str]:
+def _texts(flags: Iterator[Flag]) -> dict[str, str]:
     found: dict[str, list[str]] = {}
-    for finding in findings:
-        found.setdefault(finding.name, []).append(finding.text)
+    for flag in flags:
+        found.setdefault(flag.name, []).append(flag.text)
     return {name: "; ".join(texts) for name, texts in found.items()}
 
 
 # ---------------------------------------------------------------------------------------------- what cells are and say
 
 
-def _stage(cell: Cell) -> StageSpec:
+def _stage(cell: DoneCell) -> StageSpec:
     return cell[0].spec.condition.stages[0]
 
 
-def _label(cell: Cell) -> str:
+def _label(cell: DoneCell) -> str:
     return cell[0].spec.condition.label
 
 
-def _attacks(cells: Sequence[Cell]) -> list[Cell]:
+def _attacks(cells: Sequence[DoneCell]) -> list[DoneCell]:
     """Attacks of a norm, alone, on any wrong class of the model as it is used."""
     return [
         cell
@@ -135,8 +133,8 @@ def _attacks(cells: Sequence[Cell]) -> list[Cell]:
     ]
 
 
-def _threats(cells: Sequence[Cell]) -> dict[tuple[str, float], list[Cell]]:
-    found: dict[tuple[str, float], list[Cell]] = {}
+def _threats(cells: Sequence[DoneCell]) -> dict[tuple[str, float], list[DoneCell]]:
+    found: dict[tuple[str, float], list[DoneCell]] = {}
     for cell in _attacks(cells):
         eps = _stage(cell).eps
         if eps is not None and eps > 0:
@@ -144,17 +142,17 @@ def _threats(cells: Sequence[Cell]) -> dict[tuple[str, float], list[Cell]]:
     return found
 
 
-def _follows_gradients(cell: Cell) -> bool:
+def _follows_gradients(cell: DoneCell) -> bool:
     """Whether it uses gradients, and more than one step of them."""
     return _stage(cell).white_box and _stage(cell).gradient_steps > 1
 
 
-def _is_strong(cell: Cell) -> bool:
+def _is_strong(cell: DoneCell) -> bool:
     """Whether it is one of the attacks that others are compared with: those that rank and follow gradients."""
     return _follows_gradients(cell) and not cell[0].spec.condition.check
 
 
-def _fooled(cell: Cell, norm: str, eps: float) -> Bools:
+def _fooled(cell: DoneCell, norm: str, eps: float) -> Bools:
     """Which samples it fooled by a change of at most eps."""
     outcome = cell[1]
     fooled: Bools = outcome.attempted & (outcome.final != outcome.labels)
@@ -163,12 +161,12 @@ def _fooled(cell: Cell, norm: str, eps: float) -> Bools:
     return fooled
 
 
-def _tried(cell: Cell) -> Bools:
+def _tried(cell: DoneCell) -> Bools:
     """Which samples it tells of: those that it attacked."""
     return cell[1].attempted
 
 
-def _left(cells: Sequence[Cell], norm: str, eps: float) -> Mapping[int, bool]:
+def _left(cells: Sequence[DoneCell], norm: str, eps: float) -> Mapping[int, bool]:
     """By sample that any of the attacks was run on, whether all that were run on it left it."""
     left: dict[int, bool] = {}
     for cell in cells:
@@ -186,12 +184,12 @@ def _enough(count: int, of: int) -> bool:
 # ----------------------------------------------------------------------------------------------------------- the rules
 
 
-def _survives_everything(cells: Sequence[Cell]) -> Iterator[Finding]:
+def _survives_everything(cells: Sequence[DoneCell]) -> Iterator[Flag]:
     name = "survives-everything"
     if cells:
         record, outcome = max(cells, key=lambda cell: len(cell[1]))
         if len(np.unique(outcome.labels)) > 1 and len(np.unique(outcome.clean)) == 1:
-            yield Finding(record.key, name, f"decides for the same class on all {len(outcome)} unchanged images")
+            yield Flag(record.key, name, f"predicts the same class for all {len(outcome)} clean images")
     for (norm, eps), found in _threats(cells).items():
         strong = [cell for cell in found if _follows_gradients(cell)]
         if norm != "linf" or eps < 0.5 or not strong:
@@ -202,12 +200,12 @@ def _survives_everything(cells: Sequence[Cell]) -> Iterator[Finding]:
         if len(classes) > 1 or (eps >= 1 and kept):
             names = ", ".join(_label(cell) for cell in strong)
             several = f", of {len(classes)} classes," if len(classes) > 1 else ""
-            text = f"{len(kept)} of {len(left)} images{several} withstand {names}"
-            yield Finding(strong[-1][0].key, name, text)
+            text = f"{len(kept)} of {len(left)} images{several} are robust to {names}"
+            yield Flag(strong[-1][0].key, name, text)
 
 
-def _not_monotone(cells: Sequence[Cell]) -> Iterator[Finding]:
-    families: dict[str, dict[float, Cell]] = {}
+def _not_monotone(cells: Sequence[DoneCell]) -> Iterator[Flag]:
+    families: dict[str, dict[float, DoneCell]] = {}
     for (norm, eps), found in _threats(cells).items():
         for cell in filter(_is_strong, found):
             stage = _stage(cell)
@@ -222,11 +220,11 @@ def _not_monotone(cells: Sequence[Cell]) -> Iterator[Finding]:
             later = _left([cell for cell in threats[norm, large] if _is_strong(cell)], norm, large)
             lost = sum(later[number] for number in fooled if number in later)
             if _enough(lost, len(later)):
-                text = f"{lost} of {len(later)} images fooled by {_label(first)} withstand {_label(second)}"
-                yield Finding(second[0].key, "not-monotone", text)
+                text = f"{lost} of {len(later)} images fooled by {_label(first)} are robust to {_label(second)}"
+                yield Flag(second[0].key, "not-monotone", text)
 
 
-def _weaker_wins(cells: Sequence[Cell]) -> Iterator[Finding]:
+def _weaker_wins(cells: Sequence[DoneCell]) -> Iterator[Flag]:
     smallest = [cell for cell in _attacks(cells) if _stage(cell).eps is None]
     for (norm, eps), found in _threats(cells).items():
         strong = [cell for cell in found if _is_strong(cell)]
@@ -245,7 +243,7 @@ def _weaker_wins(cells: Sequence[Cell]) -> Iterator[Finding]:
                 names = ", ".join(_label(other) for other in strong)
                 within = "" if _stage(cell).eps is not None else f" within {norm} {format_eps(eps)}"
                 text = f"{_label(cell)} fools{within} {won} of {len(shared)} images that {names} left"
-                yield Finding(cell[0].key, flag, text)
+                yield Flag(cell[0].key, flag, text)
 
 
 def _weaker(stage: StageSpec) -> str | None:
@@ -257,7 +255,7 @@ def _weaker(stage: StageSpec) -> str | None:
     return "black-box-wins" if stage.black_box else "noise-wins"
 
 
-def _not_converged(cells: Sequence[Cell]) -> Iterator[Finding]:
+def _not_converged(cells: Sequence[DoneCell]) -> Iterator[Flag]:
     for (norm, eps), found in _threats(cells).items():
         strong = [cell for cell in found if _is_strong(cell)]
         left = _left(strong, norm, eps)
@@ -268,23 +266,23 @@ def _not_converged(cells: Sequence[Cell]) -> Iterator[Finding]:
             if lost >= LEAST and lost > LOWERED * len(cell[1]):
                 names = ", ".join(_label(other) for other in strong)
                 text = f"{_label(cell)} fools {lost} of {len(cell[1])} images that {names} left"
-                yield Finding(cell[0].key, "not-converged", text)
+                yield Flag(cell[0].key, "not-converged", text)
 
 
-def _zero_gradient(cells: Sequence[Cell]) -> Iterator[Finding]:
+def _zero_gradient(cells: Sequence[DoneCell]) -> Iterator[Flag]:
     for record, outcome in cells:
         still = int(outcome.flat.sum())
         if still >= LEAST and still > STILL * len(outcome):
             text = f"the input gradient of {still} of {len(outcome)} images is zero"
-            yield Finding(record.key, "zero-gradient", text)
+            yield Flag(record.key, "zero-gradient", text)
 
 
-def _surrogate_gap(cells: Sequence[Cell]) -> Iterator[Finding]:
-    if any("randomised" in record.traits for record, _ in cells):
-        return  # Scores and decision are then counted over draws of their own, and differ near the boundary.
+def _surrogate_gap(cells: Sequence[DoneCell]) -> Iterator[Flag]:
+    if any("randomized" in record.traits for record, _ in cells):
+        return  # Scores and prediction are then counted over draws of their own, and differ near the boundary.
     for cell in filter(_is_strong, _attacks(cells)):
         record, outcome = cell
-        # Where the decision has changed, an attack has done its work whatever the scores say.
+        # Where the prediction has changed, an attack has done its work whatever the scores say.
         gap = outcome.attempted & (outcome.final == outcome.labels) & (outcome.scored != outcome.final)
         stage = _stage(cell)
         if stage.eps is not None and stage.eps > 0:
@@ -293,26 +291,27 @@ def _surrogate_gap(cells: Sequence[Cell]) -> Iterator[Finding]:
             gap &= np.array([left.get(int(number), True) for number in outcome.ids], dtype=np.bool_)
         tried = int(outcome.attempted.sum())
         if _enough(int(gap.sum()), tried):
-            text = f"after {_label(cell)} the scores of {int(gap.sum())} of {tried} images are fooled, the decision not"
-            yield Finding(record.key, "surrogate-gap", text)
+            count = f"{int(gap.sum())} of {tried}"
+            text = f"after {_label(cell)} the scores of {count} images are fooled, the prediction is not"
+            yield Flag(record.key, "surrogate-gap", text)
 
 
-def _remedies(cells: Sequence[Cell]) -> Iterator[Finding]:
+def _remedies(cells: Sequence[DoneCell]) -> Iterator[Flag]:
     stages = [_stage(cell) for cell in _ranking_threat(cells)]
     for record, _ in cells:
         traits = record.traits
         remedied: Mapping[str, Any] = {
-            "randomised": "averaged" in traits,
+            "randomized": "averaged" in traits,
             "outputs-probabilities": any(stage.margin_loss for stage in stages),
             "no-gradient": any(stage.black_box and not stage.white_box for stage in stages),
             "defense-in-the-way": "straight-through" in traits,
         }
         for name, remedy in remedied.items():
             if name in traits and (remedy or stages):
-                yield Finding(record.key, name, (CAUTIONS if remedy else FLAGS)[name], blocks=not remedy)
+                yield Flag(record.key, name, (CAUTIONS if remedy else FLAGS)[name], blocks=not remedy)
 
 
-def _undefended(cells: Sequence[Cell]) -> Iterator[Finding]:
+def _undefended(cells: Sequence[DoneCell]) -> Iterator[Flag]:
     """Straight-through gradients are only believed where the same attack does its work without the defense."""
     if "straight-through" not in {trait for record, _ in cells for trait in record.traits}:
         return
@@ -322,10 +321,10 @@ def _undefended(cells: Sequence[Cell]) -> Iterator[Finding]:
         text = (
             f"without it, {record.spec.condition.label.removesuffix(', undefended')} fools {fooled} of {tried} images"
         )
-        yield Finding(record.key, "defense-in-the-way", text, blocks=not _enough(fooled, tried))
+        yield Flag(record.key, "defense-in-the-way", text, blocks=not _enough(fooled, tried))
 
 
-def _ranking_threat(cells: Sequence[Cell]) -> list[Cell]:
+def _ranking_threat(cells: Sequence[DoneCell]) -> list[DoneCell]:
     """The attacks of the threat model that ranks, checks among them."""
     threats = _threats(cells)
     ranked = [threat for threat, found in threats.items() if not all(cell[0].spec.condition.check for cell in found)]
@@ -335,7 +334,7 @@ def _ranking_threat(cells: Sequence[Cell]) -> list[Cell]:
     return threats[min(ranked, key=lambda threat: precedence(threat[0], threat[1], reference))]
 
 
-_RULES: tuple[Callable[[Sequence[Cell]], Iterator[Finding]], ...] = (
+_RULES: tuple[Callable[[Sequence[DoneCell]], Iterator[Flag]], ...] = (
     _survives_everything,
     _not_monotone,
     _weaker_wins,

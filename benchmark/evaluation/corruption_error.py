@@ -15,7 +15,7 @@ from robbench.core.corruption_kinds import MAIN, SEVERITIES, CorruptionKind
 from robbench.core.errors import RequestError
 
 Accuracies: TypeAlias = Mapping[tuple[str, int], float]
-"""Shares of samples decided rightly, in [0, 1], by kind and severity."""
+"""Shares of right predictions, in [0, 1], by kind and severity."""
 
 
 def mean_corruption_accuracy(accuracies: Accuracies, kinds: Sequence[CorruptionKind] = MAIN) -> float:
@@ -55,12 +55,12 @@ def relative_mce(
     baseline_clean: float,
     kinds: Sequence[CorruptionKind] = MAIN,
 ) -> float:
-    """Relative mean corruption error: as ``mce``, of the errors beyond those on unchanged images.
+    """Relative mean corruption error: as ``mce``, of the errors beyond those on clean images.
 
     Args:
         accuracies: Of a model.
         baseline: Of the model it is compared with.
-        clean: The model's accuracy on unchanged images.
+        clean: The model's accuracy on clean images.
         baseline_clean: The baseline's.
         kinds: What the mean is over.
 
@@ -69,7 +69,7 @@ def relative_mce(
     """
     for name, value in (("the model's", clean), ("the baseline's", baseline_clean)):
         if not 0 <= value <= 1:
-            raise RequestError(f"{name} accuracy on unchanged images is {value}, which is no share")
+            raise RequestError(f"{name} accuracy on clean images is {value}, which is no share")
     losses = [math.fsum(row) - len(row) * (1 - clean) for row in _errors(accuracies, kinds, "the model")]
     scales = [math.fsum(row) - len(row) * (1 - baseline_clean) for row in _errors(baseline, kinds, "the baseline")]
     for kind, scale in zip(kinds, scales, strict=True):

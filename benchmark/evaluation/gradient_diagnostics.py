@@ -1,4 +1,4 @@
-"""What of a model makes attacks on it fail: looked for in its own answers and gradients."""
+"""Gradient-masking diagnostics: traits of a model's answers and gradients that make attacks on it fail."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch.nn import functional
 from robbench.core.contracts import Classifier
 
 FRESH_DRAWS = 100
-"""Draws that a random decision must at least be counted over."""
+"""Draws that a random prediction must at least be counted over."""
 
 
 def zero_gradients(model: Classifier, images: Tensor, labels: Tensor) -> Tensor:
@@ -44,8 +44,8 @@ def zero_gradients(model: Classifier, images: Tensor, labels: Tensor) -> Tensor:
 def traits(model: Classifier, images: Tensor) -> tuple[str, ...]:
     """What can be seen of a model from its answers on some images.
 
-    ``randomised``: it answers the same images differently; ``averaged``: its scores are an expectation over draws,
-    and its decision is counted over enough of them;
+    ``randomized``: it answers the same images differently; ``averaged``: its scores are an expectation over draws,
+    and its prediction is counted over enough of them;
     ``outputs-probabilities``: its scores are not negative and sum to one; ``no-gradient``: they depend on the image in
     no way that can be differentiated.
     """
@@ -54,10 +54,10 @@ def traits(model: Classifier, images: Tensor) -> tuple[str, ...]:
 
 def _traits(model: Classifier, images: Tensor) -> Iterator[tuple[str, bool]]:
     with torch.no_grad():
-        first, decided = model(images), model.predict(images)
+        first, predicted = model(images), model.predict(images)
         model.redraw(1)
         second, again = model(images), model.predict(images)
-    yield "randomised", not (torch.equal(first, second) and torch.equal(decided, again))
+    yield "randomized", not (torch.equal(first, second) and torch.equal(predicted, again))
     yield "averaged", model.draws > 1 and model.votes >= FRESH_DRAWS
     sums = first.double().sum(dim=1)
     yield "outputs-probabilities", bool((first >= 0).all()) and bool(((sums - 1).abs() < 1e-4).all())

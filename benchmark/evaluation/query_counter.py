@@ -64,15 +64,15 @@ class Oracle(Classifier):
         return self._count(images, self.model.embed(images))
 
     def predict(self, images: Tensor) -> Tensor:
-        """The model's hard decisions, counted."""
+        """The model's predictions, counted."""
         self._charge(0, len(images), self.model.votes or self.model.draws)
         return self.model.predict(images)
 
     def decide(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """The model's scores and hard decisions, counted as one pass."""
-        scores, decisions = self.model.decide(images)
+        """The model's scores and predictions, counted as one pass."""
+        scores, predicted = self.model.decide(images)
         self._charge(0, len(images), self.model.votes)
-        return self._count(images, scores), decisions
+        return self._count(images, scores), predicted
 
     def _count(self, images: Tensor, output: Tensor) -> Tensor:
         self._charge(0, len(images), self.model.draws)

@@ -77,6 +77,25 @@ def check_images(images: Tensor, changed: object, threat: Threat) -> Tensor:
     return changed
 
 
+def check_predictions(predicted: Tensor, count: int, num_classes: int) -> Tensor:
+    """Check that a model predicts a class for each image.
+
+    Args:
+        predicted: What it predicted.
+        count: Number of images N.
+        num_classes: Number of classes K.
+
+    Raises:
+        Breach: If they are no int64 of shape ``(N,)`` from 0 to K - 1.
+    """
+    rule = "the model predicts a class for each image"
+    if predicted.shape != (count,) or predicted.dtype != torch.int64:
+        raise Breach(rule, f"got {predicted.dtype} of shape {tuple(predicted.shape)} for {count} images")
+    if bool(((predicted < 0) | (predicted >= num_classes)).any()):
+        raise Breach(rule, f"got {int(predicted.min())} to {int(predicted.max())} of {num_classes} classes")
+    return predicted
+
+
 @contextmanager
 def fair_play(model: Classifier, images: Tensor, labels: Tensor) -> Iterator[None]:
     """Watch over a call of an attack and put right what it left behind.

@@ -17,7 +17,8 @@ from robbench.results.schema import Ints, Record
 from robbench.results.store import EMBEDDINGS, Store
 
 if TYPE_CHECKING:
-    from robbench.evaluation.evaluator import Result, Subject
+    from robbench.evaluation.evaluator import Result
+    from robbench.evaluation.subject import Subject
 
 
 @dataclass(frozen=True)
@@ -109,7 +110,7 @@ def carry_out(plan: Plan, job: Job, cells: Sequence[Cell], tell: Tell) -> None:
 
 
 def _provenance(plan: Plan) -> dict[str, Any]:
-    from robbench.evaluation.evaluator import ATTACK_BATCH
+    from robbench.evaluation.attack_run import ATTACK_BATCH
     from robbench.results.provenance import provenance
     from robbench.training.trainer import JUDGING_BATCH
 
@@ -126,7 +127,7 @@ def _reporter(tell: Tell, job: Job, activity: str) -> Callable[[int, int], None]
 
 def _load(job: Job, wanted: Sequence[Cell], store: Store, device: str) -> _Trained:
     """What the cells need of a trained model; keeps its embeddings of training images for figures."""
-    from robbench.evaluation.evaluator import Subject
+    from robbench.evaluation.subject import Subject
     from robbench.training.trainer import load_model
 
     test = job.data.samples("test")

@@ -20,7 +20,7 @@ from robbench.core.registry import Registry
 from robbench.core.threat_model import NORMS, Norm, Threat, format_eps
 from robbench.data.dataset import EpsList
 from robbench.planning.component_spec import Choice, choose, full_choice, split_outside_brackets
-from robbench.results.schema import ConditionSpec, Kind, StageSpec
+from robbench.results.schema import ConditionKind, ConditionSpec, StageSpec
 
 TARGET_RULES = ("next", "random", "least-likely", "all")
 
@@ -92,7 +92,7 @@ class Condition:
     embed: int = 0
 
     @property
-    def kind(self) -> Kind:
+    def kind(self) -> ConditionKind:
         """``clean``, ``natural`` (no adversary), ``attack`` (one, alone), or ``chain``."""
         if not self.stages:
             return "clean"

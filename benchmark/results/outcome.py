@@ -11,7 +11,7 @@ from typing import Any, Literal, Self
 import numpy as np
 from numpy.typing import NDArray
 
-Kind = Literal["clean", "natural", "attack", "chain"]
+ConditionKind = Literal["clean", "natural", "attack", "chain"]
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
@@ -160,7 +160,7 @@ class Outcome:
         )
     )
     num_classes: int
-    kind: Kind
+    kind: ConditionKind
 
     def __post_init__(self) -> None:
         """Let nobody write to what was judged."""
@@ -179,12 +179,12 @@ class Outcome:
         return {item.name: item.metadata["array"] for item in fields(cls) if "array" in item.metadata}
 
     @classmethod
-    def of(cls, num_classes: int, kind: Kind, **arrays: NDArray[Any]) -> Self:
+    def of(cls, num_classes: int, kind: ConditionKind, **arrays: NDArray[Any]) -> Self:
         """An outcome of some arrays; the others are those of a condition that was not applied.
 
         Args:
             num_classes: Number of classes K.
-            kind: Kind of the condition.
+            kind: Of the condition.
             **arrays: ``ids``, ``labels``, ``clean`` and whichever others there are.
         """
         for name, spec in cls.arrays().items():

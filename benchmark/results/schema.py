@@ -9,9 +9,9 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 from pydantic import BaseModel, ConfigDict, Field
 
 from robbench.results.outcome import Bools as Bools
+from robbench.results.outcome import ConditionKind as ConditionKind
 from robbench.results.outcome import Floats as Floats
 from robbench.results.outcome import Ints as Ints
-from robbench.results.outcome import Kind as Kind
 from robbench.results.outcome import Outcome as Outcome
 
 SCHEMA = 3
@@ -92,7 +92,7 @@ class ConditionSpec(_Model):
 
     label: str
     """What the column is called."""
-    kind: Kind
+    kind: ConditionKind
     """clean, natural (a perturbation without an adversary), attack (a single one) or chain (of several)."""
     stages: tuple[StageSpec, ...] = ()
     """The attacks in the order in which they are applied."""

@@ -18,8 +18,10 @@ def confusion(labels: Ints, predictions: Ints, num_classes: int) -> Ints:
     """Counts by true class (rows) and prediction (columns), shape ``(K, K)``."""
     from sklearn.metrics import confusion_matrix
 
-    counts: Ints = np.zeros((num_classes, num_classes), dtype=np.int64)
-    return confusion_matrix(labels, predictions, labels=np.arange(num_classes)) if len(labels) else counts
+    if num_classes < 2 or not len(labels):
+        return np.full((num_classes, num_classes), len(labels), dtype=np.int64)
+    counts: Ints = confusion_matrix(labels, predictions, labels=np.arange(num_classes))
+    return counts
 
 
 def classification(labels: Ints, predictions: Ints, num_classes: int) -> dict[str, Measure]:

@@ -69,7 +69,7 @@ class Constant(Linear):
 
 
 class Features(Backbone):
-    """Two convolutions with batch normalisation between them."""
+    """Two convolutions with batch normalization between them."""
 
     def __init__(self, image_shape: tuple[int, int, int]) -> None:
         super().__init__()
@@ -140,7 +140,7 @@ def _room(slopes: Tensor, images: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True, eq=False)
-class Scene:
+class Scenario:
     """A model with images, labels and sample ids, and a copy of the model for attacks that work through others."""
 
     model: Classifier
@@ -150,7 +150,7 @@ class Scene:
     ids: Tensor
 
     @classmethod
-    def of(cls, make: Callable[[int], Classifier], classes: int, dtype: torch.dtype) -> Scene:
+    def of(cls, make: Callable[[int], Classifier], classes: int, dtype: torch.dtype) -> Scenario:
         """Random images, all but one with the label that the model gives them.
 
         Args:
@@ -166,7 +166,7 @@ class Scene:
         labels[-1] = (labels[-1] + 1) % model.num_classes
         return cls(model, peer, images, labels, 1000 + torch.arange(COUNT))
 
-    def take(self, index: Tensor) -> Scene:
+    def take(self, index: Tensor) -> Scenario:
         """Some of the samples."""
         return replace(self, images=self.images[index], labels=self.labels[index], ids=self.ids[index])
 
@@ -179,7 +179,7 @@ class Scene:
 class Run:
     """What an attack returned, the rules of the referee that it broke, and the passes it spent."""
 
-    scene: Scene
+    scenario: Scenario
     threat: Threat
     returned: object
     breaches: tuple[Breach, ...]
@@ -194,34 +194,34 @@ class Run:
             NotApplicable: If it is not finite, or of another shape or type.
         """
         try:
-            return check_images(self.scene.images, self.returned, Threat("none"))
+            return check_images(self.scenario.images, self.returned, Threat("none"))
         except Breach as breach:
             raise NotApplicable(f'not before "{breach.rule}" is kept to') from breach
 
 
-def run(attack: Attack, scene: Scene, threat: Threat) -> Run:
+def run(attack: Attack, scenario: Scenario, threat: Threat) -> Run:
     """Put an attack to a model under the eyes of the referee."""
-    oracle = Oracle(scene.model, len(scene.images))
-    images, labels = scene.images.clone(), scene.given(threat).clone()
-    streams = Streams.of(scene.ids, 0, "conformance")
+    oracle = Oracle(scenario.model, len(scenario.images))
+    images, labels = scenario.images.clone(), scenario.given(threat).clone()
+    streams = Streams.of(scenario.ids, 0, "conformance")
     breaches: list[Breach] = []
     returned: object = None
     try:
-        with fair_play(scene.model, images, labels):
-            returned = attack.bind([scene.peer]).perturb(oracle, images, labels, threat, streams)
+        with fair_play(scenario.model, images, labels):
+            returned = attack.bind([scenario.peer]).perturb(oracle, images, labels, threat, streams)
     except Breach as breach:
         breaches.append(breach)
     try:
-        check_images(scene.images, returned, threat)
+        check_images(scenario.images, returned, threat)
     except Breach as breach:
         breaches.append(breach)
     forwards, backwards = (float(spent.max()) if len(spent) else 0.0 for spent in oracle.spent)
-    return Run(scene, threat, returned, tuple(breaches), forwards, backwards)
+    return Run(scenario, threat, returned, tuple(breaches), forwards, backwards)
 
 
 @dataclass(frozen=True)
 class Bench:
-    """An attack with the scenes it is put to; every run is made once.
+    """An attack with the scenarios it is put to; every run is made once.
 
     Attributes:
         attack: The attack.
@@ -230,28 +230,32 @@ class Bench:
 
     attack: Attack
     norms: Sequence[Norm]
-    linear: Mapping[int, Scene] = field(
-        default_factory=lambda: {classes: Scene.of(linear, classes, torch.float64) for classes in CLASSES}
+    linear: Mapping[int, Scenario] = field(
+        default_factory=lambda: {classes: Scenario.of(linear, classes, torch.float64) for classes in CLASSES}
     )
-    network: Mapping[int, Scene] = field(
-        default_factory=lambda: {classes: Scene.of(network, classes, torch.float32) for classes in CLASSES}
+    network: Mapping[int, Scenario] = field(
+        default_factory=lambda: {classes: Scenario.of(network, classes, torch.float32) for classes in CLASSES}
     )
-    runs: dict[tuple[Scene, Threat], Run] = field(default_factory=dict)
+    runs: dict[tuple[Scenario, Threat], Run] = field(default_factory=dict)
 
-    def run(self, scene: Scene, threat: Threat) -> Run:
+    def run(self, scenario: Scenario, threat: Threat) -> Run:
         """What comes of it, from the first time it was done."""
-        if (scene, threat) not in self.runs:
-            self.runs[scene, threat] = run(self.attack, scene, threat)
-        return self.runs[scene, threat]
+        if (scenario, threat) not in self.runs:
+            self.runs[scenario, threat] = run(self.attack, scenario, threat)
+        return self.runs[scenario, threat]
 
     def done(self) -> list[Run]:
-        """The runs that were made so far.
+        """The runs that were made so far, or those of the usual threats.
 
         Raises:
-            NotApplicable: If there is none.
+            NotApplicable: If none came to its end.
         """
         if not self.runs:
-            raise NotApplicable("the attack never ran to its end")
+            try:
+                for threat in self.usual:
+                    self.run(self.linear[self.classes], threat)
+            except (Exception, SystemExit) as error:
+                raise NotApplicable("the attack never ran to its end") from error
         return list(self.runs.values())
 
     def threats(self, classes: int, targeted: bool = False) -> Iterator[Threat]:

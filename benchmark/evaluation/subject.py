@@ -1,0 +1,74 @@
+"""The subject of an evaluation: a model with the images that it is tested on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from robbench.core.contracts import Classifier, Samples
+from robbench.data.splits import stratified
+from robbench.evaluation.referee import check_predictions
+from robbench.results.schema import ConditionKind, Ints, Outcome
+from robbench.training.trainer import predictions
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A trained model with its test images.
+
+    Attributes:
+        model: In evaluation mode, its weights frozen.
+        samples: The test images.
+        clean: Its predictions on them, int64, shape ``(N,)``.
+        num_classes: Number of classes K.
+        class_names: Names of the classes.
+        seed: Seed of all attacks.
+        split_seed: Seed of stratified subsamples, the same for every model of a data set.
+        device: Device type.
+    """
+
+    model: Classifier
+    samples: Samples
+    clean: Tensor
+    num_classes: int
+    class_names: tuple[str, ...]
+    seed: int
+    split_seed: int
+    device: str = "cpu"
+
+    @classmethod
+    def of(cls, model: Classifier, samples: Samples, **rest: Any) -> Subject:
+        """A subject with its clean predictions.
+
+        Raises:
+            Breach: If the model does not predict a class for each image.
+        """
+        clean = predictions(model, samples.images, rest.get("device", "cpu"))
+        check_predictions(clean, len(samples), model.num_classes)
+        return cls(model, samples, clean, **rest)
+
+    @property
+    def right(self) -> Tensor:
+        """Which clean predictions are right, bool, shape ``(N,)``."""
+        return self.clean == self.samples.labels
+
+    def sampled(self, size: int | None) -> Subject:
+        """The same on a stratified subsample."""
+        if size is None or size >= len(self.samples):
+            return self
+        return self._at(torch.from_numpy(stratified(self.samples.labels.numpy(), size, self.split_seed)))
+
+    def among(self, ids: Ints) -> Subject:
+        """The same on some of the samples."""
+        return self._at(torch.isin(self.samples.ids, torch.from_numpy(ids)).nonzero().flatten())
+
+    def outcome(self, kind: ConditionKind) -> Outcome:
+        """The outcome of a condition that is applied to no sample."""
+        ids, labels, clean = (values.numpy() for values in (self.samples.ids, self.samples.labels, self.clean))
+        return Outcome.of(self.num_classes, kind, ids=ids, labels=labels, clean=clean)
+
+    def _at(self, index: Tensor) -> Subject:
+        return replace(self, samples=self.samples[index], clean=self.clean[index])
