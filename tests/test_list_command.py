@@ -110,7 +110,10 @@ def test_an_attack_of_a_plugin_is_cut_to_its_line(tmp_path: Path, capsys: pytest
         encoding="utf-8",
     )
     words = ("attack", "--plugin", str(plugin))
-    assert len(shown(capsys, *words).splitlines()) == len(shown(capsys, "attack").splitlines()) + 1
+    text = shown(capsys, *words).splitlines()
+    assert len(text) == len(shown(capsys, "attack").splitlines()) + 2
+    assert [line.split()[0] for line in text if "mine" in line] == ["mine", "mine:"]
+    assert text[-1].endswith(str(plugin))
     assert next(item for item in listed(capsys, *words) if item["name"] == "mine")["brief"].startswith("An attack that")
     detail = " ".join(shown(capsys, "attack", "mine", "--plugin", str(plugin)).split())
     assert "mine.py" in detail
