@@ -16,7 +16,7 @@ from robbench.cli._inventory import ALL_KINDS, CLASSES, items
 from robbench.cli.main import main
 from robbench.core.contracts import Attack, Classifier
 from robbench.core.errors import RequestError
-from robbench.core.registry import KINDS, Registry
+from robbench.core.registry import KINDS, Kind, Registry
 from robbench.core.sample_rng import Streams
 from robbench.core.threat_model import NORMS, Norm, Threat
 from robbench.data.dataset import EpsList
@@ -110,7 +110,10 @@ def test_an_attack_of_a_plugin_is_cut_to_its_line(tmp_path: Path, capsys: pytest
         encoding="utf-8",
     )
     words = ("attack", "--plugin", str(plugin))
-    assert len(shown(capsys, *words).splitlines()) == len(shown(capsys, "attack").splitlines()) + 1
+    text = shown(capsys, *words).splitlines()
+    assert len(text) == len(shown(capsys, "attack").splitlines()) + 2
+    assert [line.split()[0] for line in text if "mine" in line] == ["mine", "mine:"]
+    assert text[-1].endswith(str(plugin))
     assert next(item for item in listed(capsys, *words) if item["name"] == "mine")["brief"].startswith("An attack that")
     detail = " ".join(shown(capsys, "attack", "mine", "--plugin", str(plugin)).split())
     assert "mine.py" in detail
@@ -164,10 +167,10 @@ def test_wrong_lists_are_answered_in_one_line(
 
 
 @pytest.mark.parametrize(("kind", "name"), COMPONENTS)
-def test_one_component_is_shown_with_every_parameter(kind: str, name: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_one_component_is_shown_with_every_parameter(kind: Kind, name: str, capsys: pytest.CaptureFixture[str]) -> None:
     text = shown(capsys, kind, name)
     assert max(map(len, text.splitlines())) <= 80
-    entry = REGISTRY.entries(kind)[name]  # type: ignore[index]
+    entry = REGISTRY.entry(kind, name)
     flat = " ".join(text.split())
     assert entry.summary.replace("``", "") in flat
     first = {line.split()[0] for line in text.splitlines() if line and not line.startswith(" ")}

@@ -21,6 +21,7 @@ def _options(parser: argparse.ArgumentParser) -> None:
 
 
 def _action(options: argparse.Namespace) -> int:
+    _command.require("cleanlab", "labels")
     from robbench.core.atomic_io import file_name
     from robbench.core.registry import Registry
     from robbench.data.label_issues import examine, write
@@ -59,8 +60,12 @@ def _show(dataset: str, listing: Listing, files: Sequence[Path]) -> None:
         made.add_row(name, suggested, f"{images:,}", f"{suspects:,}", f"{100 * suspects / images:.1f} %")
     console.print(f"\n{dataset}\n")
     console.print(made)
-    console.print(
-        f"\nSuspects, not errors: a simple model with {100 * listing.found.balanced_accuracy:.1f} % balanced accuracy "
-        "doubts these labels. The less accurate it is, the more of them are merely hard images."
-    )
+    model = f"a simple model with {100 * listing.found.balanced_accuracy:.1f} % balanced accuracy"
+    if len(listing.found):
+        console.print(
+            f"\nSuspects, not errors: {model} doubts these labels. The less accurate it is, the more of them are "
+            "merely hard images."
+        )
+    else:
+        console.print(f"\nNone: {model} doubts no label.")
     console.say("Files: " + ", ".join(str(path) for path in files))

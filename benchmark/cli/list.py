@@ -122,6 +122,9 @@ def _show_lines(found: Sequence[Item]) -> None:
             for listed in of_kind:
                 made.add_row(listed.name, listed.brief)
             console.print(made)
+        for listed in of_kind:
+            if listed.origin:
+                console.say(f"{listed.name}: {listed.origin}")
 
 
 def _traits(traits: AttackTraits | None) -> list[str]:

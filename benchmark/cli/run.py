@@ -102,7 +102,7 @@ class Display:
 
             columns = (
                 TextColumn("{task.description}", markup=False),
-                BarColumn(bar_width=10),
+                BarColumn(bar_width=8),
                 TextColumn("{task.fields[state]}", markup=False),
             )
             self._bars = Progress(*columns, console=self.console, transient=True)
@@ -136,7 +136,7 @@ class Display:
         if self._finished:
             elapsed = time.monotonic() - self._started
             left = f"about {duration(elapsed / self._finished * (self._to_do - self._finished))} left"
-        return f"{self._finished}/{self._to_do} cells, {self._elapsed()}, {left}"
+        return f"{self._finished}/{self._to_do}, {self._elapsed()}, {left}"
 
     def tell(self, event: Event) -> None:
         """Show that something happened."""
@@ -166,5 +166,5 @@ class Display:
         self._bars.update(self._overall, completed=self._finished, state=self._state())
 
 
-def _short(label: str, width: int = 34) -> str:
+def _short(label: str, width: int = 32) -> str:
     return label if len(label) <= width else f"{label[: width - 1]}…"

@@ -26,6 +26,7 @@ def _options(parser: argparse.ArgumentParser) -> None:
 
 
 def _action(options: argparse.Namespace) -> int:
+    _command.require("optuna", "search")
     from robbench.planning.inputs import read_request
     from robbench.results.store import Store
 
