@@ -9,8 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from robbench.cli.display import Terminal
-from robbench.training.hyperparameter_search import Search, ranked, standard_error, toml
-from robbench.training.trials import Trial
+from robbench.training.hyperparameter_search import Search, Trial, ranked, standard_error
 
 
 def show_trial(trial: Trial, count: int) -> None:
@@ -53,5 +52,5 @@ def show_search(wanted: Search, trials: Sequence[Trial]) -> bool:
         highlight=False,
     )
     console.print(Text("In the grid, for this row:"))
-    console.print(Text(toml(best[0].recipe)), files, sep="\n", soft_wrap=True)
+    console.print(Text(best[0].recipe.toml()), files, sep="\n", soft_wrap=True)
     return True
