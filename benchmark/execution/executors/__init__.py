@@ -1,1 +1,0 @@
-"""Executors: where the jobs of a plan are carried out."""
