@@ -318,13 +318,21 @@ def test_fashion_mnist_is_read_wherever_it_lies(compressed: bool, place: str, ho
     assert found.class_names[6] == "Shirt"
 
 
-@pytest.mark.parametrize("damage", ["cut", "cut gz", "other", "fewer"])
+@pytest.mark.parametrize("damage", ["cut", "cut gz", "other", "fewer", "empty", "integers", "longer"])
 def test_damaged_idx_files_are_named(damage: str, home: Path) -> None:
     fashion(home / "data", compressed=damage == "cut gz")
     name = "t10k-images-idx3-ubyte" + (".gz" if damage == "cut gz" else "")
     path = home / "data" / name
     data = path.read_bytes()
     other = np.zeros((7, 28, 28), np.uint8)
-    path.write_bytes({"other": b"<html>", "fewer": idx(other)}.get(damage, data[: len(data) // 2]))
-    with pytest.raises(RequestError, match=name):
+    damaged = {
+        "other": b"<html>",
+        "fewer": idx(other),
+        "empty": b"",
+        "integers": idx(np.zeros((30, 28, 28), ">i4")).replace(b"\x08", b"\x0c", 1),
+        "longer": data + b"\0",
+    }
+    path.write_bytes(damaged.get(damage, data[: len(data) // 2]))
+    with pytest.raises(RequestError, match=name) as error:
         load(FashionMNIST(), home / "data", home / "cache")
+    assert len(str(error.value).splitlines()) == 1

@@ -1,7 +1,12 @@
 from __future__ import annotations
 
 import csv
+import os
 import shutil
+import signal
+import subprocess
+import sys
+import textwrap
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -17,18 +22,18 @@ from robbench.data.splits import Splits
 from robbench.planning.plan import Job
 from robbench.results.store import Store
 from robbench.training.hyperparameter_search import (
+    FIELDS,
     LR,
     WEIGHT_DECAY,
     Search,
+    Trial,
     prepare,
     propose,
     ranked,
     search,
     standard_error,
-    toml,
 )
 from robbench.training.recipe import Recipe
-from robbench.training.trials import FIELDS, Trial
 
 COUNT = 4
 
@@ -190,7 +195,7 @@ def test_a_grid_with_the_recipe_asks_for_the_model_that_was_trained(
     finished: tuple[Search, list[Trial]], tmp_path: Path
 ) -> None:
     for trial in finished[1]:
-        (job,) = tiny.make(tmp_path, [toml(trial.recipe)], recipe="epochs = 7, min_steps = 3").jobs
+        (job,) = tiny.make(tmp_path, [trial.recipe.toml()], recipe="epochs = 7, min_steps = 3").jobs
         assert (job.key,) == trial.models
         assert job.recipe == trial.recipe
 
@@ -286,6 +291,85 @@ def test_the_standard_error_is_that_of_classes_as_hard_as_each_other(counts: tup
     assert standard_error(1.0, counts) > 0
 
 
+def test_trials_that_an_earlier_version_kept_as_csv_are_taken_over(
+    finished: tuple[Search, list[Trial]], tmp_path: Path, trained: list[str]
+) -> None:
+    before, whole = finished
+    shutil.copytree(before.plan.request.out, tmp_path / "runs")
+    wanted = prepare(tiny.make(tmp_path, recipe="epochs = 2, keep = 'best'"))
+    table = (wanted.folder / "trials.csv").read_text()
+    (wanted.folder / "optuna.db").unlink()
+    (wanted.folder / "optuna.new").write_text("left by a search that was killed while it took them over")
+    assert search(wanted, COUNT) == whole
+    assert trained == []
+    assert (wanted.folder / "trials.csv").read_text() == table
+
+    # A trial whose recipe means another model by now, and those that were proposed after it, are made again.
+    (wanted.folder / "optuna.db").unlink()
+    (wanted.folder / "trials.csv").write_text(table.replace(whole[2].models[0], "0" * 20))
+    assert timeless(search(wanted, COUNT)) == timeless(whole)
+    assert (wanted.folder / "trials.csv").read_text() == table
+
+
+def test_trials_are_kept_as_they_are(finished: tuple[Search, list[Trial]]) -> None:
+    """Optuna's own reader finds them, with what the sampler learns from."""
+    import optuna
+
+    wanted, trials = finished
+    study = optuna.load_study(storage=f"sqlite:///{wanted.folder / 'optuna.db'}", study_name="recipe")
+    assert [kept.value for kept in study.trials] == [trial.balanced_accuracy for trial in trials]
+    for kept, trial in zip(study.trials, trials, strict=True):
+        assert {name: getattr(trial.recipe, name) for name in kept.params if name != "decay"} == {
+            name: value for name, value in kept.params.items() if name != "decay"
+        }
+        assert kept.params["decay"] == (trial.recipe.weight_decay > 0)
+
+
+KILLED = """
+    import os, signal, sys
+    from pathlib import Path
+    import torch
+    torch.set_num_threads(1)
+    import tiny
+    from robbench.training import hyperparameter_search as searching
+
+    tried, calls = searching._tried, []
+
+    def killing(*arguments):
+        calls.append(arguments)
+        if len(calls) == 3:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return tried(*arguments)
+
+    searching._tried = killing
+    searching.search(searching.prepare(tiny.make(Path(sys.argv[1]), recipe="epochs = 2, keep = 'best'")), 4)
+"""
+
+
+def test_a_killed_search_goes_on_where_it_was(finished: tuple[Search, list[Trial]], tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(KILLED), str(tmp_path)],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path])},
+        capture_output=True,
+        timeout=120,
+    )
+    assert done.returncode == -signal.SIGKILL, done.stderr.decode()
+    wanted = prepare(tiny.make(tmp_path, recipe="epochs = 2, keep = 'best'"))
+    assert len(lines(wanted)) == 2
+    assert timeless(search(wanted, COUNT)) == timeless(finished[1])
+
+
+def test_a_search_without_optuna_is_refused_in_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plan = tiny.make(tmp_path)
+    monkeypatch.setitem(sys.modules, "optuna", None)
+    with pytest.raises(RequestError, match=r"^a search needs optuna; pip install 'robbench\[search\]'$"):
+        prepare(plan)
+    assert main(["search", "--grid", str(tmp_path / "tiny.toml"), "--out", str(tmp_path / "runs")]) == 2
+    assert capsys.readouterr().err == "robbench: a search needs optuna; pip install 'robbench[search]'\n"
+
+
 def test_damaged_trials_and_searches_at_once_are_refused(finished: tuple[Search, list[Trial]], tmp_path: Path) -> None:
     wanted = prepare(tiny.make(tmp_path, recipe="epochs = 2, keep = 'best'"))
     whole = (finished[0].folder / "trials.csv").read_text()
@@ -294,11 +378,15 @@ def test_damaged_trials_and_searches_at_once_are_refused(finished: tuple[Search,
         (wanted.folder / "trials.csv").write_text(damaged)
         with pytest.raises(StoreError, match=r"cannot read .*trials\.csv: .*; remove it and search again"):
             search(wanted, COUNT)
+    for damaged in (b"no database", (finished[0].folder / "optuna.db").read_bytes()[:5000]):
+        (wanted.folder / "optuna.db").write_bytes(damaged)
+        with pytest.raises(StoreError, match=r"cannot use .*optuna\.db: .*; remove it and search again"):
+            search(wanted, COUNT)
     with Store(wanted.folder).lock(), pytest.raises(RequestError, match="in use by another robbench"):
         search(wanted, COUNT)
 
 
 def test_recipes_survive_toml(tmp_path: Path) -> None:
     recipe = Recipe(optimizer="sgd", lr=1.23e-05, weight_decay=4.5e-06, schedule="one-cycle", keep="best", min_steps=9)
-    (job,) = tiny.make(tmp_path, [toml(recipe)]).jobs
+    (job,) = tiny.make(tmp_path, [recipe.toml()]).jobs
     assert job.recipe == recipe

@@ -8,7 +8,7 @@ from robbench.cli.main import main
 from robbench.core.errors import RequestError
 from robbench.planning.grid import Request
 from robbench.planning.planner import make_plan
-from robbench.training.hyperparameter_search import prepare, ranked, search, toml
+from robbench.training.hyperparameter_search import prepare, ranked, search
 
 GRID = """
 datasets = ["digits[classes=8|3|9,train_fraction=0.3]", "digits-imbalanced"]
@@ -69,7 +69,7 @@ def test_the_command_shows_the_best_and_what_to_paste(grid: Path, capsys: pytest
     assert "No test image was used." in " ".join(shown.split())
     wanted = prepare(make_plan(Request(str(grid), grid.parent / "runs", device="cpu")))
     best = ranked(search(wanted, 3))[0]
-    assert toml(best.recipe) in shown.splitlines()
+    assert best.recipe.toml() in shown.splitlines()
     assert str(wanted.folder / "trials.csv") in shown
     table = shown[shown.index("trial  optimizer") : shown.index("Best: ")]
     assert max(map(len, table.splitlines())) <= 80

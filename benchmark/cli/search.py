@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING
 from robbench.cli import _command
 
 if TYPE_CHECKING:
-    from robbench.training.hyperparameter_search import Search
-    from robbench.training.trials import Trial
+    from robbench.training.hyperparameter_search import Search, Trial
 
 
 def _options(parser: argparse.ArgumentParser) -> None:
@@ -26,7 +25,6 @@ def _options(parser: argparse.ArgumentParser) -> None:
 
 
 def _action(options: argparse.Namespace) -> int:
-    _command.require("optuna", "search")
     from robbench.planning.inputs import read_request
     from robbench.results.store import Store
 
@@ -68,7 +66,7 @@ def _show_trial(trial: Trial, count: int) -> None:
 def _show_best(wanted: Search, trials: Sequence[Trial]) -> bool:
     """The best trials and how far to trust them; returns whether there are any."""
     from robbench.cli._display import Terminal, table
-    from robbench.training.hyperparameter_search import ranked, standard_error, toml
+    from robbench.training.hyperparameter_search import ranked, standard_error
 
     console = Terminal()
     best = ranked(trials)
@@ -96,6 +94,6 @@ def _show_best(wanted: Search, trials: Sequence[Trial]) -> bool:
         "No test image was used."
     )
     console.print("\nIn the grid, for this model:")
-    console.say(toml(best[0].recipe))
+    console.say(best[0].recipe.toml())
     console.say(f"Trials: {wanted.folder / 'trials.csv'}")
     return True

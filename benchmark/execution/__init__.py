@@ -1,4 +1,4 @@
-"""Where a plan is carried out.
+"""Where requests are carried out.
 
-A plan enters; a store with a record for every cell leaves.
+A request enters; a store with a record for every cell leaves, and the boards that follow from it.
 """

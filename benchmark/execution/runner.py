@@ -93,13 +93,12 @@ def remaining(plan: Plan, store: Store) -> Work:
     work += [(by_key[key], []) for key in sorted(needed - begun) if not store.has_model(key)]
     listed = {job.key for job, _ in work}
     for job, cells in list(work):
-        start = by_key.get(job.start) if job.start else None
         wanted = not cells or not job.recipe.unseen or any(not cell.refusal for cell in cells)
-        while start is not None and start.key not in listed and wanted:
-            if not store.has_model(job.key) and not store.has_model(start.key):
-                work.append((start, []))
-                listed.add(start.key)
-            start = by_key.get(start.start) if start.start else None
+        for start in reversed(plan.starts(job)) if wanted and not store.has_model(job.key) else ():
+            if start.key in listed or store.has_model(start.key):
+                break
+            work.append((start, []))
+            listed.add(start.key)
     return sorted(work, key=lambda item: -len(item[0].data.splits.train)) + late
 
 

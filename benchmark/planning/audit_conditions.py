@@ -1,4 +1,4 @@
-"""The conditions that a whole audit adds to a grid: what could break a row where its attacks did not."""
+"""The conditions that a whole audit adds to a grid: attacks that may break a row where the grid's own did not."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ DOUBLED_SAMPLE = 200
 SURVIVORS = 16
 """Images for the random draws, among those that the row's attacks left."""
 EVERYTHING = (0.5, 1.0)
-"""Sizes in Linf that nothing withstands: at the first every image can be made mid-grey, at the second any image."""
+"""Sizes in Linf that no model is robust to: at the first every image can become mid-gray, at the second any image."""
 
 QUERIES = 1000
 """Of the search without gradients."""
@@ -33,8 +33,8 @@ def audit_conditions(
 
     In the threat model that ranks: one gradient step; its strongest attack with twice the steps; search without
     gradients; images made on other models; and 10,000 random draws on images that the attacks left. In Linf, the
-    strongest attack at sizes that nothing withstands. For rows with an inference-time defense, the strongest attack
-    without it. And the unchanged images, where gradients are looked at.
+    strongest attack at sizes that no model is robust to. For rows with an inference-time defense, the strongest attack
+    without it. And clean images, where gradients are looked at.
 
     Args:
         conditions: The grid's own, resolved.

@@ -115,9 +115,14 @@ class Job:
     notes: tuple[str, ...] = ()
 
     @property
+    def row(self) -> str:
+        """Data set and row."""
+        return f"{self.data.choice.label} · {self.spec.label}"
+
+    @property
     def label(self) -> str:
         """Data set, row and seed."""
-        return f"{self.data.choice.label} · {self.spec.label} · seed {self.seed}"
+        return f"{self.row} · seed {self.seed}"
 
 
 @dataclass(frozen=True)
@@ -135,6 +140,11 @@ class Plan:
     def cells(self) -> Iterable[tuple[Job, Cell]]:
         """Every cell with its job."""
         return ((job, cell) for job in self.jobs for cell in job.cells)
+
+    def starts(self, job: Job) -> list[Job]:
+        """The models that a job is warm-started from, the first trained first."""
+        start = next((other for other in self.jobs if other.key == job.start), None)
+        return [*self.starts(start), start] if start else []
 
     def with_recipe(self, job: Job, recipe: Recipe) -> Job:
         """One of the jobs with another recipe: the model that a grid with that recipe asks for, without cells."""

@@ -3,26 +3,64 @@
 from __future__ import annotations
 
 import csv
+import io
+import itertools
 import math
-from collections.abc import Callable, Mapping, Sequence
+import os
+import sqlite3
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, get_args, get_type_hints
+from typing import TYPE_CHECKING, Any, Literal, get_args, get_type_hints
 
 from robbench.core.atomic_io import write_atomically
 from robbench.core.device import require_float32
 from robbench.core.errors import RequestError, StoreError, did_you_mean, explain
+from robbench.core.extras import require
 from robbench.core.sample_rng import digest64
+from robbench.planning.component_spec import plain
 from robbench.planning.plan import Job, Plan
 from robbench.results.schema import digest, dumps
-from robbench.results.store import HISTORY, Store
+from robbench.results.store import Store
 from robbench.training.recipe import Recipe
-from robbench.training.trials import FIELDS, Trial, read_trials, write_trials
+
+if TYPE_CHECKING:
+    from optuna import Study
+    from optuna.trial import FrozenTrial
 
 LR = (1e-5, 1.0)
 WEIGHT_DECAY = (1e-6, 1e-1)
 DIGITS = 3
 """Significant digits of what is drawn, so that a recipe can be copied without loss."""
+FIELDS = ("optimizer", "lr", "schedule", "weight_decay", "batch_size")
+"""The fields of a recipe that are searched."""
+_MEASURED = ("balanced_accuracy", "validation_loss", "seconds")
+_HEADER = ["trial", "state", *_MEASURED, *FIELDS, "models"]
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A recipe that was tried.
+
+    Attributes:
+        number: Its place in the search, from 1.
+        state: Whether training came to its end or its loss stopped being a number, with any of the seeds.
+        recipe: The recipe.
+        models: Keys of the models, one per seed.
+        balanced_accuracy: Of the weights that the recipe keeps, on the validation images; mean over seeds. None where
+            training diverged.
+        validation_loss: Of the same weights.
+        seconds: That training took, whenever it was done; summed over seeds.
+    """
+
+    number: int
+    state: Literal["done", "diverged"]
+    recipe: Recipe
+    models: tuple[str, ...]
+    balanced_accuracy: float | None = None
+    validation_loss: float | None = None
+    seconds: float | None = None
 
 
 @dataclass(frozen=True)
@@ -42,12 +80,13 @@ class Search:
     @property
     def label(self) -> str:
         """Data set and row."""
-        return _label(self.jobs[0])
+        return self.jobs[0].row
 
     @property
     def key(self) -> str:
         """Address of its trials."""
-        return digest({"models": [job.key for job in self.jobs], "batch sizes": self.batch_sizes, "space": _space()})
+        space = {"lr": LR, "weight_decay": WEIGHT_DECAY, "digits": DIGITS, "first": "own"}
+        return digest({"models": [job.key for job in self.jobs], "batch sizes": self.batch_sizes, "space": space})
 
     @property
     def folder(self) -> Path:
@@ -71,11 +110,13 @@ def prepare(plan: Plan, row: str | None = None, batch_sizes: Sequence[int] = ())
         batch_sizes: Batch sizes to choose from; none to keep the row's own.
 
     Raises:
-        RequestError: If there is no such row, or nothing can be searched for it.
+        RequestError: If there is no such row, nothing can be searched for it, or Optuna is not installed.
     """
+    optuna = require("optuna", "search", "a search")
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
     rows: dict[str, list[Job]] = {}
     for job in plan.jobs:
-        rows.setdefault(_label(job), []).append(job)
+        rows.setdefault(job.row, []).append(job)
     found = [jobs for label, jobs in rows.items() if row in (None, label, jobs[0].spec.label)]
     if not found:
         names = {job.spec.label for job in plan.jobs}
@@ -84,7 +125,7 @@ def prepare(plan: Plan, row: str | None = None, batch_sizes: Sequence[int] = ())
             f'there is no row "{row}"; {did_you_mean(str(row), names | (set(rows) if several else set()))}', "--row"
         )
     jobs = tuple(found[0])
-    label = _label(jobs[0])
+    label = jobs[0].row
     if jobs[0].refusal:
         raise RequestError(f'"{label}" cannot be trained: {jobs[0].refusal}', "--row")
     if not jobs[0].recipe.unseen:
@@ -98,7 +139,8 @@ def search(wanted: Search, count: int, tell: Callable[[Trial], None] = lambda tr
     """Try recipes until there are so many, those of earlier searches of the same row included.
 
     The first trial is the row's own recipe. Each proposal is a function of the seeds and of the trials before it, and
-    every trial is kept when it is done, so that a search may stop anywhere and go on later to the same end.
+    every trial is kept in Optuna's storage when it is done, so that a search may stop anywhere and go on later to the
+    same end. ``trials.csv`` beside it shows them.
 
     Args:
         wanted: What to search.
@@ -109,19 +151,19 @@ def search(wanted: Search, count: int, tell: Callable[[Trial], None] = lambda tr
         RequestError: If the row cannot be trained or another search of it goes on.
         StoreError: If trials cannot be kept or read.
     """
-    store, path = Store(wanted.plan.request.out), wanted.folder / "trials.csv"
-    with store.lock(), Store(wanted.folder).lock(exclusive=True):
-        trials = read_trials(path, wanted.jobs[0].recipe)
+    store = Store(wanted.plan.request.out)
+    with store.lock(), Store(wanted.folder).lock(exclusive=True), _study(wanted) as study:
+        trials = [_read(trial) for trial in study.get_trials(deepcopy=False)]
+        _show(wanted, trials)
         if len(trials) >= count:
             return trials
         require_float32(wanted.plan.device)
         write_atomically(wanted.folder / "search.json", dumps(_about(wanted)))
-        for job in wanted.jobs:
-            _train_starts(wanted.plan, job, store)
+        _train_starts(wanted, store)
         while len(trials) < count:
-            recipe = propose(wanted, trials)
-            trials.append(_tried(wanted, recipe, len(trials) + 1, store))
-            write_trials(path, trials)
+            trials.append(_tried(wanted, propose(wanted, trials), len(trials) + 1, store))
+            study.add_trial(_frozen(trials[-1], wanted.batch_sizes))
+            _show(wanted, trials)
             tell(trials[-1])
     return trials
 
@@ -133,27 +175,11 @@ def ranked(trials: Sequence[Trial]) -> list[Trial]:
 
 
 def standard_error(accuracy: float, counts: Sequence[int]) -> float:
-    """How far a balanced accuracy may be off by the choice of images, as if all classes were as hard as each other.
-
-    Args:
-        accuracy: The balanced accuracy.
-        counts: Images per class.
-    """
+    """The standard error of a balanced accuracy, all classes taken as equally hard; ``counts`` are images per class."""
     total = sum(counts)
     # As if one more image were right and one more wrong: a perfect score on few images is no certainty.
     share = (accuracy * total + 1) / (total + 2)
     return math.sqrt(share * (1 - share) * sum(1 / count for count in counts)) / len(counts)
-
-
-def toml(recipe: Recipe) -> str:
-    """A recipe as a line of a grid; every field, so that it means the same in any grid."""
-    values = recipe.parameters()
-    names = (*FIELDS, *(name for name in values if name not in FIELDS))
-    shown = {name: f'"{values[name]}"' if isinstance(values[name], str) else repr(values[name]) for name in names}
-    return "recipe = { " + ", ".join(f"{name} = {value}" for name, value in shown.items()) + " }"
-
-
-# ------------------------------------------------------------------------------------------------------------ proposals
 
 
 def propose(wanted: Search, trials: Sequence[Trial]) -> Recipe:
@@ -168,81 +194,173 @@ def propose(wanted: Search, trials: Sequence[Trial]) -> Recipe:
         return own
     import optuna
 
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
     # A sampler of its own for each trial: what it draws does not depend on how often the search was interrupted.
     seed = digest64("search", *(job.seed for job in wanted.jobs), len(trials)) % 2**32
     study = optuna.create_study(direction="maximize", sampler=optuna.samplers.TPESampler(seed=seed))
-    always, sometimes = _distributions(wanted.batch_sizes)
-    for trial in trials:
-        values = {**trial.recipe.parameters(), "decay": trial.recipe.weight_decay > 0}
-        names = [*always, *(sometimes if values["decay"] else ())]
-        try:
-            told = optuna.create_trial(
-                params={name: values[name] for name in names},
-                distributions={name: (always | sometimes)[name] for name in names},
-                # What diverges is worth nothing; the sampler learns to keep away from it.
-                value=trial.balanced_accuracy or 0.0,
-            )
-        except ValueError:
-            continue  # the row's own recipe need not be one that could have been drawn
-        study.add_trial(told)
-    asked = study.ask(always)
-    values = dict(asked.params)
-    values["weight_decay"] = (
-        asked.suggest_float("weight_decay", *WEIGHT_DECAY, log=True) if values.pop("decay") else 0.0
-    )
+    told = [_frozen(trial, wanted.batch_sizes) for trial in trials]
+    study.add_trials([trial for trial in told if trial.params])
+    asked = study.ask(_distributions(wanted.batch_sizes, decay=False))
+    values = {**asked.params, "weight_decay": 0.0}
+    if values.pop("decay"):
+        values["weight_decay"] = asked.suggest_float("weight_decay", *WEIGHT_DECAY, log=True)
     drawn: dict[str, Any] = {
         name: float(f"{value:.{DIGITS}g}") if isinstance(value, float) else value for name, value in values.items()
     }
     return replace(own, **drawn)
 
 
-def _distributions(batch_sizes: Sequence[int]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """What is drawn for every trial, and what only where ``decay`` is."""
+def _distributions(batch_sizes: Sequence[int], decay: bool) -> dict[str, Any]:
+    """What is drawn, without or with a weight decay."""
     from optuna.distributions import CategoricalDistribution, FloatDistribution
 
     hints = get_type_hints(Recipe)
-    always: dict[str, Any] = {
+    space: dict[str, Any] = {
         "optimizer": CategoricalDistribution(get_args(hints["optimizer"])),
         "lr": FloatDistribution(*LR, log=True),
         "schedule": CategoricalDistribution(get_args(hints["schedule"])),
         "decay": CategoricalDistribution((False, True)),
     }
     if batch_sizes:
-        always["batch_size"] = CategoricalDistribution(tuple(batch_sizes))
-    return always, {"weight_decay": FloatDistribution(*WEIGHT_DECAY, log=True)}
+        space["batch_size"] = CategoricalDistribution(tuple(batch_sizes))
+    return space | ({"weight_decay": FloatDistribution(*WEIGHT_DECAY, log=True)} if decay else {})
 
 
-def _space() -> dict[str, Any]:
-    """What tells this search from one among other recipes."""
-    return {"lr": LR, "weight_decay": WEIGHT_DECAY, "digits": DIGITS, "first": "own"}
+@contextmanager
+def _study(wanted: Search) -> Iterator[Study]:
+    """The trials of a search in Optuna's storage, those that an earlier version kept as CSV included."""
+    path = wanted.folder / "optuna.db"
+    if not path.is_file():
+        work = path.with_suffix(".new")
+        work.unlink(missing_ok=True)
+        with _opened(work) as study:
+            study.add_trials([_frozen(trial, wanted.batch_sizes) for trial in _earlier(wanted)])
+        os.replace(work, path)
+    with _opened(path) as study:
+        yield study
 
 
-# --------------------------------------------------------------------------------------------------------------- trials
+@contextmanager
+def _opened(path: Path) -> Iterator[Study]:
+    import optuna
+    from sqlalchemy.exc import SQLAlchemyError
+
+    storage: Any = None
+    try:
+        # The file is opened here, since not every path can stand in an URL.
+        connect = {"creator": lambda: sqlite3.connect(path, check_same_thread=False)}
+        storage = optuna.storages.RDBStorage("sqlite://", engine_kwargs=connect)
+        yield optuna.create_study(storage=storage, study_name="recipe", direction="maximize", load_if_exists=True)
+    except (sqlite3.Error, SQLAlchemyError, optuna.exceptions.StorageInternalError) as error:
+        reason = str(error).split("\n")[0]
+        raise StoreError(f"cannot use {path}: {reason}; remove it and search again") from error
+    finally:
+        if storage is not None:
+            storage.remove_session()
+            storage.engine.dispose()
 
 
-def _label(job: Job) -> str:
-    return f"{job.data.choice.label} · {job.spec.label}"
+def _frozen(trial: Trial, batch_sizes: Sequence[int]) -> FrozenTrial:
+    """A trial as Optuna keeps it; without parameters where its recipe could not have been drawn, as the row's own."""
+    import optuna
+
+    values = {**trial.recipe.parameters(), "decay": trial.recipe.weight_decay > 0}
+    space = _distributions(batch_sizes, values["decay"])
+    kept: dict[str, Any] = {
+        # What diverges is worth nothing; the sampler learns to keep away from it.
+        "value": trial.balanced_accuracy or 0.0,
+        "user_attrs": plain({**vars(trial), "recipe": trial.recipe.parameters()}),
+    }
+    try:
+        return optuna.create_trial(params={name: values[name] for name in space}, distributions=space, **kept)
+    except ValueError:
+        return optuna.create_trial(**kept)
+
+
+def _read(kept: FrozenTrial) -> Trial:
+    """A trial that Optuna kept."""
+    facts = kept.user_attrs
+    return Trial(**{**facts, "recipe": Recipe.make(facts["recipe"], "a trial"), "models": tuple(facts["models"])})
+
+
+def _show(wanted: Search, trials: Sequence[Trial]) -> None:
+    """Write the trials as CSV, for people."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(_HEADER)
+    for trial in trials:
+        measured = (getattr(trial, name) for name in _MEASURED)
+        chosen = (getattr(trial.recipe, name) for name in FIELDS)
+        writer.writerow([trial.number, trial.state, *measured, *chosen, " ".join(trial.models)])
+    write_atomically(wanted.folder / "trials.csv", text.getvalue())
+
+
+def _earlier(wanted: Search) -> list[Trial]:
+    """The trials that a version without Optuna's storage kept as CSV; none where there is no file.
+
+    Those from the first on whose recipe means another model by now are left out: proposals follow from them.
+    """
+    path = wanted.folder / "trials.csv"
+    if not path.is_file():
+        return []
+    own = wanted.jobs[0].recipe.parameters()
+
+    def trial(line: Mapping[str, str]) -> Trial:
+        accuracy, loss, seconds = (float(line[name]) if line[name] else None for name in _MEASURED)
+        state: Literal["done", "diverged"] = "diverged" if accuracy is None else "done"
+        if line["state"] != state:
+            raise ValueError(f"trial {line['trial']} is damaged")
+        recipe = Recipe.make({**own, **{name: line[name] for name in FIELDS}}, f"trial {line['trial']}")
+        return Trial(int(line["trial"]), state, recipe, tuple(line["models"].split()), accuracy, loss, seconds)
+
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            header, *lines = csv.reader(file)
+        if header != _HEADER:
+            raise ValueError("its columns are others")
+        trials = [trial(dict(zip(_HEADER, line, strict=True))) for line in lines]
+    except (OSError, ValueError, csv.Error, RequestError) as error:
+        raise StoreError(f"cannot read {path}: {error}; remove it and search again") from error
+    return list(itertools.takewhile(lambda trial: trial.models == _keys(_jobs(wanted, trial.recipe)), trials))
+
+
+def _jobs(wanted: Search, recipe: Recipe) -> list[Job]:
+    """The models that a recipe stands for, one per seed."""
+    return [wanted.plan.with_recipe(job, recipe) for job in wanted.jobs]
+
+
+def _keys(jobs: Sequence[Job]) -> tuple[str, ...]:
+    return tuple(job.key for job in jobs)
 
 
 def _tried(wanted: Search, recipe: Recipe, number: int, store: Store) -> Trial:
     from robbench.training.trainer import Diverged
 
-    jobs = [wanted.plan.with_recipe(job, recipe) for job in wanted.jobs]
-    trial = Trial(number, "diverged", recipe, tuple(job.key for job in jobs))
+    jobs = _jobs(wanted, recipe)
+    trial = Trial(number, "diverged", recipe, _keys(jobs))
     try:
         for job in jobs:
             _train(wanted.plan, job, store)
     except Diverged:
         return trial
-    kept = [_kept(job, store) for job in jobs]
+    infos = [store.model_info(job.key) for job in jobs]
     return replace(
         trial,
         state="done",
-        balanced_accuracy=sum(float(line["validation_balanced_accuracy"]) for line in kept) / len(kept),
-        validation_loss=sum(float(line["validation_loss"]) for line in kept) / len(kept),
-        seconds=sum(store.model_info(job.key)["timings"]["training_seconds"] for job in jobs),
+        balanced_accuracy=sum(info["kept"]["validation_balanced_accuracy"] for info in infos) / len(infos),
+        validation_loss=sum(info["kept"]["validation_loss"] for info in infos) / len(infos),
+        seconds=sum(info["timings"]["training_seconds"] for info in infos),
     )
+
+
+def _train_starts(wanted: Search, store: Store) -> None:
+    """Train the models that the row starts from, as the grid has them."""
+    from robbench.training.trainer import Diverged
+
+    for start in [start for job in wanted.jobs for start in wanted.plan.starts(job)]:
+        try:
+            _train(wanted.plan, start, store)
+        except Diverged as error:
+            raise RequestError(f'"{wanted.label}" starts from "{start.spec.label}": {error}', "--row") from None
 
 
 def _train(plan: Plan, job: Job, store: Store) -> None:
@@ -261,29 +379,7 @@ def _train(plan: Plan, job: Job, store: Store) -> None:
     except (Diverged, StoreError):
         raise
     except Exception as error:
-        raise RequestError(f'"{_label(job)}" cannot be trained: {explain(error)}', "--row") from error
-
-
-def _train_starts(plan: Plan, job: Job, store: Store) -> None:
-    """Train the models that a job starts from, as the grid has them."""
-    from robbench.training.trainer import Diverged
-
-    for start in plan.jobs:
-        if start.key == job.start:
-            _train_starts(plan, start, store)
-            try:
-                _train(plan, start, store)
-            except Diverged as error:
-                raise RequestError(f'"{_label(job)}" starts from "{start.spec.label}": {error}', "--row") from None
-
-
-def _kept(job: Job, store: Store) -> Mapping[str, str]:
-    """The epoch whose weights are the model."""
-    with (store.model_dir(job.key) / HISTORY).open(encoding="utf-8", newline="") as file:
-        history = list(csv.DictReader(file))
-    if job.recipe.keep == "last":
-        return history[-1]
-    return max(history, key=lambda line: float(line["validation_balanced_accuracy"]))
+        raise RequestError(f'"{job.row}" cannot be trained: {explain(error)}', "--row") from error
 
 
 def _about(wanted: Search) -> dict[str, Any]:

@@ -50,3 +50,8 @@ class Recipe(Component):
     def epochs_for(self, steps_per_epoch: int) -> int:
         """The number of epochs to run."""
         return max(self.epochs, math.ceil(self.min_steps / max(1, steps_per_epoch)))
+
+    def toml(self) -> str:
+        """The recipe as a line of a grid; every field, so that it means the same in any grid."""
+        values = {name: f'"{value}"' if isinstance(value, str) else repr(value) for name, value in vars(self).items()}
+        return "recipe = { " + ", ".join(f"{name} = {value}" for name, value in values.items()) + " }"

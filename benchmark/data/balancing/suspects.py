@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 import torch
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from robbench.core.contracts import Balancer, Samples, to_float
 from robbench.core.errors import RequestError
+from robbench.core.extras import require
 from robbench.core.registry import register_balancer
 from robbench.data.dataset import Dataset
 from robbench.results.schema import Floats, Ints
@@ -65,25 +66,25 @@ def suspects(samples: Samples, num_classes: int, seed: int, folds: int = 5) -> S
         folds: In how many parts the samples are cut; as many as the smallest class has images where that is fewer.
 
     Raises:
-        RequestError: If a class has fewer than two images.
+        RequestError: If a class has fewer than two images, or cleanlab is not installed.
     """
-    from cleanlab.filter import find_label_issues
     from sklearn.metrics import balanced_accuracy_score
 
     reason = _refusal(samples.counts(num_classes))
     if reason:
         raise RequestError(reason)
+    cleanlab = _cleanlab()
     samples = samples[samples.ids.argsort()]
     labels, ids = samples.labels.numpy(), samples.ids.numpy()
     probabilities = _out_of_sample(_features(samples.images, seed), labels, seed, folds)
-    worst = find_label_issues(labels, probabilities, return_indices_ranked_by="self_confidence", n_jobs=1)
-    decided = probabilities.argmax(axis=1)
+    worst = cleanlab.find_label_issues(labels, probabilities, return_indices_ranked_by="self_confidence", n_jobs=1)
+    predicted = probabilities.argmax(axis=1)
     return Suspects(
         ids=ids[worst],
         given=labels[worst],
-        suggested=decided[worst],
+        suggested=predicted[worst],
         scores=probabilities[worst, labels[worst]],
-        balanced_accuracy=float(balanced_accuracy_score(labels, decided)),
+        balanced_accuracy=float(balanced_accuracy_score(labels, predicted)),
     )
 
 
@@ -103,7 +104,12 @@ class WithoutSuspects(Balancer):
     folds: Annotated[int, Field(ge=2)] = 5
 
     def refusal(self, counts: Tensor) -> str | None:
-        """An image that is alone in its class can only be judged by a model that knows nothing of the class."""
+        """An image that is alone in its class can only be judged by a model that knows nothing of the class.
+
+        Raises:
+            RequestError: If cleanlab is not installed: before any training.
+        """
+        _cleanlab()
         return _refusal(counts)
 
     def resample(self, samples: Samples, dataset: Dataset, seed: int) -> tuple[Samples, tuple[str, ...]]:
@@ -119,6 +125,10 @@ class WithoutSuspects(Balancer):
         note = f"left out {'/'.join(str(len(part)) for part in dropped)} images per class, whose labels look wrong"
         kept = ~torch.isin(samples.ids, torch.from_numpy(np.concatenate(dropped)))
         return samples[kept], (note,)
+
+
+def _cleanlab() -> Any:
+    return require("cleanlab.filter", "labels", "finding suspected label errors")
 
 
 def _refusal(counts: Tensor) -> str | None:

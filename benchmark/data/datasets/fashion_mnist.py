@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import gzip
-import math
+import shutil
+import tempfile
 import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -143,14 +144,19 @@ def read_idx(path: Path) -> NDArray[np.uint8]:
     Raises:
         RequestError: If the file is damaged, truncated, or holds something else.
     """
-    try:
-        with gzip.open(path) if path.suffix == ".gz" else open(path, "rb") as file:
-            data = file.read()
-    except (OSError, EOFError, zlib.error) as error:
-        raise RequestError(f"{path} cannot be read ({error}); replace it or remove it") from error
-    dims = data[3] if len(data) > 3 else 0
-    start = 4 + 4 * dims
-    shape = tuple(int.from_bytes(data[at : at + 4], "big") for at in range(4, start, 4))
-    if data[:3] != b"\0\0\x08" or len(data) != start + math.prod(shape):
+    from torchvision.datasets.mnist import read_sn3_pascalvincent_tensor
+
+    with tempfile.TemporaryDirectory() as folder:
+        plain = Path(folder) / "idx" if path.suffix == ".gz" else path
+        try:
+            if plain != path:
+                with gzip.open(path) as packed, plain.open("wb") as unpacked:
+                    shutil.copyfileobj(packed, unpacked)
+            array: NDArray[np.generic] = read_sn3_pascalvincent_tensor(str(plain)).numpy()
+        except (OSError, EOFError, zlib.error) as error:
+            raise RequestError(f"{path} cannot be read ({error}); replace it or remove it") from error
+        except (AssertionError, LookupError, RuntimeError, ValueError):
+            array = np.empty(0)
+    if array.dtype != np.uint8:
         raise RequestError(f"{path} is not a whole idx file of bytes; replace it or remove it")
-    return np.frombuffer(data, dtype=np.uint8, offset=start).reshape(shape)
+    return array.astype(np.uint8, copy=False)

@@ -1,0 +1,82 @@
+"""What worker processes are handed: the plan, whose images they map again and whose plugins they load."""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tiny
+from plugin_files import GRAY, write
+
+import robbench.planning.grid
+from robbench.cli.main import main
+from robbench.core.errors import RequestError, StoreError
+from robbench.core.registry import Registry
+from robbench.data.dataset import DecodedImages
+from robbench.execution import local
+from robbench.planning.plan import Plan
+
+
+def gray(folder: Path) -> tuple[Plan, Path]:
+    plugin = write(folder / "gray.py", GRAY)
+    return tiny.make(folder, conditions=["clean", "gray@ref", "art:DeepFool"], plugins=[plugin]), plugin
+
+
+def test_a_plan_survives_the_way_to_a_worker(tmp_path: Path) -> None:
+    plan, _ = gray(tmp_path)
+    packed = pickle.dumps(plan)
+    found: Plan = pickle.loads(packed)
+    assert [job.key for job in found.jobs] == [job.key for job in plan.jobs]
+    assert [cell for _, cell in found.cells] == [cell for _, cell in plan.cells]
+    assert found.registry == plan.registry
+    (job,), (same,) = plan.jobs, found.jobs
+    assert (same.data.spec, same.recipe, same.architecture) == (job.data.spec, job.recipe, job.architecture)
+    np.testing.assert_array_equal(same.data.decoded.images, job.data.decoded.images)
+    assert isinstance(same.data.decoded.images, np.memmap)
+    assert len(packed) < job.data.decoded.images.nbytes / 10, "images are not copied"
+
+
+def test_images_in_memory_are_pickled_whole(tmp_path: Path) -> None:
+    mapped = tiny.job(tmp_path).data.decoded
+    part = mapped.images[5:9]
+    decoded = DecodedImages(part, mapped.labels[5:9], mapped.class_names, mapped.is_test[5:9], "", 0)
+    np.testing.assert_array_equal(pickle.loads(pickle.dumps(decoded)).images, part)
+
+
+def test_a_grid_is_read_once_in_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[str] = []
+    parse = robbench.planning.grid.parse_grid
+
+    def counting(text: str, where: str) -> Any:
+        read.append(where)
+        return parse(text, where)
+
+    monkeypatch.setattr("robbench.planning.grid.parse_grid", counting)
+    grid = write(tmp_path / "grid.toml", tiny.grid_text(recipe="epochs = 1"))
+    assert main(["run", "--grid", str(grid), "--out", str(tmp_path / "runs"), "--limit", "9", "--workers", "1"]) == 0
+    assert read == [str(grid)]
+
+
+def test_components_that_no_worker_could_find_are_refused(tmp_path: Path) -> None:
+    text = GRAY.replace("@register_attack", "def make():\n    @register_attack").replace("@dataclass", "    @dataclass")
+    head, _, body = text.partition("class Gray")
+    indented = "\n".join(f"    {line}" if line else line for line in f"class Gray{body}".splitlines())
+    plugin = write(tmp_path / "gray.py", f"{head}{indented}\n    return Gray\n\nGray = make()\n")
+    plan = tiny.make(tmp_path, conditions=["gray@ref"], plugins=[plugin])
+    with pytest.raises(RequestError, match=r"cannot be handed the plan: .*Gray.*top level.*--workers 1") as error:
+        local.run_locally(plan, [(job, job.cells) for job in plan.jobs], 2, lambda progress: None)
+    assert len(str(error.value).splitlines()) == 1
+
+
+def test_a_plugin_that_changes_during_a_run_ends_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plan, plugin = gray(tmp_path)
+    packed = pickle.dumps(plan)
+    for attack in [stage.attack for _, cell in plan.cells for stage in cell.condition.stages if stage.attack.source]:
+        monkeypatch.delitem(__import__("sys").modules, type(attack.component).__module__)
+    write(plugin, GRAY.replace("1.0", "0.5"))
+    monkeypatch.setattr(local, "_worker", {"registry": Registry((plugin,)), "plan": packed})
+    with pytest.raises(StoreError, match="a plugin or data set was changed while the run was going on; run again"):
+        local._plan()
