@@ -8,6 +8,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
+from robbench.attacks._losses import margin
 from robbench.conformance.rules import Broken, Finding, NotApplicable, Rule, crash, judge
 from robbench.conformance.scenes import (
     CLASSES,
@@ -76,11 +77,9 @@ def _targets(bench: Bench) -> str:
 
 
 def _margins(scene: Scene, images: Tensor, labels: Tensor) -> Tensor:
+    """Score of the label minus the best other one."""
     with torch.no_grad():
-        scores = scene.model(images)
-    own = scores.gather(1, labels[:, None])
-    margins: Tensor = (own - scores.scatter(1, labels[:, None], -torch.inf)).amin(dim=1)
-    return margins
+        return -margin(scene.model(images), labels)
 
 
 def _eps_zero(bench: Bench) -> str:
