@@ -1,4 +1,4 @@
-"""Ascent with a step size of its own for every sample, told the values at the points that it proposes."""
+"""The state of Auto-PGD: it proposes points and is told value and gradient there, with step sizes per sample."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _CHECKED_EVERY = 4
 
 
 @dataclass(frozen=True)
-class Point(Rows):
+class Iterate(Rows):
     """Where samples are and what is known there.
 
     Attributes:
@@ -39,17 +39,17 @@ class Point(Rows):
     gradient: Tensor
     value: Tensor
 
-    def where(self, mask: Tensor, other: Point) -> Point:
+    def where(self, mask: Tensor, other: Iterate) -> Iterate:
         """These points where the mask ``(N,)`` holds, otherwise the other ones."""
         wide = per_sample(mask, self.images)
-        return Point(
+        return Iterate(
             torch.where(wide, self.images, other.images),
             torch.where(wide, self.gradient, other.gradient),
             torch.where(mask, self.value, other.value),
         )
 
     @classmethod
-    def unknown(cls, images: Tensor) -> Point:
+    def unknown(cls, images: Tensor) -> Iterate:
         """Points about which nothing is known, worse than any other."""
         return cls(images, torch.zeros_like(images), images.new_full((len(images),), -torch.inf))
 
@@ -70,7 +70,7 @@ class Ascent(Rows, abc.ABC):
 
     center: Tensor
     proposal: Tensor
-    best: Point
+    best: Iterate
     size: Tensor
     eps: float
     steps: int
@@ -118,7 +118,7 @@ class HalvingAscent(Ascent):
         return cls(
             center=center,
             proposal=start,
-            best=Point.unknown(start),
+            best=Iterate.unknown(start),
             size=2 * eps * ones,
             eps=eps,
             steps=steps,
@@ -133,7 +133,7 @@ class HalvingAscent(Ascent):
 
     def tell(self, value: Tensor, gradient: Tensor) -> HalvingAscent:
         """The search one step further."""
-        here = Point(self.proposal, gradient, value)
+        here = Iterate(self.proposal, gradient, value)
         best = here.where(value > self.best.value, self.best)
         size, rises = self.size, self.rises + (value > self.last)
         halved, reference = self.halved, self.reference
@@ -199,7 +199,7 @@ class SparseAscent(Ascent):
         return cls(
             center=center,
             proposal=start,
-            best=Point.unknown(start),
+            best=Iterate.unknown(start),
             size=factor * eps * ones,
             eps=eps,
             steps=steps,
@@ -215,7 +215,7 @@ class SparseAscent(Ascent):
 
     def tell(self, value: Tensor, gradient: Tensor) -> SparseAscent:
         """The search one step further."""
-        here = Point(self.proposal, gradient, value)
+        here = Iterate(self.proposal, gradient, value)
         best = here.where(value > self.best.value, self.best)
         following = replace(self, best=best, told=self.told + 1)
         stage, next_stage = _stage(self.told, self.steps), _stage(following.told, self.steps)
@@ -241,7 +241,7 @@ class SparseAscent(Ascent):
         return replace(
             self,
             proposal=proposal,
-            best=Point.unknown(proposal),
+            best=Iterate.unknown(proposal),
             size=size,
             changed=changed,
             values=changed / _SPARSER,

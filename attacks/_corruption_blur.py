@@ -7,7 +7,8 @@ import math
 import torch
 from torch import Tensor
 
-from robbench.attacks._corruption_filters import enlarged, filtered, gaussian_weights, scale, smeared, smooth
+from robbench.attacks._corruption_filters import filtered, gaussian_weights, scale, smeared, smooth
+from robbench.attacks._warp import enlarged
 from robbench.core.sample_rng import Streams
 
 

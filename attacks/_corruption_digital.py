@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import io
 import math
 
 import torch
 from torch import Tensor
 
-from robbench.attacks._corruption_filters import positions, sample, smooth
+from robbench.attacks._corruption_filters import smooth
+from robbench.attacks._jpeg import jpeg
+from robbench.attacks._warp import positions, sample
 from robbench.core.sample_rng import Streams
 
 
@@ -58,18 +59,8 @@ def pixelate(images: Tensor, share: float) -> Tensor:
 
 
 def jpeg_compression(images: Tensor, quality: int) -> Tensor:
-    """Images rounded to 8 bits, written as JPEG files and read again, one by one."""
-    import numpy as np
-    from PIL import Image
-
-    def again(pixels: np.ndarray[tuple[int, ...], np.dtype[np.uint8]]) -> Tensor:
-        file = io.BytesIO()
-        Image.fromarray(pixels).save(file, "JPEG", quality=quality)
-        return torch.from_numpy(np.array(Image.open(file)))
-
-    levels = (images * 255).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
-    read = torch.stack([again(pixels) for pixels in levels]).to(images.device)
-    return read.permute(0, 3, 1, 2).to(images.dtype).contiguous() / 255
+    """Images written as JPEG files and read again."""
+    return jpeg(images, quality).contiguous()
 
 
 def elastic_transform(images: Tensor, rng: Streams, amount: float, sigma: float, slant: float) -> Tensor:

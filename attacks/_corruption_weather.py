@@ -10,7 +10,8 @@ import math
 import torch
 from torch import Tensor
 
-from robbench.attacks._corruption_filters import enlarged, scale, smeared, smooth
+from robbench.attacks._corruption_filters import scale, smeared, smooth
+from robbench.attacks._warp import enlarged
 from robbench.attacks.color_jitter import grayscale
 from robbench.core.sample_rng import Draw, Streams
 

@@ -1,4 +1,4 @@
-"""What attackers raise: how wrong a model is, as functions of its scores."""
+"""The losses that attacks raise, as functions of the scores."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Gain: TypeAlias = Callable[[Tensor], Tensor]
 
 
 def gain(loss: Loss, labels: Tensor, targeted: bool) -> Gain:
-    """What an attacker raises to leave classes, or to reach them past whichever other class has the highest score.
+    """The loss of an attack away from classes, or towards them from whichever other class has the highest score.
 
     Args:
         loss: ``ce``, ``margin``, or ``dlr``, which is replaced by the margin where there are fewer than three classes,
@@ -36,7 +36,7 @@ def gain(loss: Loss, labels: Tensor, targeted: bool) -> Gain:
 
 
 def gain_towards(loss: Loss, labels: Tensor, targets: Tensor) -> Gain:
-    """What an attacker raises to change the prediction from given classes to given others.
+    """The loss of an attack that is to change the prediction from given classes to given others.
 
     Args:
         loss: ``ce``, ``margin``, or ``dlr``, which is replaced by the margin where there are fewer than four classes.

@@ -1,4 +1,4 @@
-"""What natural perturbations have in common: they look at nothing but the image."""
+"""The shared part of natural perturbations: they depend on the image alone."""
 
 from __future__ import annotations
 

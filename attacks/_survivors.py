@@ -67,7 +67,7 @@ class Survivors(Rows):
         return replace(self, index=torch.arange(len(self), device=self.index.device))
 
     def gain(self, loss: Loss) -> Gain:
-        """What the attacker raises, as a function of the scores."""
+        """The loss of the attack, as a function of the scores."""
         return gain(loss, self.labels, self.targeted)
 
     def fooled(self, decisions: Tensor) -> Tensor:

@@ -42,7 +42,7 @@ class APGD(Attack):
         targets: How many other classes to make for, one after the other, those with the highest scores on the given
             image first; 0 to make away from the true class instead.
         early_stop: Whether a sample leaves at the first iterate that fools the model; otherwise the fooling image of
-            the highest loss is looked for, as always where decisions are drawn: one lucky draw would not last.
+            the highest loss is looked for, as always where predictions are drawn: one lucky draw would not last.
     """
 
     loss: Loss = "ce"

@@ -44,8 +44,8 @@ class AutoAttack(Attack):
     In this order, each only on what survived the last: Auto-PGD on cross-entropy, targeted Auto-PGD on the difference
     of logits ratio, targeted FAB, and Square with 5,000 queries; 100 steps, one restart, the nine likeliest other
     classes as targets. In L1 its parts are those of Croce and Hein, "Mind the box", ICML 2021, with five restarts of
-    the first and five targets of the second. It has no parameters: an
-    ensemble that differs in any part has another name. With ten classes a sample that is never fooled costs about
+    the first and five targets of the second. It has no parameters: an ensemble that differs in any part has another
+    name. With ten classes a sample that is never fooled costs about
     7,900 forward and 1,900 backward passes.
     """
 

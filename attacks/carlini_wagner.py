@@ -26,16 +26,16 @@ class CarliniWagner(MinimalNormAttack):
     """Carlini and Wagner's L2 attack ("Towards evaluating the robustness of neural networks", 2017, section VI.A).
 
     Minimizes ``‖change‖₂² + c * max(lead + confidence, 0)`` by Adam over an unbounded variable whose tanh is the image;
-    the lead is the margin of scores that the attacker has yet to overcome. The hinge stays open until the hard decision
-    has fallen. The smallest c that works is searched for each sample by itself, and of all images that were passed
-    through the model the nearest that fools it is returned, the image itself where none did.
+    the lead is the margin of scores that the attacker has yet to overcome. The hinge stays open until the hard
+    prediction is wrong. The smallest c that works is searched for each sample by itself. Of all images that were passed
+    through the model, the nearest that fools it is returned; the image itself where none did.
     Costs at most ``1 + search_steps * steps`` forward and ``search_steps * steps`` backward passes.
 
     Attributes:
         search_steps: Values of c to try: ten times the last while nothing fools the model, then bisection.
         steps: Steps of Adam for each c.
         lr: Its learning rate.
-        confidence: The lead of scores over the decision that the result shall have, beyond a fallen decision.
+        confidence: Kappa, the margin by which the scores must be wrong as well; 0 asks for a wrong prediction only.
         c: The first c.
         abort_early: Whether a sample leaves when a tenth of the steps has not lowered its objective by a share of 1e-4.
     """

@@ -35,7 +35,7 @@ def adjust_brightness(images: Tensor, factors: Tensor) -> Tensor:
 
 
 def adjust_contrast(images: Tensor, factors: Tensor) -> Tensor:
-    """Images mixed with their mean luma: factor 0 is flat grey, 1 is the image."""
+    """Images mixed with their mean luma: factor 0 is flat gray, 1 is the image."""
     return _blend(images, grayscale(images).mean(dim=(1, 2, 3), keepdim=True), factors)
 
 

@@ -24,9 +24,9 @@ class DeepFool(MinimalNormAttack):
     """DeepFool (Moosavi-Dezfooli, Fawzi and Frossard, 2016, algorithm 2 and, for Linf, equation 11).
 
     Each step linearizes the score of every other class against that of the true one and goes to the nearest boundary.
-    The sum of the steps, clipped to [0, 1] as it grows, is lengthened by the overshoot and tried on the hard decision;
-    samples leave the batch as soon as they are fooled. On a linear model the first step is exact while the box is
-    inactive. Where nothing was found the images come back unchanged. Untargeted only.
+    The sum of the steps, clipped to [0, 1] as it grows, is lengthened by the overshoot and tried on the model; samples
+    leave the batch as soon as their hard prediction is wrong. On a linear model the first step is exact while the box
+    is inactive. Where nothing was found the clean images are returned. Untargeted only.
     Costs a forward pass on the images, then, per step, two forward passes and a backward pass for each other class.
 
     Attributes:

@@ -24,7 +24,7 @@ class ElasticNet(MinimalNormAttack):
     Lowers ``c * max(lead + confidence, 0) + ‖change‖₂² + beta * ‖change‖₁`` by accelerated iterative shrinkage (FISTA):
     the first two terms by gradient steps whose length falls with a square root, the third by setting changes up to beta
     to zero and shortening the others by beta. The lead is the margin of scores that the attacker has yet to overcome.
-    The hinge stays open until the hard decision has fallen. The smallest c that works is searched for each sample by
+    The hinge stays open until the hard prediction is wrong. The smallest c that works is searched for each sample by
     itself; of all images shrunk so the best that fools the model is returned, the image itself where none did.
     Samples that c is too small to move at all leave after the first step.
     Costs at most ``1 + 2 * search_steps * steps`` forward and ``search_steps * steps`` backward passes.
@@ -34,7 +34,7 @@ class ElasticNet(MinimalNormAttack):
         steps: Steps for each c.
         lr: Length of the first step.
         beta: Threshold of the shrinkage, in units of a [0, 1] pixel.
-        confidence: The lead of scores over the decision that the result shall have, beyond a fallen decision.
+        confidence: Kappa, the margin by which the scores must be wrong as well; 0 asks for a wrong prediction only.
         c: The first c.
         rule: Which is the best of the images that fool the model: that with the least ``l1``, or ``elastic-net`` size.
     """
@@ -52,7 +52,7 @@ class ElasticNet(MinimalNormAttack):
         search_c(self._minimize, left, self.c, self.search_steps, nearest)
 
     def passes(self, num_classes: int) -> tuple[int, int]:
-        """Per step a gradient where momentum has carried the image, and a decision; a forward pass on the images."""
+        """Per step a gradient where momentum has carried the image, and a prediction; a forward pass on the images."""
         return 1 + 2 * self.search_steps * self.steps, self.search_steps * self.steps
 
     def _minimize(self, left: Survivors, c: Tensor, nearest: Nearest) -> Tensor:

@@ -21,7 +21,7 @@ from robbench.core.sample_rng import Streams
 from robbench.core.threat_model import Norm, Threat
 
 SECANT_STEPS = 3
-# The share of the bracket by which a secant step aims past the boundary, so that rounding does not decide.
+# The share of the bracket by which a secant step aims past the boundary, so that rounding does not matter.
 PAST = 0.01
 
 
@@ -35,8 +35,8 @@ class FAB(Attack):
     classes in turn: project the iterate and the image onto the hyperplane where the linearized scores of that class
     and of the label are equal, go a little beyond both, mix them with a bias towards the image, and pull what fools
     the model back towards the image. Secant steps between the image and the smallest fooling change end a run. Any
-    wrong decision fools. A sample fooled within eps leaves the batch. With targets there is one run, which follows the
-    target's score less the best other one.
+    wrong prediction counts. A sample fooled within eps leaves the batch. With targets there is one run, which follows
+    the target's score minus the best other one.
 
     Returns the smallest fooling change found; where that is larger than eps, projected into the ball; where there is
     none, the image itself. Costs at most ``1 + runs * (2 * steps + 3)`` forward and ``runs * steps`` backward passes
@@ -44,7 +44,7 @@ class FAB(Attack):
 
     Attributes:
         steps: Steps per run.
-        targets: Largest number of other classes to try, by the scores of the unchanged image.
+        targets: Largest number of other classes to try, by the scores of the clean image.
         restarts: Rounds over the targets. From the second on, runs start in a random direction, half as far away as
             the smallest change known, or as eps if that is less.
         alpha_max: Largest weight of the projected image against the projected iterate.

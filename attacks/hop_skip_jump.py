@@ -1,4 +1,4 @@
-"""HopSkipJump: along the decision boundary to the nearest point of it, by asking for decisions alone."""
+"""HopSkipJump: along the decision boundary to its nearest point, from hard predictions alone."""
 
 from __future__ import annotations
 
@@ -29,21 +29,21 @@ color images, and for fewer on smaller ones."""
 @register_attack("hop-skip-jump", norms=("l2", "linf"), brief="HopSkipJumpAttack")
 @dataclass(frozen=True)
 class HopSkipJump(Attack):
-    """HopSkipJumpAttack (Chen, Jordan and Wainwright, IEEE S&P 2020, algorithm 2), which sees nothing but decisions.
+    """HopSkipJumpAttack (Chen, Jordan and Wainwright, IEEE S&P 2020, algorithm 2), from hard predictions.
 
-    A search starts at an image of uniform noise that misleads the model and goes to the boundary on the way back to
-    the sample. There, random changes, a fraction ``1 / D`` of the distance in L2 norm, tell by what the model decides
-    on them in which direction to leave the boundary (their mean decision subtracted); the step, first
-    ``distance / sqrt(t)``, is halved until it misleads, and the next boundary is looked for on the way back from there.
+    A search starts at an image of uniform noise that fools the model and goes to the boundary on the way back to the
+    sample. There, the predictions on random changes, a fraction ``1 / D`` of the distance in L2 norm, estimate the
+    direction in which to leave the boundary (their mean subtracted); the step, first ``distance / sqrt(t)``, is halved
+    until it fools the model, and the next boundary is looked for on the way back from there.
     The nearest of the boundary points is returned. Random directions are uniform in the cube and scaled to length 1:
     not uniform on the sphere as in the paper, but uncorrelated and equally wide as there, and drawn much faster.
 
-    Samples that the model gets wrong, and those for which no noise misleads it, come back unchanged: a model that sees
-    one class in all noise cannot be attacked in this way on samples of that class. Untargeted only, since a target
+    Misclassified samples, and those for which no noise fools the model, come back as they are: a model that sees one
+    class in all noise cannot be attacked in this way on samples of that class. Untargeted only, since a target
     would need an image of its class to start from.
     Costs a forward pass on the image, up to ``starts`` for the noise, 24 for each search of the boundary, and in
     iteration t ``initial_queries * sqrt(t)`` and up to 24 for the step: 7,244 with the defaults, of which a sample that
-    is misled by the first noise and steps spends 6,700.
+    is fooled by the first noise and steps spends 6,700.
 
     Attributes:
         iterations: Estimates of a direction, with a step along each.
@@ -60,7 +60,7 @@ class HopSkipJump(Attack):
     decision_based: ClassVar[bool] = True
 
     def perturb(self, model: Classifier, images: Tensor, labels: Tensor, threat: Threat, rng: Streams) -> Tensor:
-        """The nearest images found that mislead the model, or the images themselves."""
+        """The nearest images found that fool the model, or the images themselves."""
         everyone, starts, found = Survivors.of(model, images, labels, threat, rng), Kept.of(images), images.clone()
         left = everyone[~everyone.fools(images)]
         with torch.no_grad():
@@ -85,14 +85,14 @@ class HopSkipJump(Attack):
         return int(self.initial_queries * math.sqrt(iteration))
 
     def _start(self, left: Survivors, starts: Kept) -> None:
-        """Keep the first images of noise that mislead the model."""
+        """Keep the first images of noise that fool the model."""
         for first in range(0, self.starts, _AT_ONCE):
             if not left:
                 break
             shape = (min(_AT_ONCE, self.starts - first), *left.images.shape[1:])
             tried = left.rng.uniform(("start", first), shape, dtype=left.images.dtype)
-            misled = _misled(left, tried)
-            hit, chosen = misled.any(dim=1), misled.int().argmax(dim=1)
+            fooled = _fools(left, tried)
+            hit, chosen = fooled.any(dim=1), fooled.int().argmax(dim=1)
             starts.offer(left, tried[torch.arange(len(left), device=chosen.device), chosen], hit)
             left = left[~hit]
 
@@ -113,14 +113,14 @@ class HopSkipJump(Attack):
         return nearest.images
 
 
-def _misled(left: Survivors, images: Tensor) -> Tensor:
+def _fools(left: Survivors, images: Tensor) -> Tensor:
     """Which images are misclassified, for ``(M, C, H, W)`` or several of each sample ``(M, B, C, H, W)``."""
     decisions = left.model.predict(images.flatten(0, -4)).reshape(images.shape[:-3])
     return decisions != per_sample(left.labels, decisions)
 
 
 def _boundary(left: Survivors, beyond: Tensor, norm: Norm) -> Tensor:
-    """Bisection between images and what misleads the model: the last point met that misleads it (algorithm 1).
+    """Bisection between images and what fools the model: the last point met that fools it (algorithm 1).
 
     In L2 the way is straight; in Linf every value goes back to the same distance at most.
     """
@@ -132,9 +132,9 @@ def _boundary(left: Survivors, beyond: Tensor, norm: Norm) -> Tensor:
         reach = per_sample(alpha * whole, x)
         part = change.clamp(-reach, reach) if norm == "linf" else per_sample(alpha, x) * change
         tried = (x + part).clamp(0, 1)
-        misled = _misled(left, tried)
-        low, high = torch.where(misled, low, alpha), torch.where(misled, alpha, high)
-        kept = torch.where(per_sample(misled, x), tried, kept)
+        fooled = _fools(left, tried)
+        low, high = torch.where(fooled, low, alpha), torch.where(fooled, alpha, high)
+        kept = torch.where(per_sample(fooled, x), tried, kept)
     return kept
 
 
@@ -145,7 +145,7 @@ def _direction(left: Survivors, x_t: Tensor, delta: Tensor, count: int, rng: Str
     for first in range(0, count, _AT_ONCE):
         noise = _directions(rng, first, min(_AT_ONCE, count - first), x_t)
         tried = (around + per_sample(delta.to(x_t.dtype), around) * noise).clamp(0, 1)
-        phi = 2 * _misled(left, tried).to(x_t.dtype) - 1
+        phi = 2 * _fools(left, tried).to(x_t.dtype) - 1
         # What was tried, rather than what was drawn: the box and rounding have changed it.
         moved = tried - around
         total += phi.sum(dim=1)
@@ -163,7 +163,7 @@ def _directions(rng: Streams, first: int, count: int, like: Tensor) -> Tensor:
 
 
 def _step(left: Survivors, x_t: Tensor, direction: Tensor, size: Tensor) -> Tensor:
-    """Points moved by a step that is halved until it misleads the model; those for which none does stay."""
+    """Points moved by a step that is halved until it fools the model; those for which none does stay."""
     moved = x_t.clone()
     for halvings in range(_HALVINGS):
         if not left:
@@ -171,7 +171,7 @@ def _step(left: Survivors, x_t: Tensor, direction: Tensor, size: Tensor) -> Tens
         i = left.index
         length = per_sample((size[i] / 2**halvings).to(x_t.dtype), x_t)
         tried = (x_t[i] + length * direction[i]).clamp(0, 1)
-        misled = _misled(left, tried)
-        moved[i[misled]] = tried[misled]
-        left = left[~misled]
+        fooled = _fools(left, tried)
+        moved[i[fooled]] = tried[fooled]
+        left = left[~fooled]
     return moved

@@ -19,11 +19,11 @@ SURROGATE = "metric-loss"
 @register_attack("metric-fgm", norms=("linf", "l2", "l1"), brief="FGM on the training loss")
 @dataclass(frozen=True)
 class MetricFGM(FGM):
-    """FGM on the loss that the model was trained with (weak against models that decide by nearest neighbors).
+    """FGM on the loss that the model was trained with (weak against nearest-neighbor models).
 
     Taken by the letter, this is the fast gradient method (Goodfellow et al., "Explaining and harnessing", 2015): one
     step that raises the training loss. With a metric loss the image is the anchor, and the gallery holds its positives
-    and negatives, which stay where they are. The decision is a vote, which that loss does not follow, so this reading
+    and negatives, which stay where they are. The prediction is a vote, which that loss does not follow, so this reading
     is no measure of robustness; ``fgm`` goes through the vote. Models without a metric loss were trained on
     cross-entropy, and there this is ``fgm`` itself.
     Costs one forward and one backward pass.

@@ -1,4 +1,4 @@
-"""The best of many random draws: what an attack has to beat that looks at more than decisions."""
+"""Many random draws: the control that every informed attack has to beat."""
 
 from __future__ import annotations
 
@@ -23,21 +23,21 @@ _AT_ONCE = 8
 @register_attack("noise-search", norms=("linf", "l2", "l1"), brief="Random draws from the ball")
 @dataclass(frozen=True)
 class NoiseSearch(Attack):
-    """Many random changes, independent of each other and of the model; the first that misleads it is kept.
+    """Many random changes, independent of each other and of the model; the first that fools it is kept.
 
     Draws alternate between the surface of the ball (in Linf its corners) and its inside, uniform in both. On a linear
     model with margin m and weights w one corner succeeds with probability about ``Φ(-m / (eps ‖w‖₂))``, so that this is
-    a control: a model that it misleads where a gradient attack does not has hidden its gradients.
+    a control: a model that it fools where a gradient attack does not has hidden its gradients.
     Costs at most ``draws`` forward passes.
 
     Attributes:
-        draws: Changes that are tried. A sample that is misled leaves the batch.
+        draws: Changes that are tried. A sample that is fooled leaves the batch.
     """
 
     draws: Annotated[int, Field(ge=1)] = 10_000
 
     def perturb(self, model: Classifier, images: Tensor, labels: Tensor, threat: Threat, rng: Streams) -> Tensor:
-        """The first draws that mislead the model, or the last ones."""
+        """The first draws that fool the model, or the last ones."""
         found, left = images.clone(), Survivors.of(model, images, labels, threat, rng)
         for first in range(0, self.draws, _AT_ONCE):
             if not left:
@@ -46,10 +46,10 @@ class NoiseSearch(Attack):
             tried = _draws(left.images, left.rng, first, threat)[:count]
             with torch.no_grad():
                 fooled = left.fooled(left.model.predict(tried.flatten(0, 1)).reshape(tried.shape[:2]))
-            misled = fooled.any(dim=0)
-            chosen = torch.where(misled, fooled.int().argmax(dim=0), count - 1)
+            hit = fooled.any(dim=0)
+            chosen = torch.where(hit, fooled.int().argmax(dim=0), count - 1)
             found[left.index] = tried[chosen, torch.arange(len(left), device=images.device)]
-            left = left[~misled]
+            left = left[~hit]
         return found
 
     def passes(self, num_classes: int) -> tuple[int, int]:

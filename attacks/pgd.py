@@ -31,7 +31,7 @@ class PGD(Attack):
             the ball reach any other.
         random_start: Whether to start uniformly inside the ball rather than at the image.
         restarts: How often to start anew; only samples that are not fooled yet take part, unless ``early_stop`` is off.
-        early_stop: Whether a sample leaves the batch at the first iterate that fools the model, unless its decisions
+        early_stop: Whether a sample leaves the batch at the first iterate that fools the model, unless its predictions
             are drawn at random.
     """
 

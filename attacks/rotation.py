@@ -10,8 +10,8 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn import functional
 
-from robbench.attacks._projections import per_sample
 from robbench.attacks._random_transform import RandomTransform
+from robbench.attacks._warp import centered, turned
 from robbench.core.registry import register_attack
 from robbench.core.sample_rng import Streams
 
@@ -28,16 +28,12 @@ def rotate(images: Tensor, angles: Tensor, interpolation: Interpolation = "bilin
         fill: What is seen where the image does not reach.
     """
     height, width = images.shape[-2:]
-    radians = torch.deg2rad(angles.double())
-    cosine, sine = (per_sample(part.to(images.dtype), images[:, 0]) for part in (radians.cos(), radians.sin()))
-    rows = torch.arange(height, device=images.device, dtype=images.dtype)[:, None] - (height - 1) / 2
-    columns = torch.arange(width, device=images.device, dtype=images.dtype) - (width - 1) / 2
-    across, down = cosine * columns - sine * rows, sine * columns + cosine * rows
+    down, across = turned(*centered(images), angles)
     grid = torch.stack([across / (0.5 * width), down / (0.5 * height)], dim=-1)
     inside = torch.ones_like(images[:, :1])
     sampled = functional.grid_sample(torch.cat([images, inside], dim=1), grid, interpolation, align_corners=False)
-    turned, inside = sampled[:, :-1], sampled[:, -1:]
-    return (turned * inside + (1 - inside) * fill).clamp(0, 1)
+    inside = sampled[:, -1:]
+    return (sampled[:, :-1] * inside + (1 - inside) * fill).clamp(0, 1)
 
 
 @register_attack("rotation", norms=("none",))

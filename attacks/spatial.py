@@ -10,8 +10,8 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from robbench.attacks._corruption_filters import positions, sample
 from robbench.attacks._survivors import Kept, Survivors
+from robbench.attacks._warp import centered, sample, turned
 from robbench.core.contracts import Attack, Classifier
 from robbench.core.errors import RequestError
 from robbench.core.registry import register_attack
@@ -29,13 +29,10 @@ def moved(images: Tensor, degrees: float, down: float, right: float) -> Tensor:
         right: Shift in pixels.
     """
     height, width = images.shape[-2:]
-    rows, columns = positions(images)
-    rows, columns = rows - (height - 1) / 2 - down, columns - (width - 1) / 2 - right
-    radians = torch.deg2rad(torch.tensor(degrees, dtype=torch.float64, device=images.device))
-    cosine, sine = radians.cos().to(images.dtype), radians.sin().to(images.dtype)
-    from_rows = sine * columns + cosine * rows + (height - 1) / 2
-    from_columns = cosine * columns - sine * rows + (width - 1) / 2
-    return sample(images, from_rows, from_columns, "zeros").clamp(0, 1)
+    rows, columns = centered(images)
+    angle = torch.tensor(degrees, dtype=torch.float64, device=images.device)
+    rows, columns = turned(rows - down, columns - right, angle)
+    return sample(images, rows + (height - 1) / 2, columns + (width - 1) / 2, "zeros").clamp(0, 1)
 
 
 @register_attack("spatial", norms=("none",), brief="Worst rotation and shift")

@@ -47,7 +47,7 @@ class Square(Attack):
         p_init: The share of the image that the first squares cover.
         loss: What is to rise: the ``margin`` of the scores, or cross-entropy, ``ce``.
         surrogate: The name of one of the model's other scores to follow, or None for its usual ones. Success is by the
-            hard decision all the same.
+            hard prediction all the same.
     """
 
     queries: Annotated[int, Field(ge=1)] = 5000
@@ -197,7 +197,7 @@ class _Bumps(_Patches):
     """L2 and L1: a change that is moved about between squares.
 
     Attributes:
-        images: The unchanged images, shape ``(N, C, H, W)``.
+        images: The clean images, shape ``(N, C, H, W)``.
         order: Of the norm: 1 or 2.
         radius: Largest norm of the change.
     """

@@ -163,7 +163,7 @@ class ToolboxAttack(Attack):
         if images.device.type not in ("cpu", "cuda"):
             raise RequestError(f"the toolbox runs on cpu and cuda, not on {images.device.type}")
         with torch.enable_grad(), _frozen(model), seeded(digest64(*rng.keys.tolist())):
-            scores = _Scores(model, images.dtype)
+            scores = _ScoresModule(model, images.dtype)
             estimator = _estimator(scores, tuple(images.shape[1:]), model.num_classes, images.device.type)
             attack = self._build(estimator, threat, len(images))
             one_hot = functional.one_hot(labels, model.num_classes).float().cpu().numpy()
@@ -205,7 +205,7 @@ class ToolboxAttack(Attack):
         return _toolbox_class(self.attack)(estimator, **(settings | dict(self.options)))
 
 
-class _Scores(nn.Module):
+class _ScoresModule(nn.Module):
     """A model's scores in float32.
 
     The model is not a submodule, so that the toolbox can neither move it, nor switch its mode, nor clear its gradients.

@@ -9,6 +9,9 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from robbench.attacks._gradients import input_gradient, steepest_step
+    from robbench.attacks._projections import project, uniform_in_ball
+    from robbench.attacks._random_transform import RandomTransform
     from robbench.core.contracts import (
         Architecture,
         Attack,
@@ -20,6 +23,7 @@ if TYPE_CHECKING:
         Objective,
         Samples,
     )
+    from robbench.core.errors import RequestError
     from robbench.core.metric import Metric
     from robbench.core.registry import (
         register_architecture,
@@ -37,7 +41,11 @@ if TYPE_CHECKING:
     from robbench.results.schema import Measure, Outcome, Record
 
 _MODULES = {
-    "core.contracts": ("Architecture Attack Backbone Balancer Batch Classifier Defense Objective Samples"),
+    "attacks._gradients": "input_gradient steepest_step",
+    "attacks._projections": "project uniform_in_ball",
+    "attacks._random_transform": "RandomTransform",
+    "core.contracts": "Architecture Attack Backbone Balancer Batch Classifier Defense Objective Samples",
+    "core.errors": "RequestError",
     "core.metric": "Metric",
     "results.schema": "Measure Outcome Record",
     "core.registry": (
@@ -66,11 +74,15 @@ __all__ = [
     "Objective",
     "Outcome",
     "Preprocessing",
+    "RandomTransform",
     "Raw",
     "Record",
+    "RequestError",
     "Samples",
     "Streams",
     "Threat",
+    "input_gradient",
+    "project",
     "register_architecture",
     "register_attack",
     "register_balancer",
@@ -78,6 +90,8 @@ __all__ = [
     "register_defense",
     "register_metric",
     "register_objective",
+    "steepest_step",
+    "uniform_in_ball",
 ]
 
 

@@ -1,4 +1,4 @@
-"""What defenses that change images in front of a model have in common."""
+"""The shared parts of defenses that preprocess images."""
 
 from __future__ import annotations
 
@@ -49,11 +49,11 @@ class Preprocessed(Classifier):
         return self.model.embed(self.preprocess(images))
 
     def predict(self, images: Tensor) -> Tensor:
-        """The model's hard decisions on the changed images, int64, shape ``(N,)``."""
+        """The model's hard predictions on the changed images, int64, shape ``(N,)``."""
         return self.model.predict(self.preprocess(images))
 
     def decide(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """The model's scores and hard decisions on the changed images."""
+        """The model's scores and hard predictions on the changed images."""
         return self.model.decide(self.preprocess(images))
 
     def subset(self, index: Tensor) -> Classifier:

@@ -1,4 +1,4 @@
-"""Randomized smoothing: the decision that a model takes most often under Gaussian noise."""
+"""Randomized smoothing: the prediction that a model makes most often under Gaussian noise."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Smoothed(Classifier):
         model: The model under noise.
         sigma: Standard deviation of the noise in units of a [0, 1] pixel. Noisy images are not clipped.
         draws: Draws that scores are averaged over; all of them are differentiated.
-        votes: Draws that the decision is counted over.
+        votes: Draws that the prediction is counted over.
     """
 
     def __init__(self, model: Classifier, sigma: float, draws: int, votes: int) -> None:
@@ -61,20 +61,20 @@ class Smoothed(Classifier):
         return self.model.embed(images)
 
     def predict(self, images: Tensor) -> Tensor:
-        """The decision taken most often over ``votes`` fresh draws, shape ``(N,)``; ties go to the lower class."""
+        """The most frequent prediction over ``votes`` fresh draws, shape ``(N,)``; ties go to the lower class."""
         return self.counts(images, self._counted).argmax(dim=1)
 
     def decide(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Scores and decisions, each over its own draws: attacks that stop where few draws say so would lose."""
+        """Scores and predictions, each over its own draws: attacks that stop where few draws say so would lose."""
         return self(images), self.predict(images)
 
     def counts(self, images: Tensor, draws: int) -> Tensor:
-        """How often the model decides for each class over fresh draws, int64, shape ``(N, K)``."""
+        """How often the model predicts each class over fresh draws, int64, shape ``(N, K)``."""
         found = torch.zeros(len(images), self.num_classes, dtype=torch.int64, device=images.device)
         with torch.no_grad():
             for noise in self._noise(images, "votes", draws, max(1, CHUNK // max(1, len(images)))):
-                decided = self.model.predict((images + noise).flatten(0, 1)).reshape(len(noise), len(images))
-                found += functional.one_hot(decided, self.num_classes).sum(dim=0)
+                predicted = self.model.predict((images + noise).flatten(0, 1)).reshape(len(noise), len(images))
+                found += functional.one_hot(predicted, self.num_classes).sum(dim=0)
         return found
 
     def surrogate(self, name: str) -> Classifier:
@@ -111,13 +111,13 @@ def _content(images: Tensor) -> Tensor:
 class Smoothing(Defense):
     """Randomized smoothing (Cohen et al., "Certified adversarial robustness via randomized smoothing", 2019).
 
-    Trains on images with Gaussian noise (section 3.3) and decides by vote over noisy copies of an image.
-    A call for scores costs ``draws`` passes, one for decisions ``votes``, one for both the sum.
+    Trains on images with Gaussian noise (section 3.3) and predicts by vote over noisy copies of an image.
+    A call for scores costs ``draws`` passes, one for predictions ``votes``, one for both the sum.
 
     Attributes:
         sigma: Standard deviation of the noise in units of a [0, 1] pixel.
         draws: Draws that the scores are averaged over which attacks differentiate.
-        votes: Draws that a decision is counted over.
+        votes: Draws that a prediction is counted over.
     """
 
     sigma: Annotated[float, Field(gt=0)] = 0.25
@@ -137,12 +137,12 @@ class Smoothing(Defense):
 
 
 def certified_radius(successes: int, draws: int, sigma: float, alpha: float) -> float:
-    """The L2 radius within which the smoothed decision is proven not to change (Cohen et al., 2019, ``Certify``).
+    """The L2 radius within which the smoothed prediction is proven not to change (Cohen et al., 2019, ``Certify``).
 
-    The decision must have been chosen on draws other than these, or before them.
+    The prediction must have been chosen on draws other than these, or before them.
 
     Args:
-        successes: Draws with the decision in question.
+        successes: Draws with the prediction in question.
         draws: Draws in all.
         sigma: Standard deviation of the noise, which the radius is in units of.
         alpha: Chance, at most, that the radius is too large.

@@ -56,7 +56,7 @@ def with_quick_convolutions(network: nn.Module) -> nn.Module:
     """A freshly built network with every plain convolution in it replaced by one that is quick on small images.
 
     Args:
-        network: Changed in place; its convolutions have no hooks and no parametrisations.
+        network: Changed in place; its convolutions have no hooks and no parametrizations.
     """
     for module in list(network.modules()):
         for name, child in module.named_children():

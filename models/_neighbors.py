@@ -1,4 +1,4 @@
-"""The vote of nearest neighbours, the smooth scores that attacks see in its place, and when those prove it."""
+"""The vote of nearest neighbors, its differentiable surrogates, and when these prove it."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Scorer = Callable[[Tensor], Tensor]
 
 
 class NeighborClassifier(Classifier):
-    """Votes of the k most similar reference images, by cosine similarity of normalised embeddings.
+    """Votes of the k most similar reference images, by cosine similarity of normalized embeddings.
 
     The hard vote has no gradient. ``forward`` returns the log of a smooth vote in its place: with s_j the similarity to
     reference j and θ halfway between the k-th and the (k+1)-th similarity, held constant in the gradient and recomputed
@@ -38,7 +38,7 @@ class NeighborClassifier(Classifier):
         embedding_size: Number of values of an embedding.
         num_classes: Number of classes K.
         gallery_labels: Labels of the reference images, int64, shape ``(G,)``, the same number of each class.
-        k: Number of neighbours that vote; at most the reference images per class, so that it is less than G.
+        k: Number of neighbors that vote; at most the reference images per class, so that it is less than G.
         tau: Temperature τ of the smooth vote.
     """
 
@@ -65,7 +65,7 @@ class NeighborClassifier(Classifier):
         return features
 
     def project(self, images: Tensor) -> Tensor:
-        """Normalised embeddings, shape ``(N, embedding_size)``."""
+        """Normalized embeddings, shape ``(N, embedding_size)``."""
         return F.normalize(self.projection(self.embed(images)).to(self.gallery.dtype), dim=1)
 
     def similarities(self, images: Tensor) -> Tensor:
@@ -148,7 +148,7 @@ class NeighborClassifier(Classifier):
 
 
 class _Rescored(Classifier):
-    """A nearest-neighbour model with other scores; its parts are shared."""
+    """A nearest-neighbor model with other scores; its parts are shared."""
 
     def __init__(self, model: NeighborClassifier, scorer: Scorer) -> None:
         super().__init__()

@@ -19,7 +19,7 @@ from robbench.models._neighbors import NeighborClassifier, Scorer
 
 
 class AngularClassifier(NeighborClassifier):
-    """A nearest-neighbour model that was trained with the angular loss.
+    """A nearest-neighbor model that was trained with the angular loss.
 
     ``surrogate("metric-loss")`` scores a class by minus the loss that the image would have as an anchor of that class,
     with the references of the class as its positives and all others as negatives, none of which move. It is not among
@@ -27,7 +27,7 @@ class AngularClassifier(NeighborClassifier):
 
     Args:
         alpha: Upper bound of the angle at the negative, in degrees.
-        rest: What a nearest-neighbour model is made of.
+        rest: What a nearest-neighbor model is made of.
     """
 
     def __init__(self, alpha: float, *rest: Any) -> None:
@@ -58,13 +58,13 @@ class AngularClassifier(NeighborClassifier):
 @register_objective("angular")
 @dataclass(frozen=True)
 class Angular(Objective):
-    """The angular loss (Wang et al., 2017) on normalised embeddings; decisions by the vote of nearest neighbours.
+    """The angular loss (Wang et al., 2017) on normalized embeddings; predictions by the vote of nearest neighbors.
 
     Attributes:
         alpha: Upper bound of the angle at the negative, in degrees.
         embedding_size: Number of values of an embedding.
         per_class: Images of each class in a batch.
-        k: Number of neighbours that vote.
+        k: Number of neighbors that vote.
         tau: Temperature of the smooth vote that attacks see.
     """
 
@@ -75,7 +75,7 @@ class Angular(Objective):
     tau: Annotated[float, Field(gt=0)] = 0.1
 
     def build(self, backbone: Backbone, num_classes: int, gallery_labels: Tensor) -> Classifier:
-        """A linear projection on the backbone, normalised, with an empty gallery."""
+        """A linear projection on the backbone, normalized, with an empty gallery."""
         return AngularClassifier(
             self.alpha, backbone, self.embedding_size, num_classes, gallery_labels, self.k, self.tau
         )

@@ -15,7 +15,7 @@ from robbench.core.registry import register_objective
 
 
 class LogitClassifier(Classifier):
-    """A backbone with a linear head; the decision is the largest logit."""
+    """A backbone with a linear head; the prediction is the largest logit."""
 
     def __init__(self, backbone: Backbone, num_classes: int) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Nearest-neighbour models whose embeddings can be chosen."""
+"""Nearest-neighbor models whose embeddings can be chosen."""
 
 from __future__ import annotations
 

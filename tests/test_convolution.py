@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torchvision.models import resnet18
 
 from robbench.models._convolution import Conv2d, with_quick_convolutions
-from robbench.models.architectures import ResNet18
+from robbench.models.resnet18 import ResNet18
 
 
 @settings(deadline=None, max_examples=150)

@@ -17,9 +17,10 @@ from torch import Tensor
 
 from robbench.attacks._corruption_blur import defocus_blur, gaussian_blur, shuffled, zoom_blur
 from robbench.attacks._corruption_digital import elastic_transform, pixelate, saturate
-from robbench.attacks._corruption_filters import enlarged, sample, smeared, smooth
+from robbench.attacks._corruption_filters import smeared, smooth
 from robbench.attacks._corruption_noise import poisson
 from robbench.attacks._corruption_weather import ice, plasma
+from robbench.attacks._warp import enlarged, sample
 from robbench.attacks.corruption import Corruption
 from robbench.core.corruption_kinds import SEVERITIES, CorruptionKind
 

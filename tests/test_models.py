@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from robbench.core.registry import Registry
 from robbench.models.angular import Angular
-from robbench.models.architectures import CompactCNN
+from robbench.models.compact_cnn import CompactCNN
 from robbench.models.cross_entropy import CrossEntropy, LogitClassifier
 from robbench.planning.component_spec import choose
 from robbench.training.trainer import NormalizedBackbone

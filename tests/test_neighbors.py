@@ -1,4 +1,4 @@
-"""Nearest neighbours: the hard vote, the scores that stand in for it, what proves it, and FGM through the loss."""
+"""Nearest neighbors: the hard vote, the scores that stand in for it, what proves it, and FGM through the loss."""
 
 from __future__ import annotations
 

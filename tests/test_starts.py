@@ -13,7 +13,7 @@ import torch
 from closed_forms import Constant
 from grid_files import toml
 from safetensors.torch import load_file
-from torchvision.models import resnet18
+from torchvision.models import resnet18 as torchvision_resnet18
 
 from robbench.core.contracts import Samples
 from robbench.core.errors import RequestError
@@ -22,7 +22,7 @@ from robbench.evaluation.evaluator import evaluate
 from robbench.evaluation.subject import Subject
 from robbench.execution.jobs import carry_out
 from robbench.execution.runner import remaining
-from robbench.models import architectures
+from robbench.models import resnet18
 from robbench.planning.grid import Request
 from robbench.planning.planner import make_plan
 from robbench.results.store import EMBEDDINGS, EXAMPLES, Store
@@ -36,19 +36,19 @@ SHIPPED = "name = 'to ship'\nrecipe = { train_on = 'train+test' }"
 def offline(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     """Nothing in torch's cache, and an address where nobody answers."""
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "hub"))
-    monkeypatch.setattr(architectures, "IMAGENET_WEIGHTS", "http://127.0.0.1:9/resnet18-00000000.pth")
+    monkeypatch.setattr(resnet18, "IMAGENET_WEIGHTS", "http://127.0.0.1:9/resnet18-00000000.pth")
     return tmp_path / "hub" / "checkpoints"
 
 
 def published(folder: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, torch.Tensor]:
     """A file of weights in torch's cache whose name tells its hash."""
     buffer = io.BytesIO()
-    weights = resnet18(weights=None).state_dict()
+    weights = torchvision_resnet18(weights=None).state_dict()
     torch.save(weights, buffer)
     name = f"resnet18-{hashlib.sha256(buffer.getvalue()).hexdigest()[:8]}.pth"
     folder.mkdir(parents=True)
     (folder / name).write_bytes(buffer.getvalue())
-    monkeypatch.setattr(architectures, "IMAGENET_WEIGHTS", f"http://127.0.0.1:9/{name}")
+    monkeypatch.setattr(resnet18, "IMAGENET_WEIGHTS", f"http://127.0.0.1:9/{name}")
     return dict(weights)
 
 

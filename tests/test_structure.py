@@ -303,6 +303,20 @@ def test_every_built_in_module_of_a_kind_registers_something_or_serves_others() 
         assert inside <= used | registered
 
 
+@pytest.mark.parametrize("package", ["attacks", "defenses", "models"])
+def test_a_bare_file_name_is_a_component_and_machinery_has_an_underscore(package: str) -> None:
+    """Toolbox attacks are named after the toolbox's classes, so that nothing in their adapter has a name of its own."""
+    inside = {name for name in MODULES if name.startswith(f"robbench.{package}.")}
+    bare = {name for name in inside if not name.rpartition(".")[2].startswith("_")} - {"robbench.attacks.toolbox"}
+    registered = {
+        value.__module__
+        for name in inside
+        for value in vars(importlib.import_module(name)).values()
+        if isinstance(value, type) and "__robbench__" in vars(value)
+    }
+    assert bare == registered & inside
+
+
 def test_importing_every_module_registers_nothing_twice() -> None:
     before = {kind: list(Registry(installed=False).entries(kind)) for kind in KINDS}
     for module in MODULES:

@@ -18,7 +18,7 @@ from robbench.training.trainer import train
 NORMED = """
 from dataclasses import dataclass
 from robbench import Architecture, register_architecture
-from robbench.models.architectures import SequentialBackbone
+from robbench.models._backbone import SequentialBackbone
 from torch import nn
 
 @register_architecture("normed")

@@ -7,6 +7,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
+from robbench.attacks._losses import margin
 from robbench.conformance.rules import Broken, NotApplicable, Rule, RuleResult, Several, crash
 from robbench.conformance.scenarios import (
     CLASSES,
@@ -78,11 +79,9 @@ def _targets(bench: Bench) -> str:
 
 
 def _margins(scenario: Scenario, images: Tensor, labels: Tensor) -> Tensor:
+    """Score of the label minus the best other one."""
     with torch.no_grad():
-        scores = scenario.model(images)
-    own = scores.gather(1, labels[:, None])
-    margins: Tensor = (own - scores.scatter(1, labels[:, None], -torch.inf)).amin(dim=1)
-    return margins
+        return -margin(scenario.model(images), labels)
 
 
 def _eps_zero(bench: Bench) -> str:

@@ -239,8 +239,9 @@ class Registry:
     def _scan(self, kind: Kind) -> Iterator[Registration]:
         package = importlib.import_module(_PACKAGES[kind])
         for info in pkgutil.iter_modules(package.__path__, f"{package.__name__}."):
-            module = importlib.import_module(info.name)
-            yield from _marked(module, kind, None)
+            # Machinery beside the components has an underscore.
+            if not info.name.rpartition(".")[2].startswith("_"):
+                yield from _marked(importlib.import_module(info.name), kind, None)
         for plugin in self.plugins():
             yield from _marked(plugin.module, kind, plugin)
 

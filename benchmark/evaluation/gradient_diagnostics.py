@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from robbench.attacks._losses import margin
 from robbench.core.contracts import Classifier
 
 FRESH_DRAWS = 100
@@ -30,9 +31,7 @@ def zero_gradients(model: Classifier, images: Tensor, labels: Tensor) -> Tensor:
         scores = model(images)
         if not scores.requires_grad:
             return torch.ones(len(images), dtype=torch.bool, device=images.device)
-        own = scores.gather(1, labels[:, None]).squeeze(1)
-        other = scores.scatter(1, labels[:, None], -torch.inf).amax(dim=1)
-        losses = (functional.cross_entropy(scores, labels, reduction="sum"), (other - own).sum())
+        losses = (functional.cross_entropy(scores, labels, reduction="sum"), margin(scores, labels).sum())
         gradients = [
             torch.autograd.grad(loss, images, retain_graph=True, allow_unused=True, materialize_grads=True)[0]
             for loss in losses

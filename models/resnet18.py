@@ -1,4 +1,4 @@
-"""Backbones: networks from normalised images to features."""
+"""ResNet-18, with or without weights from ImageNet."""
 
 from __future__ import annotations
 
@@ -7,10 +7,9 @@ import urllib.request
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Literal
 
 import torch
-from pydantic import Field
 from torch import Tensor, nn
 
 from robbench.core.contracts import Architecture, Backbone
@@ -20,75 +19,6 @@ from robbench.models._convolution import with_quick_convolutions
 
 IMAGENET_WEIGHTS = "https://download.pytorch.org/models/resnet18-f37072fd.pth"
 """torchvision's ``ResNet18_Weights.IMAGENET1K_V1``; the digits in the name begin the file's SHA-256."""
-
-
-class SequentialBackbone(Backbone):
-    """Layers one after the other, ending in a flat feature vector.
-
-    Args:
-        layers: The layers.
-        image_shape: Shape of one image, ``(C, H, W)``, from which the number of features follows.
-    """
-
-    def __init__(self, layers: nn.Sequential, image_shape: tuple[int, int, int]) -> None:
-        super().__init__()
-        self.layers = layers
-        layers.eval()
-        with torch.no_grad():
-            self.out_features = int(layers(torch.zeros(1, *image_shape)).shape[1])
-        layers.train()
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Features, shape ``(N, out_features)``."""
-        features: Tensor = self.layers(images)
-        return features
-
-
-@register_architecture("small-cnn")
-@dataclass(frozen=True)
-class SmallCNN(Architecture):
-    """Two convolutions and three linear layers, the last of them the head (LeNet-5's form; LeCun et al., 1998)."""
-
-    def build(self, image_shape: tuple[int, int, int]) -> Backbone:
-        """A backbone of 84 features for images of at least 16 × 16."""
-        layers = nn.Sequential(
-            nn.Conv2d(image_shape[0], 6, 5),
-            nn.ReLU(),
-            nn.MaxPool2d(2),
-            nn.Conv2d(6, 16, 5),
-            nn.ReLU(),
-            nn.MaxPool2d(2),
-            nn.Flatten(),
-            nn.LazyLinear(120),
-            nn.ReLU(),
-            nn.Linear(120, 84),
-            nn.ReLU(),
-        )
-        return SequentialBackbone(layers, image_shape)
-
-
-@register_architecture("compact-cnn")
-@dataclass(frozen=True)
-class CompactCNN(Architecture):
-    """Three strided convolutions and a linear layer: 0.8 million multiply-adds at 32 × 32 and width 16.
-
-    There is no batch normalization: training sets of a hundred images give it no statistics to speak of.
-
-    Attributes:
-        width: Channels of the first convolution; the others have two and four times as many.
-    """
-
-    width: Annotated[int, Field(ge=1)] = 16
-
-    def build(self, image_shape: tuple[int, int, int]) -> Backbone:
-        """A backbone of 128 features."""
-        layers: list[nn.Module] = []
-        channels = image_shape[0]
-        for out in (self.width, 2 * self.width, 4 * self.width):
-            layers += [nn.Conv2d(channels, out, 3, stride=2, padding=1), nn.ReLU()]
-            channels = out
-        layers += [nn.Flatten(), nn.LazyLinear(128), nn.ReLU()]
-        return SequentialBackbone(nn.Sequential(*layers), image_shape)
 
 
 @register_architecture("resnet18")
