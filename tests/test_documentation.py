@@ -23,7 +23,7 @@ def test_the_worked_examples_of_the_contributing_guide_run(tmp_path: Path, capsy
         files.append(tmp_path / f"example{number}.py")
         files[-1].write_text(block, encoding="utf-8")
     registry = Registry(tuple(files), installed=False)
-    names = [name for kind in ("attack", "defense", "dataset") for name in registry.entries(kind)]  # type: ignore[arg-type]
+    names = [name for kind in ("attack", "defense", "dataset") for name in registry.entries(kind)]
     assert {"corner-search", "noise-training", "stripes", "stripes-imbalanced"} <= set(names)
     grid = tmp_path / "examples.toml"
     grid.write_text(
