@@ -276,7 +276,7 @@ def test_a_report_with_failed_cells_ends_as_the_run_did(folder: Path, capsys: py
     store = Store(folder / "runs")
     record = store.record(store.keys("cells")[0])
     assert record is not None
-    failed = {"status": "failed", "reason": "it rained", "metrics": {}, "outcome_sha256": None}
+    failed: dict[str, object] = {"status": "failed", "reason": "it rained", "metrics": {}, "outcome_sha256": None}
     store.write_cell(record.model_copy(update=failed), None)
     assert main(["report", "--out", str(folder / "runs")]) == 1
     assert "it rained" in capsys.readouterr().out

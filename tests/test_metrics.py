@@ -3,6 +3,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from random import Random
+from typing import Any
 
 import numpy as np
 import pytest
@@ -29,7 +30,7 @@ def make(kind: Kind, labels: list[int], clean: list[int], final: list[int], k: i
         **dict.fromkeys(floats, [0.0] * n),
     } | arrays
     kinds = dict.fromkeys(("attempted", "flat"), np.bool_) | dict.fromkeys(floats, np.float64)
-    cast = {name: np.asarray(value).astype(kinds.get(name, np.int64)) for name, value in values.items()}
+    cast: dict[str, Any] = {name: np.asarray(value).astype(kinds.get(name, np.int64)) for name, value in values.items()}
     return Outcome(
         ids=np.arange(n),
         labels=np.array(labels, dtype=np.int64),
