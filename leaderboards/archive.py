@@ -66,7 +66,8 @@ def read_archive(folder: Path) -> list[Cell]:
     with _reading(folder / RECORDS):
         # Not splitlines, which divides at characters that may stand inside of JSON texts.
         lines = (folder / RECORDS).read_text(encoding="utf-8").removesuffix("\n").split("\n")
-    with _reading(folder / OUTCOMES), np.load(folder / OUTCOMES, allow_pickle=False) as arrays:
+    path = folder / OUTCOMES
+    with _reading(path), path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
         outcomes = {key: arrays[key].tobytes() for key in arrays.files}
     cells: dict[str, Cell] = {}
     for number, line in enumerate(lines, start=1):

@@ -194,7 +194,8 @@ def _arrays(kind: Callable[..., V]) -> Callable[[Path], V]:
     names = inspect.signature(kind).parameters
 
     def read(path: Path) -> V:
-        with np.load(path, allow_pickle=False) as arrays:
+        # Opened here, since NumPy leaves open what it cannot read.
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
             found = {name: arrays[name] for name in arrays.files if name in names}
         if len({len(array) for array in found.values()}) > 1:
             raise ValueError("its arrays are of different lengths")

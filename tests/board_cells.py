@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -89,13 +90,13 @@ def outcome(
     *,
     k: int = 2,
     ids: Sequence[int] | None = None,
-    **arrays: np.ndarray,
+    **arrays: Any,
 ) -> Outcome:
     truth = np.asarray(labels, dtype=np.int64)
     before = truth if clean is None else np.asarray(clean, dtype=np.int64)
     after = before if final is None else np.asarray(final, dtype=np.int64)
     n = len(truth)
-    values: dict[str, np.ndarray] = {
+    values: dict[str, Any] = {
         "ids": np.arange(n) if ids is None else np.asarray(ids, dtype=np.int64),
         "labels": truth,
         "clean": before,

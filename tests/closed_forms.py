@@ -54,7 +54,7 @@ class Counting(Classifier):
     def forward(self, images: Tensor) -> Tensor:
         assert len(images) == len(self.index), "a pass over samples other than those it is charged to"
         self.forwards[self.index] += 1
-        scores = self.model(images)
+        scores: Tensor = self.model(images)
         if scores.requires_grad:
             scores.register_hook(self._charge_backward)
         return scores
@@ -92,7 +92,8 @@ def margins(model: Classifier, images: Tensor, labels: Tensor) -> Tensor:
     with torch.no_grad():
         scores = model(images)
     own = scores.gather(1, labels[:, None])
-    return (own - scores.scatter(1, labels[:, None], -torch.inf)).amin(dim=1)
+    result: Tensor = (own - scores.scatter(1, labels[:, None], -torch.inf)).amin(dim=1)
+    return result
 
 
 def largest_gain(slopes: Tensor, images: Tensor, norm: Norm, eps: float) -> Tensor:
@@ -104,12 +105,14 @@ def largest_gain(slopes: Tensor, images: Tensor, norm: Norm, eps: float) -> Tens
     if norm == "linf":
         room = torch.where(slopes > 0, 1 - flat, flat)
         return (slopes.abs() * room.clamp(max=eps)).sum(dim=1)
-    return eps * torch.linalg.vector_norm(slopes, 2 if norm == "l2" else torch.inf, dim=1)
+    result: Tensor = eps * torch.linalg.vector_norm(slopes, 2 if norm == "l2" else torch.inf, dim=1)
+    return result
 
 
 def norms(change: Tensor, norm: Norm) -> Tensor:
     order = {"linf": torch.inf, "l2": 2, "l1": 1, "l0": 0}[norm]
-    return torch.linalg.vector_norm(change.double().flatten(1), order, dim=1)
+    result: Tensor = torch.linalg.vector_norm(change.double().flatten(1), order, dim=1)
+    return result
 
 
 def assert_allowed(images: Tensor, attacked: Tensor, threat: Threat) -> None:

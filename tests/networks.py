@@ -19,7 +19,9 @@ class Network(Classifier):
         self.head = nn.Linear(36, 3)
 
     def forward(self, images: Tensor) -> Tensor:
-        return self.head(self.embed(images))
+        result: Tensor = self.head(self.embed(images))
+        return result
 
     def embed(self, images: Tensor) -> Tensor:
-        return self.body(images)
+        result: Tensor = self.body(images)
+        return result

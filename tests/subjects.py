@@ -103,4 +103,5 @@ class Towards(Attack):
     def perturb(self, model: Classifier, images: Tensor, labels: Tensor, threat: Threat, rng: Streams) -> Tensor:
         weight: Any = model.model.weight  # type: ignore[union-attr]
         slopes = weight[labels] - weight[model.predict(images)]
-        return (images + threat.radius * slopes.sign().reshape(images.shape).to(images.dtype)).clamp(0, 1)
+        result: Tensor = (images + threat.radius * slopes.sign().reshape(images.shape).to(images.dtype)).clamp(0, 1)
+        return result

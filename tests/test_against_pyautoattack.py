@@ -49,10 +49,12 @@ class SmallNet(Classifier):
         self.head = nn.Linear(256, 10)
 
     def forward(self, images: Tensor) -> Tensor:
-        return self.head(self.embed(images))
+        result: Tensor = self.head(self.embed(images))
+        return result
 
     def embed(self, images: Tensor) -> Tensor:
-        return self.body(images - 0.5)
+        result: Tensor = self.body(images - 0.5)
+        return result
 
 
 @functools.cache

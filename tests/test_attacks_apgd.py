@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import cast
 
 import numpy as np
 import pytest
@@ -31,6 +32,7 @@ from robbench.attacks._gradients import steepest_step
 from robbench.attacks._losses import Loss, dlr, dlr_towards, gain, gain_towards, margin, margin_towards
 from robbench.attacks._projections import project_l1_box
 from robbench.attacks.apgd import APGD
+from robbench.core.contracts import Attack
 from robbench.core.registry import Registry
 from robbench.core.threat_model import Norm, Threat
 
@@ -356,7 +358,9 @@ class TestContract:
 
 def test_names_norms_and_refusals() -> None:
     entries = Registry(installed=False).entries("attack")
-    made = {name: entries[name].cls(**entries[name].mark.preset) for name in ("apgd", "apgd-dlr", "apgd-t")}
+    made = {
+        name: cast(Attack, entries[name].cls(**entries[name].mark.preset)) for name in ("apgd", "apgd-dlr", "apgd-t")
+    }
     assert made == {"apgd": APGD(), "apgd-dlr": APGD("dlr"), "apgd-t": APGD("dlr", targets=9)}
     assert {entries[name].mark.norms for name in made} == {("linf", "l2", "l1")}
     assert [attack.margin_loss for attack in made.values()] == [False, True, True]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import cast
 
 import numpy as np
 import pytest
@@ -26,7 +27,7 @@ from torch import Tensor
 
 from robbench.attacks._hyperplanes import onto_hyperplane
 from robbench.attacks.fab import FAB, MinimalFAB
-from robbench.core.contracts import Classifier
+from robbench.core.contracts import Attack, Classifier
 from robbench.core.registry import Registry
 from robbench.core.threat_model import Norm, Threat
 
@@ -317,7 +318,7 @@ class TestContract:
     def test_registered_with_what_they_are(self) -> None:
         entries = Registry(installed=False).entries("attack")
         for name, bounded in (("fab", True), ("fab-minimal", False)):
-            cls, mark = entries[name].cls, entries[name].mark
+            cls, mark = cast(type[Attack], entries[name].cls), entries[name].mark
             assert mark.norms == ("linf", "l2", "l1")
             assert (cls.bounded, cls.white_box, cls.black_box, cls.targetable) == (bounded, True, False, True)
             assert cls().gradient_steps == 100

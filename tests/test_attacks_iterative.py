@@ -57,7 +57,8 @@ class Curved(Classifier):
         self.requires_grad_(False)
 
     def forward(self, images: Tensor) -> Tensor:
-        return 4 * self.layers(images)
+        result: Tensor = 4 * self.layers(images)
+        return result
 
     def embed(self, images: Tensor) -> Tensor:
         return images.flatten(1)

@@ -128,7 +128,7 @@ class TestClosedForms:
         model = sharp(21, 2)
         images, labels = some(model, 0.1, 8)
         sparse, elastic = (
-            ElasticNet(rule=rule).perturb(model, images, labels, Threat("l1"), streams(8)) - images  # type: ignore[arg-type]
+            ElasticNet(rule=rule).perturb(model, images, labels, Threat("l1"), streams(8)) - images
             for rule in ("l1", "elastic-net")
         )
         assert bool((model.predict(images + sparse) != labels).all())
@@ -277,8 +277,8 @@ class TestContract:
         ):
             model.forwards.zero_(), model.backwards.zero_()
             attack.perturb(model, images, labels, Threat(norm), streams(4))  # type: ignore[arg-type]
-            assert model.forwards.tolist() == [attack.passes(3)[0]] * 4  # type: ignore[attr-defined]
-            assert model.backwards.tolist() == [attack.passes(3)[1]] * 4  # type: ignore[attr-defined]
+            assert model.forwards.tolist() == [attack.passes(3)[0]] * 4
+            assert model.backwards.tolist() == [attack.passes(3)[1]] * 4
 
     @pytest.mark.parametrize(("attack", "norm"), EVERY, ids=name)
     def test_a_classifier_without_gradient_keeps_its_images(self, attack: MinimalNormAttack, norm: Norm) -> None:

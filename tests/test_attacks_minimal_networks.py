@@ -33,10 +33,12 @@ class DigitNet(Classifier):
         self.head = nn.Linear(256, 10)
 
     def forward(self, images: Tensor) -> Tensor:
-        return self.head(self.embed(images))
+        result: Tensor = self.head(self.embed(images))
+        return result
 
     def embed(self, images: Tensor) -> Tensor:
-        return self.body(images)
+        result: Tensor = self.body(images)
+        return result
 
 
 @pytest.fixture(scope="module")

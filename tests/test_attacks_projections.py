@@ -48,7 +48,10 @@ def test_l1_projection_solves_its_optimality_condition(seed: int, eps: float, sc
     change = scale * numbers(seed, 1, 3, 4, 4).clamp(-0.4, 0.4)
     found = (project(center, change, "l1", eps) - center).flatten().numpy()
     sizes = change.abs().flatten().numpy()
-    over = lambda threshold: float(np.clip(sizes - threshold, 0, None).sum()) - eps  # noqa: E731
+
+    def over(threshold: float) -> float:
+        return float(np.clip(sizes - threshold, 0, None).sum()) - eps
+
     threshold = brentq(over, 0, sizes.max(), xtol=1e-15) if over(0) > 0 else 0.0
     expected = np.sign(change.flatten().numpy()) * np.clip(sizes - threshold, 0, None)
     np.testing.assert_allclose(found, expected, atol=1e-9)

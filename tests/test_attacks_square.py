@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal, cast
+
 import pytest
 import torch
 from closed_forms import (
@@ -20,7 +22,7 @@ from closed_forms import (
 from torch import Tensor
 
 from robbench.attacks.square import Square
-from robbench.core.contracts import Classifier
+from robbench.core.contracts import Attack, Classifier
 from robbench.core.errors import RequestError
 from robbench.core.registry import Registry
 from robbench.core.sample_rng import Streams
@@ -110,7 +112,7 @@ class TestStrength:
 
     @pytest.mark.parametrize("loss", ["margin", "ce"])
     @pytest.mark.parametrize("classes", [2, 3, 10])
-    def test_reaches_targets(self, loss: str, classes: int) -> None:
+    def test_reaches_targets(self, loss: Literal["margin", "ce"], classes: int) -> None:
         model, images = linear(7, classes), images_near(0.5, 0.3, 12)
         targets = (model.predict(images) + 1) % classes
         threat = Threat("linf", 0.4, targeted=True)
@@ -165,8 +167,8 @@ class TestProposals:
             rows, columns = changed.any(dim=2).sum(dim=1), changed.any(dim=1).sum(dim=1)
             areas.append(float(torch.maximum(rows, columns).max()))
         # Of 256 pixels 80 % at first, 40 % after ten queries, 20 % after fifty, and 10 % after two hundred.
-        for query, side in ((1, 14), (11, 10), (51, 7), (201, 5)):
-            assert max(areas[query - 1 : query + 9]) == side
+        for first, side in ((1, 14), (11, 10), (51, 7), (201, 5)):
+            assert max(areas[first - 1 : first + 9]) == side
 
     @pytest.mark.parametrize("norm", ["l2", "l1"])
     def test_l2_and_l1_spend_all_of_eps(self, norm: Norm) -> None:
@@ -272,6 +274,7 @@ class TestContract:
     def test_registered_with_what_it_is(self) -> None:
         entry = Registry(installed=False).entries("attack")["square"]
         assert entry.mark.norms == ("linf", "l2", "l1")
-        assert (entry.cls.white_box, entry.cls.black_box, entry.cls.targetable) == (False, True, True)
+        cls = cast(type[Attack], entry.cls)
+        assert (cls.white_box, cls.black_box, cls.targetable) == (False, True, True)
         assert Square().gradient_steps == 0
         assert Square().passes(10) == (5000, 0)

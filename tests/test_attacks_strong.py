@@ -62,10 +62,11 @@ def test_it_needs_no_gradient_that_leads_anywhere(trap: type[Wrapped]) -> None:
 class Other(Wrapped):
     """Shows scores that lead nowhere, and offers those that it decides by."""
 
-    surrogates = ("honest",)
+    surrogates: tuple[str, ...] = ("honest",)
 
     def forward(self, images: Tensor) -> Tensor:
-        return self.inner(images).detach() + 0 * images.sum()
+        result: Tensor = self.inner(images).detach() + 0 * images.sum()
+        return result
 
     def surrogate(self, name: str) -> Classifier:
         return {"honest": self.inner}[name]

@@ -60,10 +60,12 @@ class ConvNet(Classifier):
         self.requires_grad_(False)
 
     def forward(self, images: Tensor) -> Tensor:
-        return 8 * self.head(self.features(images))
+        result: Tensor = 8 * self.head(self.features(images))
+        return result
 
     def embed(self, images: Tensor) -> Tensor:
-        return self.features(images)
+        result: Tensor = self.features(images)
+        return result
 
 
 @pytest.fixture(scope="module")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -112,7 +113,7 @@ PGD = spec("pgd", steps=20)
 NOISE = spec("noise", white_box=False, gradient_steps=0)
 
 
-def attacked(fooled: int, first: int = 0, **arrays: np.ndarray) -> Outcome:
+def attacked(fooled: int, first: int = 0, **arrays: Any) -> Outcome:
     """Of a hundred images that are right unchanged, so many are fooled, from the first on."""
     final = LABELS.copy()
     final[first : first + fooled] = (final[first : first + fooled] + 1) % 4
@@ -151,7 +152,7 @@ def test_what_the_strong_attack_fools_as_well_is_no_win() -> None:
         ({"white_box": False, "gradient_steps": 0}, "noise-wins"),
     ],
 )
-def test_each_weaker_attack_raises_its_own_flag(fields: dict[str, object], flag: str) -> None:
+def test_each_weaker_attack_raises_its_own_flag(fields: dict[str, Any], flag: str) -> None:
     found = cells((PGD, attacked(10)), (spec("weak", **fields), attacked(20, first=5)))
     assert list(flags(found)) == [flag]
     assert "15 of 100 images" in flags(found)[flag]

@@ -13,7 +13,7 @@ from robbench.leaderboards.files import plain_data
 from robbench.leaderboards.html import IndexEntry, index_page
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Browser, Page
+    from playwright.sync_api import Browser, BrowserContext, Dialog, Page
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 SWITCHES = [
@@ -54,10 +54,20 @@ def address(site: Path) -> str:
     return (site / "a <b> #1%" / "index.html").as_uri()
 
 
+def remote(url: str) -> list[str]:
+    """The address, if it is not of a file or written out in the page."""
+    return [] if url.startswith(("file:", "data:")) else [url]
+
+
 @pytest.fixture
 def opened(browser: Browser) -> Iterator[Any]:
     """Opens pages, and fails on whatever a page complains of or asks for."""
-    contexts, troubles = [], []
+    contexts: list[BrowserContext] = []
+    troubles: list[str] = []
+
+    def dismissed(dialog: Dialog) -> None:
+        troubles.append(f"dialog {dialog.message}")
+        dialog.dismiss()
 
     def start(url: str, width: int = 1280, **options: Any) -> Page:
         context = browser.new_context(viewport={"width": width, "height": 800}, reduced_motion="reduce", **options)
@@ -66,8 +76,8 @@ def opened(browser: Browser) -> Iterator[Any]:
         page.set_default_timeout(30_000)
         page.on("console", lambda message: troubles.append(message.text))
         page.on("pageerror", lambda error: troubles.append(str(error)))
-        page.on("dialog", lambda dialog: (troubles.append(f"dialog {dialog.message}"), dialog.dismiss()))
-        page.on("request", lambda sent: sent.url.startswith(("file:", "data:")) or troubles.append(sent.url))
+        page.on("dialog", dismissed)
+        page.on("request", lambda sent: troubles.extend(remote(sent.url)))
         page.goto(url)
         return page
 

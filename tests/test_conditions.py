@@ -221,7 +221,10 @@ def keys(folder: Path, content: dict[str, Any], file: str = "grid.toml", **reque
     return [cell.key for _, cell in plan(folder, content, file, **request)]
 
 
-MODEL = {"defense": {"name": "fgm", "eps": 0.1, "alpha": 0.25}, "recipe": {"lr": 0.01, "epochs": 2}}
+MODEL: dict[str, dict[str, object]] = {
+    "defense": {"name": "fgm", "eps": 0.1, "alpha": 0.25},
+    "recipe": {"lr": 0.01, "epochs": 2},
+}
 DATASET = {"name": "digits", "train_fraction": 0.1, "gallery": 20}
 
 

@@ -257,6 +257,7 @@ class KeepsGradients(Steps):
         with torch.enable_grad():
             moving = images.clone().requires_grad_()
             model(moving).gather(1, labels[:, None]).sum().backward()
+        assert moving.grad is not None
         gradient = moving.grad if threat.targeted else -moving.grad
         step = gradient.sign() * threat.radius * model.num_classes**0
         return torch.maximum(

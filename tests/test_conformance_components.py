@@ -66,7 +66,8 @@ class Front(Classifier):
         return images
 
     def forward(self, images: Tensor) -> Tensor:
-        return self.model(self.before(images))
+        result: Tensor = self.model(self.before(images))
+        return result
 
     def embed(self, images: Tensor) -> Tensor:
         return self.model.embed(self.before(images))

@@ -155,7 +155,9 @@ def test_zoom_blur_is_the_mean_of_enlargements() -> None:
     def zoomed(factor: float) -> np.ndarray:
         middle = (np.array(images.shape) - 1) / 2
         shrink = np.array([1, 1, 1 / factor, 1 / factor])
-        return ndimage.affine_transform(images.numpy(), shrink, middle * (1 - shrink), order=1, mode="nearest")
+        offset = middle * (1 - shrink)
+        result: np.ndarray = ndimage.affine_transform(images.numpy(), shrink, offset, order=1, mode="nearest")
+        return result
 
     np.testing.assert_allclose(enlarged(images, 1.3).numpy(), zoomed(1.3), atol=1e-9)
     for severity, largest in zip(SEVERITIES, (1.06, 1.11, 1.16, 1.21, 1.26), strict=True):

@@ -9,12 +9,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as some
 
-from robbench.core.corruption_kinds import EXTRA, MAIN, SEVERITIES
+from robbench.core.corruption_kinds import EXTRA, MAIN, SEVERITIES, CorruptionKind
 from robbench.core.errors import RequestError
 from robbench.evaluation.corruption_error import mce, mean_corruption_accuracy, relative_mce
 
 EVERY = (*MAIN, *EXTRA)
-TWO = ("fog", "snow")
+TWO: tuple[CorruptionKind, ...] = ("fog", "snow")
 # Errors: fog 0.1 to 0.5, sum 1.5; snow 0.2 throughout, sum 1.
 MODEL = {("fog", s): 1 - s / 10 for s in SEVERITIES} | {("snow", s): 0.8 for s in SEVERITIES}
 # Errors: fog 0.6 throughout, sum 3; snow 0.4 throughout, sum 2.

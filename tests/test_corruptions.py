@@ -45,8 +45,8 @@ def scenes(count: int, height: int = 32, width: int = 32, dtype: torch.dtype = t
 
 
 def correlation(first: Tensor, second: Tensor) -> float:
-    flat = [images.flatten(1) - images.flatten(1).mean(dim=1, keepdim=True) for images in (first, second)]
-    return float(functional.cosine_similarity(*flat).mean())
+    one, other = (images.flatten(1) - images.flatten(1).mean(dim=1, keepdim=True) for images in (first, second))
+    return float(functional.cosine_similarity(one, other).mean())
 
 
 @pytest.mark.parametrize(("height", "width"), SIZES)

@@ -215,8 +215,8 @@ def test_splits_never_overlap_and_keep_every_class(data: st.DataObject) -> None:
     assert len(np.unique(together)) == len(together)
     for part in (*parts, splits.gallery):
         assert np.all(np.diff(part) > 0)
-    for part in counts(splits):
-        assert min(part) >= 1
+    for by_class in counts(splits):
+        assert min(by_class) >= 1
     assert set(splits.gallery) <= set(splits.train)
     assert splits.counts(splits.gallery) == (min(3, *splits.counts(splits.train)),) * k
     assert splits.class_names == (tuple(chosen) or tuple(names))

@@ -149,11 +149,16 @@ def test_composing_one_defense_changes_only_its_streams() -> None:
 def test_a_loss_that_does_not_see_the_images_leaves_them() -> None:
     images = images_near(0.5, 0.4, 2)
     seen: list[Tensor] = []
+
+    def loss(x: Tensor) -> Tensor:
+        seen.append(x)
+        return x.sum()
+
     batch = Batch(
         images,
         torch.zeros(2).long(),
         streams(2),
-        lambda x: (seen.append(x), x.sum())[1],
+        loss,
         lambda x, unchanged: torch.zeros(()),
         0.1,
     )

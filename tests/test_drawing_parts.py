@@ -4,6 +4,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -242,7 +243,10 @@ def test_umap_is_fitted_on_training_images_alone_and_the_same_each_time() -> Non
 
 def test_targets_and_several_ways_to_attack_do_not_get_in_each_others_way(tmp_path: Path) -> None:
     data = dataset(test=(2, 2))
-    tried = {"targets": np.array([1, 0, 1, 0]), "every_target": np.array([[-1, 1], [0, -1], [-1, 0], [1, -1]])}
+    tried: dict[str, Any] = {
+        "targets": np.array([1, 0, 1, 0]),
+        "every_target": np.array([[-1, 1], [0, -1], [-1, 0], [1, -1]]),
+    }
     cells = [
         cell(model("a"), CLEAN, outcome("clean", [0, 1, 0, 1]), data=data),
         cell(

@@ -21,7 +21,7 @@ from subjects import (
     samples,
     subject,
 )
-from torch import Tensor
+from torch import Tensor, nn
 
 from robbench.core.contracts import Attack, Classifier, to_float
 from robbench.core.sample_rng import Streams
@@ -213,6 +213,7 @@ def test_running_out_of_memory_on_a_single_image_is_an_error() -> None:
 
 class Hooking(Attack):
     def perturb(self, model: Classifier, images: Tensor, labels: Tensor, threat: Threat, rng: Streams) -> Tensor:
+        assert isinstance(model.model, nn.Module)
         model.model.register_forward_hook(lambda module, given, scores: -scores)
         return images
 

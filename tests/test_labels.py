@@ -4,6 +4,7 @@ import csv
 import re
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -263,10 +264,10 @@ def test_the_sheet_shows_the_worst_and_no_markup_of_theirs(folder: tuple[Path, s
     images = svg.findall(".//{http://www.w3.org/2000/svg}image")
     assert len(images) == min(SHOWN, len(listing.found)) > 3
     assert not [node.tag for node in svg.iter() if str(node.tag).rpartition("}")[2] in ("b", "script")]
-    many = replace(
-        listing.found,
-        **{name: np.resize(getattr(listing.found, name), 40) for name in ("ids", "given", "suggested", "scores")},
-    )
+    arrays: dict[str, Any] = {
+        name: np.resize(getattr(listing.found, name), 40) for name in ("ids", "given", "suggested", "scores")
+    }
+    many = replace(listing.found, **arrays)
     svg = ElementTree.fromstring(label_sheet(replace(listing, found=many).worst(SHOWN))[1])
     assert len(svg.findall(".//{http://www.w3.org/2000/svg}image")) == SHOWN
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -38,7 +39,7 @@ def keep_history(store: Store, key: str, *lines: str) -> Path:
     return path
 
 
-def examples(n: int = 2, **more: np.ndarray) -> dict[str, np.ndarray]:
+def examples(n: int = 2, **more: Any) -> dict[str, Any]:
     images = np.arange(n * 12, dtype=np.uint8).reshape(n, 3, 2, 2)
     whole = {
         "ids": np.arange(n),
@@ -53,7 +54,8 @@ def test_a_store_without_them_has_no_materials(store: Store, cells: list[Cell]) 
     for exhibit in (None, "absent"):
         found = read_materials(store, exhibit, cells)
         assert found.samples is None
-        assert not any(map(len, (found.histories, found.examples, found.train, found.test)))
+        for part in (found.histories, found.examples, found.train, found.test):
+            assert not part
 
 
 def test_histories_are_found_by_row_and_seed(store: Store, cells: list[Cell]) -> None:

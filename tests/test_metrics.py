@@ -3,6 +3,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from random import Random
+from typing import Any
 
 import numpy as np
 import pytest
@@ -26,7 +27,7 @@ def make(
     kind: ConditionKind, labels: list[int], clean: list[int], final: list[int], k: int = 3, **arrays: object
 ) -> Outcome:
     applied = [kind != "clean" and (kind != "attack" or a == b) for a, b in zip(labels, clean, strict=True)]
-    values: dict[str, object] = {"ids": range(len(labels)), "labels": labels, "clean": clean}
+    values: dict[str, Any] = {"ids": range(len(labels)), "labels": labels, "clean": clean}
     values |= {"final": final, "rounded": final, "attempted": applied} | arrays
     specs = Outcome.arrays()
     return Outcome.of(k, kind, **{name: np.asarray(value).astype(specs[name].dtype) for name, value in values.items()})

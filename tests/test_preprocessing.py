@@ -179,7 +179,7 @@ def test_without_straight_through_no_gradient_passes() -> None:
     assert torch.equal(wrapped(images), BitDepth().wrap(model)(images))
     # Weights that are trained behind the change would still learn.
     model.weight.requires_grad_()
-    wrapped(images).sum().backward()  # type: ignore[no-untyped-call]
+    wrapped(images).sum().backward()
     assert model.weight.grad is not None
     assert bool(model.weight.grad.any())
 
@@ -262,7 +262,7 @@ def test_parameters_out_of_range_are_refused() -> None:
         (ToolboxPreprocessor, {"preprocessor": "JpegCompression", "parameter": 101}, "parameter = 101"),
     ):
         with pytest.raises(RequestError, match=message):
-            defense(**options)  # type: ignore[operator]
+            defense(**options)
 
 
 # --- whole runs

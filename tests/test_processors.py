@@ -39,7 +39,7 @@ simd = np.show_config(mode="dicts")["SIMD Extensions"].get("found", [])
 print(json.dumps({"made": made, "blas": blas, "simd": simd}))
 """
 
-SIMD = np.show_config(mode="dicts")["SIMD Extensions"].get("found", [])  # type: ignore[no-untyped-call]
+SIMD = np.show_config(mode="dicts")["SIMD Extensions"].get("found", [])
 
 
 def made(**environment: str) -> dict[str, object]:

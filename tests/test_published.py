@@ -10,6 +10,7 @@ from board_cells import A_MODEL, CLEAN, PGD, cell, outcome
 from robbench.core.registry import Registry
 from robbench.leaderboards import write_board
 from robbench.leaderboards.archive import read_archive, read_note, read_pictures, write_archive
+from robbench.results.schema import Outcome, Record
 from robbench.results.verification import first_difference, verify
 
 PUBLISHED = Path(__file__).resolve().parents[1] / "leaderboards" / "published"
@@ -38,7 +39,7 @@ def test_no_published_cell_failed() -> None:
 
 def test_an_archive_gives_back_its_cells(tmp_path: Path) -> None:
     labels = np.array([0, 1, 1])
-    cells = []
+    cells: list[tuple[Record, Outcome | None]] = []
     for condition, result in ((CLEAN, outcome("clean", labels)), (PGD, outcome("attack", labels, labels, 1 - labels))):
         record, made = cell(A_MODEL, condition, result)
         assert made is not None
@@ -54,7 +55,7 @@ def test_an_archive_gives_back_its_cells(tmp_path: Path) -> None:
 
 
 def test_honest_rows_carry_no_flag() -> None:
-    rows = {}
+    rows: dict[tuple[str, str], dict[str, str]] = {}
     for folder in BOARDS:
         for record, _ in read_archive(folder):
             rows.setdefault((folder.name, record.spec.model.label), {}).update(record.flags)

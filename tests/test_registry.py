@@ -68,7 +68,7 @@ def test_a_file_in_the_kinds_package_is_all_that_registration_takes(
     assert entries["heavy"].file == str(tmp_path / "weighty.py")
     assert entries["heavy"].source is None
     del sys.modules["robbench.defenses.weighty"]
-    del robbench.defenses.weighty
+    delattr(robbench.defenses, "weighty")
 
 
 def test_one_class_may_have_several_names_with_presets(tmp_path: Path) -> None:

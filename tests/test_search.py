@@ -10,6 +10,7 @@ import textwrap
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ import tiny
 
 import robbench.training.trainer
 from robbench.cli.main import main
+from robbench.core.atomic_io import write_atomically
 from robbench.core.errors import RequestError, StoreError
 from robbench.data.splits import Splits
 from robbench.planning.plan import Job
@@ -162,18 +164,18 @@ def test_a_search_in_parts_is_the_search_at_once(
     _, whole = finished
     wanted = prepare(tiny.make(tmp_path, recipe="epochs = 2, keep = 'best'"))
     search(wanted, 2)
-    keep, calls = robbench.training.trainer.write_atomically, []
+    calls: list[Path] = []
 
     def dying(path: Path, data: bytes | str) -> None:
         calls.append(path)
         if len(calls) == 2:
             raise KeyboardInterrupt
-        keep(path, data)
+        write_atomically(path, data)
 
     monkeypatch.setattr("robbench.training.trainer.write_atomically", dying)
     with pytest.raises(KeyboardInterrupt):
         search(wanted, COUNT)
-    monkeypatch.setattr("robbench.training.trainer.write_atomically", keep)
+    monkeypatch.setattr("robbench.training.trainer.write_atomically", write_atomically)
     assert len(lines(wanted)) == 2
     again = prepare(tiny.make(tmp_path, recipe="epochs = 2, keep = 'best'"))
     assert timeless(search(again, COUNT)) == timeless(whole)
@@ -264,7 +266,12 @@ def test_test_images_make_no_difference(tmp_path: Path, monkeypatch: pytest.Monk
     (tmp_path / "sighted.py").write_text(SIGHTED)
     taken: list[np.ndarray] = []
     take = Splits.take
-    monkeypatch.setattr(Splits, "take", lambda self, source, index: taken.append(index) or take(self, source, index))
+
+    def spied(self: Splits, source: Any, index: np.ndarray) -> Any:
+        taken.append(index)
+        return take(self, source, index)
+
+    monkeypatch.setattr(Splits, "take", spied)
     found = {}
     for name in ("sighted", "poisoned"):
         dataset = f"{name}[classes=8|3|9,train_fraction=0.2]"

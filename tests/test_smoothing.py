@@ -314,7 +314,7 @@ def test_a_smoothed_model_runs_whole_and_the_same_when_it_is_resumed(tmp_path: P
         for half in halves:
             waiting = [cell for cell in job.cells[half] if not store.finished(cell.key)]
             carry_out(plan, job, waiting, lambda progress: None)
-        records = [store.record(cell.key) for cell in job.cells]
+        records = [record for cell in job.cells if (record := store.record(cell.key))]
         assert [record.status for record in records] == ["done", "done"]
         outcomes.append([store.outcome(record) for record in records])
     for first, second in zip(*outcomes, strict=True):

@@ -83,7 +83,7 @@ def test_balanced_interval_covers() -> None:
             mean = balanced([wilson(int(count), n) for count, n in zip(drawn, sizes, strict=True)])
             assert mean.low is not None
             assert mean.high is not None
-            hits += mean.low <= np.mean(truth) <= mean.high
+            hits += int(mean.low <= np.mean(truth) <= mean.high)
         assert 0.93 < hits / 2000 < 0.985
 
 

@@ -17,12 +17,13 @@ from hypothesis import strategies as st
 from pydantic import BaseModel
 
 from robbench.cli.main import main
+from robbench.core.atomic_io import write_atomically
 from robbench.core.errors import RequestError, StoreError
 from robbench.execution.jobs import carry_out
 from robbench.execution.runner import remaining
 from robbench.results import store as store_module
 from robbench.results.schema import SCHEMA, BoardNote, Outcome, Record
-from robbench.results.store import Store, write_atomically
+from robbench.results.store import Store
 
 
 def outcome(count: int = 12, seed: int = 0) -> Outcome:
@@ -124,11 +125,10 @@ def test_a_crash_between_writing_and_renaming_leaves_no_entry(
 
 def test_the_record_is_written_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, a_record: Record) -> None:
     order: list[str] = []
-    write = store_module.write_atomically
 
     def noting(path: Path, data: bytes | str) -> None:
         order.append(path.name)
-        write(path, data)
+        write_atomically(path, data)
 
     monkeypatch.setattr(store_module, "write_atomically", noting)
     Store(tmp_path).write_cell(a_record, outcome(), {"examples.npz": b"examples"})

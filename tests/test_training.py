@@ -91,7 +91,7 @@ def test_one_step_is_gradient_descent_on_the_weighted_loss(tmp_path: Path) -> No
     own = (counts.sum() / counts)[samples.labels]
     losses = nn.functional.cross_entropy(model(to_float(samples.images)), samples.labels, reduction="none")
     loss = (own * losses).sum() / own.sum()
-    loss.backward()  # type: ignore[no-untyped-call]
+    loss.backward()
     expected = {name: p.detach() - 0.05 * p.grad for name, p in model.named_parameters() if p.grad is not None}
     after = trained(job, Store(tmp_path))
     assert expected.keys() == {name for name, _ in model.named_parameters()}

@@ -23,14 +23,16 @@ class Quantised(Wrapped):
     """Rounds images to 16 levels, which has gradient zero."""
 
     def forward(self, images: Tensor) -> Tensor:
-        return self.inner((images * 15).round() / 15)
+        result: Tensor = self.inner((images * 15).round() / 15)
+        return result
 
 
 class Saturated(Wrapped):
     """Gives probabilities that are 0 and 1 to the last bit."""
 
     def forward(self, images: Tensor) -> Tensor:
-        return (2000 * self.inner(images)).softmax(dim=1)
+        result: Tensor = (2000 * self.inner(images)).softmax(dim=1)
+        return result
 
 
 class Noisy(Wrapped):
@@ -42,7 +44,8 @@ class Noisy(Wrapped):
         self.calls += 1
         generator = torch.Generator().manual_seed(self.calls)
         scores = self.inner(images)
-        return scores + 0.3 * torch.randn(scores.shape, generator=generator, dtype=scores.dtype)
+        result: Tensor = scores + 0.3 * torch.randn(scores.shape, generator=generator, dtype=scores.dtype)
+        return result
 
 
 class Misleading(Wrapped):
@@ -50,7 +53,8 @@ class Misleading(Wrapped):
 
     def forward(self, images: Tensor) -> Tensor:
         stairs = (images.detach() * 64).round() / 64
-        return self.inner(stairs) - 0.05 * (self.inner(images) - self.inner(images.detach()))
+        result: Tensor = self.inner(stairs) - 0.05 * (self.inner(images) - self.inner(images.detach()))
+        return result
 
 
 class Winners(Wrapped):
@@ -86,4 +90,5 @@ class Blocked(Wrapped):
     """Passes no gradient at all."""
 
     def forward(self, images: Tensor) -> Tensor:
-        return self.inner(images.detach()).detach()
+        result: Tensor = self.inner(images.detach()).detach()
+        return result

@@ -93,7 +93,7 @@ def embeddings(model: Classifier, samples: Samples, images: Tensor, size: int, s
 def embedded(path: Path) -> int:
     """How many embeddings a file holds; 0 where it is missing or damaged."""
     try:
-        with np.load(path) as found:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as found:
             return len(found["ids"])
     except (OSError, ValueError, KeyError, zipfile.BadZipFile):
         return 0

@@ -24,10 +24,12 @@ class Network(Classifier):
         self.head = nn.Linear(2048, 10)
 
     def embed(self, images: Tensor) -> Tensor:
-        return self.features(images)
+        result: Tensor = self.features(images)
+        return result
 
     def forward(self, images: Tensor) -> Tensor:
-        return self.head(self.embed(images))
+        result: Tensor = self.head(self.embed(images))
+        return result
 
 
 ATTACKS = {
