@@ -16,20 +16,11 @@ from robbench.leaderboards.check_results import Checked, checked
 from robbench.leaderboards.corruption_results import Corrupted, corrupted
 from robbench.leaderboards.curves import Curve, sizes, strength
 from robbench.leaderboards.table import Cell, Status, Table, ThreatModel, is_audited
-from robbench.results.schema import ConditionSpec, DatasetSpec, Measure, ModelSpec, Outcome, Training, digest
+from robbench.results.schema import ConditionSpec, DatasetSpec, Measure, ModelSpec, Training, digest
 
 IMBALANCE = 1.5
 """From this ratio of the largest to the smallest class of the test set on, balanced figures stand beside plain ones."""
 
-_PARTS = (
-    measures.decisions,
-    measures.robustness,
-    measures.repeated_draws,
-    measures.success,
-    measures.agreement,
-    measures.change,
-    measures.passes,
-)
 _DETAILS: tuple[str, ...] = (
     "macro_f1",
     "robust_accuracy_8bit",
@@ -207,10 +198,6 @@ def board_data(title: str, grid: str, cells: Sequence[Cell]) -> Board:
 # -------------------------------------------------------------------------------------------------------------- figures
 
 
-def _measures(outcome: Outcome) -> dict[str, Measure]:
-    return {name: figure for part in _PARTS for name, figure in part(outcome).items()}
-
-
 def _details(by_seed: Sequence[Mapping[str, Measure]]) -> dict[str, Figure]:
     found = {}
     for name in _DETAILS:
@@ -248,7 +235,7 @@ def _entry(table: Table, model: str, condition: ConditionSpec) -> Entry:
     confusion = sum(measures.confusion(part.labels, part.final, table.num_classes) for part in outcomes)
     right = rates([scores(outcome) for outcome in outcomes], table.num_classes)
     plain = rates([accuracy_scores(outcome) for outcome in outcomes], table.num_classes)
-    by_seed = [_measures(outcome) for outcome in outcomes]
+    by_seed = [measures.figures(outcome) for outcome in outcomes]
     return Entry(
         status=status,
         rates=right[0] if right else None,

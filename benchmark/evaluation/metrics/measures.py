@@ -221,3 +221,20 @@ def passes(outcome: Outcome) -> dict[str, Measure]:
         return {}
     spent: Mapping[str, NDArray[np.float64]] = {"forwards": outcome.forwards, "backwards": outcome.backwards}
     return {name: Measure(float(values.mean()), n=len(outcome)) for name, values in spent.items()}
+
+
+PARTS = (decisions, robustness, repeated_draws, success, agreement, change, passes)
+"""What the built-in metrics are made of."""
+
+
+def figures(outcome: Outcome) -> dict[str, Measure]:
+    """All of them by name, as plain numbers."""
+    found = {name: figure for part in PARTS for name, figure in part(outcome).items()}
+    return {
+        name: Measure(float(figure.value), _plain(figure.low), _plain(figure.high), int(figure.n))
+        for name, figure in found.items()
+    }
+
+
+def _plain(end: float | None) -> float | None:
+    return None if end is None else float(end)
