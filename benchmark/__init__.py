@@ -27,6 +27,7 @@ if TYPE_CHECKING:
         register_balancer,
         register_dataset,
         register_defense,
+        register_figure,
         register_metric,
         register_objective,
     )
@@ -34,19 +35,21 @@ if TYPE_CHECKING:
     from robbench.core.threat_model import Threat
     from robbench.data.dataset import Dataset, EpsList, Raw
     from robbench.defenses._preprocessing import Preprocessing
+    from robbench.leaderboards.plots._scene import Figure, Scene, Sketch
     from robbench.results.schema import Measure, Outcome, Record
 
 _MODULES = {
     "core.contracts": ("Architecture Attack Backbone Balancer Batch Classifier Defense Metric Objective Samples"),
     "results.schema": "Measure Outcome Record",
     "core.registry": (
-        "register_architecture register_attack register_balancer register_dataset register_defense register_metric "
-        "register_objective"
+        "register_architecture register_attack register_balancer register_dataset register_defense register_figure "
+        "register_metric register_objective"
     ),
     "core.sample_rng": "Streams",
     "defenses._preprocessing": "Preprocessing",
     "data.dataset": "Dataset EpsList Raw",
     "core.threat_model": "Threat",
+    "leaderboards.plots._scene": "Figure Scene Sketch",
 }
 _HOMES = {name: f"robbench.{module}" for module, names in _MODULES.items() for name in names.split()}
 
@@ -60,6 +63,7 @@ __all__ = [
     "Dataset",
     "Defense",
     "EpsList",
+    "Figure",
     "Measure",
     "Metric",
     "Objective",
@@ -68,6 +72,8 @@ __all__ = [
     "Raw",
     "Record",
     "Samples",
+    "Scene",
+    "Sketch",
     "Streams",
     "Threat",
     "register_architecture",
@@ -75,6 +81,7 @@ __all__ = [
     "register_balancer",
     "register_dataset",
     "register_defense",
+    "register_figure",
     "register_metric",
     "register_objective",
 ]

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from robbench.core.atomic_io import write_atomically
 from robbench.core.errors import StoreError
-from robbench.leaderboards.figure_manifest import Picture, read_manifest
+from robbench.leaderboards.figure_manifest import FILE_STEM, Picture, read_manifest
 from robbench.leaderboards.outcome_columns import pack_outcomes, read_arrays, unpack_outcomes
 from robbench.leaderboards.record_lines import FORMAT, read_lines, record_lines
 from robbench.leaderboards.table import Cell
@@ -22,7 +22,6 @@ RECORDS = "records.jsonl"
 OUTCOMES = "outcomes.npz"
 
 _KEY = re.compile(r"[0-9a-f]{20}")
-_FILE_STEM = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 
 def write_archive(folder: Path, cells: Sequence[Cell]) -> list[Path]:
@@ -139,7 +138,7 @@ def read_pictures(folder: Path) -> tuple[Picture, ...]:
     with _reading(folder / "figures"):
         pictures = read_manifest(folder)
         for picture in pictures:
-            if not isinstance(picture.name, str) or not _FILE_STEM.fullmatch(picture.name):
+            if not isinstance(picture.name, str) or not re.fullmatch(FILE_STEM, picture.name):
                 raise ValueError(f"{picture.name!r} is not the name of a figure")
         return pictures
 

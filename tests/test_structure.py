@@ -47,7 +47,7 @@ STAGES = [
 ]
 # Boards are made from records and outcomes alone.
 OPEN_TO_BOARDS = """
-core.errors core.atomic_io core.threat_model core.corruption_kinds core.corruption_kinds results.schema
+core.component core.registry core.errors core.atomic_io core.threat_model core.corruption_kinds results.schema
 evaluation.statistics evaluation.audit
 evaluation.metrics evaluation.metrics.corruptions evaluation.metrics.measures
 """

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from robbench.planning.grid import Request
     from robbench.results.store import Store
 
-KIND_NAMES = ("attack", "defense", "dataset", "balancer", "architecture", "objective", "metric", "grid")
+KIND_NAMES = ("attack", "defense", "dataset", "balancer", "architecture", "objective", "metric", "figure", "grid")
 
 
 class _Parser(argparse.ArgumentParser):
@@ -113,6 +113,7 @@ def parser() -> argparse.ArgumentParser:
     report = commands.add_parser("report", help="make the boards again from the records alone")
     report.add_argument("--grid", action="append", default=[], metavar="GRID", help="only this grid's; repeatable")
     report.add_argument("--out", type=Path, default=Path("runs"), metavar="DIR", help="the store (default: runs)")
+    _add_plugin(report)
     report.set_defaults(do=_report)
 
     publish = commands.add_parser("publish", help="check boards and put them with their records where they are read")
@@ -221,7 +222,7 @@ def _run(options: argparse.Namespace) -> int:
         refresh(plan, store)
         with Display(plan, work) as display:
             execute(plan, work, options.workers or default_workers(plan.device), display.tell)
-        boards = write_boards(store, noted)
+        boards = write_boards(store, noted, plan.registry)
         store.note_request(rests_on, plan.name, noted)
     show_boards(boards, store.root)
     return 1 if boards.failed() else 0
@@ -260,7 +261,7 @@ def _labels(options: argparse.Namespace) -> int:
     from robbench.core.atomic_io import file_name
     from robbench.core.registry import Registry
     from robbench.data.label_issues import examine, write
-    from robbench.leaderboards.plots.label_sheet import SHOWN, label_sheet
+    from robbench.leaderboards.plots._label_sheet import SHOWN, label_sheet
     from robbench.planning.planner import load_data
     from robbench.results.store import Store
 
@@ -303,11 +304,12 @@ def _check(options: argparse.Namespace) -> int:
 
 def _report(options: argparse.Namespace) -> int:
     from robbench.cli.display import show_boards
+    from robbench.core.registry import Registry
     from robbench.execution.runner import write_boards
     from robbench.results.store import Store
 
     store = Store(options.out)
-    boards = write_boards(store, _noted_boards(store, options.grid))
+    boards = write_boards(store, _noted_boards(store, options.grid), Registry(tuple(options.plugin)))
     show_boards(boards, store.root)
     return 1 if boards.failed() else 0
 

@@ -25,7 +25,7 @@ from robbench.core.component import Component
 from robbench.core.errors import RequestError, did_you_mean
 from robbench.core.threat_model import NORMS, Norm
 
-Kind = Literal["dataset", "balancer", "architecture", "objective", "defense", "attack", "metric"]
+Kind = Literal["dataset", "balancer", "architecture", "objective", "defense", "attack", "metric", "figure"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 ENTRY_POINTS = "robbench.plugins"
 
@@ -37,6 +37,7 @@ _PACKAGES: Mapping[Kind, str] = {
     "defense": "robbench.defenses",
     "attack": "robbench.attacks",
     "metric": "robbench.evaluation.metrics",
+    "figure": "robbench.leaderboards.plots",
 }
 _MARK = "__robbench__"
 
@@ -68,7 +69,7 @@ def _register(mark: Mark) -> Callable[[C], C]:
 
     def decorate(cls: C) -> C:
         # By name, since what the kinds are stands above this module.
-        homes = ("robbench.core.contracts", "robbench.data.dataset")
+        homes = ("robbench.core.contracts", "robbench.data.dataset", "robbench.leaderboards.plots._scene")
         if not any(parent.__name__ == base and parent.__module__ in homes for parent in cls.__mro__):
             raise RequestError(f'{mark.kind} "{mark.name}": class {cls.__name__} is not derived from robbench.{base}')
         setattr(cls, _MARK, (*cls.__dict__.get(_MARK, ()), mark))
@@ -119,6 +120,11 @@ def register_attack(name: str, *, norms: Sequence[Norm], **preset: object) -> Ca
 def register_metric(name: str, **preset: object) -> Callable[[C], C]:
     """Register a metric."""
     return _register(Mark("metric", name, preset))
+
+
+def register_figure(name: str, **preset: object) -> Callable[[C], C]:
+    """Register a figure of boards."""
+    return _register(Mark("figure", name, preset))
 
 
 @dataclass(frozen=True)

@@ -17,8 +17,9 @@ from robbench.results.schema import BoardNote, Outcome, Record, Reference, Train
 from robbench.results.store import Store
 
 if TYPE_CHECKING:
+    from robbench.core.registry import Registry
     from robbench.execution.jobs import Tell
-    from robbench.planning.plan import Cell, Data, Job, Plan
+from robbench.planning.plan import Cell, Data, Job, Plan
 
 EXHIBITED = 8
 """Training images of each class that are kept for figures."""
@@ -183,12 +184,13 @@ def board_name(grid: str, dataset: str) -> str:
     return file_name(f"{grid}-{dataset}")
 
 
-def write_boards(store: Store, boards: Collection[str] | None = None) -> Boards:
+def write_boards(store: Store, boards: Collection[str] | None = None, registry: Registry | None = None) -> Boards:
     """Make boards from records and outcomes alone.
 
     Args:
         store: The store.
         boards: Their names; all that the store knows of where it is None.
+        registry: The known figures; the built-in ones where it is None.
 
     Raises:
         StoreError: If a cell is damaged or a board cannot be written.
@@ -212,7 +214,7 @@ def write_boards(store: Store, boards: Collection[str] | None = None) -> Boards:
             shown = BoardNote.model_validate({name: note[name] for name in BoardNote.model_fields if name in note})
             made = board_data(shown.title, shown.grid, found[board])
             materials = read_materials(store, note.get("exhibit"), found[board])
-            pictures = draw(folder, made, found[board], materials)
+            pictures = draw(folder, made, found[board], materials, registry)
             files[board] = write_files(folder, made, shown, found[board], pictures)
     if files:
         made_before = [folder for name in store.boards() if (folder := store.root / "leaderboards" / name).is_dir()]

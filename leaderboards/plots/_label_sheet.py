@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from robbench.leaderboards.plots.style import WIDTH, Fonts, encode, page, place, style
+from robbench.leaderboards.plots._style import WIDTH, Fonts, page, place, png, style, svg
 
 SHOWN = 24
 """How many of the worst are worth a look."""
@@ -33,4 +33,4 @@ def label_sheet(images: Sequence[tuple[NDArray[np.uint8], str, str]]) -> tuple[b
             place(axes, image / 255, x + (across - _IMAGE) / 2, y + _GAP, _IMAGE)
             given, suggested = (fonts.text(name, 16) for name in classes)
             axes.text(x + across / 2, y + _IMAGE + 2 * _GAP, f"{given}\n→ {suggested}", size=8, ha="center", va="top")
-        return encode(made)
+        return png(made), svg(made)

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from robbench.leaderboards.aggregates import Figure
-from robbench.leaderboards.plots.words import short
+from robbench.leaderboards.aggregates import Estimate
+from robbench.leaderboards.plots._words import short
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -156,20 +156,44 @@ def place(axes: Axes, image: NDArray[Any], x: float, y: float, side: float) -> N
     )
 
 
-def encode(made: Sheet) -> tuple[bytes, bytes]:
-    """A figure as PNG and as SVG, the same bytes for the same figure."""
+def png(made: Sheet) -> bytes:
+    """A figure as PNG of at most 256 colors, the same bytes for the same figure."""
+    _lay_out(made)
+    buffer = io.BytesIO()
+    made.savefig(buffer, format="png", dpi=DPI, metadata={"Software": None})
+    return with_palette(buffer.getvalue())
+
+
+def svg(made: Sheet) -> bytes:
+    """A figure as SVG, the same bytes for the same figure."""
+    _lay_out(made)
+    buffer = io.BytesIO()
+    made.savefig(buffer, format="svg", metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
+    return buffer.getvalue()
+
+
+def with_palette(data: bytes) -> bytes:
+    """A PNG with the 256 colors that suit it best, a third of the size: on charts none is missed, on photographs the
+    difference is 3 of 256 levels on average."""
+    from PIL import Image
+
+    with Image.open(io.BytesIO(data)) as image:
+        plain = image.convert("RGB")
+    buffer = io.BytesIO()
+    # Dithering would scatter dots over flat colors.
+    plain.quantize(256, kmeans=3, dither=Image.Dither.NONE).save(buffer, format="PNG", optimize=True)
+    return buffer.getvalue()
+
+
+def _lay_out(made: Sheet) -> None:
     engine = made.get_layout_engine()
     if engine is not None:
         # Once is enough: left in place, it would be carried out twice again for each file.
         engine.execute(made)
         made.set_layout_engine(None)
-    png, svg = io.BytesIO(), io.BytesIO()
-    made.savefig(png, format="png", dpi=DPI, metadata={"Software": None})
-    made.savefig(svg, format="svg", metadata={"Date": None, "Creator": None})
-    return png.getvalue(), svg.getvalue()
 
 
-def spans(figures: Sequence[Figure | None]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def spans(figures: Sequence[Estimate | None]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Percentages and how far their intervals reach below and above, shapes ``(N,)`` and ``(2, N)``; NaN for None."""
     values = np.array([np.nan if figure is None else figure.value for figure in figures])
     low = [np.nan if figure is None or figure.low is None else figure.low for figure in figures]

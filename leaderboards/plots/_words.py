@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from unicodedata import category
 
-from robbench.leaderboards.aggregates import Figure, Rates
+from robbench.leaderboards.aggregates import Estimate, Rates
 
 
 def short(text: object, limit: int = 60) -> str:
@@ -22,6 +22,6 @@ def pct(share: float) -> str:
     return f"{value:.1f} %" if 0 < value < 1 or 99 < value < 100 else f"{value:.0f} %"
 
 
-def average(rates: Rates, imbalanced: bool) -> Figure:
+def average(rates: Rates, imbalanced: bool) -> Estimate:
     """The figure that boards show first: averaged over classes where the test set is imbalanced, else over images."""
     return rates.balanced if imbalanced else rates.share
