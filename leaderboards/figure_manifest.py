@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -12,7 +12,7 @@ from robbench.core.atomic_io import write_atomically
 from robbench.core.errors import StoreError
 from robbench.results.schema import dumps
 
-Section = Literal["ranking", "data", "training", "accuracy", "robustness", "examples", "embeddings", "noise"]
+Section = Literal["ranking", "strength", "rounding", "classes", "images", "noise", "embeddings", "data", "training"]
 """Parts of a board that figures illustrate, in the order in which figures are listed."""
 
 FILE_STEM = r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}"
@@ -73,6 +73,20 @@ def read_manifest(directory: Path) -> tuple[Picture, ...]:
     return pictures
 
 
+_EARLIER: Mapping[str, Section] = {
+    "robustness": "strength",
+    "accuracy": "classes",
+    "examples": "images",
+    "attacked-over-eps": "strength",
+    "rounding": "rounding",
+    "ranking": "ranking",
+}
+
+
 def _migrated(entry: dict[str, Any]) -> dict[str, Any]:
-    """Earlier lists did not say which figures are photographs."""
-    return {"photograph": entry["section"] == "examples" or entry["name"] == "sample-images"} | entry
+    """Earlier lists had fewer sections, and did not say which figures are photographs."""
+    if "photograph" in entry:
+        return entry
+    section = _EARLIER.get(entry["name"], _EARLIER.get(entry["section"], entry["section"]))
+    photograph = entry["section"] == "examples" or entry["name"] == "sample-images"
+    return entry | {"section": section, "photograph": photograph}

@@ -27,7 +27,8 @@ _TYPES: Mapping[str, np.dtype[Any]] = {
     if get_origin(hint) is np.ndarray
 }
 _SMALLER = ("u1", "u2", "u4", "f4")
-_PIECE = 2**16
+_PIECE = 2**12
+_COMPRESSIONS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_LZMA)
 
 
 def pack_outcomes(outcomes: Sequence[Outcome]) -> bytes:
@@ -47,14 +48,14 @@ def pack_outcomes(outcomes: Sequence[Outcome]) -> bytes:
             columns[_WIDTH.format(name)] = _narrowed(np.array(widths, dtype=np.int64))
         columns[name] = _narrowed(np.concatenate([np.zeros(0, dtype), *(part.ravel() for part in parts)]))
     buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as file:
+    with zipfile.ZipFile(buffer, "w") as file:
         for name, column in columns.items():
             member = io.BytesIO()
             np.lib.format.write_array(member, column, allow_pickle=False)
             # Without a date of its own, a member has the earliest that there is.
             info = zipfile.ZipInfo(f"{name}.npy")
-            info.compress_type = zipfile.ZIP_DEFLATED
-            file.writestr(info, member.getvalue(), compresslevel=9)
+            info.compress_type = zipfile.ZIP_LZMA
+            file.writestr(info, member.getvalue())
     return buffer.getvalue()
 
 
@@ -90,14 +91,14 @@ def read_arrays(path: Any) -> dict[str, NDArray[Any]]:
     arrays = {}
     with zipfile.ZipFile(path) as file:
         members = file.infolist()
-        if any(info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED) for info in members):
+        if any(info.compress_type not in _COMPRESSIONS for info in members):
             raise ValueError("it is compressed in an unknown way")
         total = sum(info.file_size for info in members)
         if total > LIMIT:
             raise ValueError(f"it unfolds to {total:,} bytes, more than {LIMIT:,}")
         for info in members:
             with file.open(info) as member:
-                # In pieces: a member whose declared size is wrong would be unfolded whole otherwise.
+                # In pieces: all of a member that is larger than it says would be unfolded otherwise.
                 data = b"".join(iter(lambda: member.read(_PIECE), b""))
             arrays[info.filename.removesuffix(".npy")] = np.lib.format.read_array(io.BytesIO(data), allow_pickle=False)
     return arrays

@@ -11,6 +11,7 @@ from typing import Any
 from robbench.conformance.attacks import check_attack
 from robbench.conformance.components import ARCHITECTURES, BALANCERS, DEFENSES, OBJECTIVES
 from robbench.conformance.data import DATASETS, METRICS, Files
+from robbench.conformance.figures import FIGURES
 from robbench.conformance.rules import Finding, Rule, judge
 from robbench.core.errors import RequestError, did_you_mean
 from robbench.core.registry import KINDS, Kind, Registry
@@ -24,6 +25,7 @@ _RULES: Mapping[Kind, tuple[Rule[Any], ...]] = {
     "objective": OBJECTIVES,
     "defense": DEFENSES,
     "metric": METRICS,
+    "figure": FIGURES,
 }
 
 

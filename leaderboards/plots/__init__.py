@@ -79,7 +79,7 @@ def draw(
 
 
 def _picture(scene: Scene, figure: Figure, sketch: Sketch) -> Picture:
-    numbered = "" if figure.section in ("ranking", "training", "robustness") else scene.numbered_classes()
+    numbered = "" if figure.section in ("ranking", "training", "rounding") else scene.numbered_classes()
     return Picture(
         name=sketch.name,
         section=figure.section,

@@ -50,7 +50,7 @@ def which(rows: Sequence[Row], shown: Sequence[Row]) -> str:
         return ""
     lead = [row.label for row in leading(rows)]
     there = [label for label in lead if label in {row.label for row in shown}]
-    parts = ["the highest" if label == rows[0].label else "the highest undefended one" for label in there]
+    parts = ["the best" if label == rows[0].label else "the best undefended one" for label in there]
     rest = len(shown) - len(there)
-    parts += [f"the highest of {counted(rest, 'other kind')} of training"] * (rest > 0)
+    parts += [f"the best of {counted(rest, 'other kind')} of training"] * (rest > 0)
     return f" Of {counted(len(rows), 'row')}, {listed(parts)} {'is' if len(shown) == 1 else 'are'} shown."

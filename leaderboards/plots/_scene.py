@@ -98,7 +98,7 @@ def breakable(label: str) -> str:
 class Figure(Component):
     """A kind of figure of a board."""
 
-    section: ClassVar[Section] = "robustness"
+    section: ClassVar[Section] = "ranking"
     """The part of the board that it illustrates."""
     position: ClassVar[int] = 100
     """Its place among the figures of its section: those with smaller numbers come first."""

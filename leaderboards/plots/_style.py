@@ -158,7 +158,7 @@ def place(axes: Axes, image: NDArray[Any], x: float, y: float, side: float) -> N
 
 def png(made: Sheet) -> bytes:
     """A figure as PNG of at most 256 colors, the same bytes for the same figure."""
-    _lay_out(made)
+    lay_out(made)
     buffer = io.BytesIO()
     made.savefig(buffer, format="png", dpi=DPI, metadata={"Software": None})
     return with_palette(buffer.getvalue())
@@ -166,7 +166,7 @@ def png(made: Sheet) -> bytes:
 
 def svg(made: Sheet) -> bytes:
     """A figure as SVG, the same bytes for the same figure."""
-    _lay_out(made)
+    lay_out(made)
     buffer = io.BytesIO()
     made.savefig(buffer, format="svg", metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
     return buffer.getvalue()
@@ -185,7 +185,8 @@ def with_palette(data: bytes) -> bytes:
     return buffer.getvalue()
 
 
-def _lay_out(made: Sheet) -> None:
+def lay_out(made: Sheet) -> None:
+    """Settle the place of everything in a figure."""
     engine = made.get_layout_engine()
     if engine is not None:
         # Once is enough: left in place, it would be carried out twice again for each file.
@@ -215,3 +216,18 @@ def share_axis(axes: Axes, axis: str = "y", label: str = "", lowest: int = 0) ->
     axes.grid(axis="y" if axis == "y" else "x")
     if label:
         along.set_label_text(label)
+
+
+def percent_limits(axes: Axes, axis: str, values: Sequence[float]) -> None:
+    """Let an axis of percentages hold some values, from a round number to a round number."""
+    from matplotlib.ticker import PercentFormatter
+
+    low, high = max(0.0, min(values) - 2), min(100.0, max(values) + 2)
+    step = 5 if high - low < 30 else 10
+    ends = (step * np.floor(low / step), step * np.ceil(high / step))
+    along = axes.yaxis if axis == "y" else axes.xaxis
+    margin = 0.03 * (ends[1] - ends[0])
+    (axes.set_ylim if axis == "y" else axes.set_xlim)(ends[0] - margin, ends[1] + margin)
+    along.set_ticks(np.arange(ends[0], ends[1] + 1, step))
+    along.set_major_formatter(PercentFormatter(decimals=0, symbol=" %"))
+    axes.grid(True, axis="y" if axis == "y" else "x")

@@ -20,7 +20,7 @@ from robbench.results.schema import ConditionSpec
 class AttackedImages(Figure):
     """Images before and after the hardest attack on the best and the best undefended row."""
 
-    section: ClassVar[Section] = "examples"
+    section: ClassVar[Section] = "images"
     position: ClassVar[int] = 10
     photograph: ClassVar[bool] = True
 

@@ -29,8 +29,8 @@ SAMPLES, SIZES = 4, 5
 class AttackedOverEps(Figure):
     """Images under one attack of rising size: FGSM, or the first that was run at several eps."""
 
-    section: ClassVar[Section] = "examples"
-    position: ClassVar[int] = 20
+    section: ClassVar[Section] = "strength"
+    position: ClassVar[int] = 30
     photograph: ClassVar[bool] = True
 
     def draw(self, scene: Scene) -> Iterator[Sketch]:

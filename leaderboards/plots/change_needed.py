@@ -18,7 +18,7 @@ from robbench.leaderboards.plots._words import short
 class ChangeNeeded(Figure):
     """Robust accuracy over the size of the change, for attacks that minimize it."""
 
-    section: ClassVar[Section] = "robustness"
+    section: ClassVar[Section] = "strength"
     position: ClassVar[int] = 20
 
     def draw(self, scene: Scene) -> Iterator[Sketch]:

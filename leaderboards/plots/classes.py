@@ -31,7 +31,7 @@ Series = Mapping[str, tuple[str, Sequence[Estimate | None]]]
 class Classes(Figure):
     """Accuracy of each class: clean, perturbed and in the worst case."""
 
-    section: ClassVar[Section] = "accuracy"
+    section: ClassVar[Section] = "classes"
     position: ClassVar[int] = 20
 
     def draw(self, scene: Scene) -> Iterator[Sketch]:

@@ -26,7 +26,7 @@ BESIDE, NUMBERED = 10, 20
 class Confusion(Figure):
     """Confusion matrices of the best and the best undefended row, clean and attacked."""
 
-    section: ClassVar[Section] = "accuracy"
+    section: ClassVar[Section] = "classes"
     position: ClassVar[int] = 30
 
     def draw(self, scene: Scene) -> Iterator[Sketch]:

@@ -11,9 +11,10 @@ from robbench.leaderboards.aggregates import Estimate
 from robbench.leaderboards.board import Row
 from robbench.leaderboards.figure_manifest import Section
 from robbench.leaderboards.markdown import number
+from robbench.leaderboards.plots._labels import PointLabel, mark_box, write_labels
 from robbench.leaderboards.plots._rows import leading, which
 from robbench.leaderboards.plots._scene import Figure, Scene, Sketch
-from robbench.leaderboards.plots._style import COLORS, MARKERS, share_axis, sheet, spans
+from robbench.leaderboards.plots._style import COLORS, MARKERS, lay_out, share_axis, sheet, spans
 from robbench.leaderboards.plots._words import pct, short
 from robbench.results.schema import ConditionSpec
 
@@ -107,9 +108,7 @@ def _draw(scene: Scene, row: Row, panels: Mapping[str, Lines], name: str, shown:
         axes.tick_params(labelbottom=True)
     handles = {label: handle for axes in grid.flat[: len(panels)] for handle, label in _entries(axes)}
     made.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=4, title="Noise starts")
-    engine = made.get_layout_engine()
-    if engine is not None:
-        engine.execute(made)
+    lay_out(made)
     for axes, lines in zip(grid.flat, panels.values(), strict=False):
         _name_prices(axes, {COLORS[starts.index(start) % len(COLORS)]: points for start, points in lines.items()})
     told = " ".join(_told(scene, target, lines) for target, lines in panels.items())
@@ -122,43 +121,13 @@ def _draw(scene: Scene, row: Row, panels: Mapping[str, Lines], name: str, shown:
 
 
 def _name_prices(axes: Axes, lines: Mapping[str, Sequence[_Point]]) -> None:
-    """Write the price beside each point, on whichever side nothing is written yet; nowhere if all are taken.
-
-    Args:
-        axes: A panel whose place in the figure is settled.
-        lines: Points by color.
-    """
-    from matplotlib.patheffects import withStroke
-
-    scale = axes.figure.dpi / 72
-    left, low, right, top = (edge / scale for edge in axes.get_window_extent().extents)
-    taken: list[tuple[float, float, float, float]] = []
-    spots = {}
-    for color, points in lines.items():
-        for point in points:
-            x, y = axes.transData.transform((point.size, 100 * point.success.value)) / scale
-            spots[color, point] = (float(x), float(y))
-            taken.append((x - 3, y - 3, x + 3, y + 3))
-    for (color, point), (x, y) in spots.items():
-        text = f"{point.c:g}"
-        wide, high = 5.2 * len(text), 8.0
-        for aside, up in ((5, 3), (5, -11), (-5 - wide, 3), (-5 - wide, -11), (-wide / 2, 7), (-wide / 2, -15)):
-            box = (x + aside, y + up, x + aside + wide, y + up + high)
-            inside = left < box[0] and box[2] < right + 4 and low < box[1] and box[3] < top + 8
-            if inside and all(box[0] > b[2] or b[0] > box[2] or box[1] > b[3] or b[1] > box[3] for b in taken):
-                taken.append(box)
-                note = axes.annotate(
-                    text,
-                    (point.size, 100 * point.success.value),
-                    (aside, up),
-                    textcoords="offset points",
-                    fontsize=8,
-                    color=color,
-                    zorder=5,
-                )
-                note.set_path_effects([withStroke(linewidth=2, foreground="white")])
-                note.set_in_layout(False)
-                break
+    """Write the price beside each point, by color of its line."""
+    spots = [
+        PointLabel(f"{point.c:g}", point.size, 100 * point.success.value, color)
+        for color, points in lines.items()
+        for point in points
+    ]
+    write_labels(axes, spots, [mark_box(axes, spot.x, spot.y) for spot in spots])
 
 
 def _entries(axes: Axes) -> Iterator[tuple[Any, str]]:

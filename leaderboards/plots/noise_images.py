@@ -23,7 +23,7 @@ TARGETS = 6
 class NoiseImages(Figure):
     """Images with optimized noise, a drawing for each target."""
 
-    section: ClassVar[Section] = "examples"
+    section: ClassVar[Section] = "images"
     position: ClassVar[int] = 30
     photograph: ClassVar[bool] = True
 

@@ -27,8 +27,8 @@ ROWS = 20
 class Ranking(Figure):
     """Clean and worst-case robust accuracy of the ranked rows, best first."""
 
-    section: ClassVar[Section] = "accuracy"
-    position: ClassVar[int] = 10
+    section: ClassVar[Section] = "ranking"
+    position: ClassVar[int] = 20
 
     def draw(self, scene: Scene) -> Iterator[Sketch]:
         """A line per ranked row, at most twenty."""

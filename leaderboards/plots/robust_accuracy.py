@@ -17,7 +17,7 @@ from robbench.leaderboards.plots._scene import Figure, Scene, Sketch
 class RobustAccuracy(Figure):
     """Robust accuracy over eps, a drawing for each norm."""
 
-    section: ClassVar[Section] = "robustness"
+    section: ClassVar[Section] = "strength"
     position: ClassVar[int] = 10
 
     def draw(self, scene: Scene) -> Iterator[Sketch]:

@@ -29,7 +29,7 @@ ROWS, CONDITIONS, LEAST = 3, 12, 20
 class Rounding(Figure):
     """Share of successful attacks that rounding the image to 8 bits undoes."""
 
-    section: ClassVar[Section] = "robustness"
+    section: ClassVar[Section] = "rounding"
     position: ClassVar[int] = 30
 
     def draw(self, scene: Scene) -> Iterator[Sketch]:
