@@ -17,7 +17,7 @@ from robbench.leaderboards.plots._scene import Figure, Scene, Sketch
 from robbench.leaderboards.plots._style import Fonts, png, style, svg
 from robbench.leaderboards.table import Cell, Table
 
-__all__ = ["draw", "figures"]
+__all__ = ["draw", "figures", "in_order"]
 
 _SECTIONS: tuple[Section, ...] = get_args(Section)
 
@@ -69,7 +69,7 @@ def draw(
                     raise RequestError(
                         f'figure "{name}" gives a drawing "{sketch.name}", a name that is taken or no file name'
                     )
-                write_atomically(folder / f"{sketch.name}.png", png(sketch.sheet))
+                write_atomically(folder / f"{sketch.name}.png", png(sketch.sheet, figure.photograph))
                 if not figure.photograph:
                     write_atomically(folder / f"{sketch.name}.svg", svg(sketch.sheet))
                 pictures[sketch.name] = _picture(scene, figure, sketch)
@@ -89,6 +89,11 @@ def _picture(scene: Scene, figure: Figure, sketch: Sketch) -> Picture:
         main=sketch.main,
         photograph=figure.photograph,
     )
+
+
+def in_order(pictures: Sequence[Picture]) -> list[Picture]:
+    """Pictures by section, otherwise in the order given."""
+    return sorted(pictures, key=lambda picture: _SECTIONS.index(picture.section))
 
 
 def _remove_others(folder: Path, pictures: dict[str, Picture]) -> None:

@@ -33,4 +33,4 @@ def label_sheet(images: Sequence[tuple[NDArray[np.uint8], str, str]]) -> tuple[b
             place(axes, image / 255, x + (across - _IMAGE) / 2, y + _GAP, _IMAGE)
             given, suggested = (fonts.text(name, 16) for name in classes)
             axes.text(x + across / 2, y + _IMAGE + 2 * _GAP, f"{given}\n→ {suggested}", size=8, ha="center", va="top")
-        return png(made), svg(made)
+        return png(made, photograph=True), svg(made)
