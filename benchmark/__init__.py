@@ -31,6 +31,7 @@ if TYPE_CHECKING:
         register_balancer,
         register_dataset,
         register_defense,
+        register_figure,
         register_metric,
         register_objective,
     )
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
     from robbench.core.threat_model import Threat
     from robbench.data.dataset import Dataset, EpsList, Raw
     from robbench.defenses._preprocessing import Preprocessing
+    from robbench.leaderboards.plots._scene import Figure, Scene, Sketch
     from robbench.results.schema import Measure, Outcome, Record
 
 _MODULES = {
@@ -49,13 +51,14 @@ _MODULES = {
     "core.metric": "Metric",
     "results.schema": "Measure Outcome Record",
     "core.registry": (
-        "register_architecture register_attack register_balancer register_dataset register_defense register_metric "
-        "register_objective"
+        "register_architecture register_attack register_balancer register_dataset register_defense register_figure "
+        "register_metric register_objective"
     ),
     "core.sample_rng": "Streams",
     "defenses._preprocessing": "Preprocessing",
     "data.dataset": "Dataset EpsList Raw",
     "core.threat_model": "Threat",
+    "leaderboards.plots._scene": "Figure Scene Sketch",
 }
 _HOMES = {name: f"robbench.{module}" for module, names in _MODULES.items() for name in names.split()}
 
@@ -69,6 +72,7 @@ __all__ = [
     "Dataset",
     "Defense",
     "EpsList",
+    "Figure",
     "Measure",
     "Metric",
     "Objective",
@@ -79,6 +83,8 @@ __all__ = [
     "Record",
     "RequestError",
     "Samples",
+    "Scene",
+    "Sketch",
     "Streams",
     "Threat",
     "input_gradient",
@@ -88,6 +94,7 @@ __all__ = [
     "register_balancer",
     "register_dataset",
     "register_defense",
+    "register_figure",
     "register_metric",
     "register_objective",
     "steepest_step",

@@ -4,26 +4,24 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import io
+import json
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
-
-import numpy as np
 
 from robbench.core.atomic_io import write_atomically
 from robbench.core.errors import StoreError
-from robbench.leaderboards.figure_manifest import Picture, read_manifest
+from robbench.leaderboards.figure_manifest import FILE_STEM, Picture, read_manifest
+from robbench.leaderboards.outcome_columns import pack_outcomes, read_arrays, unpack_outcomes
+from robbench.leaderboards.record_lines import FORMAT, read_lines, record_lines
 from robbench.leaderboards.table import Cell
-from robbench.results.schema import BoardNote, Outcome, Record
+from robbench.results.schema import BoardNote, ConditionKind, Outcome, Record
 
 NOTE = "board.json"
 RECORDS = "records.jsonl"
 OUTCOMES = "outcomes.npz"
 
 _KEY = re.compile(r"[0-9a-f]{20}")
-_FILE_STEM = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 
 def write_archive(folder: Path, cells: Sequence[Cell]) -> list[Path]:
@@ -38,26 +36,22 @@ def write_archive(folder: Path, cells: Sequence[Cell]) -> list[Path]:
 
     Raises:
         StoreError: If a file cannot be written.
+        ValueError: If an outcome is not of the condition and the classes of its record.
     """
-    outcomes: dict[str, Any] = {}
-    lines = []
     for record, outcome in cells:
-        if outcome is not None:
-            data = outcome.to_bytes()
-            outcomes[record.key] = np.frombuffer(data, np.uint8)
-            # Another version of the library may have written the same arrays as other bytes.
-            record = record.model_copy(update={"outcome_sha256": hashlib.sha256(data).hexdigest()})
-        line = record.model_dump_json(exclude_defaults=True, exclude={"schema_version"})
-        lines.append(f'{{"schema_version":{record.schema_version},{line[1:]}\n')
-    buffer = io.BytesIO()
-    np.savez_compressed(buffer, **outcomes)
-    write_atomically(folder / OUTCOMES, buffer.getvalue())
-    write_atomically(folder / RECORDS, "".join(lines))
+        if outcome is not None and (outcome.kind, outcome.num_classes) != _form(record):
+            raise ValueError(f"the outcome of {record.key} is of another condition or of other classes than its record")
+    write_atomically(folder / OUTCOMES, pack_outcomes([outcome for _, outcome in cells if outcome is not None]))
+    write_atomically(folder / RECORDS, record_lines(cells))
     return [folder / OUTCOMES, folder / RECORDS]
 
 
+def _form(record: Record) -> tuple[ConditionKind, int]:
+    return record.spec.condition.kind, len(record.spec.dataset.class_names)
+
+
 def read_archive(folder: Path) -> list[Cell]:
-    """The cells that ``write_archive`` kept, whoever did.
+    """The cells that ``write_archive`` kept, of this version or an earlier one, whoever did.
 
     Raises:
         StoreError: In one line, if a file is missing or is not what it should be, a cell is there twice, an outcome has
@@ -66,28 +60,63 @@ def read_archive(folder: Path) -> list[Cell]:
     with _reading(folder / RECORDS):
         # Not splitlines, which divides at characters that may stand inside of JSON texts.
         lines = (folder / RECORDS).read_text(encoding="utf-8").removesuffix("\n").split("\n")
-    path = folder / OUTCOMES
-    with _reading(path), path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
-        outcomes = {key: arrays[key].tobytes() for key in arrays.files}
-    cells: dict[str, Cell] = {}
+    with _reading(f"{folder / RECORDS}, line 1"):
+        read = _columns if _is_headed(lines[0]) else _cell_by_cell
+    return list(read(folder, lines))
+
+
+def _is_headed(line: str) -> bool:
+    head = json.loads(line)
+    known = head.get("archive", 1) if isinstance(head, dict) else 1
+    if known not in (1, FORMAT):
+        raise ValueError(f"archive format {known!r} is not known to this robbench (it knows up to {FORMAT})")
+    return bool(known == FORMAT)
+
+
+def _columns(folder: Path, lines: Sequence[str]) -> Iterator[Cell]:
+    with _reading(folder / RECORDS):
+        entries = list(read_lines(lines))
+        keys: set[str] = set()
+        for entry in entries:
+            _add_key(keys, entry.record.key)
+    with _reading(folder / OUTCOMES):
+        arrays = read_arrays(folder / OUTCOMES)
+        forms = [_form(entry.record) for entry in entries if entry.outcome is not None]
+        outcomes = unpack_outcomes(arrays, forms)
+        found = [None if entry.outcome is None else next(outcomes) for entry in entries]
+    for entry, outcome in zip(entries, found, strict=True):
+        with _reading(f"{folder / RECORDS}, line {entry.number}"):
+            record = entry.completed(outcome)
+        yield record, outcome
+
+
+def _cell_by_cell(folder: Path, lines: Sequence[str]) -> Iterator[Cell]:
+    """Format 1: a whole record in each line, and the file of each outcome as an array of bytes under its key."""
+    with _reading(folder / OUTCOMES):
+        outcomes = {key: array.tobytes() for key, array in read_arrays(folder / OUTCOMES).items()}
+    keys: set[str] = set()
     for number, line in enumerate(lines, start=1):
         with _reading(f"{folder / RECORDS}, line {number}"):
             record = Record.from_json(line)
-            if not _KEY.fullmatch(record.key):
-                raise ValueError(f"{record.key!r} is not the key of a cell")
-            if record.key in cells:
-                raise ValueError(f"cell {record.key} is there twice")
-            cells[record.key] = record, _outcome(record, outcomes.pop(record.key, None))
+            _add_key(keys, record.key)
+            data = outcomes.pop(record.key, None)
+            if (None if data is None else hashlib.sha256(data).hexdigest()) != record.outcome_sha256:
+                raise ValueError(f"the outcome of {record.key} is not what its record was made from")
+            outcome = None if data is None else Outcome.from_bytes(data)
+            if outcome is not None:
+                # Another version of the library may have written the same arrays as other bytes.
+                record = record.model_copy(update={"outcome_sha256": outcome.sha256()})
+        yield record, outcome
     if outcomes:
         raise StoreError(f"{folder / OUTCOMES}: {len(outcomes)} outcomes have no record")
-    return list(cells.values())
 
 
-def _outcome(record: Record, data: bytes | None) -> Outcome | None:
-    found = None if data is None else hashlib.sha256(data).hexdigest()
-    if found != record.outcome_sha256:
-        raise ValueError(f"the outcome of {record.key} is not what its record was made from")
-    return None if data is None else Outcome.from_bytes(data)
+def _add_key(keys: set[str], key: str) -> None:
+    if not _KEY.fullmatch(key):
+        raise ValueError(f"{key!r} is not the key of a cell")
+    if key in keys:
+        raise ValueError(f"cell {key} is there twice")
+    keys.add(key)
 
 
 def read_note(folder: Path) -> BoardNote:
@@ -109,7 +138,7 @@ def read_pictures(folder: Path) -> tuple[Picture, ...]:
     with _reading(folder / "figures"):
         pictures = read_manifest(folder)
         for picture in pictures:
-            if not isinstance(picture.name, str) or not _FILE_STEM.fullmatch(picture.name):
+            if not isinstance(picture.name, str) or not re.fullmatch(FILE_STEM, picture.name):
                 raise ValueError(f"{picture.name!r} is not the name of a figure")
         return pictures
 

@@ -10,13 +10,9 @@ from typing import Any
 import numpy as np
 
 from robbench.core.threat_model import LP_NORMS
-from robbench.evaluation.metrics.agreement import Agreement
-from robbench.evaluation.metrics.change import ChangeNorms
-from robbench.evaluation.metrics.decisions import Decisions, confusion
-from robbench.evaluation.metrics.draws import DRAWS, Draws
-from robbench.evaluation.metrics.passes import Passes
-from robbench.evaluation.metrics.robustness import Robustness
-from robbench.evaluation.metrics.success import Success
+from robbench.evaluation.metrics._built_in import built_in_figures
+from robbench.evaluation.metrics.decisions import confusion
+from robbench.evaluation.metrics.draws import DRAWS
 from robbench.evaluation.statistics import Scores, balanced, class_rates, combine, tie_leaders, wilson
 from robbench.leaderboards.ablations import Pair, Scored, pairs
 from robbench.leaderboards.aggregates import Figure, Rates, accuracy_scores, rates, scores
@@ -24,20 +20,11 @@ from robbench.leaderboards.check_results import Checked, checked
 from robbench.leaderboards.corruption_results import Corrupted, corrupted
 from robbench.leaderboards.curves import Curve, sizes, strength
 from robbench.leaderboards.table import Cell, Status, Table, ThreatModel, is_audited
-from robbench.results.schema import ConditionSpec, DatasetSpec, Measure, ModelSpec, Outcome, Training, digest
+from robbench.results.schema import ConditionSpec, DatasetSpec, Measure, ModelSpec, Training, digest
 
 IMBALANCE = 1.5
 """From this ratio of the largest to the smallest class of the test set on, balanced figures stand beside plain ones."""
 
-_PARTS = (
-    Decisions(),
-    Robustness(),
-    Draws(),
-    Success(),
-    Agreement(),
-    ChangeNorms(),
-    Passes(),
-)
 _DETAILS: tuple[str, ...] = (
     "macro_f1",
     "robust_accuracy_8bit",
@@ -215,10 +202,6 @@ def board_data(title: str, grid: str, cells: Sequence[Cell]) -> Board:
 # -------------------------------------------------------------------------------------------------------------- figures
 
 
-def _measures(outcome: Outcome) -> dict[str, Measure]:
-    return {name: figure for part in _PARTS for name, figure in part.measure(outcome).items()}
-
-
 def _details(by_seed: Sequence[Mapping[str, Measure]]) -> dict[str, Figure]:
     found = {}
     for name in _DETAILS:
@@ -256,7 +239,7 @@ def _entry(table: Table, model: str, condition: ConditionSpec) -> Entry:
     counts = sum(confusion(part.labels, part.final, table.num_classes) for part in outcomes)
     right = rates([scores(outcome) for outcome in outcomes], table.num_classes)
     plain = rates([accuracy_scores(outcome) for outcome in outcomes], table.num_classes)
-    by_seed = [_measures(outcome) for outcome in outcomes]
+    by_seed = [built_in_figures(outcome) for outcome in outcomes]
     return Entry(
         status=status,
         rates=right[0] if right else None,

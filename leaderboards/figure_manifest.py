@@ -3,29 +3,35 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from robbench.core.atomic_io import write_atomically
 from robbench.core.errors import StoreError
 from robbench.results.schema import dumps
 
-Section = Literal["data", "training", "accuracy", "robustness", "examples", "embeddings", "noise"]
+Section = Literal["ranking", "strength", "rounding", "classes", "images", "noise", "embeddings", "data", "training"]
+"""Parts of a board that figures illustrate, in the order in which figures are listed."""
+
+FILE_STEM = r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}"
+"""Names of figures, which are safe as those of files."""
 
 
 @dataclass(frozen=True)
 class Picture:
-    """A figure of a board, drawn as ``figures/<name>.png`` and ``figures/<name>.svg`` in the board's directory.
+    """A figure of a board, drawn as ``figures/<name>.png`` in the board's directory.
 
     Attributes:
         name: Stem of its files.
-        section: The part of the board that it belongs to.
+        section: The part of the board that it illustrates.
         title: A short heading.
-        caption: What there is to see, as plain text.
-        alt: What somebody who cannot see it should be told instead, as plain text.
+        caption: What it shows, as plain text.
+        alt: What somebody who cannot see it is told instead, as plain text.
         main: Whether the markdown board shows it; the page shows all.
+        photograph: Whether it shows images, whose colors mean something; others are charts on white, which a dark page
+            may invert. Of charts there may be an SVG beside.
     """
 
     name: str
@@ -34,6 +40,7 @@ class Picture:
     caption: str
     alt: str
     main: bool = False
+    photograph: bool = False
 
 
 def write_manifest(directory: Path, pictures: Sequence[Picture]) -> Path:
@@ -55,13 +62,31 @@ def read_manifest(directory: Path) -> tuple[Picture, ...]:
     """
     path = directory / "figures" / "figures.json"
     try:
-        pictures = tuple(Picture(**entry) for entry in json.loads(path.read_text(encoding="utf-8")))
+        pictures = tuple(Picture(**_migrated(entry)) for entry in json.loads(path.read_text(encoding="utf-8")))
     except FileNotFoundError:
         return ()
     except (OSError, ValueError, TypeError) as error:
         raise StoreError(f"cannot read {path}: {error}") from error
     for picture in pictures:
-        for suffix in ("png", "svg"):
-            if not (directory / "figures" / f"{picture.name}.{suffix}").is_file():
-                raise StoreError(f"{path} names {picture.name}.{suffix}, which is not there")
+        if not (directory / "figures" / f"{picture.name}.png").is_file():
+            raise StoreError(f"{path} names {picture.name}.png, which is not there")
     return pictures
+
+
+_EARLIER: Mapping[str, Section] = {
+    "robustness": "strength",
+    "accuracy": "classes",
+    "examples": "images",
+    "attacked-over-eps": "strength",
+    "rounding": "rounding",
+    "ranking": "ranking",
+}
+
+
+def _migrated(entry: dict[str, Any]) -> dict[str, Any]:
+    """Earlier lists had fewer sections, and did not say which figures are photographs."""
+    if "photograph" in entry:
+        return entry
+    section = _EARLIER.get(entry["name"], _EARLIER.get(entry["section"], entry["section"]))
+    photograph = entry["section"] == "examples" or entry["name"] == "sample-images"
+    return entry | {"section": section, "photograph": photograph}

@@ -77,7 +77,7 @@ def picture(folder: Path, name: str, drawing: str, pixels: int) -> Picture:
     (folder / "figures" / f"{name}.svg").write_text(drawing, encoding="utf-8")
     noise = np.random.default_rng(0).integers(0, 255, (pixels, pixels, 3)).astype(np.uint8)
     Image.fromarray(noise).save(folder / "figures" / f"{name}.png")
-    return Picture(name=name, section="robustness", title=IMAGE, caption=SCRIPT, alt=QUOTES)
+    return Picture(name=name, section="strength", title=IMAGE, caption=SCRIPT, alt=QUOTES)
 
 
 DRAWING = '<svg xmlns="http://www.w3.org/2000/svg" width="40" height="20"><rect width="30" height="9"/>{}</svg>'

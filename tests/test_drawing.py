@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import warnings
 import xml.etree.ElementTree as ET
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -87,6 +87,12 @@ def drawn(folder: Path, cells: Sequence[Cell], materials: Materials = NOTHING) -
     return {picture.name: picture for picture in pictures}
 
 
+def files_of(pictures: Mapping[str, Picture]) -> set[str]:
+    """An image of each figure, and a line drawing of each chart."""
+    charts = {f"{name}.svg" for name, picture in pictures.items() if not picture.photograph}
+    return {f"{name}.png" for name in pictures} | charts
+
+
 @pytest.fixture(scope="module")
 def toys() -> list[Cell]:
     return cells_of(dataset(NAMES, train=(90, 6, 3), test=(8, 8, 8)))
@@ -101,14 +107,15 @@ def board(toys: list[Cell], tmp_path_factory: pytest.TempPathFactory) -> tuple[P
 def test_everything_there_is_to_show_is_drawn_and_listed(board: tuple[Path, dict[str, Picture]]) -> None:
     folder, pictures = board
     assert list(pictures) == [
-        *("class-counts", "sample-images", "training-curves", "ranking", "classes", "confusion-1", "confusion-2"),
-        *("robust-accuracy-linf", "rounding", "attacked-1", "attacked-2", "attacked-over-eps"),
-        *("noise-images-1", "noise-images-2", "noise-1", "noise-2"),
+        *("clean-vs-robust", "ranking", "robust-accuracy-linf", "attacked-over-eps", "rounding"),
+        *("classes", "confusion-1", "confusion-2", "attacked-1", "attacked-2", "noise-images-1", "noise-images-2"),
+        *("noise-1", "noise-2", "class-counts", "sample-images", "training-curves"),
     ]
     assert read_manifest(folder) == tuple(pictures.values())
-    assert {path.name for path in (folder / "figures").iterdir()} == {
-        "figures.json",
-        *(f"{name}.{suffix}" for name in pictures for suffix in ("png", "svg")),
+    assert {path.name for path in (folder / "figures").iterdir()} == {"figures.json", *files_of(pictures)}
+    photographs = {name for name, picture in pictures.items() if picture.photograph}
+    assert photographs == {
+        *("attacked-over-eps", "attacked-1", "attacked-2", "noise-images-1", "noise-images-2", "sample-images"),
     }
     for picture in pictures.values():
         assert picture.title
@@ -118,22 +125,25 @@ def test_everything_there_is_to_show_is_drawn_and_listed(board: tuple[Path, dict
 
 def test_files_are_images_of_one_width_without_dates_or_programs(board: tuple[Path, dict[str, Picture]]) -> None:
     folder, pictures = board
-    for name in pictures:
+    for name, picture in pictures.items():
         with Image.open(folder / "figures" / f"{name}.png") as image:
             image.load()
+            assert image.mode == "P"
             assert image.width == 1080
             gray = np.asarray(image.convert("L"))
             assert (gray.min() < 60, gray.max()) == (True, 255), f"{name} is empty"
             assert not {"Software", "Creation Time"} & set(image.info)
+        if picture.photograph:
+            continue
         text = (folder / "figures" / f"{name}.svg").read_text(encoding="utf-8")
         assert ET.fromstring(text).tag.endswith("svg")
         assert "<dc:date>" not in text
         assert "Matplotlib" not in text
 
 
-def test_at_most_five_are_main_ones(board: tuple[Path, dict[str, Picture]]) -> None:
+def test_six_are_main_ones(board: tuple[Path, dict[str, Picture]]) -> None:
     main = [name for name, picture in board[1].items() if picture.main]
-    assert main == ["class-counts", "ranking", "classes", "robust-accuracy-linf", "attacked-1"]
+    assert main == ["clean-vs-robust", "ranking", "robust-accuracy-linf", "classes", "attacked-1", "class-counts"]
 
 
 def test_the_same_input_gives_the_same_bytes_whatever_the_users_settings(
@@ -149,30 +159,29 @@ def test_the_same_input_gives_the_same_bytes_whatever_the_users_settings(
 
 def test_captions_tell_numbers(board: tuple[Path, dict[str, Picture]]) -> None:
     pictures = board[1]
-    assert "from 3 images of cow to 90 of car in the training set" in pictures["class-counts"].caption
+    assert "from 3 of cow to 90 of car in the training set" in pictures["class-counts"].caption
     # At 0.1, 6 and 12 of the 24 samples fall, the same number of each class, and 1 of 2 successes stands rounding.
-    assert "defended: from 100.0 % to 75.0 %" in pictures["ranking"].caption
-    assert "plain: from 100.0 % to 50.0 %" in pictures["ranking"].caption
-    assert "car goes from 100 % unchanged to 75 % (worst case at Linf 0.1)" in pictures["classes"].caption
-    assert "Under pgd@0.1, 50 % of the decisions are right" in pictures["confusion-2"].caption
-    assert "car is taken for cat (4 of 8)" in pictures["confusion-2"].caption
+    assert pictures["ranking"].caption.startswith("Best: defended, clean 100.0 %, worst case 75.0 %.")
+    assert "Best undefended: plain, clean 100.0 %, worst case 50.0 %" in pictures["ranking"].caption
+    assert "defended: car from 100 % clean to 75 % (worst case at Linf 0.1)" in pictures["classes"].caption
+    assert "pgd@0.1: 50 % right" in pictures["confusion-2"].caption
+    assert "car predicted as cat (4 of 8)" in pictures["confusion-2"].caption
     assert "defended: 75 % at 0.1, 38 % at 0.2." in pictures["robust-accuracy-linf"].caption
-    assert "Most is undone of" in pictures["rounding"].caption
-    assert "48 % of 21 successes" in pictures["rounding"].caption, "fewer successes tell no share"
-    assert "with 75 % on training and 75 % on validation images" in pictures["training-curves"].caption
-    assert "(times 4, grey is no change)" in pictures["attacked-1"].caption
-    assert "car becomes cat, cat becomes cow, cow becomes car" in pictures["attacked-1"].caption
+    assert pictures["rounding"].caption.startswith("Most undone: ")
+    assert "48 % of 21 successful attacks" in pictures["rounding"].caption, "fewer successes tell no share"
+    assert "75 % training and 75 % validation accuracy after 3 epochs" in pictures["training-curves"].caption
+    assert "change (times 4, gray is none)" in pictures["attacked-1"].caption
+    assert "car predicted as cat, cat predicted as cow, cow predicted as car" in pictures["attacked-1"].caption
     assert "pgd@0.1" in pictures["attacked-1"].caption
     # Of 16 samples tried on the target cat, which the 8 cats among 24 are not, those below 20 and below 5 reach it.
     success = [np.mean(np.arange(24)[LABELS != 1] < broken) for broken in (20, 5)]
-    told = f"Towards cat from a zero start, {100 * success[0]:.0f} % of the tries succeed at C = 0.01 with a median"
-    told += " size of 10"
-    assert f"{told}, {100 * success[1]:.0f} % at C = 0.1 with 1." in pictures["noise-1"].caption
+    told = f"Towards cat from a zero start: {100 * success[0]:.0f} % at C = 0.01 with median size 10"
+    assert f"{told}, {100 * success[1]:.0f} % at C = 0.1 with median size 1." in pictures["noise-1"].caption
 
 
 def test_attacked_images_fall_over_rising_eps(board: tuple[Path, dict[str, Picture]]) -> None:
     # Of the plain row, whose examples are the first 16 samples, 10 fall at both and 6 at the larger: half of four each.
-    assert "Of 4 images shown, 2 at 0.1, 4 at 0.2 are taken" in board[1]["attacked-over-eps"].caption
+    assert "Wrong predictions among 4 images: 2 at 0.1, 4 at 0.2." in board[1]["attacked-over-eps"].caption
 
 
 def test_figures_of_an_earlier_run_are_removed_and_other_files_stay(tmp_path: Path, toys: list[Cell]) -> None:
@@ -182,11 +191,8 @@ def test_figures_of_an_earlier_run_are_removed_and_other_files_stay(tmp_path: Pa
         (folder / name).write_bytes(b"old")
     clean = [item for item in toys if item[0].spec.condition == CLEAN]
     pictures = drawn(tmp_path, clean)
-    assert list(pictures) == ["class-counts", "ranking", "classes", "confusion-1", "confusion-2"]
-    assert {path.name for path in folder.iterdir()} == {
-        *("figures.json", "notes.txt"),
-        *(f"{name}.{suffix}" for name in pictures for suffix in ("png", "svg")),
-    }
+    assert list(pictures) == ["ranking", "classes", "confusion-1", "confusion-2", "class-counts"]
+    assert {path.name for path in folder.iterdir()} == {"figures.json", "notes.txt", *files_of(pictures)}
     assert (folder / "class-counts.png").read_bytes() != b"old"
 
 
@@ -196,7 +202,7 @@ def test_of_rows_that_failed_there_is_nothing_to_show(tmp_path: Path) -> None:
     assert list(drawn(tmp_path, cells)) == ["class-counts"]
     assert (
         read_manifest(tmp_path)[0].caption
-        == "There are 30 images of each class in the training set and 4 images of each class in the test set."
+        == "Images per class: 30 of each class in the training set and 4 of each class in the test set."
     )
 
 
@@ -212,7 +218,8 @@ def test_names_are_drawn_as_they_are_given(tmp_path: Path) -> None:
     assert "class 1 is" not in pictures["sample-images"].caption
     assert "class 0 is" not in pictures["sample-images"].caption
     for name, picture in pictures.items():
-        ET.fromstring((tmp_path / "figures" / f"{name}.svg").read_text(encoding="utf-8"))
+        if not picture.photograph:
+            ET.fromstring((tmp_path / "figures" / f"{name}.svg").read_text(encoding="utf-8"))
         text = picture.title + picture.caption + picture.alt
         assert not any(part in text for part in ("x" * 60, "y" * 60, "\x07"))
 
@@ -227,7 +234,7 @@ def test_any_number_of_classes_fits(tmp_path: Path, size: int) -> None:
     ]
     images = np.zeros((size, 3, 8, 12), np.uint8)
     pictures = drawn(tmp_path, cells, replace(NOTHING, samples=Samples(images, labels)))
-    assert list(pictures) == ["class-counts", "sample-images", "ranking", "classes", "confusion-1"]
+    assert list(pictures) == ["ranking", "classes", "confusion-1", "class-counts", "sample-images"]
     assert pictures["classes"].caption.count(f"Of {size} classes, the 16") == (size > 16)
     assert "Images are 12 × 8 pixels" in pictures["sample-images"].caption
     for name in pictures:

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -13,18 +13,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from robbench.evaluation.statistics import wilson
-from robbench.leaderboards.aggregates import Figure
+from robbench.leaderboards.aggregates import Estimate
 from robbench.leaderboards.artifact_reader import Embeddings, History, Materials
 from robbench.leaderboards.board import Row, board_data
-from robbench.leaderboards.figure_manifest import Picture
 from robbench.leaderboards.markdown import counted, listed
 from robbench.leaderboards.plots import draw
-from robbench.leaderboards.plots.embeddings import embeddings, project
-from robbench.leaderboards.plots.learning_rates import learning_rates
+from robbench.leaderboards.plots._rows import featured, is_undefended, leading, which
+from robbench.leaderboards.plots._scene import Figure, Scene, Sketch
+from robbench.leaderboards.plots._style import Fonts, spans
+from robbench.leaderboards.plots._words import pct, short
+from robbench.leaderboards.plots.embeddings import EmbeddingMaps, project
+from robbench.leaderboards.plots.learning_rates import LearningRates
 from robbench.leaderboards.plots.rounding import undone
-from robbench.leaderboards.plots.scene import Scene, Sketch, featured, is_undefended, leading, which
-from robbench.leaderboards.plots.style import Fonts, spans
-from robbench.leaderboards.plots.words import pct, short
 from robbench.leaderboards.table import Table
 from robbench.results.schema import ModelSpec
 
@@ -67,8 +67,8 @@ def test_the_first_and_the_first_undefended_row_lead(rows: list[Row]) -> None:
 def test_a_sentence_tells_which_rows_are_shown() -> None:
     rows = [row("a", "fgm", "none"), row("b", "none", "none"), row("c", "none", "smote"), row("d", "pgd", "none")]
     assert which(rows, rows) == ""
-    assert which(rows, leading(rows)) == " Of 4 rows, the highest and the highest undefended one are shown."
-    told = " Of 4 rows, the highest, the highest undefended one and the highest of 1 other kind of training are shown."
+    assert which(rows, leading(rows)) == " Of 4 rows, the best and the best undefended one are shown."
+    told = " Of 4 rows, the best, the best undefended one and the best of 1 other kind of training are shown."
     assert which(rows, featured(rows, 3)) == told
     assert [item.label for item in featured(rows, 3)] == ["a", "b", "d"]
 
@@ -102,7 +102,7 @@ def test_words() -> None:
 
 
 def test_intervals_reach_from_the_figure_and_missing_figures_are_gaps() -> None:
-    values, reach = spans([Figure(0.5, 0.4, 0.75, 10), None, Figure(0.25, None, None, 10)])
+    values, reach = spans([Estimate(0.5, 0.4, 0.75, 10), None, Estimate(0.25, None, None, 10)])
     assert values.tolist()[::2] == [50, 25]
     assert np.isnan(values[1])
     assert np.allclose(reach.T, [[10, 25], [0, 0], [0, 0]])
@@ -145,18 +145,18 @@ def with_recipe(label: str, **recipe: object) -> ModelSpec:
 
 
 def sketched(
-    kind: Callable[[Scene], Iterator[Sketch]],
+    figure: Figure,
     rows: Sequence[ModelSpec],
     histories: Sequence[History] = (),
     **embedded: Embeddings,
-) -> dict[str, Picture]:
+) -> dict[str, Sketch]:
     cells = [cell(spec, CLEAN, outcome("clean", [0, 1, 0, 1])) for spec in rows]
     cells += [cell(spec, FGSM, outcome("attack", [0, 1, 0, 1], final=[1, 1, 0, 1])) for spec in rows]
     by_row = {(spec.label, 0): found for spec, found in zip(rows, histories, strict=False)}
     train = {(rows[0].label, 0): embedded["train"]} if embedded else {}
     test = {(rows[0].label, label, 0): embedded["test"] for label in ("clean", "fgsm@0.1") if embedded}
     scene = Scene(board_data("Toys", "small", cells), Table.of(cells), Materials(None, by_row, {}, train, test), FONTS)
-    return {sketch.picture.name: sketch.picture for sketch in kind(scene)}
+    return {sketch.name: sketch for sketch in figure.draw(scene)}
 
 
 def test_rows_that_differ_in_the_learning_rate_alone_are_compared() -> None:
@@ -169,17 +169,19 @@ def test_rows_that_differ_in_the_learning_rate_alone_are_compared() -> None:
         with_recipe("longer", lr=0.01, batch_size=7),
     ]
     losses = [history(2.3, 2.3, 2.3), history(3.0, 500.0, nan), history(2.0, 1.0, 0.5), history(inf), history(1.0, 0.5)]
-    pictures = sketched(learning_rates, rows, losses)
+    pictures = sketched(LearningRates(), rows, losses)
     assert list(pictures) == ["learning-rates-1"]
     told = pictures["learning-rates-1"].caption
     assert "Loss per epoch of 4 rows like low that differ in the learning rate alone" in told
-    assert "With 1e-10 the training loss stays at 2.3. With 0.001 the training loss goes from 2 to 0.5." in told
-    assert "With 0.1 training diverges in epoch 3. With 10 training diverges in epoch 1." in told
+    assert told.startswith(
+        "Learning rate 1e-10: training loss stays at 2.3. Learning rate 0.001: training loss 2 → 0.5."
+    )
+    assert "Learning rate 0.1: diverged in epoch 3. Learning rate 10: diverged in epoch 1." in told
 
 
 def test_one_learning_rate_is_no_study() -> None:
     rows = [with_recipe("a", lr=0.1), with_recipe("b", lr=0.1, batch_size=7)]
-    assert not sketched(learning_rates, rows, [history(2.0, 1.0), history(1.0)])
+    assert not sketched(LearningRates(), rows, [history(2.0, 1.0), history(1.0)])
 
 
 # --- maps of embeddings
@@ -213,11 +215,11 @@ def embedded(n: int, swapped: int = 0) -> Embeddings:
 def test_maps_are_fitted_on_training_images_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "umap", SimpleNamespace(UMAP=Axes))
     monkeypatch.setattr(Axes, "fitted", ())
-    pictures = sketched(embeddings, [model("a")], train=embedded(40), test=embedded(20, swapped=5))
+    pictures = sketched(EmbeddingMaps(), [model("a")], train=embedded(40), test=embedded(20, swapped=5))
     assert Axes.fitted == (40,)
     caption = pictures["embeddings-1"].caption
     assert "fitted on 40 training images without their labels" in caption
-    assert "same class for 75 % of the unchanged ones, 75 % of the attacked ones" in caption
+    assert "same class: 75 % of clean images, 75 % of attacked images (mean over classes)" in caption
 
 
 @pytest.mark.parametrize("spoilt", [np.nan, np.inf])
@@ -226,10 +228,10 @@ def test_embeddings_that_are_no_numbers_are_left_out(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(Axes, "fitted", ())
     train = embedded(40)
     train.embeddings[3] = spoilt
-    assert list(sketched(embeddings, [model("a")], train=train, test=embedded(20))) == ["embeddings-1"]
+    assert list(sketched(EmbeddingMaps(), [model("a")], train=train, test=embedded(20))) == ["embeddings-1"]
     assert Axes.fitted == (39,)
     train.embeddings[8:] = spoilt
-    assert not sketched(embeddings, [model("a")], train=train, test=embedded(20))
+    assert not sketched(EmbeddingMaps(), [model("a")], train=train, test=embedded(20))
 
 
 @pytest.mark.slow
@@ -255,4 +257,4 @@ def test_targets_and_several_ways_to_attack_do_not_get_in_each_others_way(tmp_pa
         cell(model("a"), ALL, outcome("attack", [0, 1, 0, 1], final=[1, 0, 0, 1], **tried), data=data),
     ]
     pictures = draw(tmp_path, board_data("Toys", "small", cells), cells, Materials(None, {}, {}, {}, {}))
-    assert [picture.name for picture in pictures] == ["class-counts", "ranking", "classes", "confusion-1"]
+    assert [picture.name for picture in pictures] == ["ranking", "classes", "confusion-1", "class-counts"]

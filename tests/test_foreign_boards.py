@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+import zipfile
 from collections.abc import Callable
 from dataclasses import fields, replace
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from archives import write_format_1
 from board_cells import A_MODEL, model
 from stores import B_MODEL, BOARD, LABELS, attacked, complaint, fill, publish, row
 
@@ -30,6 +32,8 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("made")
     fill(folder / "runs", row(A_MODEL))
     assert publish(fill(folder / "others", row(B_MODEL, (20, 30))), folder / "theirs") == 0
+    shutil.copytree(folder / "theirs", folder / "earlier")
+    write_format_1(folder / "earlier" / BOARD, read_archive(folder / "theirs" / BOARD))
     return folder
 
 
@@ -67,7 +71,7 @@ def outcomes(change: Callable[[dict[str, Any]], object]) -> Damage:
 
 
 def array(**changed: Any) -> Damage:
-    """An outcome with another array, and a record that names the hash of that outcome."""
+    """An outcome of the earlier format with another array, and a record that names the hash of that outcome."""
     names = [field.name for field in fields(Outcome)]
 
     def damage(board: Path) -> None:
@@ -160,18 +164,95 @@ DAMAGE: dict[str, tuple[Damage, str]] = {
 }
 
 
+def column(**changed: Any) -> Damage:
+    """Other columns, None for one that is dropped."""
+
+    def change(arrays: dict[str, Any]) -> None:
+        for name, value in changed.items():
+            arrays[name] = value
+            if value is None:
+                del arrays[name]
+
+    return outcomes(change)
+
+
+def bomb(board: Path) -> None:
+    """Two gigabytes of zeros, as far as the file's list of contents says."""
+    with zipfile.ZipFile(board / OUTCOMES, "w") as file:
+        file.writestr("ids.npy", b"")
+    data = (board / OUTCOMES).read_bytes()
+    at = data.index(b"PK\x01\x02") + 24  # where the size of the first member stands in the list of contents
+    (board / OUTCOMES).write_bytes(data[:at] + (2**31).to_bytes(4, "little") + data[at + 4 :])
+
+
+DAMAGE_OF_COLUMNS: dict[str, tuple[Damage, str]] = {
+    "a later format": (records(lambda lines: lines[0].update(archive=3)), "archive format 3"),
+    "a later schema": (records(lambda lines: lines[0].update(schema_version=99)), "schema 99"),
+    "no schema": (records(lambda lines: lines[0].pop("schema_version")), "schema_version"),
+    "nothing shared": (records(lambda lines: lines.pop(1)), 'line 5: there is no "dataset 0" before it'),
+    "a list": (records(lambda lines: lines.append([1, 2])), "line 11: it is no record"),
+    "an unknown field": (records(lambda lines: lines[-1].update(extra=1)), "extra"),
+    "a path for a key": (records(lambda lines: lines[-1].update(key="../../escaped")), "is not the key of a cell"),
+    "a record twice": (records(lambda lines: lines.append(lines[-1])), "is there twice"),
+    "a record dropped": (records(lambda lines: lines.pop()), "3 outcomes for 2 records"),
+    "a metric that does not follow": (
+        records(lambda lines: lines[-1].update(metrics={"accuracy": [1.0, 0.9, 1.0, 40]})),
+        'metric "accuracy"',
+    ),
+    "a metric left out": (records(lambda lines: lines[-1].update(without=["accuracy"])), 'metric "accuracy"'),
+    "a flag dropped": (records(lambda lines: [line.pop("flags", None) for line in lines]), 'flag "single-step-wins"'),
+    "a failure with figures": (records(lambda lines: lines[-1].update(status="failed")), "and it has an outcome"),
+    "another outcome": (
+        records(lambda lines: lines[-1].update(outcome="0" * 20)),
+        "is not what its record was made from",
+    ),
+    "a column changed": (column(final=np.zeros(120, np.uint8)), "is not what its record was made from"),
+    "a column dropped": (column(scored=None), "no column scored"),
+    "no lengths": (column(samples=None), "no column samples"),
+    "a column too long": (column(flat=np.zeros(121, np.bool_)), "the column flat has 121 entries, not 120"),
+    "another number of cells": (column(samples=np.array([120])), "1 outcomes for 3 records"),
+    "lengths below none": (column(samples=np.array([200, -120, 40])), "below 0"),
+    "widths of other cells": (column(**{"draws.width": np.zeros(2, np.int64)}), OUTCOMES),
+    "a type that is not exact": (column(final=np.zeros(120)), "a column of int64 is stored as float64"),
+    "text": (column(final=np.array(["x"] * 120)), "a column of int64"),
+    "code inside": (column(final=np.array([print])), "allow_pickle"),
+    "no archive": (text(OUTCOMES, b"PK\x03\x04 nothing"), OUTCOMES),
+    "half an archive": (lambda board: os.truncate(board / OUTCOMES, 1500), OUTCOMES),
+    "a bomb": (bomb, "unfolds to 2,147,483,648 bytes"),
+}
+
+
 @pytest.mark.parametrize("what", DAMAGE)
 def test_a_damaged_board_of_others_is_refused_in_one_line(
     what: str, folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     damage, part = DAMAGE[what]
-    board = folder / "theirs" / BOARD
+    refused_in_one_line(folder, "earlier", damage, part, capsys)
+
+
+@pytest.mark.parametrize("what", DAMAGE_OF_COLUMNS)
+def test_a_damaged_board_in_columns_is_refused_in_one_line(
+    what: str, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    refused_in_one_line(folder, "theirs", *DAMAGE_OF_COLUMNS[what], capsys)
+
+
+def refused_in_one_line(
+    folder: Path, whose: str, damage: Damage, part: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    board = folder / whose / BOARD
     damage(board)
-    shown = complaint(publish(Store(folder / "runs"), folder / "site", "--from", str(folder / "theirs")), capsys)
+    shown = complaint(publish(Store(folder / "runs"), folder / "site", "--from", str(folder / whose)), capsys)
     assert str(board) in shown
     assert part in shown
     assert len(shown) < 1500
     assert not (folder / "site").exists()
+
+
+def test_a_board_of_the_earlier_format_is_read_as_it_was(folder: Path) -> None:
+    earlier, now = (read_archive(folder / name / BOARD) for name in ("earlier", "theirs"))
+    assert [record for record, _ in earlier] == [record for record, _ in now]
+    assert [found and found.to_bytes() for _, found in earlier] == [found and found.to_bytes() for _, found in now]
 
 
 def test_names_of_others_cannot_speak_to_the_terminal(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -24,7 +24,7 @@ from robbench.data.cache import load
 from robbench.data.datasets.digits import Digits
 from robbench.data.label_issues import examine, write
 from robbench.data.splits import split
-from robbench.leaderboards.plots.label_sheet import SHOWN, label_sheet
+from robbench.leaderboards.plots._label_sheet import SHOWN, label_sheet
 from robbench.planning.planner import load_data
 from robbench.results.store import Store
 from robbench.training.trainer import train

@@ -47,11 +47,12 @@ STAGES = [
 ]
 # Boards are made from records and outcomes alone.
 OPEN_TO_BOARDS = """
-core.errors core.atomic_io core.threat_model core.corruption_kinds results.schema results.outcome
+core.component core.registry core.errors core.atomic_io core.threat_model core.corruption_kinds
+results.schema results.outcome
 evaluation.statistics evaluation.audit
 evaluation.corruption_error evaluation.verdicts
 evaluation.metrics.agreement evaluation.metrics.change evaluation.metrics.decisions evaluation.metrics.draws
-evaluation.metrics.passes evaluation.metrics.robustness evaluation.metrics.success
+evaluation.metrics.passes evaluation.metrics.robustness evaluation.metrics.success evaluation.metrics._built_in
 """
 
 

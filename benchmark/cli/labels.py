@@ -24,7 +24,7 @@ def _action(options: argparse.Namespace) -> int:
     from robbench.core.atomic_io import file_name
     from robbench.core.registry import Registry
     from robbench.data.label_issues import examine, write
-    from robbench.leaderboards.plots.label_sheet import SHOWN, label_sheet
+    from robbench.leaderboards.plots._label_sheet import SHOWN, label_sheet
     from robbench.planning.planner import load_data
     from robbench.results.store import Store
 

@@ -7,13 +7,19 @@ import argparse
 from robbench.cli import _command
 
 
+def _options(parser: argparse.ArgumentParser) -> None:
+    _command.add_boards(parser)
+    _command.add_plugins(parser)
+
+
 def _action(options: argparse.Namespace) -> int:
     from robbench.cli._display import show_boards
+    from robbench.core.registry import Registry
     from robbench.execution.boards import write_boards
     from robbench.results.store import Store
 
     store = Store(options.out)
-    boards = write_boards(store, _command.noted_boards(store, options.grid))
+    boards = write_boards(store, _command.noted_boards(store, options.grid), Registry(tuple(options.plugin)))
     show_boards(boards, store.root)
     return 1 if boards.failed() else 0
 
@@ -27,7 +33,7 @@ COMMAND = _command.Command(
         ("robbench report", "all boards of the store runs"),
         ("robbench report --grid full --out other", "the boards of one grid, of another store"),
     ),
-    options=_command.add_boards,
+    options=_options,
     action=_action,
     failed="1 some cells of these boards failed, or the store is damaged",
 )

@@ -13,6 +13,7 @@ from typing import Any
 from robbench.conformance.attacks import ATTACKS
 from robbench.conformance.components import ARCHITECTURES, BALANCERS, DEFENSES, OBJECTIVES
 from robbench.conformance.data import DATASETS, METRICS, DatasetFiles
+from robbench.conformance.figures import FIGURES
 from robbench.conformance.pytest_cases import cases
 from robbench.conformance.rules import Rule, RuleResult, judge
 from robbench.conformance.scenarios import Bench
@@ -29,6 +30,7 @@ RULES: Mapping[Kind, tuple[Rule[Any], ...]] = {
     "defense": DEFENSES,
     "metric": METRICS,
     "attack": ATTACKS,
+    "figure": FIGURES,
 }
 
 

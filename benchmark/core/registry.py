@@ -28,7 +28,7 @@ from robbench.core.contract_check import contract_faults, contract_of
 from robbench.core.errors import RequestError, did_you_mean
 from robbench.core.threat_model import NORMS, Norm
 
-Kind = Literal["dataset", "balancer", "architecture", "objective", "defense", "attack", "metric"]
+Kind = Literal["dataset", "balancer", "architecture", "objective", "defense", "attack", "metric", "figure"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 ENTRY_POINTS = "robbench.plugins"
 
@@ -40,6 +40,7 @@ _PACKAGES: Mapping[Kind, str] = {
     "defense": "robbench.defenses",
     "attack": "robbench.attacks",
     "metric": "robbench.evaluation.metrics",
+    "figure": "robbench.leaderboards.plots",
 }
 _MARK = "__robbench__"
 _CITATION = re.compile(r" \([^()]*\d{4}[^()]*\)")
@@ -131,6 +132,11 @@ def register_attack(name: str, *, norms: Sequence[Norm], brief: str = "", **pres
 def register_metric(name: str, *, brief: str = "", **preset: object) -> Callable[[C], C]:
     """Register a metric."""
     return _register(Mark("metric", name, preset, brief=brief))
+
+
+def register_figure(name: str, *, brief: str = "", **preset: object) -> Callable[[C], C]:
+    """Register a figure of boards."""
+    return _register(Mark("figure", name, preset, brief=brief))
 
 
 @dataclass(frozen=True)

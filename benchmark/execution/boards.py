@@ -16,6 +16,7 @@ from robbench.results.schema import BoardNote, Outcome, Record, Reference, diges
 from robbench.results.store import Store
 
 if TYPE_CHECKING:
+    from robbench.core.registry import Registry
     from robbench.planning.plan import Data, Job, Plan
 
 EXHIBITED = 8
@@ -84,12 +85,13 @@ def exhibit(data: Data, store: Store) -> str:
     return name
 
 
-def write_boards(store: Store, boards: Collection[str] | None = None) -> Boards:
+def write_boards(store: Store, boards: Collection[str] | None = None, registry: Registry | None = None) -> Boards:
     """Make boards from records and outcomes alone.
 
     Args:
         store: The store.
         boards: Their names; all that the store knows of where it is None.
+        registry: The known figures; the built-in ones where it is None.
 
     Raises:
         StoreError: If a cell is damaged or a board cannot be written.
@@ -113,7 +115,7 @@ def write_boards(store: Store, boards: Collection[str] | None = None) -> Boards:
             shown = BoardNote.model_validate({name: note[name] for name in BoardNote.model_fields if name in note})
             made = board_data(shown.title, shown.grid, found[board])
             materials = read_materials(store, note.get("exhibit"), found[board])
-            pictures = draw(folder, made, found[board], materials)
+            pictures = draw(folder, made, found[board], materials, registry)
             files[board] = write_files(folder, made, shown, found[board], pictures)
     if files:
         made_before = [folder for name in store.boards() if (folder := store.root / "leaderboards" / name).is_dir()]

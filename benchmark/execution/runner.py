@@ -68,7 +68,7 @@ def run(
         refresh(plan, store)
         with watch(plan, work) as tell:
             run_locally(plan, work, workers, tell)
-        written = write_boards(store, boards)
+        written = write_boards(store, boards, plan.registry)
         store.note_request(inputs.key, plan.name, boards)
     return written
 

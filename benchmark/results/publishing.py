@@ -215,7 +215,7 @@ def _board_files(source: BoardSource, figures: Files) -> dict[str, bytes]:
 
 
 def _figures(folder: Path) -> dict[str, bytes]:
-    names = [f"{picture.name}.{suffix}" for picture in read_pictures(folder) for suffix in ("png", "svg")]
+    names = [f"{picture.name}.png" for picture in read_pictures(folder)]
     listed = [f"figures/{name}" for name in ("figures.json", *names)] if names else []
     return {name: content for name in listed if (content := _read(folder / name)) is not None}
 

@@ -79,12 +79,9 @@ def _facets(board: Board) -> dict[str, list[str]]:
 
 
 def _address(folder: Path, picture: Picture) -> str:
-    """The smaller of a figure's two files as a data address; a drawing that holds a photograph is none."""
+    """A figure as a data address."""
     try:
-        drawing, raster = ((folder / f"{picture.name}.{suffix}").read_bytes() for suffix in ("svg", "png"))
+        data = (folder / f"{picture.name}.png").read_bytes()
     except OSError as error:
         raise StoreError(f"cannot read figure {picture.name} in {folder}: {error}") from error
-    kind, data = ("svg+xml", drawing)
-    if b"<image" in drawing or len(raster) < len(drawing):
-        kind, data = "png", raster
-    return f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
+    return f"data:image/png;base64,{base64.b64encode(data).decode()}"

@@ -1,85 +1,106 @@
-"""Figures of boards, drawn from what the board says, from outcomes, and from what else the store keeps."""
+"""Figures of boards: a registered component each, found when a board is drawn."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import replace
-from itertools import chain
+import re
+from collections.abc import Sequence
 from pathlib import Path
+from typing import cast, get_args
 
 from robbench.core.atomic_io import write_atomically
-from robbench.core.errors import StoreError
+from robbench.core.errors import RequestError, StoreError
+from robbench.core.registry import Registry
 from robbench.leaderboards.artifact_reader import Materials
 from robbench.leaderboards.board import Board
-from robbench.leaderboards.figure_manifest import Picture, write_manifest
-from robbench.leaderboards.plots.classes import classes
-from robbench.leaderboards.plots.confusion import confusion
-from robbench.leaderboards.plots.counts import counts
-from robbench.leaderboards.plots.embeddings import embeddings
-from robbench.leaderboards.plots.examples import examples
-from robbench.leaderboards.plots.learning_rates import learning_rates
-from robbench.leaderboards.plots.noise import noise
-from robbench.leaderboards.plots.ranking import ranking
-from robbench.leaderboards.plots.rounding import rounding
-from robbench.leaderboards.plots.samples import samples
-from robbench.leaderboards.plots.scene import Scene, Sketch
-from robbench.leaderboards.plots.strength import sizes, strength
-from robbench.leaderboards.plots.style import Fonts, encode, style
-from robbench.leaderboards.plots.training import training
+from robbench.leaderboards.figure_manifest import FILE_STEM, Picture, Section, write_manifest
+from robbench.leaderboards.plots._scene import Figure, Scene, Sketch
+from robbench.leaderboards.plots._style import Fonts, png, style, svg
 from robbench.leaderboards.table import Cell, Table
 
-__all__ = ["draw"]
+__all__ = ["draw", "figures", "in_order"]
 
-_KINDS = (
-    *(counts, samples, training, learning_rates, ranking, classes, confusion),
-    *(strength, sizes, rounding, examples, embeddings, noise),
-)
+_SECTIONS: tuple[Section, ...] = get_args(Section)
 
 
-def draw(directory: Path, board: Board, cells: Sequence[Cell], materials: Materials) -> tuple[Picture, ...]:
-    """Draw every figure for which there is something to show, as ``figures/<name>.png`` and ``.svg``, and list them.
+def figures(registry: Registry) -> dict[str, Figure]:
+    """The registered figures by name, in the order in which they are read: by section and position.
 
-    The same input gives the same bytes on the same machine. Figures that an earlier call left are removed unless they
-    are drawn again.
+    Raises:
+        RequestError: If one is of a section that boards do not have.
+    """
+    found = {}
+    for name, entry in registry.entries("figure").items():
+        figure = cast(Figure, entry.cls.make(entry.mark.preset, f'figure "{name}"'))
+        if figure.section not in _SECTIONS:
+            raise RequestError(f'figure "{name}": boards have no section "{figure.section}"; {", ".join(_SECTIONS)}')
+        found[name] = figure
+    return dict(sorted(found.items(), key=lambda item: (_SECTIONS.index(item[1].section), item[1].position, item[0])))
+
+
+def draw(
+    directory: Path, board: Board, cells: Sequence[Cell], materials: Materials, registry: Registry | None = None
+) -> tuple[Picture, ...]:
+    """Draw every figure for which there is something to show, as ``figures/<name>.png``, and list them.
+
+    Line drawings are written as ``.svg`` as well. The same input gives the same bytes on the same machine. Figures that
+    an earlier call left are removed unless they are drawn again.
 
     Args:
         directory: The board's; made if need be.
         board: What the board says.
         cells: The records with their outcomes that it was made from.
         materials: What else there is to draw from.
+        registry: The known figures; the built-in ones where it is None.
 
     Returns:
         The figures, in the order in which they should be read.
 
     Raises:
+        RequestError: If two drawings share a name, or one has a name that cannot be that of a file.
         StoreError: If a file cannot be written, or one of the materials is damaged.
     """
     folder = directory / "figures"
     scene = Scene(board, Table.of(cells), materials, Fonts.installed())
-    pictures = []
+    pictures: dict[str, Picture] = {}
     with style(scene.fonts):
-        for sketch in _sketches(scene):
-            png, svg = encode(sketch.sheet)
-            write_atomically(folder / f"{sketch.picture.name}.png", png)
-            write_atomically(folder / f"{sketch.picture.name}.svg", svg)
-            pictures.append(sketch.picture)
-    write_manifest(directory, pictures)
-    _remove_others(folder, {picture.name for picture in pictures})
-    return tuple(pictures)
+        for name, figure in figures(registry or Registry(installed=False)).items():
+            for sketch in figure.draw(scene):
+                if sketch.name in pictures or not re.fullmatch(FILE_STEM, sketch.name):
+                    raise RequestError(
+                        f'figure "{name}" gives a drawing "{sketch.name}", a name that is taken or no file name'
+                    )
+                write_atomically(folder / f"{sketch.name}.png", png(sketch.sheet, figure.photograph))
+                if not figure.photograph:
+                    write_atomically(folder / f"{sketch.name}.svg", svg(sketch.sheet))
+                pictures[sketch.name] = _picture(scene, figure, sketch)
+    write_manifest(directory, list(pictures.values()))
+    _remove_others(folder, pictures)
+    return tuple(pictures.values())
 
 
-def _sketches(scene: Scene) -> Iterator[Sketch]:
-    unreadable = scene.numbered_classes()
-    for sketch in chain.from_iterable(kind(scene) for kind in _KINDS):
-        if sketch.picture.section not in ("training", "robustness"):
-            caption = sketch.picture.caption + unreadable
-            sketch = sketch._replace(picture=replace(sketch.picture, caption=caption))
-        yield sketch
+def _picture(scene: Scene, figure: Figure, sketch: Sketch) -> Picture:
+    numbered = "" if figure.section in ("ranking", "training", "rounding") else scene.numbered_classes()
+    return Picture(
+        name=sketch.name,
+        section=figure.section,
+        title=sketch.title,
+        caption=sketch.caption + numbered,
+        alt=sketch.alt,
+        main=sketch.main,
+        photograph=figure.photograph,
+    )
 
 
-def _remove_others(folder: Path, names: set[str]) -> None:
+def in_order(pictures: Sequence[Picture]) -> list[Picture]:
+    """Pictures by section, otherwise in the order given."""
+    return sorted(pictures, key=lambda picture: _SECTIONS.index(picture.section))
+
+
+def _remove_others(folder: Path, pictures: dict[str, Picture]) -> None:
     for path in folder.glob("*"):
-        if path.suffix in (".png", ".svg") and path.stem not in names:
+        picture = pictures.get(path.stem)
+        drawn = picture is not None and not (picture.photograph and path.suffix == ".svg")
+        if path.suffix in (".png", ".svg") and not drawn:
             try:
                 path.unlink()
             except OSError as error:

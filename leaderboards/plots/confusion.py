@@ -1,32 +1,44 @@
-"""Which class is taken for which, unchanged and attacked."""
+"""Which class is predicted for which, clean and attacked."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from robbench.core.registry import register_figure
 from robbench.leaderboards.board import Row
-from robbench.leaderboards.figure_manifest import Picture
-from robbench.leaderboards.plots.scene import Scene, Sketch, leading, which
-from robbench.leaderboards.plots.style import WIDTH, sheet
-from robbench.leaderboards.plots.words import pct, short
+from robbench.leaderboards.figure_manifest import Section
+from robbench.leaderboards.plots._rows import leading, which
+from robbench.leaderboards.plots._scene import Figure, Scene, Sketch
+from robbench.leaderboards.plots._style import WIDTH, sheet
+from robbench.leaderboards.plots._words import pct, short
 
 BESIDE, NUMBERED = 10, 20
 """Up to so many classes two matrices stand side by side with their counts, and so many have counts at all."""
 
 
-def confusion(scene: Scene) -> Iterator[Sketch]:
-    """Two matrices for each leading row."""
-    rows = [row for row in scene.board.rows if _matrices(scene, row)]
-    shown = leading(rows)
-    for number, row in enumerate(shown, 1):
-        yield _draw(scene, row, f"confusion-{number}", which(rows, shown))
+@register_figure("confusion")
+@dataclass(frozen=True)
+class Confusion(Figure):
+    """Confusion matrices of the best and the best undefended row, clean and attacked."""
+
+    section: ClassVar[Section] = "classes"
+    position: ClassVar[int] = 30
+
+    def draw(self, scene: Scene) -> Iterator[Sketch]:
+        """Two matrices for each leading row."""
+        rows = [row for row in scene.board.rows if _matrices(scene, row)]
+        shown = leading(rows)
+        for number, row in enumerate(shown, 1):
+            yield _draw(scene, row, f"confusion-{number}", which(rows, shown))
 
 
 def _matrices(scene: Scene, row: Row) -> dict[str, NDArray[np.int64]]:
-    """Counts by true class and decision, by condition."""
+    """Counts by true and predicted class, by condition."""
     labels = [label for label in (scene.clean, row.hardest) if label and row.cells[label].confusion]
     return {label: np.array(row.cells[label].confusion) for label in labels}
 
@@ -58,42 +70,39 @@ def _draw(scene: Scene, row: Row, name: str, shown: str) -> Sketch:
         if not beside or place == 0:
             axes.set_ylabel("True class")
         if beside or place == len(matrices) - 1:
-            axes.set_xlabel("Decided")
+            axes.set_xlabel("Predicted class")
     bar = made.colorbar(mesh, ax=panels, shrink=0.6 if beside else 0.4, aspect=25, pad=0.02)
     bar.set_ticks([0, 0.5, 1], labels=["0 %", "50 %", "100 %"])
     bar.outline.set_visible(False)
     bar.set_label("Share of the true class")
-    told = [f"{_told(scene, label, counts)}" for label, counts in matrices.items()]
-    caption = (
-        "True classes from top to bottom, decisions from left to right; what lies off the diagonal is wrong. "
-        f"{'Numbers are images, s' if size <= NUMBERED else 'S'}hades are shares of the true class. {' '.join(told)}"
-    )
-    alt = f"Confusion matrices of {short(row.label)}. {' '.join(told)}"
-    title = f"Which class is taken for which: {short(row.label)}"
-    return Sketch(Picture(name, "accuracy", title, caption + shown, alt), made)
+    told = " ".join(_told(scene, label, counts) for label, counts in matrices.items())
+    counted = "Numbers are images, s" if size <= NUMBERED else "S"
+    caption = f"{told} Rows: true class; columns: predicted class. {counted}hades are shares of the true class."
+    alt = f"Confusion matrices of {short(row.label)}. {told}"
+    return Sketch(name, f"Confusion: {short(row.label)}", caption + shown, alt, made)
 
 
 def _title(scene: Scene, label: str) -> str:
-    return "Unchanged" if label == scene.clean else scene.condition(label, 34)
+    return "Clean" if label == scene.clean else scene.condition(label, 34)
 
 
 def _write(axes: object, counts: NDArray[np.int64], shares: NDArray[np.float64]) -> None:
     crowded = len(counts) > 6 and counts.max() >= 1000
-    for (true, decided), count in np.ndenumerate(counts):
+    for (true, predicted), count in np.ndenumerate(counts):
         if count:
             text = str(count) if count < 10_000 else f"{count / 1000:.0f}k"
-            color = "white" if shares[true, decided] > 0.6 else "black"
-            axes.text(decided, true, text, ha="center", va="center", color=color, fontsize=6 if crowded else 8)  # type: ignore[attr-defined]
+            color = "white" if shares[true, predicted] > 0.6 else "black"
+            axes.text(predicted, true, text, ha="center", va="center", color=color, fontsize=6 if crowded else 8)  # type: ignore[attr-defined]
 
 
 def _told(scene: Scene, label: str, counts: NDArray[np.int64]) -> str:
-    condition = "Unchanged" if label == scene.clean else f"Under {short(label)}"
+    condition = "Clean" if label == scene.clean else short(label)
     right = pct(counts.trace() / max(1, counts.sum()))
     wrong = counts - np.diag(counts.diagonal())
     if not wrong.any():
-        return f"{condition}, every decision is right."
-    true, decided = np.unravel_index(int(wrong.argmax()), wrong.shape)
+        return f"{condition}: every prediction is right."
+    true, predicted = np.unravel_index(int(wrong.argmax()), wrong.shape)
     return (
-        f"{condition}, {right} of the decisions are right; most often {scene.said(int(true))} is taken for "
-        f"{scene.said(int(decided))} ({counts[true, decided]:,} of {counts[true].sum():,})."
+        f"{condition}: {right} right, most often wrong {scene.said(int(true))} predicted as "
+        f"{scene.said(int(predicted))} ({counts[true, predicted]:,} of {counts[true].sum():,})."
     )

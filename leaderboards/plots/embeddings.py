@@ -1,20 +1,23 @@
-"""How classes lie in what the backbone makes of images: trained on, unseen, perturbed and attacked."""
+"""Maps of embeddings by true class: training images, and test images clean, perturbed and attacked."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from robbench.core.registry import register_figure
 from robbench.leaderboards.artifact_reader import Embeddings
 from robbench.leaderboards.board import Row
-from robbench.leaderboards.figure_manifest import Picture
+from robbench.leaderboards.figure_manifest import Section
 from robbench.leaderboards.markdown import counted
-from robbench.leaderboards.plots.scene import Scene, Sketch, featured, which
-from robbench.leaderboards.plots.style import BLACK, BLUE, GREEN, ORANGE, PURPLE, SKY, VERMILLION, sheet
-from robbench.leaderboards.plots.words import short
+from robbench.leaderboards.plots._rows import featured, which
+from robbench.leaderboards.plots._scene import Figure, Scene, Sketch
+from robbench.leaderboards.plots._style import BLACK, BLUE, GREEN, ORANGE, PURPLE, SKY, VERMILLION, sheet
+from robbench.leaderboards.plots._words import short
 
 ROWS = 4
 FITTED = 2000
@@ -25,19 +28,27 @@ _COLORS = (BLUE, VERMILLION, GREEN, ORANGE, PURPLE, SKY, BLACK, "#B8A800", "#882
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "*")
 
 
-def embeddings(scene: Scene) -> Iterator[Sketch]:
-    """A map for each of a few rows, fitted on training images alone."""
-    rows = [row for row in scene.board.rows if (row.label, scene.seed(row)) in scene.materials.train]
-    shown = featured(rows, ROWS)
-    for number, row in enumerate(shown, 1):
-        train = _finite(scene.materials.train[row.label, scene.seed(row)])
-        tests = _tests(scene, row)
-        if len(train.labels) < LEAST:
-            continue
-        placed = project(train.embeddings, {heading: part.embeddings for heading, (_, part) in tests.items()})
-        # A backbone that makes the same of all images has no map.
-        if all(np.isfinite(points).all() for points in placed.values()):
-            yield _draw(scene, row, train, tests, placed, f"embeddings-{number}", which(rows, shown))
+@register_figure("embeddings")
+@dataclass(frozen=True)
+class EmbeddingMaps(Figure):
+    """Two-dimensional maps of embeddings, fitted on training images alone."""
+
+    section: ClassVar[Section] = "embeddings"
+    position: ClassVar[int] = 10
+
+    def draw(self, scene: Scene) -> Iterator[Sketch]:
+        """A map for each of a few rows, fitted on training images alone."""
+        rows = [row for row in scene.board.rows if (row.label, scene.seed(row)) in scene.materials.train]
+        shown = featured(rows, ROWS)
+        for number, row in enumerate(shown, 1):
+            train = _finite(scene.materials.train[row.label, scene.seed(row)])
+            tests = _tests(scene, row)
+            if len(train.labels) < LEAST:
+                continue
+            placed = project(train.embeddings, {heading: part.embeddings for heading, (_, part) in tests.items()})
+            # A backbone that makes the same of all images has no map.
+            if all(np.isfinite(points).all() for points in placed.values()):
+                yield _draw(scene, row, train, tests, placed, f"embeddings-{number}", which(rows, shown))
 
 
 def _finite(found: Embeddings) -> Embeddings:
@@ -49,7 +60,7 @@ def _finite(found: Embeddings) -> Embeddings:
 
 
 def _tests(scene: Scene, row: Row) -> dict[str, tuple[str, Embeddings]]:
-    """Headings and embeddings of test images, unchanged, perturbed and attacked, as far as there are any."""
+    """Headings and embeddings of test images, clean, perturbed and attacked, as far as there are any."""
     board, seed = scene.board, scene.seed(row)
     attacks = [label for label in (row.hardest, *(board.threats[board.ranked_by] if board.ranked_by else ())) if label]
     attacks += [condition.label for condition in board.conditions if condition.kind in ("attack", "chain")]
@@ -123,18 +134,15 @@ def _draw(
         axes.spines[:].set(visible=True, color="#BBBBBB")
     handles = _handles(scene, size)
     made.legend(handles=handles, loc="outside lower center", ncols=5, columnspacing=1.2, handletextpad=0.3)
+    told = _told(panels)
     caption = (
-        f"Output of the backbone of {short(row.label)}, brought to two dimensions by UMAP, which was fitted on "
-        f"{len(train.labels):,} training images without their labels and then applied to test images; axes are the "
-        "same in all panels, and mean nothing by themselves. Colors are true classes: where they mix, the backbone "
-        "mixes them up. "
-        f"{_told(panels)}"
-    )
+        f"{told} Embeddings of {short(row.label)} by UMAP, fitted on {len(train.labels):,} training images without "
+        "their labels. Colors are true classes; axes have no meaning of their own."
+    ).strip()
     if size > COLORED:
         caption += f" Of {size} classes, the first {COLORED} are colored."
-    alt = f"{counted(len(panels), 'scatter plot')} of embeddings by true class. {_told(panels)}"
-    title = f"What the backbone sees: {short(row.label)}"
-    return Sketch(Picture(name, "embeddings", title, caption + shown, alt), made)
+    alt = f"{counted(len(panels), 'scatter plot')} of embeddings by true class. {told}"
+    return Sketch(name, f"Embeddings: {short(row.label)}", caption + shown, alt, made)
 
 
 def _handles(scene: Scene, size: int) -> list[Any]:
@@ -156,7 +164,5 @@ def _told(panels: Mapping[str, tuple[NDArray[Any], NDArray[Any], str]]) -> str:
         if heading != "Train":
             nearest = labels[tree.query(others)[1]]
             share = f"{100 * np.mean([np.mean(nearest[true == label] == label) for label in np.unique(true)]):.0f} %"
-            told.append(f"{share} of the {heading.split(', ')[-1].lower().replace('test', 'unchanged')} ones")
-    if not told:
-        return ""
-    return f"The nearest training image on the map is of the same class for {', '.join(told)}, averaged over classes."
+            told.append(f"{share} of {heading.split(', ')[-1].lower().replace('test', 'clean')} images")
+    return f"Nearest training image of the same class: {', '.join(told)} (mean over classes)." if told else ""

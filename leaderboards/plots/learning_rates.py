@@ -1,34 +1,44 @@
-"""What the learning rate does: rows that differ in nothing else."""
+"""Loss over epochs by learning rate."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import numpy as np
 
+from robbench.core.registry import register_figure
 from robbench.leaderboards.artifact_reader import History
 from robbench.leaderboards.board import Row
-from robbench.leaderboards.figure_manifest import Picture
-from robbench.leaderboards.plots.scene import Scene, Sketch
-from robbench.leaderboards.plots.style import COLORS, MARKERS, sheet
-from robbench.leaderboards.plots.training import histories, loss_axis, whole_epochs
-from robbench.leaderboards.plots.words import short
+from robbench.leaderboards.figure_manifest import Section
+from robbench.leaderboards.plots._histories import histories, loss_axis, whole_epochs
+from robbench.leaderboards.plots._scene import Figure, Scene, Sketch
+from robbench.leaderboards.plots._style import COLORS, MARKERS, sheet
+from robbench.leaderboards.plots._words import short
 from robbench.results.schema import digest
 
 
-def learning_rates(scene: Scene) -> Iterator[Sketch]:
-    """A figure for each group of rows that differ in the learning rate alone."""
-    groups: dict[str, list[tuple[float, Row, History]]] = {}
-    for row in scene.board.rows:
-        found = histories(scene, row)
-        if found and isinstance(row.model.recipe.get("lr"), int | float):
-            plain = row.model.model_dump(mode="json", exclude={"label"})
-            lr = float(plain["recipe"].pop("lr"))
-            groups.setdefault(digest(plain), []).append((lr, row, found[0]))
-    studies = [group for group in groups.values() if len({lr for lr, _, _ in group}) > 1]
-    for place, group in enumerate(studies, 1):
-        yield _draw(scene, f"learning-rates-{place}", sorted(group, key=lambda item: item[0])[: len(COLORS)])
+@register_figure("learning-rates")
+@dataclass(frozen=True)
+class LearningRates(Figure):
+    """Loss over epochs for rows that differ in the learning rate alone."""
+
+    section: ClassVar[Section] = "training"
+    position: ClassVar[int] = 20
+
+    def draw(self, scene: Scene) -> Iterator[Sketch]:
+        """A figure for each group of rows that differ in the learning rate alone."""
+        groups: dict[str, list[tuple[float, Row, History]]] = {}
+        for row in scene.board.rows:
+            found = histories(scene, row)
+            if found and isinstance(row.model.recipe.get("lr"), int | float):
+                plain = row.model.model_dump(mode="json", exclude={"label"})
+                lr = float(plain["recipe"].pop("lr"))
+                groups.setdefault(digest(plain), []).append((lr, row, found[0]))
+        studies = [group for group in groups.values() if len({lr for lr, _, _ in group}) > 1]
+        for place, group in enumerate(studies, 1):
+            yield _draw(scene, f"learning-rates-{place}", sorted(group, key=lambda item: item[0])[: len(COLORS)])
 
 
 def _draw(scene: Scene, name: str, group: Sequence[tuple[float, Row, History]]) -> Sketch:
@@ -62,10 +72,10 @@ def _draw(scene: Scene, name: str, group: Sequence[tuple[float, Row, History]]) 
     told = " ".join(_told(lr, history) for lr, _, history in group)
     like, gone = short(group[0][1].label), any(_diverged(history) for _, _, history in group)
     caption = (
-        f"Loss per epoch of {len(group)} rows like {like} that differ in the learning rate alone, one training of each"
-        f"{'; a cross marks where a loss was last a number before training diverged' if gone else ''}. {told}"
+        f"{told} Loss per epoch of {len(group)} rows like {like} that differ in the learning rate alone, one training "
+        f"each.{' Crosses: last finite loss before divergence.' if gone else ''}"
     )
-    return Sketch(Picture(name, "training", "The learning rate", caption, told), made)
+    return Sketch(name, "Learning rate", caption, told, made)
 
 
 def _diverged(history: History) -> int | None:
@@ -77,9 +87,9 @@ def _diverged(history: History) -> int | None:
 def _told(lr: float, history: History) -> str:
     end = _diverged(history)
     if end:
-        return f"With {lr:g} training diverges in epoch {end}."
+        return f"Learning rate {lr:g}: diverged in epoch {end}."
     first, last = history.train_loss[0], history.train_loss[-1]
     if len(history.epochs) < 2:
-        return f"With {lr:g} the training loss is {last:.3g} after one epoch."
-    moved = "stays at" if abs(first - last) <= 0.001 * abs(first) else f"goes from {first:.3g} to"
-    return f"With {lr:g} the training loss {moved} {last:.3g}."
+        return f"Learning rate {lr:g}: training loss {last:.3g} after one epoch."
+    same = abs(first - last) <= 0.001 * abs(first)
+    return f"Learning rate {lr:g}: training loss {f'stays at {last:.3g}' if same else f'{first:.3g} → {last:.3g}'}."

@@ -1,18 +1,21 @@
-"""What optimized noise costs: how often it reaches its target, against how much of it there is."""
+"""Success of optimized noise over its size."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from robbench.leaderboards.aggregates import Figure
+from robbench.core.registry import register_figure
+from robbench.leaderboards.aggregates import Estimate
 from robbench.leaderboards.board import Row
-from robbench.leaderboards.figure_manifest import Picture
+from robbench.leaderboards.figure_manifest import Section
 from robbench.leaderboards.markdown import number
-from robbench.leaderboards.plots.scene import Scene, Sketch, leading, which
-from robbench.leaderboards.plots.style import COLORS, MARKERS, share_axis, sheet, spans
-from robbench.leaderboards.plots.words import pct, short
+from robbench.leaderboards.plots._labels import PointLabel, mark_box, write_labels
+from robbench.leaderboards.plots._rows import leading, which
+from robbench.leaderboards.plots._scene import Figure, Scene, Sketch
+from robbench.leaderboards.plots._style import COLORS, MARKERS, lay_out, share_axis, sheet, spans
+from robbench.leaderboards.plots._words import pct, short
 from robbench.results.schema import ConditionSpec
 
 if TYPE_CHECKING:
@@ -25,19 +28,27 @@ COLUMNS = 2
 class _Point:
     c: float
     size: float
-    success: Figure
+    success: Estimate
 
 
 Lines = Mapping[str, list[_Point]]
 
 
-def noise(scene: Scene) -> Iterator[Sketch]:
-    """A panel per target, a line per start, a point per price, for each leading row."""
-    by_row = {row.label: _panels(scene, row) for row in scene.board.rows}
-    rows = [row for row in scene.board.rows if by_row[row.label]]
-    shown = leading(rows)
-    for place, row in enumerate(shown, 1):
-        yield _draw(scene, row, by_row[row.label], f"noise-{place}", which(rows, shown))
+@register_figure("noise")
+@dataclass(frozen=True)
+class NoiseCost(Figure):
+    """How often optimized noise reaches its target, over its size."""
+
+    section: ClassVar[Section] = "noise"
+    position: ClassVar[int] = 10
+
+    def draw(self, scene: Scene) -> Iterator[Sketch]:
+        """A panel per target, a line per start, a point per price, for each leading row."""
+        by_row = {row.label: _panels(scene, row) for row in scene.board.rows}
+        rows = [row for row in scene.board.rows if by_row[row.label]]
+        shown = leading(rows)
+        for place, row in enumerate(shown, 1):
+            yield _draw(scene, row, by_row[row.label], f"noise-{place}", which(rows, shown))
 
 
 def _panels(scene: Scene, row: Row) -> dict[str, Lines]:
@@ -97,60 +108,26 @@ def _draw(scene: Scene, row: Row, panels: Mapping[str, Lines], name: str, shown:
         axes.tick_params(labelbottom=True)
     handles = {label: handle for axes in grid.flat[: len(panels)] for handle, label in _entries(axes)}
     made.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=4, title="Noise starts")
-    engine = made.get_layout_engine()
-    if engine is not None:
-        engine.execute(made)
+    lay_out(made)
     for axes, lines in zip(grid.flat, panels.values(), strict=False):
         _name_prices(axes, {COLORS[starts.index(start) % len(COLORS)]: points for start, points in lines.items()})
     told = " ".join(_told(scene, target, lines) for target, lines in panels.items())
     caption = (
-        f"{short(row.label)}: how often optimized noise reaches its target, with 95 % intervals, against the median "
-        "size of the noise over all images it was tried on, in units of one value from black to white; numbers at the "
-        f"points are the price C of a unit of noise. {told}"
+        f"{told} Success of optimized noise over its median size (L1, in units of one pixel from black to white), "
+        "with 95 % intervals. Numbers at the points: the weight C of the noise's size."
     )
-    title = f"What targeted noise costs: {short(row.label)}"
     alt = f"Line plots of success over size of the noise. {told}"
-    return Sketch(Picture(name, "noise", title, caption + shown, alt), made)
+    return Sketch(name, f"Targeted noise: {short(row.label)}", caption + shown, alt, made)
 
 
 def _name_prices(axes: Axes, lines: Mapping[str, Sequence[_Point]]) -> None:
-    """Write the price beside each point, on whichever side nothing is written yet; nowhere if all are taken.
-
-    Args:
-        axes: A panel whose place in the figure is settled.
-        lines: Points by color.
-    """
-    from matplotlib.patheffects import withStroke
-
-    scale = axes.figure.dpi / 72
-    left, low, right, top = (edge / scale for edge in axes.get_window_extent().extents)
-    taken: list[tuple[float, float, float, float]] = []
-    spots = {}
-    for color, points in lines.items():
-        for point in points:
-            x, y = axes.transData.transform((point.size, 100 * point.success.value)) / scale
-            spots[color, point] = (float(x), float(y))
-            taken.append((x - 3, y - 3, x + 3, y + 3))
-    for (color, point), (x, y) in spots.items():
-        text = f"{point.c:g}"
-        wide, high = 5.2 * len(text), 8.0
-        for aside, up in ((5, 3), (5, -11), (-5 - wide, 3), (-5 - wide, -11), (-wide / 2, 7), (-wide / 2, -15)):
-            box = (x + aside, y + up, x + aside + wide, y + up + high)
-            inside = left < box[0] and box[2] < right + 4 and low < box[1] and box[3] < top + 8
-            if inside and all(box[0] > b[2] or b[0] > box[2] or box[1] > b[3] or b[1] > box[3] for b in taken):
-                taken.append(box)
-                note = axes.annotate(
-                    text,
-                    (point.size, 100 * point.success.value),
-                    (aside, up),
-                    textcoords="offset points",
-                    fontsize=8,
-                    color=color,
-                    zorder=5,
-                )
-                note.set_path_effects([withStroke(linewidth=2, foreground="white")])
-                note.set_in_layout(False)
-                break
+    """Write the price beside each point, by color of its line."""
+    spots = [
+        PointLabel(f"{point.c:g}", point.size, 100 * point.success.value, color)
+        for color, points in lines.items()
+        for point in points
+    ]
+    write_labels(axes, spots, [mark_box(axes, spot.x, spot.y) for spot in spots])
 
 
 def _entries(axes: Axes) -> Iterator[tuple[Any, str]]:
@@ -184,10 +161,9 @@ def _told(scene: Scene, target: str, lines: Lines) -> str:
     """What the highest price takes from the start that succeeds most often at the lowest."""
     start, points = max(lines.items(), key=lambda line: line[1][0].success.value)
     cheap, dear = points[0], points[-1]
-    text = (
-        f"Towards {short(_target(scene, target), 30)} from a {short(start)} start, {pct(cheap.success.value)} of the "
-    )
-    text += f"tries succeed at C = {cheap.c:g} with a median size of {number(cheap.size)}"
-    if dear.c != cheap.c:
-        text += f", {pct(dear.success.value)} at C = {dear.c:g} with {number(dear.size)}"
-    return f"{text}."
+    text = f"Towards {short(_target(scene, target), 30)} from a {short(start)} start: {_at(cheap)}"
+    return f"{text}, {_at(dear)}." if dear.c != cheap.c else f"{text}."
+
+
+def _at(point: _Point) -> str:
+    return f"{pct(point.success.value)} at C = {point.c:g} with median size {number(point.size)}"

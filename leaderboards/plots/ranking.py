@@ -1,66 +1,89 @@
-"""What attacks take from each row: from its accuracy on unchanged images to its worst case."""
+"""Clean and worst-case robust accuracy, row by row."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
 
-from robbench.leaderboards.aggregates import Figure
+from robbench.core.registry import register_figure
+from robbench.leaderboards.aggregates import Estimate
 from robbench.leaderboards.board import Board, Row
-from robbench.leaderboards.figure_manifest import Picture
+from robbench.leaderboards.figure_manifest import Section
 from robbench.leaderboards.markdown import counted, percent
-from robbench.leaderboards.plots.scene import Scene, Sketch, leading
-from robbench.leaderboards.plots.style import ATTACKED, CLEAN, GREY, share_axis, sheet, spans
-from robbench.leaderboards.plots.words import short
+from robbench.leaderboards.plots._rows import leading
+from robbench.leaderboards.plots._scene import Figure, Scene, Sketch
+from robbench.leaderboards.plots._style import ATTACKED, CLEAN, GREY, share_axis, sheet, spans
+from robbench.leaderboards.plots._words import short
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure as Sheet
 
 ROWS = 20
 
 
-def ranking(scene: Scene) -> Iterator[Sketch]:
-    """A line per ranked row, at most twenty."""
-    board = scene.board
-    ranked = [row for row in board.rows if row.rank]
-    if not ranked:
-        return
-    rows = _few(ranked)
-    made, panels = sheet(0.85 + 0.36 * len(rows))
-    axes = panels[0, 0]
-    places = list(range(len(rows)))
-    clean = [_balanced(board, row, False) for row in rows]
-    worst = [_balanced(board, row, True) for row in rows] if board.ranked_by else []
-    for place, before, after in zip(places, clean, worst, strict=False):
-        if before and after:
-            axes.plot([100 * after.value, 100 * before.value], [place, place], color="#BBBBBB", lw=2.5, zorder=1)
-    after_label = f"worst case at {scene.fonts.text(board.ranked_by)}"
-    for figures, color, marker, label in (
-        (clean, CLEAN, "o", "unchanged images"),
-        (worst, ATTACKED, "D", after_label),
-    ):
-        if any(figures):
-            values, reach = spans(figures)
-            axes.errorbar(
-                values, places, xerr=reach, fmt=marker, color=color, elinewidth=1.2, capsize=2.5, ms=5.5, label=label
+@register_figure("ranking")
+@dataclass(frozen=True)
+class Ranking(Figure):
+    """Clean and worst-case robust accuracy of the ranked rows, best first."""
+
+    section: ClassVar[Section] = "ranking"
+    position: ClassVar[int] = 20
+
+    def draw(self, scene: Scene) -> Iterator[Sketch]:
+        """A line per ranked row, at most twenty."""
+        board = scene.board
+        ranked = [row for row in board.rows if row.rank]
+        if not ranked:
+            return
+        rows = _few(ranked)
+        made, panels = sheet(0.85 + 0.36 * len(rows))
+        axes = panels[0, 0]
+        places = list(range(len(rows)))
+        clean = [_balanced(board, row, False) for row in rows]
+        worst = [_balanced(board, row, True) for row in rows] if board.ranked_by else []
+        for place, before, after in zip(places, clean, worst, strict=False):
+            if before and after:
+                axes.plot([100 * after.value, 100 * before.value], [place, place], color="#BBBBBB", lw=2.5, zorder=1)
+        after_label = f"worst case at {scene.fonts.text(board.ranked_by)}"
+        for figures, color, marker, label in (
+            (clean, CLEAN, "o", "clean"),
+            (worst, ATTACKED, "D", after_label),
+        ):
+            if any(figures):
+                values, reach = spans(figures)
+                axes.errorbar(
+                    values,
+                    places,
+                    xerr=reach,
+                    fmt=marker,
+                    color=color,
+                    elinewidth=1.2,
+                    capsize=2.5,
+                    ms=5.5,
+                    label=label,
+                )
+        axes.set_yticks(places, [row.rank for row in rows])
+        for place, row in zip([-1, *places], [None, *rows], strict=True):
+            text = scene.fonts.lines(f"{row.label}{' (flagged)' if row.flags else ''}", 34) if row else "Rank"
+            axes.annotate(
+                text,
+                (0, max(place, -0.6)),
+                (-26 if row else -3, 0 if row else 4),
+                xycoords=axes.get_yaxis_transform(),
+                textcoords="offset points",
+                ha="right",
+                va="center",
+                fontsize=8.5,
+                annotation_clip=False,
             )
-    axes.set_yticks(places, [row.rank for row in rows])
-    for place, row in zip([-1, *places], [None, *rows], strict=True):
-        text = scene.fonts.lines(f"{row.label}{' (flagged)' if row.flags else ''}", 34) if row else "Rank"
-        axes.annotate(
-            text,
-            (0, max(place, -0.6)),
-            (-26 if row else -3, 0 if row else 4),
-            xycoords=axes.get_yaxis_transform(),
-            textcoords="offset points",
-            ha="right",
-            va="center",
-            fontsize=8.5,
-            annotation_clip=False,
-        )
-    axes.set_ylim(len(rows) - 0.4, -0.6)
-    axes.tick_params(axis="y", length=0)
-    share_axis(axes, "x", "Accuracy, averaged over classes")
-    axes.set_xlim(left=-1.5)
-    axes.axvline(100 / len(board.dataset.class_names), color=GREY, lw=0.9, ls=":", label="always the same class")
-    made.legend(loc="outside upper center", ncols=3)
-    yield Sketch(_picture(board, ranked, rows), made)
+        axes.set_ylim(len(rows) - 0.4, -0.6)
+        axes.tick_params(axis="y", length=0)
+        share_axis(axes, "x", "Accuracy, averaged over classes")
+        axes.set_xlim(left=-1.5)
+        axes.axvline(100 / len(board.dataset.class_names), color=GREY, lw=0.9, ls=":", label="always the same class")
+        made.legend(loc="outside upper center", ncols=3)
+        yield _sketch(board, ranked, rows, made)
 
 
 def _few(ranked: list[Row]) -> list[Row]:
@@ -70,35 +93,32 @@ def _few(ranked: list[Row]) -> list[Row]:
     return top if reference in top else [*top[:-1], reference]
 
 
-def _balanced(board: Board, row: Row, attacked: bool) -> Figure | None:
+def _balanced(board: Board, row: Row, attacked: bool) -> Estimate | None:
     rates = board.ranking(row) if attacked else board.clean(row)
     return rates.balanced if rates else None
 
 
-def _picture(board: Board, ranked: list[Row], rows: list[Row]) -> Picture:
-    case = f"in the worst case at {board.ranked_by}" if board.ranked_by else ""
-    dots = f"on unchanged images (circles){f' and {case} (diamonds)' if case else ''}"
-    caption = (
-        f"Accuracy {dots}, averaged over classes, with 95 % intervals; the dotted line is what a model reaches that "
-        "always answers with the same class."
-    )
+def _sketch(board: Board, ranked: list[Row], rows: list[Row], made: Sheet) -> Sketch:
     first, *others = leading(ranked)
-    caption += f" First is {_told(board, first)}."
+    caption = f"Best: {_told(board, first)}."
     for row in others:
-        caption += f" The highest undefended row, {_told(board, row)}."
+        caption += f" Best undefended: {_told(board, row)}."
+    worst = f" and in the worst case at {board.ranked_by} (diamonds)" if board.ranked_by else ""
+    caption += f" Accuracy on clean images (circles){worst}, averaged over classes, with 95 % intervals."
+    caption += " Dotted: always predicting the same class."
     if len(rows) < len(ranked):
-        extra = " and the highest undefended one" if rows != ranked[:ROWS] else ""
+        extra = " and the best undefended one" if rows != ranked[:ROWS] else ""
         caption += f" The first {len(rows) - bool(extra)} of {counted(len(ranked), 'ranked row')}{extra} are shown."
     unranked = len(board.rows) - len(ranked)
     if unranked:
-        caption += f" {counted(unranked, 'row')} could not be ranked."
+        caption += f" Not ranked: {counted(unranked, 'row')}."
     alt = "; ".join(f"{row.rank} {_told(board, row)}" for row in rows)
-    title = "From unchanged images to the worst case" if case else "Accuracy on unchanged images"
-    return Picture("ranking", "accuracy", title, caption, f"Dot plot of accuracy by row. {alt}.", main=True)
+    title = "Clean and worst-case robust accuracy" if board.ranked_by else "Clean accuracy"
+    return Sketch("ranking", title, caption, f"Dot plot of accuracy by row. {alt}.", made, main=True)
 
 
 def _told(board: Board, row: Row) -> str:
     before, after = _balanced(board, row, False), _balanced(board, row, True)
     if board.ranked_by and before and after:
-        return f"{short(row.label)}: from {percent(before)} % to {percent(after)} %"
-    return f"{short(row.label)}: {percent(after or before)} %"
+        return f"{short(row.label)}, clean {percent(before)} %, worst case {percent(after)} %"
+    return f"{short(row.label)}, {percent(after or before)} %"

@@ -3,48 +3,60 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 
+from robbench.core.registry import register_figure
 from robbench.evaluation.statistics import wilson
 from robbench.evaluation.verdicts import succeeded
-from robbench.leaderboards.aggregates import Figure
+from robbench.leaderboards.aggregates import Estimate
 from robbench.leaderboards.board import Row
-from robbench.leaderboards.figure_manifest import Picture
-from robbench.leaderboards.plots.scene import Scene, Sketch, breakable, featured, which
-from robbench.leaderboards.plots.style import COLORS, MARKERS, sheet, spans
-from robbench.leaderboards.plots.words import pct, short
+from robbench.leaderboards.figure_manifest import Section
+from robbench.leaderboards.plots._rows import featured, which
+from robbench.leaderboards.plots._scene import Figure, Scene, Sketch, breakable
+from robbench.leaderboards.plots._style import COLORS, MARKERS, sheet, spans
+from robbench.leaderboards.plots._words import pct, short
 from robbench.results.schema import Measure, Outcome
 
 ROWS, CONDITIONS, LEAST = 3, 12, 20
 """Rows and attacks that are shown, and successes that tell a share."""
 
 
-def rounding(scene: Scene) -> Iterator[Sketch]:
-    """Per attack and row, the share of successes that are none on the rounded image."""
-    attacks = [condition.label for condition in scene.board.conditions if condition.kind in ("attack", "chain")]
-    found: dict[str, dict[str, Figure]] = {}
-    for row in scene.board.rows:
-        for label in attacks:
-            share = undone(scene.table.outcomes(row.label, label) or [])
-            if share is not None and share.n >= LEAST:
-                found.setdefault(row.label, {})[label] = share
-    rows = [row for row in scene.board.rows if row.label in found]
-    shown = featured(rows, ROWS)
-    most = {
-        label: max((found[row.label][label].value for row in shown if label in found[row.label]), default=0.0)
-        for label in attacks
-    }
-    if not any(most.values()):
-        return
-    there = [label for label in attacks if any(label in found[row.label] for row in shown)]
-    kept = sorted(there, key=lambda label: -most[label])[:CONDITIONS]
-    conditions = [label for label in there if label in kept]
-    left_out = len(there) - len(conditions)
-    yield _draw(scene, found, rows, shown, conditions, left_out)
+@register_figure("rounding")
+@dataclass(frozen=True)
+class Rounding(Figure):
+    """Share of successful attacks that rounding the image to 8 bits undoes."""
+
+    section: ClassVar[Section] = "rounding"
+    position: ClassVar[int] = 30
+
+    def draw(self, scene: Scene) -> Iterator[Sketch]:
+        """Per attack and row, the share of successes that are none on the rounded image."""
+        attacks = [condition.label for condition in scene.board.conditions if condition.kind in ("attack", "chain")]
+        found: dict[str, dict[str, Estimate]] = {}
+        for row in scene.board.rows:
+            for label in attacks:
+                share = undone(scene.table.outcomes(row.label, label) or [])
+                if share is not None and share.n >= LEAST:
+                    found.setdefault(row.label, {})[label] = share
+        rows = [row for row in scene.board.rows if row.label in found]
+        shown = featured(rows, ROWS)
+        most = {
+            label: max((found[row.label][label].value for row in shown if label in found[row.label]), default=0.0)
+            for label in attacks
+        }
+        if not any(most.values()):
+            return
+        there = [label for label in attacks if any(label in found[row.label] for row in shown)]
+        kept = sorted(there, key=lambda label: -most[label])[:CONDITIONS]
+        conditions = [label for label in there if label in kept]
+        left_out = len(there) - len(conditions)
+        yield _draw(scene, found, rows, shown, conditions, left_out)
 
 
-def undone(outcomes: list[Outcome]) -> Figure | None:
+def undone(outcomes: list[Outcome]) -> Estimate | None:
     """The share of successes that rounding undoes, its mean over the seeds that have any; None without any.
 
     Args:
@@ -60,12 +72,12 @@ def undone(outcomes: list[Outcome]) -> Figure | None:
     if not parts:
         return None
     mean, n = float(np.mean([part.value for part in parts])), min(part.n for part in parts)
-    return Figure.of(wilson(mean * n, n), [part.value for part in parts])
+    return Estimate.of(wilson(mean * n, n), [part.value for part in parts])
 
 
 def _draw(
     scene: Scene,
-    found: Mapping[str, Mapping[str, Figure]],
+    found: Mapping[str, Mapping[str, Estimate]],
     rows: list[Row],
     shown: tuple[Row, ...],
     conditions: list[str],
@@ -100,13 +112,12 @@ def _draw(
     places = [(row.label, label) for row in shown for label in conditions if label in found[row.label]]
     row_label, label = max(places, key=lambda place: found[place[0]][place[1]].value)
     figure = found[row_label][label]
-    told = f"Most is undone of {short(label)} on {short(row_label)}: {pct(figure.value)} of {figure.n:,} successes."
+    told = f"Most undone: {short(label)} on {short(row_label)}, {pct(figure.value)} of {figure.n:,} successful attacks."
     caption = (
-        "Attacks change pixels by fractions of the 256 levels that an image file has. Points tell which share of the "
-        f"changes that succeed no longer do once the image is rounded to 8 bits, with 95 % intervals. {told}"
+        f"{told} Share of successful attacks that fail once the image is rounded to the 256 levels of an image file, "
+        "with 95 % intervals."
     )
     if left_out:
         caption += f" Of {len(conditions) + left_out} attacks, the {len(conditions)} that lose most are shown."
     alt = f"Dot plot of {len(conditions)} attacks on {len(shown)} rows. {told}"
-    title = "What rounding to 8 bits undoes"
-    return Sketch(Picture("rounding", "robustness", title, caption + which(rows, shown), alt), made)
+    return Sketch("rounding", "Attacks undone by rounding to 8 bits", caption + which(rows, shown), alt, made)

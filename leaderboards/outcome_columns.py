@@ -1,0 +1,145 @@
+"""The outcomes of many cells as a few columns: an array for each field of an outcome, all cells one behind the other.
+
+Equal values of neighboring cells compress well so. Numbers take the smallest type that holds all of them exactly, and
+the bytes of floats that fit no smaller one are sorted by significance, as signs and exponents compress and the rest
+does not.
+"""
+
+from __future__ import annotations
+
+import io
+import zipfile
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, get_args, get_origin, get_type_hints
+
+import numpy as np
+from numpy.typing import NDArray
+
+from robbench.results.schema import ConditionKind, Outcome
+
+LIMIT = 2**30
+"""Bytes that files of others may unfold to."""
+
+_LENGTHS, _WIDTH = "samples", "{}.width"
+_TYPES: Mapping[str, np.dtype[Any]] = {
+    name: np.dtype(get_args(get_args(hint)[1])[0])
+    for name, hint in get_type_hints(Outcome).items()
+    if get_origin(hint) is np.ndarray
+}
+_SMALLER = ("u1", "u2", "u4", "f4")
+_PIECE = 2**12
+_COMPRESSIONS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_LZMA)
+
+
+def pack_outcomes(outcomes: Sequence[Outcome]) -> bytes:
+    """Outcomes as an npz of columns, the same bytes for the same outcomes.
+
+    Raises:
+        ValueError: If an array is not of the type that outcomes declare, or not one entry per sample.
+    """
+    columns = {_LENGTHS: _narrowed(np.array([len(outcome) for outcome in outcomes], dtype=np.int64))}
+    for name, dtype in _TYPES.items():
+        parts = [np.asarray(getattr(outcome, name)) for outcome in outcomes]
+        for outcome, part in zip(outcomes, parts, strict=True):
+            if part.dtype != dtype or part.ndim not in (1, 2) or len(part) != len(outcome):
+                raise ValueError(f"the array {name} of an outcome is {part.dtype} of shape {part.shape}")
+        widths = [part.shape[1] if part.ndim == 2 else -1 for part in parts]
+        if any(width != -1 for width in widths):
+            columns[_WIDTH.format(name)] = _narrowed(np.array(widths, dtype=np.int64))
+        columns[name] = _narrowed(np.concatenate([np.zeros(0, dtype), *(part.ravel() for part in parts)]))
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as file:
+        for name, column in columns.items():
+            member = io.BytesIO()
+            np.lib.format.write_array(member, column, allow_pickle=False)
+            # Without a date of its own, a member has the earliest that there is.
+            info = zipfile.ZipInfo(f"{name}.npy")
+            info.compress_type = zipfile.ZIP_LZMA
+            file.writestr(info, member.getvalue())
+    return buffer.getvalue()
+
+
+def unpack_outcomes(
+    arrays: Mapping[str, NDArray[Any]], cells: Sequence[tuple[ConditionKind, int]]
+) -> Iterator[Outcome]:
+    """The outcomes that ``pack_outcomes`` packed, bit for bit.
+
+    Args:
+        arrays: The arrays of the file.
+        cells: Kind of the condition and number of classes of each outcome.
+
+    Raises:
+        ValueError: If the columns do not fit each other, or are of another number of outcomes.
+    """
+    missing = sorted({_LENGTHS, *_TYPES} - arrays.keys())
+    if missing:
+        raise ValueError(f"it has no column {missing[0]}")
+    lengths = _widened(arrays[_LENGTHS], np.dtype(np.int64)).tolist()
+    if len(lengths) != len(cells):
+        raise ValueError(f"there are {len(lengths)} outcomes for {len(cells)} records")
+    parts = {name: _parts(arrays, name, dtype, lengths) for name, dtype in _TYPES.items()}
+    for place, (kind, num_classes) in enumerate(cells):
+        values: dict[str, Any] = {name: found[place] for name, found in parts.items()}
+        yield Outcome(**values, kind=kind, num_classes=num_classes)
+
+
+def read_arrays(path: Any) -> dict[str, NDArray[Any]]:
+    """The arrays of an npz of whoever wrote it.
+
+    Raises:
+        ValueError: If it is none, unfolds to more than ``LIMIT``, or holds anything but plain arrays.
+        OSError: If it cannot be read.
+    """
+    arrays = {}
+    with zipfile.ZipFile(path) as file:
+        members = file.infolist()
+        if any(info.compress_type not in _COMPRESSIONS for info in members):
+            raise ValueError("it is compressed in an unknown way")
+        total = sum(info.file_size for info in members)
+        if total > LIMIT:
+            raise ValueError(f"it unfolds to {total:,} bytes, more than {LIMIT:,}")
+        for info in members:
+            with file.open(info) as member:
+                # In pieces: all of a member that is larger than it says would be unfolded otherwise.
+                data = b"".join(iter(lambda: member.read(_PIECE), b""))
+            arrays[info.filename.removesuffix(".npy")] = np.lib.format.read_array(io.BytesIO(data), allow_pickle=False)
+    return arrays
+
+
+def _parts(arrays: Mapping[str, NDArray[Any]], name: str, dtype: np.dtype[Any], lengths: list[int]) -> list[Any]:
+    """A column divided into the arrays of single cells."""
+    width = _WIDTH.format(name)
+    widths = _widened(arrays[width], np.dtype(np.int64)).tolist() if width in arrays else [-1] * len(lengths)
+    column = _widened(arrays[name], dtype)
+    shapes = [(length,) if wide == -1 else (length, wide) for length, wide in zip(lengths, widths, strict=True)]
+    if any(side < 0 for shape in shapes for side in shape):
+        raise ValueError(f"the column {name} has sizes below 0")
+    ends = np.cumsum([np.prod(shape, dtype=np.int64) for shape in shapes], dtype=np.int64).tolist()
+    if (ends[-1] if ends else 0) != len(column):
+        raise ValueError(f"the column {name} has {len(column)} entries, not {ends[-1] if ends else 0}")
+    starts = [0, *ends[:-1]]
+    return [column[start:end].reshape(shape) for start, end, shape in zip(starts, ends, shapes, strict=False)]
+
+
+def _narrowed(column: NDArray[Any]) -> NDArray[Any]:
+    """The values in the smallest type that gives them back exactly."""
+    if column.dtype.kind == "i" and len(column):
+        smallest = np.result_type(np.min_scalar_type(column.min()), np.min_scalar_type(column.max()))
+        return column.astype(smallest) if np.can_cast(smallest, column.dtype, "safe") else column
+    if column.dtype.kind == "f":
+        for smaller in _SMALLER:
+            with np.errstate(all="ignore"):
+                found = column.astype(smaller)
+            if found.astype(column.dtype).tobytes() == column.tobytes():
+                return found
+        return np.ascontiguousarray(column.view(np.uint8).reshape(len(column), -1).T)
+    return column
+
+
+def _widened(stored: NDArray[Any], dtype: np.dtype[Any]) -> NDArray[Any]:
+    """What ``_narrowed`` made smaller."""
+    if stored.dtype == np.uint8 and stored.ndim == 2 and len(stored) == dtype.itemsize:
+        return np.ascontiguousarray(stored.T).reshape(-1).view(dtype)
+    if stored.ndim != 1 or not np.can_cast(stored.dtype, dtype, "safe"):
+        raise ValueError(f"a column of {dtype} is stored as {stored.dtype} of shape {stored.shape}")
+    return stored.astype(dtype)

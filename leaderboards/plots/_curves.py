@@ -1,0 +1,86 @@
+"""Robust accuracy over the size of the change."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from robbench.core.threat_model import format_eps
+from robbench.evaluation.statistics import combine, survival
+from robbench.leaderboards.aggregates import Estimate, distance_scores, rates
+from robbench.leaderboards.board import Row
+from robbench.leaderboards.curves import Curve
+from robbench.leaderboards.plots._rows import featured, which
+from robbench.leaderboards.plots._scene import Scene, Sketch
+from robbench.leaderboards.plots._style import COLORS, MARKERS, share_axis, sheet, spans
+from robbench.leaderboards.plots._words import average, pct, short
+from robbench.leaderboards.tables.parts import extent
+
+
+def curve_of(
+    scene: Scene, curve: Curve, name: str, title: str, caption: str, size: str, main: bool
+) -> Iterator[Sketch]:
+    """A curve of a few rows with its intervals; nothing without a row.
+
+    Args:
+        scene: What there is to draw from.
+        curve: One of its board's.
+        name, title, main: Of the drawing.
+        caption: What the curve is of.
+        size: Label of the axis of sizes.
+    """
+    board = scene.board
+    rows = [row for row in board.rows if row.label in curve.lines]
+    shown = featured(rows)
+    if not shown:
+        return
+    made, panels = sheet(3.1 + 0.2 * len(shown))
+    axes = panels[0, 0]
+    for place, row in enumerate(shown):
+        radii, figures = _points(scene, curve, row)
+        values, reach = spans(figures)
+        area = average(curve.lines[row.label].area, board.imbalanced).value
+        label = f"{scene.fonts.text(row.label, 70)} (area {pct(area)})"
+        axes.plot(radii, values, color=COLORS[place], marker=MARKERS[place], label=label)
+        axes.fill_between(radii, values - reach[0], values + reach[1], color=COLORS[place], alpha=0.14, lw=0)
+    share_axis(axes, "y", "Accuracy, averaged over classes" if board.imbalanced else "Accuracy")
+    axes.set_xlabel(size)
+    marks = _apart(curve.radii)
+    axes.set_xticks([0, *marks], ["0", *map(format_eps, marks)])
+    axes.set_xlim(left=0)
+    made.legend(loc="outside lower center", ncols=1)
+    told = [_told(scene, curve, row) for row in dict.fromkeys((shown[0].label, shown[-1].label))]
+    images = {rates.share.n for row in shown for rates in curve.lines[row.label].points}
+    caption = f"{' '.join(told)} {caption} Area: normalized area under the curve; n = {extent(images)} images."
+    alt = f"Line plot. {' '.join(_told(scene, curve, row.label) for row in shown)}"
+    yield Sketch(name, title, caption + which(rows, shown), alt, made, main)
+
+
+def _points(scene: Scene, curve: Curve, row: Row) -> tuple[list[float], list[Estimate]]:
+    """Radii and figures, from no change at all on."""
+    by_condition = [scene.table.outcomes(row.label, label) or [] for label in curve.conditions]
+    by_seed = [
+        combine([distance_scores(outcome, curve.norm, None) for outcome in outcomes], np.min)
+        for outcomes in zip(*by_condition, strict=True)
+    ]
+    clean = rates([survival(part, 0.0) for part in by_seed], len(scene.board.dataset.class_names))
+    points = [*([clean[0]] if clean else []), *curve.lines[row.label].points]
+    radii = [0.0] * bool(clean) + list(curve.radii)
+    return radii, [average(point, scene.board.imbalanced) for point in points]
+
+
+def _apart(radii: Sequence[float]) -> list[float]:
+    """Radii whose labels do not run into one another, the last among them."""
+    kept: list[float] = []
+    for radius in reversed(radii):
+        if radius >= 0.07 * radii[-1] and (not kept or kept[-1] - radius >= 0.07 * radii[-1]):
+            kept.append(radius)
+    return kept[::-1]
+
+
+def _told(scene: Scene, curve: Curve, label: str) -> str:
+    points = [average(point, scene.board.imbalanced) for point in curve.lines[label].points]
+    shown = np.unique([0, len(points) // 2, len(points) - 1])
+    parts = [f"{pct(points[place].value)} at {format_eps(curve.radii[place])}" for place in shown]
+    return f"{short(label)}: {', '.join(parts)}."

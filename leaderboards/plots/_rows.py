@@ -1,0 +1,56 @@
+"""Which rows go into figures that cannot hold all."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from robbench.leaderboards.board import Row
+from robbench.leaderboards.markdown import counted, listed
+
+CROWD = 6
+"""Rows in one plot at most."""
+
+
+def is_undefended(row: Row) -> bool:
+    """Whether it was trained without a defense."""
+    return all(part.name == "none" for part in row.model.defenses)
+
+
+def leading(rows: Sequence[Row]) -> tuple[Row, ...]:
+    """The first row and the first undefended one; one row if they are the same, none of none."""
+    first = [*rows[:1], *[row for row in rows if is_undefended(row)][:1]]
+    return tuple({row.label: row for row in first}.values())
+
+
+def featured(rows: Sequence[Row], limit: int = CROWD) -> tuple[Row, ...]:
+    """Few enough rows for one plot, in the order given.
+
+    The first and the first undefended one; then the first of each further kind of defense, objective, balancing and
+    architecture, one after the other; then from the top.
+    """
+    chosen = {row.label: row for row in leading(rows)}
+    kinds: tuple[Callable[[Row], Any], ...] = (
+        lambda row: tuple(part.label for part in row.model.defenses),
+        lambda row: row.model.objective.label,
+        lambda row: row.model.balancer.label,
+        lambda row: row.model.architecture.label,
+        lambda row: row.label,
+    )
+    for kind in kinds:
+        for row in rows:
+            if len(chosen) < limit and kind(row) not in {kind(other) for other in chosen.values()}:
+                chosen[row.label] = row
+    return tuple(row for row in rows if row.label in chosen)
+
+
+def which(rows: Sequence[Row], shown: Sequence[Row]) -> str:
+    """A sentence on which of some rows are shown, a space before it; empty where all are."""
+    if len(rows) == len(shown):
+        return ""
+    lead = [row.label for row in leading(rows)]
+    there = [label for label in lead if label in {row.label for row in shown}]
+    parts = ["the best" if label == rows[0].label else "the best undefended one" for label in there]
+    rest = len(shown) - len(there)
+    parts += [f"the best of {counted(rest, 'other kind')} of training"] * (rest > 0)
+    return f" Of {counted(len(rows), 'row')}, {listed(parts)} {'is' if len(shown) == 1 else 'are'} shown."

@@ -1,0 +1,51 @@
+"""Images before and after the hardest attack."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import ClassVar
+
+from robbench.core.registry import register_figure
+from robbench.leaderboards.board import Row
+from robbench.leaderboards.figure_manifest import Section
+from robbench.leaderboards.plots._attacked import COLUMNS, Shot, before_after, is_noise, shots_of, spread
+from robbench.leaderboards.plots._rows import leading
+from robbench.leaderboards.plots._scene import Figure, Scene, Sketch
+from robbench.results.schema import ConditionSpec
+
+
+@register_figure("attacked-images")
+@dataclass(frozen=True)
+class AttackedImages(Figure):
+    """Images before and after the hardest attack on the best and the best undefended row."""
+
+    section: ClassVar[Section] = "images"
+    position: ClassVar[int] = 10
+    photograph: ClassVar[bool] = True
+
+    def draw(self, scene: Scene) -> Iterator[Sketch]:
+        """A drawing for each row; that with the most images is a main one."""
+        shown = [(row, *found) for row in leading(scene.board.rows) if (found := _hardest(scene, row))]
+        sizes = [len(shots) for _, _, shots in shown]
+        for number, (row, condition, shots) in enumerate(shown):
+            main = number == sizes.index(max(sizes))
+            yield before_after(scene, row, condition, shots, f"attacked-{number + 1}", main)
+
+
+def _hardest(scene: Scene, row: Row) -> tuple[ConditionSpec, list[Shot]] | None:
+    """The attack of the ranking threat model that leaves least and of which there are pictures; without one, any."""
+    board = scene.board
+    ranking = board.threats[board.ranked_by] if board.ranked_by else ()
+    attacks = [condition for condition in board.conditions if condition.kind in ("attack", "chain")]
+    attacks = [condition for condition in attacks if not is_noise(condition)]
+
+    def order(condition: ConditionSpec) -> tuple[bool, float]:
+        rates = row.cells[condition.label].rates
+        return condition.label not in ranking, rates.balanced.value if rates else 1.0
+
+    for condition in sorted(attacks, key=order):
+        found = shots_of(scene, row, condition)
+        if found:
+            return condition, [found[sample] for sample in spread(found, COLUMNS)]
+    return None

@@ -1,0 +1,143 @@
+"""Records as lines of JSON: what many have in common stands once, and what follows from their outcomes not at all."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Any
+
+import numpy as np
+
+from robbench.evaluation.metrics._built_in import built_in_figures
+from robbench.leaderboards.outcome_columns import LIMIT
+from robbench.leaderboards.table import Cell
+from robbench.results.schema import Measure, Outcome, Record
+
+FORMAT = 2
+"""Of the lines. Format 1 had no first line with a number, a whole record in each, and outcomes of their own."""
+
+_SHARED: Mapping[str, tuple[str, ...]] = {
+    "spec": ("dataset", "model", "condition"),
+    "": ("training", "provenance", "notes"),
+}
+
+
+@dataclass(frozen=True)
+class RecordLine:
+    """A record as it stands in its line.
+
+    Attributes:
+        number: Of the line.
+        record: With those metrics alone that do not follow from the outcome.
+        outcome: Fingerprint of the outcome, None where there is none.
+        without: Metrics that would follow and that the record lacks, as those of an earlier version do.
+    """
+
+    number: int
+    record: Record
+    outcome: str | None
+    without: tuple[str, ...] = ()
+
+    def completed(self, outcome: Outcome | None) -> Record:
+        """The record with what follows from its outcome.
+
+        Raises:
+            ValueError: If it was made from another outcome.
+        """
+        if (None if outcome is None else fingerprint(outcome)) != self.outcome:
+            raise ValueError(f"the outcome of {self.record.key} is not what its record was made from")
+        if outcome is None:
+            return self.record
+        metrics = {name: found for name, found in built_in_figures(outcome).items() if name not in self.without}
+        metrics |= self.record.metrics
+        update = {"metrics": dict(sorted(metrics.items())), "outcome_sha256": outcome.sha256()}
+        return self.record.model_copy(update=update)
+
+
+def fingerprint(outcome: Outcome) -> str:
+    """Identifies the values of an outcome, whatever version of a library has written them."""
+    found = hashlib.sha256()
+    for field in fields(outcome):
+        array = np.asarray(getattr(outcome, field.name))
+        found.update(f"{field.name} {array.dtype.str} {array.shape}".encode())
+        found.update(array.tobytes())
+    return found.hexdigest()[:20]
+
+
+def record_lines(cells: Sequence[Cell]) -> str:
+    """The records of some cells: a line with the format, then a line for each shared part and for each record.
+
+    A shared part stands before the first record that names it, as in ``{"model 3": {...}}``.
+    """
+    lines = [_json({"archive": FORMAT, "schema_version": cells[0][0].schema_version if cells else None})]
+    places: dict[str, dict[str, str]] = {}
+    for record, outcome in cells:
+        data = record.model_dump(mode="json", exclude_defaults=True, exclude={"schema_version", "outcome_sha256"})
+        for owner, names in _SHARED.items():
+            inside = data[owner] if owner else data
+            for name in names:
+                if name in inside:
+                    text, known = _json(inside[name]), places.setdefault(name, {})
+                    if text not in known:
+                        known[text] = f"{name} {len(known)}"
+                        lines.append(f"{{{_json(known[text])}:{text}}}")
+                    inside[name] = known[text]
+        if outcome is not None:
+            data |= _beyond(record.metrics, built_in_figures(outcome)) | {"outcome": fingerprint(outcome)}
+        lines.append(_json(data))
+    return "".join(f"{line}\n" for line in lines)
+
+
+def _beyond(metrics: Mapping[str, Measure], following: Mapping[str, Measure]) -> dict[str, Any]:
+    """What metrics have that does not follow, to the last digit, and what they lack."""
+    # As text, since zeros of either sign are equal.
+    own = {name: list(found) for name, found in metrics.items() if repr(following.get(name)) != repr(found)}
+    lacking = sorted(following.keys() - metrics.keys())
+    return {"metrics": own} | ({"without": lacking} if lacking else {})
+
+
+def read_lines(lines: Sequence[str]) -> Iterator[RecordLine]:
+    """The records of lines that ``record_lines`` wrote, migrated.
+
+    Raises:
+        ValueError: If a line is not what it should be, naming it.
+    """
+    shared: dict[str, str] = {}
+    version, unfolded = json.loads(lines[0])["schema_version"], 0
+    for number, line in enumerate(lines[1:], start=2):
+        try:
+            data = json.loads(line)
+            if not isinstance(data, dict):
+                raise ValueError("it is no record")
+            if len(data) == 1:
+                shared |= {name: _json(value) for name, value in data.items()}
+                continue
+            unfolded += _unfold(data, shared)
+            if unfolded > LIMIT:
+                raise ValueError(f"the records unfold to more than {LIMIT:,} letters")
+            outcome, without = data.pop("outcome", None), tuple(data.pop("without", ()))
+            record = Record.from_json(_json({"schema_version": version, **data}))
+        except Exception as error:
+            raise ValueError(f"line {number}: {error}") from error
+        yield RecordLine(number, record, outcome, without)
+
+
+def _unfold(data: dict[str, Any], shared: Mapping[str, str]) -> int:
+    """Put shared parts where they are named; returns how long they are."""
+    length = 0
+    for owner, names in _SHARED.items():
+        inside = data[owner] if owner else data
+        for name in names:
+            reference = inside.get(name)
+            if isinstance(reference, str):
+                if reference not in shared:
+                    raise ValueError(f'there is no "{reference}" before it')
+                length += len(shared[reference])
+                inside[name] = json.loads(shared[reference])
+    return length
+
+
+def _json(value: object) -> str:
+    return json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
