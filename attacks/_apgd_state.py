@@ -14,8 +14,8 @@ from robbench.attacks._projections import per_sample, project, project_l1_box
 from robbench.attacks._survivors import Rows
 from robbench.core.threat_model import Norm
 
-_MOMENTUM = 0.75
-_RISES = 0.75
+_ALPHA = 0.75
+_RHO = 0.75
 _RADII = (3.0, 2.0, 1.0)
 _SHARES = (30, 30, 40)
 _SPARSER = 1.5
@@ -141,22 +141,22 @@ class HalvingAscent(Ascent):
         if self.told in marks:
             window = self.told - max((mark for mark in marks if mark < self.told), default=0)
             stuck = ~halved & (best.value <= reference)
-            halved, reference = (rises < _RISES * window) | stuck, best.value
+            halved, reference = (rises < _RHO * window) | stuck, best.value
             size, rises = torch.where(halved, size / 2, size), torch.zeros_like(rises)
             here = best.where(halved, here)
-        change = here.images - self.center
-        step = per_sample(size, change) * steepest_step(here.images, here.gradient, self.norm, 1.0)
-        ahead = project(self.center, change + step, self.norm, self.eps)
+        x, delta = here.images, here.images - self.center
+        eta = per_sample(size, x) * steepest_step(x, here.gradient, self.norm, 1.0)
+        x_next = z = project(self.center, delta + eta, self.norm, self.eps)
         if self.told > 0:
-            pull = _MOMENTUM * (ahead - here.images) + (1 - _MOMENTUM) * (here.images - self.previous)
-            ahead = project(self.center, change + pull, self.norm, self.eps)
+            pull = _ALPHA * (z - x) + (1 - _ALPHA) * (x - self.previous)
+            x_next = project(self.center, delta + pull, self.norm, self.eps)
         return replace(
             self,
-            proposal=ahead,
+            proposal=x_next,
             best=best,
             size=size,
             told=self.told + 1,
-            previous=here.images,
+            previous=x,
             last=here.value,
             rises=rises,
             halved=halved,

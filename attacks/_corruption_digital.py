@@ -38,7 +38,7 @@ def contrast(images: Tensor, factor: float) -> Tensor:
 
 
 def box_weights(size: int, target: int, like: Tensor) -> Tensor:
-    """What ``target`` pixels take from ``size`` pixels under Pillow's box filter, shape ``(target, size)``."""
+    """Weights of Pillow's box filter from ``size`` to ``target`` pixels, shape ``(target, size)``."""
     import numpy as np
     from PIL import Image
 

@@ -16,7 +16,7 @@ from robbench.core.threat_model import Threat
 def in_turn(
     attacks: Mapping[Draw, Attack], model: Classifier, images: Tensor, labels: Tensor, threat: Threat, rng: Streams
 ) -> Tensor:
-    """What attacks make of images, one after the other, each only of those that survived the ones before.
+    """Run attacks one after the other, each only on the samples that survived the ones before.
 
     Survival is by the hard prediction on the images that an attack returns, at a forward pass per attack.
 
@@ -64,7 +64,7 @@ class SubstituteAttack(Attack):
         """Nothing to check: nobody asks for it by name."""
 
     def perturb(self, model: Classifier, images: Tensor, labels: Tensor, threat: Threat, rng: Streams) -> Tensor:
-        """What the attack makes of the images."""
+        """The images as the attack changes them."""
         other = model.surrogate(self.substitute) if isinstance(self.substitute, str) else self.substitute
         return self.attack.perturb(other, images, labels, threat, rng)
 

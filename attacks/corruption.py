@@ -67,7 +67,7 @@ _TABLE: Mapping[CorruptionKind, tuple[_Change, tuple[tuple[float, ...], ...]]] =
     ),
     "saturate": (_drawn_by_nobody(digital.saturate), ((0.3, 0), (0.1, 0), (1.5, 0), (2, 0.1), (2.5, 0.2))),
 }
-"""What each kind does, and its numbers at severity 1 to 5."""
+"""The function of each kind, and its numbers at severity 1 to 5."""
 
 
 @register_attack("corruption", norms=("none",), brief="Common corruptions, 19 kinds")

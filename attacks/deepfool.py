@@ -54,7 +54,7 @@ class DeepFool(MinimalNormAttack):
                 break
 
     def passes(self, num_classes: int) -> tuple[int, int]:
-        """What linearizing and trying cost in every step."""
+        """Linearizing and trying in every step."""
         return 1 + 2 * self.steps, self.steps * self._rivals(num_classes)
 
     def _rivals(self, num_classes: int) -> int:

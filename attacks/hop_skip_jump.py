@@ -77,7 +77,7 @@ class HopSkipJump(Attack):
         return "the attack has no targeted form" if threat.targeted else None
 
     def passes(self, num_classes: int) -> tuple[int, int]:
-        """What all searches, estimates and steps cost."""
+        """All searches, estimates and steps."""
         estimates = sum(self._queries(iteration) for iteration in range(1, self.iterations + 1))
         return 1 + self.starts + estimates + (2 * self.iterations + 1) * _HALVINGS, 0
 

@@ -47,7 +47,7 @@ class MIFGSM(Attack):
         kept, left, g = Kept.of(images), Survivors.of(model, images, labels, threat, rng), torch.zeros_like(images)
 
         def accumulated(left: Survivors, gradient: Tensor) -> Tensor:
-            """Equation 6."""
+            """``g_{t+1} = mu g_t + ∇ / ‖∇‖₁`` (equation 6)."""
             g[left.index] = self.decay * g[left.index] + l1_direction(gradient)
             return g[left.index]
 

@@ -152,7 +152,7 @@ class ToolboxAttack(Attack):
             raise RequestError(f"{self.attack} with {dict(self.options)}: {error}") from None
 
     def perturb(self, model: Classifier, images: Tensor, labels: Tensor, threat: Threat, rng: Streams) -> Tensor:
-        """What the toolbox makes of the images.
+        """The images as the toolbox changes them.
 
         Raises:
             RequestError: If the device is one that the toolbox does not know.

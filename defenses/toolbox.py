@@ -53,7 +53,7 @@ class ToolboxPreprocessor(Preprocessing):
                 raise RequestError(f"parameter = {self.parameter} of {self.preprocessor}: {error}") from None
 
     def change(self, images: Tensor) -> Tensor:
-        """What the toolbox makes of the images."""
+        """The images as the toolbox changes them."""
         if len(images) == 0:
             return images.clone()
         found, _ = self._build()(images.detach().clamp(0, 1).cpu().numpy())

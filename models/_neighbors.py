@@ -93,7 +93,7 @@ class NeighborClassifier(Classifier):
         return _Rescored(self, self.scorers()[name])
 
     def scorers(self) -> Mapping[str, Scorer]:
-        """What can stand in for the smooth vote, by name."""
+        """The surrogates of the vote, by name."""
         return {
             "sharp-vote": partial(self._log_vote, tau=self.tau / SHARPENING),
             "class-means": self._class_means,

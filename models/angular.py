@@ -35,7 +35,7 @@ class AngularClassifier(NeighborClassifier):
         self.alpha = alpha
 
     def scorers(self) -> Mapping[str, Scorer]:
-        """What can stand in for the smooth vote, by name."""
+        """The surrogates of the vote, by name."""
         return {**super().scorers(), "metric-loss": self._metric_scores}
 
     def _metric_scores(self, similarities: Tensor) -> Tensor:
