@@ -221,7 +221,7 @@ def _text(figure: Any) -> str:
 
 
 def first_difference(written: bytes, follows: bytes) -> str:
-    """Where two texts differ first: the line, and what stands there in each, from a little before the difference on."""
+    """The first line in which two texts differ, in both, from a little before the difference on."""
     lines = [text.decode("utf-8", "replace").split("\n") for text in (written, follows)]
     for number, (found, wanted) in enumerate(zip(*lines, strict=False), start=1):
         if found != wanted:
