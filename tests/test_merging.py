@@ -243,7 +243,7 @@ def test_boards_of_other_grids_are_not_used(tmp_path: Path, capsys: pytest.Captu
     assert len(read_archive(tmp_path / "site" / BOARD)) == 3
 
 
-def test_a_model_that_came_out_otherwise_elsewhere_brings_nothing(
+def test_a_model_that_predicts_differently_elsewhere_brings_nothing(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     store = fill(tmp_path / "runs", row(A_MODEL))
@@ -251,23 +251,21 @@ def test_a_model_that_came_out_otherwise_elsewhere_brings_nothing(
     capsys.readouterr()
     assert publish(store, tmp_path / "site", "--from", str(other)) == 0
     shown = capsys.readouterr().out
-    left_out = (
-        "trainings that came out otherwise than those before them, as on another machine, or that start from such"
-    )
-    assert f"{other}: {left_out}, were left out: a, seed 0" in shown
+    left_out = "whose models predict differently, as on another machine, or start from one that does"
+    assert f"{other}: trainings were excluded {left_out}: a, seed 0" in shown
     assert f"{other}: 3 cells were added" in shown
     found = {record.key: result.sha256() for record, result in read_archive(tmp_path / "site" / BOARD) if result}
     assert found == {record.key: result.sha256() for record, result in map(finished, whole()) if result}
 
 
 def test_weights_of_two_machines_are_not_mixed() -> None:
-    """One cell that came out otherwise is enough: cells that only the other has are of other weights too."""
+    """One cell that differs is enough: cells that only the other has are of other weights too."""
     extra = PGD.model_copy(update={"label": "pgd@0.2", "stages": (PGD.stages[0].model_copy(update={"eps": 0.2}),)})
     theirs = source("theirs", [*row(A_MODEL, (30, 19)), cell(A_MODEL, extra, attacked(5))])
     own = source("own", row(A_MODEL))
     merged = merge(own, [theirs])
     assert merged.source.records == own.records
-    assert (merged.added["theirs"], merged.otherwise) == (0, {"theirs": ["a, seed 0"]})
+    assert (merged.added["theirs"], merged.excluded) == (0, {"theirs": ["a, seed 0"]})
 
 
 def test_weights_are_told_apart_by_what_they_decide_where_no_cell_is_shared() -> None:
@@ -277,15 +275,15 @@ def test_weights_are_told_apart_by_what_they_decide_where_no_cell_is_shared() ->
     own = source("own", row(A_MODEL)[:2])
     merged = merge(own, [theirs])
     assert labels(merged.source) == ["a", "b"]
-    assert merged.otherwise == {"theirs": ["a, seed 0", "c, seed 0"]}
+    assert merged.excluded == {"theirs": ["a, seed 0", "c, seed 0"]}
     same = source("theirs", [cell(A_MODEL, PGD, outcome("attack", LABELS)), *row(started)])
-    assert (labels(merge(own, [same]).source), merge(own, [same]).otherwise) == (["a", "c"], {})
+    assert (labels(merge(own, [same]).source), merge(own, [same]).excluded) == (["a", "c"], {})
 
 
 def test_a_cell_that_is_not_supported_here_parts_no_weights() -> None:
     own = source("own", [*row(A_MODEL)[:2], cell(A_MODEL, PGD, "!no such norm")])
     merged = merge(own, [source("theirs", row(A_MODEL))])
-    assert (merged.source.records, merged.otherwise) == (own.records, {})
+    assert (merged.source.records, merged.excluded) == (own.records, {})
 
 
 # --- what cannot be merged

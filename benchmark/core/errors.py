@@ -9,7 +9,7 @@ from pathlib import Path
 
 
 class RequestError(Exception):
-    """The request cannot be carried out as it stands (exit status 2).
+    """The request cannot be carried out as it is (exit status 2).
 
     Args:
         message: What is wrong and what to do, in one line.

@@ -158,7 +158,7 @@ class AttackRunner:
         model = self.judge.model
         with torch.no_grad():
             final = check_predictions(model.predict(changed), len(changed), model.num_classes)
-            # A natural perturbation has nobody whose work rounding could undo.
+            # Rounding can undo an attack; a natural perturbation has no adversary.
             attacked = self.condition.kind != "natural"
             rounded = model.predict((changed * 255).round() / 255) if attacked else final
             scored = model(changed).argmax(dim=1) if attacked else final

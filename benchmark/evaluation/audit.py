@@ -247,7 +247,7 @@ def _weaker_wins(cells: Sequence[DoneCell]) -> Iterator[Flag]:
 
 
 def _weaker(stage: StageSpec) -> str | None:
-    """The flag that an attack raises where it wins; None for those that nobody calls weaker."""
+    """The flag that an attack raises where it wins, or None for one that is not weaker."""
     if stage.white_box:
         return "single-step-wins" if stage.gradient_steps == 1 and stage.eps is not None else None
     if stage.through_peers:
@@ -282,7 +282,7 @@ def _surrogate_gap(cells: Sequence[DoneCell]) -> Iterator[Flag]:
         return  # Scores and prediction are then counted over draws of their own, and differ near the boundary.
     for cell in filter(_is_strong, _attacks(cells)):
         record, outcome = cell
-        # Where the prediction has changed, an attack has done its work whatever the scores say.
+        # Where the prediction has changed, the attack has succeeded whatever the scores are.
         gap = outcome.attempted & (outcome.final == outcome.labels) & (outcome.scored != outcome.final)
         stage = _stage(cell)
         if stage.eps is not None and stage.eps > 0:

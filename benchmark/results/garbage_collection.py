@@ -1,4 +1,4 @@
-"""What a store holds, and what of it no record needs."""
+"""Removes from a store what no board needs."""
 
 from __future__ import annotations
 

@@ -36,17 +36,17 @@ class Merged:
     """What became of several sources.
 
     Attributes:
-        source: All of them as one; the own title stands.
+        source: All of them as one, under the own title.
         added: How many cells each of the others brought, by where they come from.
-        set_aside: How many of the others' cells were left out, since another stands in their place already.
-        otherwise: Which trainings of each of the others were left out: they came out otherwise there, or start from
-            one that did.
+        set_aside: How many of the others' cells were left out, since another run of the same is there already.
+        excluded: Trainings of each of the others that were excluded: the retrained model predicts differently, or
+            starts from one that does.
     """
 
     source: BoardSource
     added: Mapping[str, int]
     set_aside: int
-    otherwise: Mapping[str, Sequence[str]]
+    excluded: Mapping[str, Sequence[str]]
 
 
 def merge(own: BoardSource, others: Sequence[BoardSource]) -> Merged:
@@ -58,13 +58,13 @@ def merge(own: BoardSource, others: Sequence[BoardSource]) -> Merged:
     audited anew.
 
     Args:
-        own: What stands first and gives the title.
+        own: Comes first and gives the title.
         others: Verified boards of the same grid and data set.
 
     Raises:
         StoreError: If data sets or columns do not agree, or a row is not the same model in two sources.
     """
-    # The largest first: what was merged before keeps its order, whatever parts of it there are besides.
+    # The largest first: what was merged before keeps its order when parts of it are merged again.
     sources = (own, *sorted(others, key=lambda other: (-len(other.cells), _content(other), other.where)))
     for other in sources[1:]:
         _check_dataset(own, other)
@@ -74,12 +74,12 @@ def merge(own: BoardSource, others: Sequence[BoardSource]) -> Merged:
     places: dict[tuple[str, str, int], str] = {}
     models: dict[tuple[str, int], tuple[CellSpec, BoardSource]] = {}
     added = dict.fromkeys((other.where for other in others), 0)
-    set_aside, otherwise = 0, {}
+    set_aside, excluded = 0, {}
     predictions = CleanPredictions()
     for source, names in zip(sources, labels, strict=True):
         apart = _apart(source, chosen, predictions)
         if apart:
-            otherwise[source.where] = list(dict.fromkeys(apart.values()))
+            excluded[source.where] = list(dict.fromkeys(apart.values()))
         for record, outcome in source.cells:
             cell = (_renamed(record, names), outcome)
             spec = cell[0].spec
@@ -103,7 +103,7 @@ def merge(own: BoardSource, others: Sequence[BoardSource]) -> Merged:
     )
     note = own.note.model_copy(update={"references": tuple(references)})
     cells = tuple(marked([cell for cell, _ in chosen.values()]))
-    return Merged(replace(own, note=note, cells=cells), added, set_aside, otherwise)
+    return Merged(replace(own, note=note, cells=cells), added, set_aside, excluded)
 
 
 def _content(source: BoardSource) -> str:
@@ -139,7 +139,7 @@ def _apart(
 
 
 def _differs(known: tuple[CellResult, BoardSource] | None, outcome: Outcome) -> bool:
-    """Whether a cell came out otherwise than the one that is known."""
+    """Whether a cell's outcome differs from the one that is known."""
     return known is not None and known[0][1] is not None and known[0][1].sha256() != outcome.sha256()
 
 
@@ -203,7 +203,7 @@ def _rows(source: BoardSource) -> Iterable[tuple[str, str, list[str]]]:
 
 
 def _identity(label: str, rows: Mapping[str, Sequence[Record]], above: tuple[str, ...] = ()) -> str:
-    """A hash of what a row's models are, whatever their seed and names, the model that they start from included."""
+    """A hash of a row's models without seeds and names, the model that they start from included."""
     spec = rows[label][0].spec
     start = spec.model.start
     if start is not None and start in rows and start not in (label, *above):

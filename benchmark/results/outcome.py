@@ -160,7 +160,9 @@ class Outcome:
         )
     )
     num_classes: int
+    """Number of classes K."""
     kind: ConditionKind
+    """Kind of the condition."""
 
     def __post_init__(self) -> None:
         """Let nobody write to what was judged."""

@@ -169,9 +169,9 @@ def _made(
         source = merged.source
         remarks += [f"{where}: {count} cells were added" for where, count in sorted(merged.added.items())]
         remarks += [
-            f"{where}: trainings that came out otherwise than those before them, as on another machine, or that start "
-            f"from such, were left out: {_some(names)}"
-            for where, names in sorted(merged.otherwise.items())
+            f"{where}: trainings were excluded whose models predict differently, as on another machine, or start from "
+            f"one that does: {_some(names)}"
+            for where, names in sorted(merged.excluded.items())
         ]
         if merged.set_aside:
             remarks.append(

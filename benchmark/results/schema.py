@@ -271,7 +271,7 @@ CellResult: TypeAlias = tuple[Record, Outcome | None]
 
 
 class Reference(_Model):
-    """A published figure to set beside a board's own."""
+    """A published figure to compare a board's own with."""
 
     row: str
     """Label of the row."""
