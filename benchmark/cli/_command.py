@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import shlex
 import textwrap
 from collections.abc import Callable
@@ -168,16 +167,6 @@ def request(options: argparse.Namespace) -> Request:
         plugins=tuple(options.plugin),
         audit=getattr(options, "audit", False),
     )
-
-
-def require(module: str, extra: str) -> None:
-    """Refuse a command whose library is not installed.
-
-    Raises:
-        RequestError: If it is not, with the extra of robbench that brings it.
-    """
-    if importlib.util.find_spec(module) is None:
-        raise RequestError(f"{module} is not installed; pip install 'robbench[{extra}]'")
 
 
 def noted_boards(store: Store, grids: list[str]) -> list[str]:

@@ -21,7 +21,6 @@ def _options(parser: argparse.ArgumentParser) -> None:
 
 
 def _action(options: argparse.Namespace) -> int:
-    _command.require("cleanlab", "labels")
     from robbench.core.atomic_io import file_name
     from robbench.core.registry import Registry
     from robbench.data.label_issues import examine, write

@@ -26,7 +26,6 @@ def _options(parser: argparse.ArgumentParser) -> None:
 
 
 def _action(options: argparse.Namespace) -> int:
-    _command.require("optuna", "search")
     from robbench.planning.grid import read_grid
     from robbench.results.store import Store
 
