@@ -5,7 +5,6 @@ import io
 import re
 import subprocess
 import sys
-from importlib.machinery import ModuleSpec
 from pathlib import Path
 
 import pytest
@@ -141,14 +140,3 @@ def test_errors_become_exit_statuses(
     assert main(["fail"]) == status
     shown = capsys.readouterr()
     assert (shown.out, shown.err) == ("", message)
-
-
-@pytest.mark.parametrize(("module", "words"), [("optuna", ["search"]), ("cleanlab", ["labels", "--dataset", "digits"])])
-def test_a_library_that_is_not_installed_is_named_with_its_extra(
-    module: str, words: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == module else ModuleSpec(name, None))
-    assert main(words) == 2
-    shown = capsys.readouterr()
-    assert shown.out == ""
-    assert shown.err == f"robbench: {module} is not installed; pip install 'robbench[{words[0]}]'\n"

@@ -74,7 +74,7 @@ def _show(plan: Plan, store: Store, every_cell: bool) -> None:
         console.print(f"\n{name}\n")
         console.print(made)
     passes, seconds = _forecast(total)
-    time_left = f"{seconds} on one worker" if seconds != "?" else "time unknown until something has run"
+    time_left = f"{seconds} on one worker" if seconds != "?" else "time unknown"
     left_over = f"at most {passes} passes left, {time_left}" if done < count else "nothing left"
     console.print(f"\n{count} cells, {done} done; {left_over}")
 
