@@ -23,7 +23,7 @@ from robbench.data.splits import apportion, split, stratified
 
 @dataclass(frozen=True)
 class Made(Dataset):
-    """Images made from their position in the source."""
+    """Images made from their position."""
 
     sizes: tuple[int, ...] = (20, 20, 20)
     stamp: str = ""
@@ -46,7 +46,7 @@ def raw(sizes: tuple[int, ...], tested: tuple[int, ...] | None = None) -> Raw:
     return Raw(images, labels, tuple(f"c{label}" for label in range(len(sizes))), is_test)
 
 
-def source(sizes: tuple[int, ...], tested: tuple[int, ...] | None = None) -> DecodedImages:
+def decoded(sizes: tuple[int, ...], tested: tuple[int, ...] | None = None) -> DecodedImages:
     made = raw(sizes, tested)
     return DecodedImages(made.images, made.labels, made.class_names, made.is_test, "", 0)
 
@@ -207,7 +207,7 @@ def test_splits_never_overlap_and_keep_every_class(data: st.DataObject) -> None:
     if tested is None and data.draw(st.booleans()):
         options["test_counts"] = data.draw(each)
     dataset = Made.make({**options, "split_seed": data.draw(st.integers(0, 9)), "gallery": 3}, "here")
-    made = source(sizes, tested)
+    made = decoded(sizes, tested)
     splits = split(dataset, made)
 
     parts = (splits.train, splits.validation, splits.test)
@@ -234,11 +234,11 @@ def test_splits_never_overlap_and_keep_every_class(data: st.DataObject) -> None:
 
 
 def test_shares_divide_every_class() -> None:
-    assert counts(split(Made(), source((100, 200, 40)))) == ((55, 110, 22), (15, 30, 6), (30, 60, 12))
+    assert counts(split(Made(), decoded((100, 200, 40)))) == ((55, 110, 22), (15, 30, 6), (30, 60, 12))
 
 
 def test_the_publishers_test_images_are_the_test_split_unless_pooled() -> None:
-    made = source((60, 60), (10, 10))
+    made = decoded((60, 60), (10, 10))
     dataset = Made(split=(45 / 60, 5 / 60, 10 / 60))
     kept = split(dataset, made)
     assert counts(kept) == ((45, 45), (5, 5), (10, 10))
@@ -250,7 +250,7 @@ def test_the_publishers_test_images_are_the_test_split_unless_pooled() -> None:
 
 def test_the_imbalance_study_takes_its_counts_from_the_pool() -> None:
     dataset = preset("cifar10-imbalanced")
-    tiny = replace(source((6000,) * 10, (1000,) * 10), class_names=CLASS_NAMES)
+    tiny = replace(decoded((6000,) * 10, (1000,) * 10), class_names=CLASS_NAMES)
     splits = split(dataset, tiny)
     assert counts(splits) == ((4949, 466, 210), (500, 500, 500), (551, 51, 23))
     assert splits.class_names == ("automobile", "truck", "cat")
@@ -258,12 +258,12 @@ def test_the_imbalance_study_takes_its_counts_from_the_pool() -> None:
 
 
 def test_a_stratified_fifth_of_all_images() -> None:
-    splits = split(replace(preset("cifar10"), pooled=True, split=(0.2, 0.1, 0.7)), source((6000,) * 10, (1000,) * 10))
+    splits = split(replace(preset("cifar10"), pooled=True, split=(0.2, 0.1, 0.7)), decoded((6000,) * 10, (1000,) * 10))
     assert counts(splits) == ((1200,) * 10, (600,) * 10, (4200,) * 10)
 
 
 def test_train_shares_keep_proportions_and_leave_validation_and_test_alone() -> None:
-    made = source((180, 182, 181, 180))
+    made = decoded((180, 182, 181, 180))
     whole = split(Made(classes=("c0", "c1", "c2")), made)
     few = split(Made(train_shares=(1.0, 466 / 4949, 210 / 4949)), made)
     assert few.class_names == ("c0", "c1", "c2")
@@ -278,26 +278,26 @@ def test_train_shares_keep_proportions_and_leave_validation_and_test_alone() -> 
 
 
 def test_train_fraction_is_stratified_and_nested() -> None:
-    made = source((200, 100))
+    made = decoded((200, 100))
     half, tenth = (split(Made(train_fraction=f), made) for f in (0.5, 0.1))
     assert counts(half) == ((55, 27), (30, 15), (60, 30)) or counts(half) == ((55, 28), (30, 15), (60, 30))
     assert set(tenth.train) < set(half.train)
 
 
 def test_a_class_is_split_alike_whatever_other_classes_are_chosen() -> None:
-    made = source((40, 50, 60))
+    made = decoded((40, 50, 60))
     one, other = split(Made(classes=("c2", "c0")), made), split(Made(classes=("c1", "c2")), made)
     of_two = [set(each.test[made.labels[each.test] == 2]) for each in (one, other)]
     assert of_two[0] == of_two[1]
 
 
 def test_another_seed_splits_otherwise() -> None:
-    made = source((40, 40))
+    made = decoded((40, 40))
     assert not np.array_equal(split(Made(), made).test, split(Made(split_seed=1), made).test)
 
 
 def test_taken_samples_have_new_labels_and_their_positions_as_ids() -> None:
-    made = source((20, 20, 20))
+    made = decoded((20, 20, 20))
     splits = split(Made(classes=("c2", "c0")), made)
     samples = splits.take(made, splits.test)
     assert samples.ids.tolist() == splits.test.tolist()
@@ -334,14 +334,14 @@ def test_taken_samples_have_new_labels_and_their_positions_as_ids() -> None:
 )
 def test_what_cannot_be_split_is_refused(options: dict[str, object], message: str) -> None:
     with pytest.raises(RequestError, match=message):
-        split(Made.make(options, ""), source((20, 20, 20, 2)))
+        split(Made.make(options, ""), decoded((20, 20, 20, 2)))
 
 
 def test_a_class_without_enough_published_images_is_refused() -> None:
     with pytest.raises(RequestError, match='class "c1" has only 10 training and 0 test'):
-        split(Made(), source((10, 10), (5, 0)))
+        split(Made(), decoded((10, 10), (5, 0)))
     with pytest.raises(RequestError, match='class "c0": test_counts asks for 6 test images and there are 5'):
-        split(Made(test_counts=(6, 1)), source((10, 10), (5, 5)))
+        split(Made(test_counts=(6, 1)), decoded((10, 10), (5, 5)))
 
 
 # ------------------------------------------------------------------------------------------------------------- sampling

@@ -49,7 +49,8 @@ def test_the_worked_examples_of_the_contributing_guide_run(tmp_path: Path, capsy
     files = plugin_files("CONTRIBUTING.md", tmp_path)
     registry = Registry(tuple(files), installed=False)
     names = {name for kind in KINDS for name, entry in registry.entries(kind).items() if entry.plugin}
-    assert names == {"corner-search", "noise-training", "stripes", "stripes-imbalanced", "cost-per-success"}
+    stripes = {"stripes", "stripes-imbalanced"}
+    assert names == {"corner-search", "noise-training", "cost-per-success", "clean-bars"} | stripes
     grid = tmp_path / "examples.toml"
     grid.write_text(
         'datasets = ["stripes", "stripes-imbalanced"]\n'
@@ -62,6 +63,7 @@ def test_the_worked_examples_of_the_contributing_guide_run(tmp_path: Path, capsy
     assert "noise-training+fgm" in capsys.readouterr().out.replace("\n", "").replace(" ", "")
     boards = [path.read_text(encoding="utf-8") for path in (tmp_path / "runs").rglob("leaderboard.csv")]
     assert len(boards) == 2
+    assert len(list((tmp_path / "runs").rglob("clean-bars.png"))) == 2
     assert any("forwards_per_success" in path.read_text() for path in (tmp_path / "runs").rglob("record.json"))
 
 

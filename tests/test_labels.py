@@ -36,9 +36,9 @@ SHARE = 0.1
 def digits(tmp_path_factory: pytest.TempPathFactory) -> Samples:
     """Some 300 digits as they are."""
     dataset = Digits(classes=("0", "1", "2", "3", "4"), train_fraction=0.6)
-    source = load(dataset, None, tmp_path_factory.mktemp("digits"))
-    splits = split(dataset, source)
-    return splits.take(source, splits.train)
+    decoded = load(dataset, None, tmp_path_factory.mktemp("digits"))
+    splits = split(dataset, decoded)
+    return splits.take(decoded, splits.train)
 
 
 def planted(samples: Samples, num_classes: int, share: float = SHARE, seed: int = 0) -> tuple[Samples, Tensor]:
@@ -287,12 +287,12 @@ def test_nothing_found_is_an_empty_listing_without_a_sheet(folder: tuple[Path, s
 
 def test_every_split_is_looked_at(tmp_path: Path) -> None:
     dataset = Digits(classes=("8", "3", "9"))
-    source = load(dataset, None, tmp_path)
-    splits = split(dataset, source)
+    decoded = load(dataset, None, tmp_path)
+    splits = split(dataset, decoded)
     labels = splits.labels.copy()
     wrong = np.concatenate([part[::12] for part in (splits.train, splits.validation, splits.test)])
     labels[wrong] = (labels[wrong] + 1) % 3
-    listing = examine(source, replace(splits, labels=labels))
+    listing = examine(decoded, replace(splits, labels=labels))
     found = dict(zip(listing.found.ids.tolist(), listing.parts, strict=True))
     for part in ("train", "validation", "test"):
         mine = set(wrong.tolist()) & set(getattr(splits, part).tolist())

@@ -80,3 +80,12 @@ def test_a_plugin_that_changes_during_a_run_ends_it(tmp_path: Path, monkeypatch:
     monkeypatch.setattr(local, "_worker", {"registry": Registry((plugin,)), "plan": packed})
     with pytest.raises(StoreError, match="a plugin or data set was changed while the run was going on; run again"):
         local._plan()
+
+
+def test_workers_load_the_plugins_of_a_run(tmp_path: Path) -> None:
+    plugin = write(tmp_path / "gray.py", GRAY)
+    text = tiny.grid_text(["", "objective = 'angular'"], ["gray@ref"], recipe="epochs = 1")
+    grid = write(tmp_path / "grid.toml", text)
+    words = ["--grid", str(grid), "--out", str(tmp_path / "runs"), "--limit", "9", "--plugin", str(plugin)]
+    assert main(["run", "--workers", "2", "--device", "cpu", *words]) == 0
+    assert len(list((tmp_path / "runs" / "cells").glob("*/outcome.npz"))) == 2

@@ -49,10 +49,10 @@ class DatasetFiles:
         if isinstance(self.stamp, RequestError):
             raise NotApplicable("its files are not there")
         with tempfile.TemporaryDirectory() as folder:
-            source = load(self.dataset, None, Path(folder))
+            decoded = load(self.dataset, None, Path(folder))
             # In memory, since the files that they are mapped from go.
-            source = replace(source, images=np.array(source.images))
-        return source, split(self.dataset, source)
+            decoded = replace(decoded, images=np.array(decoded.images))
+        return decoded, split(self.dataset, decoded)
 
 
 def _located(files: DatasetFiles) -> str:
@@ -63,11 +63,11 @@ def _located(files: DatasetFiles) -> str:
 
 
 def _read_twice(files: DatasetFiles) -> str:
-    source, _ = files.content
+    decoded, _ = files.content
     raw = files.dataset.locate(None)[1]()
-    demand(np.array_equal(raw.images, source.images), "the images are others when they are read again")
-    demand(np.array_equal(raw.labels, source.labels), "the labels are others when they are read again")
-    return f"{len(source.labels)} images, {len(source.class_names)} classes, {source.duplicates} duplicates"
+    demand(np.array_equal(raw.images, decoded.images), "the images are others when they are read again")
+    demand(np.array_equal(raw.labels, decoded.labels), "the labels are others when they are read again")
+    return f"{len(decoded.labels)} images, {len(decoded.class_names)} classes, {decoded.duplicates} duplicates"
 
 
 def _splits(files: DatasetFiles) -> str:
