@@ -85,7 +85,7 @@ _EARLIER: Mapping[str, Section] = {
 
 def _migrated(entry: dict[str, Any]) -> dict[str, Any]:
     """Earlier lists had fewer sections, and did not say which figures are photographs."""
-    if "photograph" in entry:
+    if "photograph" in entry or not {"name", "section"} <= entry.keys():
         return entry
     section = _EARLIER.get(entry["name"], _EARLIER.get(entry["section"], entry["section"]))
     photograph = entry["section"] == "examples" or entry["name"] == "sample-images"

@@ -45,7 +45,7 @@ def test_a_published_board_is_made_again_from_what_stands_beside_it(store: Store
         assert path.read_bytes() == (folder / path.name).read_bytes()
         assert path.read_bytes() == (store.root / "leaderboards" / BOARD / path.name).read_bytes()
     assert {path.name for path in folder.iterdir()} == {*names, "figures", "records.jsonl", "outcomes.npz"}
-    assert {path.name for path in (folder / "figures").iterdir()} == {"curves.png", "curves.svg", "figures.json"}
+    assert {path.name for path in (folder / "figures").iterdir()} == {"curves.png", "figures.json"}
 
 
 def test_publishing_writes_nothing_to_the_store_and_the_same_twice(store: Store, tmp_path: Path) -> None:
