@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Sequence
 from pathlib import Path
 
-from robbench.core.errors import StoreError
 from robbench.leaderboards.board import Board
 from robbench.leaderboards.figure_manifest import Picture
 from robbench.leaderboards.findings import findings
 from robbench.leaderboards.html.contents import decisions, sheets
+from robbench.leaderboards.html.figures import placed
+from robbench.leaderboards.html.model_cards import model_cards
 from robbench.leaderboards.html.records import embedded, facets
 from robbench.leaderboards.html.rendering import render
 from robbench.leaderboards.html.sheets import Records
@@ -26,7 +26,25 @@ KINDS = {
 }
 
 
-def page(board: Board, note: BoardNote, cells: Sequence[Cell], directory: Path, pictures: Sequence[Picture]) -> str:
+FILES = {
+    "leaderboard.csv": "ranking and conditions",
+    "per_class.csv": "class by class",
+    "corruptions.csv": "corruptions",
+    "leaderboard.json": "the whole board",
+    "README.md": "in markdown",
+}
+ARCHIVE = {"records.jsonl": "all records", "outcomes.npz": "predictions, image by image"}
+
+
+def page(
+    board: Board,
+    note: BoardNote,
+    cells: Sequence[Cell],
+    directory: Path,
+    pictures: Sequence[Picture],
+    *,
+    archived: bool = False,
+) -> str:
     """A board as a single HTML file, with its records and figures inside.
 
     Args:
@@ -35,6 +53,7 @@ def page(board: Board, note: BoardNote, cells: Sequence[Cell], directory: Path, 
         cells: Records with their outcomes, those that the board was made of.
         directory: Where the board's files lie.
         pictures: Figures to embed, by their files under ``figures``.
+        archived: Whether records and outcomes lie beside the page, as they do where a board is published.
 
     Raises:
         StoreError: If a figure cannot be read.
@@ -55,7 +74,9 @@ def page(board: Board, note: BoardNote, cells: Sequence[Cell], directory: Path, 
         decisions=decided,
         places={row.label: at for at, row in enumerate(board.rows)},
         facets={name: values for name, values in _facets(board).items() if len(values) > 1},
-        pictures=[(picture, _address(directory / "figures", picture)) for picture in pictures],
+        figures=placed(directory / "figures", pictures, [part for part in ("strength", "rounding") if parts[part]]),
+        cards={card.row: card for card in model_cards(board, (record for record, _ in cells))},
+        downloads=_downloads(board, archived),
         usual=usual_recipe(board),
         audit_steps=AUDIT_STEPS,
         data=embedded(board, records, sources.values()),
@@ -69,6 +90,12 @@ def _by_place(cells: Sequence[Cell]) -> Records:
     return found
 
 
+def _downloads(board: Board, archived: bool) -> dict[str, str]:
+    """The files beside the page, and what is in each."""
+    files = {name: text for name, text in FILES.items() if board.corrupted or name != "corruptions.csv"}
+    return files | (ARCHIVE if archived else {})
+
+
 def _facets(board: Board) -> dict[str, list[str]]:
     """What rows can be filtered by, with all values that occur."""
     found: dict[str, dict[str, None]] = {}
@@ -76,15 +103,3 @@ def _facets(board: Board) -> dict[str, list[str]]:
         for name, value in facets(row.model).items():
             found.setdefault(name, {})[value] = None
     return {name: list(values) for name, values in found.items()}
-
-
-def _address(folder: Path, picture: Picture) -> str:
-    """The smaller of a figure's two files as a data address; a drawing that holds a photograph is none."""
-    try:
-        drawing, raster = ((folder / f"{picture.name}.{suffix}").read_bytes() for suffix in ("svg", "png"))
-    except OSError as error:
-        raise StoreError(f"cannot read figure {picture.name} in {folder}: {error}") from error
-    kind, data = ("svg+xml", drawing)
-    if b"<image" in drawing or len(raster) < len(drawing):
-        kind, data = "png", raster
-    return f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
