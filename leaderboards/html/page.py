@@ -19,7 +19,7 @@ from robbench.leaderboards.tables import usual_recipe
 from robbench.results.schema import BoardNote, Record
 
 KINDS = {
-    "clean": "unchanged images",
+    "clean": "clean",
     "natural": "natural perturbations",
     "attack": "attacks",
     "chain": "chains of both",

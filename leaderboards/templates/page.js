@@ -94,3 +94,15 @@ function sortable(table) {
   }
 }
 find("main table").forEach(sortable);
+
+// ----------------------------------------------------------------------------------------------------------- scrolling
+
+// A table that goes on fades there.
+function edge(box) {
+  box.classList.toggle("more", box.scrollLeft + box.clientWidth < box.scrollWidth - 2);
+  box.classList.toggle("longer", box.scrollTop + box.clientHeight < box.scrollHeight - 2);
+}
+const edges = () => find("main .box").forEach(edge);
+for (const box of find("main .box")) box.addEventListener("scroll", () => edge(box), { passive: true });
+addEventListener("resize", edges);
+edges();

@@ -100,17 +100,10 @@ function fit() {
       show(table);
     }
   }
-  for (const box of find("main .box")) edge(box);
-}
-
-// A table that goes on fades there.
-function edge(box) {
-  box.classList.toggle("more", box.scrollLeft + box.clientWidth < box.scrollWidth - 2);
-  box.classList.toggle("longer", box.scrollTop + box.clientHeight < box.scrollHeight - 2);
+  edges();
 }
 
 for (const table of tables.values()) chooser(table);
-for (const box of find("main .box")) box.addEventListener("scroll", () => edge(box), { passive: true });
 let waiting = 0;
 function refit() {
   cancelAnimationFrame(waiting);
