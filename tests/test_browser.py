@@ -530,6 +530,16 @@ def test_paper_has_everything_and_no_controls(opened: Any, address: str) -> None
     assert page.locator("#conditions .view[hidden]").count() == 1
 
 
+def test_paper_has_the_columns_that_a_phone_has_no_room_for(opened: Any, address: str) -> None:
+    page = opened(address, 390)
+    headings = page.locator(RANKING).get_by_role("columnheader")
+    shown = headings.count()
+    page.evaluate("dispatchEvent(new Event('beforeprint'))")
+    assert headings.count() > shown
+    page.evaluate("dispatchEvent(new Event('afterprint'))")
+    assert headings.count() == shown
+
+
 def test_without_scripts_it_can_still_be_read(opened: Any, address: str) -> None:
     page = opened(address, java_script_enabled=False)
     assert page.locator(RANKING).is_visible()
