@@ -28,7 +28,7 @@ KEY_DIGITS = 8
 def write_board(
     directory: Path, note: BoardNote, cells: Sequence[Cell], pictures: Sequence[Picture] = ()
 ) -> list[Path]:
-    """Make a board of cells and write its files, to lie beside the cells' archive; see ``write_files``.
+    """Make a board of cells and write its files; see ``write_files``.
 
     Args:
         directory: Where to; made if need be. Other files in it stay.
@@ -43,17 +43,11 @@ def write_board(
         ValueError: If the cells do not make one table.
         StoreError: If a file cannot be written.
     """
-    return write_files(directory, board_data(note.title, note.grid, cells), note, cells, pictures, archived=True)
+    return write_files(directory, board_data(note.title, note.grid, cells), note, cells, pictures)
 
 
 def write_files(
-    directory: Path,
-    board: Board,
-    note: BoardNote,
-    cells: Sequence[Cell],
-    pictures: Sequence[Picture] = (),
-    *,
-    archived: bool = False,
+    directory: Path, board: Board, note: BoardNote, cells: Sequence[Cell], pictures: Sequence[Picture] = ()
 ) -> list[Path]:
     """Write a board as ``README.md``, ``index.html``, ``leaderboard.csv``, ``per_class.csv`` and ``leaderboard.json``.
 
@@ -66,7 +60,6 @@ def write_files(
         note: What the board says that does not follow from them.
         cells: Records of one data set with their outcomes, None unless done.
         pictures: Figures that lie in the directory.
-        archived: Whether records and outcomes are to lie beside them.
 
     Returns:
         The files.
@@ -76,7 +69,7 @@ def write_files(
     """
     contents = {
         "README.md": readme(board, note, pictures),
-        "index.html": page(board, note, cells, directory, pictures, archived=archived),
+        "index.html": page(board, note, cells, directory, pictures),
         "leaderboard.csv": leaderboard_csv(board),
         "per_class.csv": per_class_csv(board),
         "leaderboard.json": dumps(plain_data(board)),

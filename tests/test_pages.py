@@ -4,6 +4,7 @@ import base64
 import html
 import json
 import re
+import tempfile
 from collections.abc import Sequence
 from dataclasses import replace
 from html.parser import HTMLParser
@@ -31,7 +32,8 @@ from page_boards import (
 
 from robbench.core.corruption_kinds import EXTRA, MAIN, SEVERITIES
 from robbench.core.errors import StoreError
-from robbench.leaderboards import board_data
+from robbench.leaderboards import board_data, write_board
+from robbench.leaderboards.archive import write_archive
 from robbench.leaderboards.files import plain_data
 from robbench.leaderboards.html import IndexEntry, index_page, page
 from robbench.leaderboards.html.figures import placed
@@ -118,7 +120,7 @@ def test_the_page_is_well_formed_and_asks_for_nothing(made: str, reader: Reader)
     addresses = [tag[name] for _, tag, _ in reader.found for name in ("src", "href") if name in tag]
     assert addresses
     beside = {address for address in addresses if not address.startswith(("#", "data:image/"))}
-    files = {"leaderboard.csv", "per_class.csv", "leaderboard.json", "README.md"}
+    files = {"leaderboard.csv", "per_class.csv", "leaderboard.json", "README.md", "records.jsonl", "outcomes.npz"}
     assert beside == {"../index.html", "figures/drawn.svg", "figures/photo.svg", *files}
     ids = [tag["id"] for _, tag, _ in reader.found if "id" in tag]
     assert len(ids) == len(set(ids))
@@ -126,13 +128,19 @@ def test_the_page_is_well_formed_and_asks_for_nothing(made: str, reader: Reader)
     assert anchors <= set(ids)
 
 
-def test_records_can_be_downloaded_where_they_lie_beside_the_page(tmp_path: Path) -> None:
+def test_every_file_of_a_board_can_be_downloaded(tmp_path: Path) -> None:
     cells = [cell(model("a"), CLEAN, outcome("clean", [0, 1]))]
-    board, note = board_data("Toys", "small", cells), BoardNote(grid="small", title="Toys")
-    run, published = (Reader(page(board, note, cells, tmp_path, (), archived=archived)) for archived in (False, True))
-    links = [{tag["href"] for tag, _ in made.all("a") if "download" in tag} for made in (run, published)]
-    assert links[0] == {"leaderboard.csv", "per_class.csv", "leaderboard.json", "README.md"}
-    assert links[1] - links[0] == {"records.jsonl", "outcomes.npz"}
+    files = {
+        path.name for path in (*write_board(tmp_path, BoardNote(grid="small", title=""), cells), *_archived(cells))
+    }
+    reader = Reader((tmp_path / "index.html").read_text(encoding="utf-8"))
+    links = {tag["href"] for tag, _ in reader.all("a") if "download" in tag}
+    assert links == files - {"index.html", "board.json", "timings.csv"}
+
+
+def _archived(cells: Sequence[Cell]) -> list[Path]:
+    with tempfile.TemporaryDirectory() as folder:
+        return list(write_archive(Path(folder), cells))
 
 
 def test_a_figure_stands_under_what_it_illustrates(tmp_path: Path) -> None:

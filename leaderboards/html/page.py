@@ -25,7 +25,6 @@ KINDS = {
     "chain": "chains of both",
 }
 
-
 FILES = {
     "leaderboard.csv": "ranking and conditions",
     "per_class.csv": "class by class",
@@ -36,15 +35,7 @@ FILES = {
 ARCHIVE = {"records.jsonl": "all records", "outcomes.npz": "predictions, image by image"}
 
 
-def page(
-    board: Board,
-    note: BoardNote,
-    cells: Sequence[Cell],
-    directory: Path,
-    pictures: Sequence[Picture],
-    *,
-    archived: bool = False,
-) -> str:
+def page(board: Board, note: BoardNote, cells: Sequence[Cell], directory: Path, pictures: Sequence[Picture]) -> str:
     """A board as a single HTML file, with its records and figures inside.
 
     Args:
@@ -53,7 +44,6 @@ def page(
         cells: Records with their outcomes, those that the board was made of.
         directory: Where the board's files lie.
         pictures: Figures to embed, by their files under ``figures``.
-        archived: Whether records and outcomes lie beside the page, as they do where a board is published.
 
     Raises:
         StoreError: If a figure cannot be read.
@@ -76,7 +66,8 @@ def page(
         facets={name: values for name, values in _facets(board).items() if len(values) > 1},
         figures=placed(directory / "figures", pictures, [part for part in ("strength", "rounding") if parts[part]]),
         cards={card.row: card for card in model_cards(board, (record for record, _ in cells))},
-        downloads=_downloads(board, archived),
+        downloads={name: text for name, text in FILES.items() if board.corrupted or name != "corruptions.csv"},
+        archive=ARCHIVE,
         usual=usual_recipe(board),
         audit_steps=AUDIT_STEPS,
         data=embedded(board, records, sources.values()),
@@ -88,12 +79,6 @@ def _by_place(cells: Sequence[Cell]) -> Records:
     for record, _ in sorted(cells, key=lambda cell: cell[0].spec.seed):
         found.setdefault((record.spec.model.label, record.spec.condition.label), []).append(record)
     return found
-
-
-def _downloads(board: Board, archived: bool) -> dict[str, str]:
-    """The files beside the page, and what is in each."""
-    files = {name: text for name, text in FILES.items() if board.corrupted or name != "corruptions.csv"}
-    return files | (ARCHIVE if archived else {})
 
 
 def _facets(board: Board) -> dict[str, list[str]]:
