@@ -4,10 +4,12 @@ import base64
 import html
 import json
 import re
+import tempfile
 from collections.abc import Sequence
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -28,12 +30,16 @@ from page_boards import (
 
 from robbench.core.corruption_kinds import EXTRA, MAIN, SEVERITIES
 from robbench.core.errors import StoreError
-from robbench.leaderboards import board_data
+from robbench.leaderboards import board_data, write_board
+from robbench.leaderboards.archive import write_archive
+from robbench.leaderboards.figure_manifest import Section
 from robbench.leaderboards.files import plain_data
 from robbench.leaderboards.html import IndexEntry, index_page, page
+from robbench.leaderboards.html.figures import placed
+from robbench.leaderboards.html.model_cards import model_cards
 from robbench.leaderboards.html.rendering import breaks, inline
 from robbench.leaderboards.markdown import escape
-from robbench.results.schema import BoardNote, ConditionSpec
+from robbench.results.schema import BoardNote, ConditionSpec, Training
 
 VOID = {"meta", "link", "img", "input", "br", "wbr"}
 
@@ -77,7 +83,29 @@ def reader(made: str) -> Reader:
 
 
 def embedded(text: str) -> dict[str, Any]:
-    return json.loads(re.findall(r'<script type="application/json" id="data">(.*?)</script>', text, re.DOTALL)[0])  # type: ignore[no-any-return]
+    """What the page's script reads, with everything in its place that is told once and referred to by number."""
+    data = json.loads(re.findall(r'<script type="application/json" id="data">(.*?)</script>', text, re.DOTALL)[0])
+
+    def named(found: list[int]) -> list[list[Any]]:
+        names = data["shared"][found[0]] if found else []
+        return [[name, *data["measures"][at]] for name, at in zip(names, found[1:], strict=True)]
+
+    data["places"] = [
+        {"row": data["rows"][row]["label"], "condition": data["conditions"][condition], "keys": keys}
+        | {"figures": named(figures), "classes": named(classes)}
+        for row, condition, keys, figures, classes in data["places"]
+    ]
+    data["figures"] = {
+        anchor: {"title": title, "figures": named(figures), "places": places}
+        for anchor, (title, figures, places) in data["figures"].items()
+    }
+    for record in data["records"].values():
+        made = data["shared"][record.pop("made")]
+        record |= made | {name: data["shared"][made[name]] for name in ("model", "dataset", "run")}
+        record["condition"] = data["shared"][record["condition"]]
+        record["metrics"] = {name: measure for name, *measure in named(record.get("metrics", []))}
+        record.setdefault("status", "done")
+    return data  # type: ignore[no-any-return]
 
 
 def simple(cells: Sequence[Cell], folder: Path) -> str:
@@ -90,11 +118,72 @@ def test_the_page_is_well_formed_and_asks_for_nothing(made: str, reader: Reader)
     assert policy["content"].startswith("default-src 'none'; img-src data:;")
     addresses = [tag[name] for _, tag, _ in reader.found for name in ("src", "href") if name in tag]
     assert addresses
-    assert all(address.startswith(("#", "data:image/")) for address in addresses)
+    beside = {address for address in addresses if not address.startswith(("#", "data:image/"))}
+    files = {"leaderboard.csv", "per_class.csv", "leaderboard.json", "README.md", "records.jsonl", "outcomes.npz"}
+    assert beside == {"../index.html", "figures/drawn.png", "figures/photo.png", *files}
     ids = [tag["id"] for _, tag, _ in reader.found if "id" in tag]
     assert len(ids) == len(set(ids))
-    anchors = {address[1:] for address in addresses if re.match(r"#(?!record-|figure-)", address)}
+    anchors = {address[1:] for address in addresses if re.match(r"#(?!record-|figure-|compare-)", address)}
     assert anchors <= set(ids)
+
+
+def test_every_file_of_a_board_can_be_downloaded(tmp_path: Path) -> None:
+    cells = [cell(model("a"), CLEAN, outcome("clean", [0, 1]))]
+    files = {
+        path.name for path in (*write_board(tmp_path, BoardNote(grid="small", title=""), cells), *_archived(cells))
+    }
+    reader = Reader((tmp_path / "index.html").read_text(encoding="utf-8"))
+    links = {tag["href"] for tag, _ in reader.all("a") if "download" in tag}
+    assert links == files - {"index.html", "board.json", "timings.csv"}
+
+
+def _archived(cells: Sequence[Cell]) -> list[Path]:
+    with tempfile.TemporaryDirectory() as folder:
+        return list(write_archive(Path(folder), cells))
+
+
+def test_a_figure_stands_under_what_it_illustrates(tmp_path: Path) -> None:
+    pictures = [replace(picture(tmp_path, f"of-{section}", "", 1), section=section) for section in get_args(Section)]
+    found = placed(tmp_path / "figures", pictures, ("strength",))
+    assert [figure.picture.name for figure in found.pop("conditions")] == ["of-rounding"]
+    assert found.pop("rounding") == []
+    assert {part: [figure.picture.name for figure in figures] for part, figures in found.items()} == {
+        section: [f"of-{section}"] for section in get_args(Section) if section != "rounding"
+    }
+    without = placed(tmp_path / "figures", pictures, ())
+    assert [figure.picture.name for figure in without["conditions"]] == ["of-strength", "of-rounding"]
+
+
+def test_a_card_tells_what_a_model_is_and_what_it_cost() -> None:
+    spent = Training(
+        images=50,
+        epochs=3,
+        steps=12,
+        forwards=1500,
+        backwards=900,
+        validation_images=9,
+        validation_accuracy=0.5,
+        validation_balanced_accuracy=0.5,
+    )
+    cells = []
+    for seed in (1, 0):
+        record, result = cell(model("a"), CLEAN, outcome("clean", [0, 1]), seed=seed)
+        known = {"training": spent, "provenance": {"weights_sha256": "ab" * 32} if seed else {}}
+        cells.append((record.model_copy(update=known), result))
+    (card,) = model_cards(board_data("", "", cells), [record for record, _ in cells])
+    assert card.row == "a"
+    assert card.facts["Training passes"].startswith("1,500 forward, 900 backward")
+    assert card.facts["Epochs and steps"] == "3 epochs, 12 optimizer steps"
+    assert "Started from" not in card.facts
+    assert [(seed, weights) for seed, _, weights in card.seeds] == [(0, ""), (1, "ab" * 32)]
+
+
+def test_a_page_tells_once_what_many_records_share(made: str) -> None:
+    text = re.findall(r'<script type="application/json" id="data">(.*?)</script>', made, re.DOTALL)[0]
+    data = json.loads(text)
+    assert len({json.dumps(measure) for measure in data["measures"]}) == len(data["measures"])
+    assert text.count(f'"fingerprint":"{"f" * 64}"') == 1
+    assert len(text) < 1000 * len(data["records"])
 
 
 def test_hostile_names_stay_text(made: str, reader: Reader) -> None:
@@ -149,12 +238,12 @@ def test_records_are_whole(made: str) -> None:
     data = embedded(made)
     for record, _ in hostile_cells():
         found = data["records"][record.key]
-        shared = data["shared"]
         assert (found["seed"], found["status"], found.get("reason")) == (record.spec.seed, record.status, record.reason)
-        assert shared[found["model"]] == record.spec.model.model_dump(mode="json", exclude_defaults=True)
-        assert shared[found["dataset"]]["fingerprint"] == "f" * 64
-        assert shared[found["condition"]]["label"] == record.spec.condition.label
-        assert shared[found["run"]]["versions"] == {"torch": "2.4.0"}
+        assert found["model"] == record.spec.model.model_dump(mode="json", exclude_defaults=True)
+        assert found["model_key"] == record.spec.model_key
+        assert found["dataset"]["fingerprint"] == "f" * 64
+        assert found["condition"]["label"] == record.spec.condition.label
+        assert found["run"]["versions"] == {"torch": "2.4.0"}
         assert found.get("flags", {}) == record.flags
         assert found.get("cautions", {}) == record.cautions
         assert tuple(found.get("notes", ())) == record.notes
@@ -169,7 +258,7 @@ def test_metrics_stand_with_their_intervals(tmp_path: Path) -> None:
     record = record.model_copy(update={"metrics": Decisions().measure(result), "confusion": ((2, 1), (0, 1))})
     data = embedded(simple([(record, result)], tmp_path))
     found = data["records"][record.key]
-    metrics = dict(zip(data["shared"][found["names"]], found["metrics"], strict=True))
+    metrics = found["metrics"]
     assert metrics["accuracy"] == pytest.approx([0.75, 0.300642, 0.954413, 4], abs=1e-5)
     assert metrics["macro_f1"] == pytest.approx([(4 / 5 + 2 / 3) / 2, 4], abs=1e-5)
     assert found["confusion"] == [[2, 1], [0, 1]]

@@ -76,7 +76,7 @@ def ranking(board: Board, records: Records) -> Sheet:
             for label, column in ((label, _shown(records, label, choose)) for label in board.threats[threat])
         ]
         columns += [_worst_column(board, other) for other in board.threats if other != threat]
-        columns.append((Heading("Passes", rising=True), lambda row: _passes(board, row, threat)))
+        columns.append((Heading("Attack passes", rising=True), lambda row: _passes(board, row, threat)))
     return _sheet("Rows from best to worst", columns, rows, label=1)
 
 

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Sequence
 from pathlib import Path
 
-from robbench.core.errors import StoreError
 from robbench.leaderboards.board import Board
 from robbench.leaderboards.figure_manifest import Picture
 from robbench.leaderboards.findings import findings
 from robbench.leaderboards.html.contents import decisions, sheets
+from robbench.leaderboards.html.figures import placed
+from robbench.leaderboards.html.model_cards import model_cards
 from robbench.leaderboards.html.records import embedded, facets
 from robbench.leaderboards.html.rendering import render
 from robbench.leaderboards.html.sheets import Records
@@ -19,11 +19,20 @@ from robbench.leaderboards.tables import usual_recipe
 from robbench.results.schema import BoardNote, Record
 
 KINDS = {
-    "clean": "unchanged images",
+    "clean": "clean",
     "natural": "natural perturbations",
     "attack": "attacks",
     "chain": "chains of both",
 }
+
+FILES = {
+    "leaderboard.csv": "ranking and conditions",
+    "per_class.csv": "class by class",
+    "corruptions.csv": "corruptions",
+    "leaderboard.json": "the whole board",
+    "README.md": "in markdown",
+}
+ARCHIVE = {"records.jsonl": "all records", "outcomes.npz": "predictions, image by image"}
 
 
 def page(board: Board, note: BoardNote, cells: Sequence[Cell], directory: Path, pictures: Sequence[Picture]) -> str:
@@ -55,7 +64,10 @@ def page(board: Board, note: BoardNote, cells: Sequence[Cell], directory: Path, 
         decisions=decided,
         places={row.label: at for at, row in enumerate(board.rows)},
         facets={name: values for name, values in _facets(board).items() if len(values) > 1},
-        pictures=[(picture, _address(directory / "figures", picture)) for picture in pictures],
+        figures=placed(directory / "figures", pictures, [part for part in ("strength", "rounding") if parts[part]]),
+        cards={card.row: card for card in model_cards(board, (record for record, _ in cells))},
+        downloads={name: text for name, text in FILES.items() if board.corrupted or name != "corruptions.csv"},
+        archive=ARCHIVE,
         usual=usual_recipe(board),
         audit_steps=AUDIT_STEPS,
         data=embedded(board, records, sources.values()),
@@ -76,12 +88,3 @@ def _facets(board: Board) -> dict[str, list[str]]:
         for name, value in facets(row.model).items():
             found.setdefault(name, {})[value] = None
     return {name: list(values) for name, values in found.items()}
-
-
-def _address(folder: Path, picture: Picture) -> str:
-    """A figure as a data address."""
-    try:
-        data = (folder / f"{picture.name}.png").read_bytes()
-    except OSError as error:
-        raise StoreError(f"cannot read figure {picture.name} in {folder}: {error}") from error
-    return f"data:image/png;base64,{base64.b64encode(data).decode()}"

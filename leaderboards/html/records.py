@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from robbench.core.threat_model import format_eps
 from robbench.evaluation.audit import CAUTIONS, FLAGS
-from robbench.leaderboards.aggregates import Figure
+from robbench.leaderboards.ablations import Pair
+from robbench.leaderboards.aggregates import Figure, Rates
 from robbench.leaderboards.board import Board, Row
 from robbench.leaderboards.html.numbers import by_class, overall, suite
 from robbench.leaderboards.html.sheets import Records, Source
@@ -20,56 +22,97 @@ _RUN = ("commit", "source", "versions", "plugins", "batch")
 
 
 class _Shared:
-    """Values that many records have in common, each once, in the order in which they were first met."""
+    """Values that many have in common, each once, in the order in which they were first met."""
 
     def __init__(self) -> None:
         self._places: dict[str, int] = {}
 
     def __call__(self, value: object) -> int:
-        return self._places.setdefault(json.dumps(value, ensure_ascii=False, allow_nan=False), len(self._places))
+        text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+        return self._places.setdefault(text, len(self._places))
 
     def values(self) -> list[Any]:
         return [json.loads(text) for text in self._places]
 
 
+@dataclass(frozen=True)
+class _Pool:
+    """What is told once and referred to by number: values of any kind, and figures with their intervals."""
+
+    shared: _Shared = field(default_factory=_Shared)
+    measures: _Shared = field(default_factory=_Shared)
+
+    def figures(self, found: Mapping[str, Figure] | Mapping[str, Measure]) -> list[int]:
+        """The number of the list of their names, then the number of each figure; nothing where there are none."""
+        measures = [self.measures(_values(figure)) for figure in found.values()]
+        return [self.shared(list(found)), *measures] if found else []
+
+    def rates(self, found: Rates | None, class_names: Sequence[str]) -> list[list[int]]:
+        return [self.figures(overall(found)), self.figures(by_class(found, class_names))]
+
+
 def embedded(board: Board, records: Records, sources: Iterable[Source]) -> str:
     """What the page's script reads, as JSON that can stand in HTML.
 
-    ``places`` are the board's places with their figures and the keys of their records; ``records`` by key; ``figures``
-    what rests on several places, by anchor; ``shared`` what records refer to by number; ``rows`` what they are filtered
-    by; ``meanings`` what flags and cautions say.
+    ``measures`` are figures as value, ends of the interval where there is one, and count; ``shared`` is what else is
+    referred to by number. A list of figures is the number of their names in ``shared`` and their numbers in
+    ``measures``. ``places`` are the board's places: number of the row, of the condition, keys of the records, figures,
+    figures by class. ``records`` by key; ``figures`` what rests on several places, by anchor, as title, figures and
+    numbers of places; ``rows`` what they are filtered by, with their worst cases; ``pairs`` what the board compared
+    image by image; ``meanings`` what flags and cautions say.
     """
-    shared = _Shared()
+    pool = _Pool()
     numbers = {place: at for at, place in enumerate(records)}
     rows = {row.label: row for row in board.rows}
+    at_row = {label: at for at, label in enumerate(rows)}
+    conditions = {label: at for at, label in enumerate(dict.fromkeys(label for _, label in records))}
     corruptions = {label: place for place, label in suite(records).items()}
+    names = board.dataset.class_names
     data = {
-        "classes": board.dataset.class_names,
-        "rows": [{"label": label, **facets(row.model)} for label, row in rows.items()],
+        "classes": names,
+        "conditions": list(conditions),
+        "clean": next((spec.label for spec in board.conditions if spec.kind == "clean"), None),
+        "rows": [
+            {
+                "label": label,
+                "facets": facets(row.model),
+                "worst": {threat: pool.rates(found, names) for threat, found in row.worst.items() if found},
+            }
+            for label, row in rows.items()
+        ],
+        "pairs": [[at_row[pair.first], at_row[pair.second], _changes(board, pair, pool)] for pair in board.pairs],
         "meanings": {"flags": FLAGS, "cautions": CAUTIONS},
         "places": [
-            {
-                "row": row,
-                "condition": condition,
-                "keys": [record.key for record in found],
-                **_place(board, rows[row], condition, corruptions.get(condition)),
-            }
+            [
+                at_row[row],
+                conditions[condition],
+                [record.key for record in found],
+                *_place(board, rows[row], condition, corruptions.get(condition), pool),
+            ]
             for (row, condition), found in records.items()
         ],
-        "records": {record.key: _record(record, shared) for found in records.values() for record in found},
+        "records": {record.key: _record(record, pool) for found in records.values() for record in found},
         "figures": {
-            source.anchor: {
-                "title": source.title,
-                "figures": _figures(source.figures),
-                "places": [numbers[place] for place in source.places if place in numbers],
-            }
+            source.anchor: [
+                source.title,
+                pool.figures(source.figures),
+                [numbers[place] for place in source.places if place in numbers],
+            ]
             for source in sources
         },
-        "shared": shared.values(),
+        "shared": pool.shared.values(),
+        "measures": pool.measures.values(),
     }
     text = json.dumps(data, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
     # Nothing in it can end the script element or begin a comment.
     return text.replace("<", "\\u003c")
+
+
+def _changes(board: Board, pair: Pair, pool: _Pool) -> dict[str, list[Any]]:
+    """What a pair's second row adds to the first, by condition or threat model: the figure's number, then p."""
+    clean = next((spec.label for spec in board.conditions if spec.kind == "clean"), "")
+    found = {clean: pair.clean, board.ranked_by or "": pair.robust, **pair.elsewhere}
+    return {name: [pool.measures(_values(change.added)), _short(change.p)] for name, change in found.items() if change}
 
 
 def facets(spec: ModelSpec) -> dict[str, str]:
@@ -82,7 +125,7 @@ def facets(spec: ModelSpec) -> dict[str, str]:
     }
 
 
-def _place(board: Board, row: Row, condition: str, corruption: tuple[str, int] | None) -> dict[str, Any]:
+def _place(board: Board, row: Row, condition: str, corruption: tuple[str, int] | None, pool: _Pool) -> list[list[int]]:
     """The figures of a place, over all seeds and by class."""
     entry, checked = row.cells.get(condition), row.checks.get(condition)
     if entry is not None:
@@ -94,39 +137,39 @@ def _place(board: Board, row: Row, condition: str, corruption: tuple[str, int] |
         figures |= {f"plain, {name}": figure for name, figure in overall(entry.accuracy).items()}
     if checked is not None and checked.left is not None:
         figures = {"left": checked.left}
-    return {"figures": _figures(figures), "classes": _figures(by_class(rates, board.dataset.class_names))}
+    return [pool.figures(figures), pool.figures(by_class(rates, board.dataset.class_names))]
 
 
-def _figures(figures: Mapping[str, Figure]) -> list[list[Any]]:
-    return [[name, *_values(Measure(found.value, found.low, found.high, found.n))] for name, found in figures.items()]
-
-
-def _values(measure: Measure) -> list[Any]:
+def _values(measure: Figure | Measure) -> list[Any]:
     """Value and count; between them the ends of the interval, where there is one."""
     ends = [] if measure.low is None or measure.high is None else [_short(measure.low), _short(measure.high)]
     return [_short(measure.value), *ends, measure.n]
 
 
-def _short(value: float) -> float:
-    return float(f"{value:.6g}")
+def _short(value: float) -> float | int:
+    short = float(f"{value:.6g}")
+    return int(short) if short.is_integer() else short
 
 
-def _record(record: Record, shared: _Shared) -> dict[str, Any]:
-    spec = record.spec
+def _record(record: Record, pool: _Pool) -> dict[str, Any]:
+    """A record without what is usual: ``made`` is what all records of a model share, ``status`` is told if not done."""
+    spec, shared = record.spec, pool.shared
     run = {"precision": spec.precision, "device": spec.device, "protocol": spec.protocol}
     run |= {name: record.provenance[name] for name in _RUN if record.provenance.get(name)}
     made = {
         "seed": spec.seed,
-        "status": record.status,
-        "reason": record.reason,
-        "condition": shared(_condition(spec.condition)),
-        "model": shared(spec.model.model_dump(mode="json", exclude_defaults=True)),
         "model_key": spec.model_key,
+        "model": shared(spec.model.model_dump(mode="json", exclude_defaults=True)),
         "dataset": shared(spec.dataset.model_dump(mode="json", exclude_defaults=True)),
         "run": shared(run),
         "training": shared(record.training.model_dump(mode="json")) if record.training else None,
-        "names": shared(list(record.metrics)),
-        "metrics": [_values(measure) for measure in record.metrics.values()],
+    }
+    told = {
+        "made": shared(made),
+        "condition": shared(_condition(spec.condition)),
+        "status": record.status if record.status != "done" else None,
+        "reason": record.reason,
+        "metrics": pool.figures(record.metrics),
         "confusion": record.confusion,
         "costs": [_short(record.costs.forwards), _short(record.costs.backwards)],
         "flags": record.flags,
@@ -135,7 +178,7 @@ def _record(record: Record, shared: _Shared) -> dict[str, Any]:
         "notes": record.notes,
         "outcome": record.outcome_sha256,
     }
-    return {name: value for name, value in made.items() if value not in (None, (), {}, [])}
+    return {name: value for name, value in told.items() if value not in (None, (), {}, [])}
 
 
 def _condition(spec: ConditionSpec) -> dict[str, Any]:

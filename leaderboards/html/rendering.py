@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from markdown_it import MarkdownIt
     from markupsafe import Markup
 
+_FILES = {"style": "page.css", "page": "page.js", "view": "view.js", "panel": "panel.js"}
 _BREAKS = re.compile(r"(?<=\S)(?=[\[@+]|->)|(?<=[,_·])(?=\S)")
 
 
@@ -29,7 +30,7 @@ def render(template: str, **values: Any) -> str:
     made = environment(autoescape=True)
     made.filters |= {"inline": inline, "breaks": breaks, "markdown": markdown, "paragraphs": paragraphs}
     folder = importlib.resources.files("robbench.leaderboards.templates")
-    files = {name: Markup(folder.joinpath(f"page.{name}").read_text(encoding="utf-8")) for name in ("css", "js")}
+    files = {name: Markup(folder.joinpath(file).read_text(encoding="utf-8")) for name, file in _FILES.items()}
     return made.get_template(template).render(files=files, **values)
 
 

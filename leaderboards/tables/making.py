@@ -19,7 +19,12 @@ def changes(board: Board, part: Part) -> TextTable:
     sizes = list(found[0].elsewhere) if found else []
     rows = {row.label: row for row in board.rows}
     headers = ["From", "To", "Clean, balanced", *["Clean, by seed"] * several]
-    headers += [*(f"Worst case {size}" for size in sizes), "What ranks", *["What ranks, by seed"] * several, "Passes"]
+    headers += [
+        *(f"Worst case {size}" for size in sizes),
+        "What ranks",
+        *["What ranks, by seed"] * several,
+        "Training passes",
+    ]
     lines = [
         [
             escape(pair.first),
@@ -46,7 +51,7 @@ def _by_seed(change: Change | None) -> str:
 
 def training(board: Board) -> TextTable:
     """What training each row cost, and how it stands on validation data; means over seeds."""
-    headers = ["Model", "Training images", "Epochs", "Steps", "Passes", "Validation", "Validation, balanced"]
+    headers = ["Model", "Training images", "Epochs", "Steps", "Training passes", "Validation", "Validation, balanced"]
     lines = []
     for row in board.rows:
         parts = list(row.training.values())

@@ -160,7 +160,7 @@ def checks(board: Board) -> TextTable:
                         _cost(found.other_passes),
                     ]
                 )
-    headers = ["Check", "Model", "n", "Left", "Ranking attacks", "Both", "Found", "Passes", "Theirs"]
+    headers = ["Check", "Model", "n", "Left", "Ranking attacks", "Both", "Found", "Attack passes", "Theirs"]
     return TextTable(headers, lines, left=(0, 1))
 
 

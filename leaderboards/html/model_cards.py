@@ -1,0 +1,93 @@
+"""A card for each model of a board: what it is, how it was trained, what that cost."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from robbench.leaderboards.board import Board, Row
+from robbench.leaderboards.markdown import number
+from robbench.results.schema import PartSpec, Record
+
+
+@dataclass(frozen=True)
+class ModelCard:
+    """What a page tells of a model.
+
+    Attributes:
+        row: Label of its row.
+        facts: Names and values in the order in which they are shown, as plain text.
+        seeds: A line for each trained model: seed, key and hash of the weights, which older records lack.
+    """
+
+    row: str
+    facts: Mapping[str, str]
+    seeds: tuple[tuple[int, str, str], ...]
+
+
+def model_cards(board: Board, records: Iterable[Record]) -> list[ModelCard]:
+    """The cards of a board, a card a row.
+
+    Args:
+        board: The board.
+        records: Those that it was made of.
+    """
+    by_row: dict[str, dict[int, Record]] = {}
+    for record in records:
+        by_row.setdefault(record.spec.model.label, {}).setdefault(record.spec.seed, record)
+    return [
+        ModelCard(row.label, {name: text for name, text in _facts(row).items() if text}, _seeds(by_row[row.label]))
+        for row in board.rows
+    ]
+
+
+def _facts(row: Row) -> dict[str, str]:
+    spec, trained = row.model, list(row.training.values())
+    facts = {
+        "Rank": row.rank or f"not ranked: {row.unranked}",
+        "Architecture": _part(spec.architecture),
+        "Objective": _part(spec.objective),
+        "Training and defense": " + ".join(map(_part, spec.defenses)),
+        "Balancing": _part(spec.balancer),
+        "Started from": spec.start or "",
+        "Recipe": _values(spec.recipe),
+    }
+    if trained:
+        facts |= {
+            "Training images": _extent([part.images for part in trained]),
+            "Epochs and steps": f"{_extent([part.epochs for part in trained])} epochs, "
+            f"{_extent([part.steps for part in trained])} optimizer steps",
+            "Training passes": f"{_mean([part.forwards for part in trained])} forward, "
+            f"{_mean([part.backwards for part in trained])} backward, of images through the network",
+        }
+    return facts
+
+
+def _seeds(found: Mapping[int, Record]) -> tuple[tuple[int, str, str], ...]:
+    return tuple((seed, record.spec.model_key, _weights(record)) for seed, record in sorted(found.items()))
+
+
+def _weights(record: Record) -> str:
+    """The hash of the weights, of a trained model in the provenance, of somebody's own in what it was built from."""
+    return str(
+        record.provenance.get("weights_sha256") or record.spec.model.architecture.parameters.get("weights_sha256") or ""
+    )
+
+
+def _part(spec: PartSpec) -> str:
+    parameters = _values(spec.parameters)
+    return f"{spec.label} ({parameters})" if parameters else spec.label
+
+
+def _values(values: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name} = {value}" for name, value in sorted(values.items()))
+
+
+def _extent(values: Sequence[int]) -> str:
+    low, high = min(values), max(values)
+    return f"{low:,}" if low == high else f"{low:,}–{high:,}"
+
+
+def _mean(values: Sequence[float]) -> str:
+    return number(sum(values) / len(values))
