@@ -3,6 +3,8 @@ from __future__ import annotations
 import pytest
 import torch
 
+pytest.register_assert_rewrite("browsing")
+
 # Small tensors lose more to the hand-over between threads than they gain.
 torch.set_num_threads(1)
 
