@@ -4,6 +4,8 @@ import pytest
 import torch
 from hypothesis import settings
 
+pytest.register_assert_rewrite("browsing")
+
 # Small tensors lose more to the hand-over between threads than they gain.
 torch.set_num_threads(1)
 
