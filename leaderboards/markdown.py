@@ -1,11 +1,10 @@
-"""Numbers, tables and escapes in markdown."""
+"""Numbers and escapes in markdown."""
 
 from __future__ import annotations
 
 import html
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 
 from robbench.leaderboards.aggregates import Figure
 from robbench.results.schema import Measure
@@ -13,7 +12,8 @@ from robbench.results.schema import Measure
 NONE = "–"
 
 # An underscore inside a word is no emphasis.
-_SPECIAL = re.compile(r"([\\`*\[\]|~#$<>&]|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9]))")
+# A bracket or an ampersand before a space or a digit begins no HTML.
+_SPECIAL = re.compile(r"([\\`*\[\]|~#$>]|[<&](?![ \d])|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9]))")
 # What would begin a list, at the beginning of a line.
 _MARK = re.compile(r"^(\d*)([.)+-])(?= |$)")
 
@@ -85,32 +85,3 @@ def listed(items: Sequence[str]) -> str:
 def counted(number: int, noun: str, plural: str = "") -> str:
     """``1 row``, ``2 rows``."""
     return f"{number:,} {noun if number == 1 else plural or f'{noun}s'}"
-
-
-@dataclass(frozen=True)
-class TextTable:
-    """A table of finished markdown.
-
-    Attributes:
-        headers: Column headings.
-        lines: Lines of as many texts.
-        left: Which columns are text; the others are numbers and set to the right.
-    """
-
-    headers: Sequence[str]
-    lines: Sequence[Sequence[str]]
-    left: Sequence[int] = (0,)
-
-    def without_empty(self) -> TextTable:
-        """The table without the columns that hold nothing but dashes."""
-        kept = [place for place in range(len(self.headers)) if any(line[place] != NONE for line in self.lines)]
-        return TextTable(
-            [self.headers[place] for place in kept],
-            [[line[place] for place in kept] for line in self.lines],
-            [new for new, place in enumerate(kept) if place in self.left],
-        )
-
-    def __str__(self) -> str:
-        """The table in markdown, without a newline at the end."""
-        rule = [":--" if place in self.left else "--:" for place in range(len(self.headers))]
-        return "\n".join("| " + " | ".join(line) + " |" for line in (self.headers, rule, *self.lines))

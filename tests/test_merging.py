@@ -17,7 +17,7 @@ from robbench.cli.main import main
 from robbench.core.errors import StoreError
 from robbench.leaderboards import write_board
 from robbench.leaderboards.archive import read_archive, read_note
-from robbench.results.merging import Source, merge
+from robbench.results.merging import BoardSource, merge
 from robbench.results.schema import BoardNote, ModelSpec, Record, Reference, digest
 from robbench.results.store import Store
 
@@ -29,12 +29,12 @@ def published(folder: Path, cells: Sequence[Cell], references: Sequence[Referenc
     return folder / "site" / BOARD
 
 
-def source(name: str, cells: Sequence[Cell], references: Sequence[Reference] = ()) -> Source:
+def source(name: str, cells: Sequence[Cell], references: Sequence[Reference] = ()) -> BoardSource:
     note = BoardNote(grid="small", title=name, references=tuple(references))
-    return Source(name, note, tuple(finished(made) for made in cells))
+    return BoardSource(name, note, tuple(finished(made) for made in cells))
 
 
-def labels(found: Source) -> list[str]:
+def labels(found: BoardSource) -> list[str]:
     return list(dict.fromkeys(record.spec.model.label for record in found.records))
 
 
@@ -109,7 +109,7 @@ def keyed(spec: ModelSpec, seed: int) -> str:
     return digest([spec.model_dump(mode="json", exclude={"label"}), seed])
 
 
-def distinct(part: Source) -> Source:
+def distinct(part: BoardSource) -> BoardSource:
     """With keys that tell models apart, as those of runs do."""
     cells = []
     for record, result in part.cells:
@@ -154,7 +154,7 @@ def test_a_row_that_others_call_something_else_is_the_same_row() -> None:
         (record.model_copy(update={"spec": record.spec.model_copy(update={"model": model("mine")})}), result)
         for record, result in distinct(source("other", row(A_MODEL, seed=1))).cells
     ]
-    merged = merge(OWN, [Source("other", OWN.note, tuple(renamed))]).source
+    merged = merge(OWN, [BoardSource("other", OWN.note, tuple(renamed))]).source
     assert labels(merged) == ["a"]
     assert {record.spec.seed for record in merged.records} == {0, 1}
 
@@ -183,7 +183,7 @@ def test_rows_that_start_from_different_models_are_different_rows() -> None:
         (r.model_copy(update={"spec": r.spec.model_copy(update={"model_key": keys[r.spec.model.label]})}), o)
         for r, o in cells
     ]
-    merged = merge(own, [Source("other", own.note, tuple(cells))]).source
+    merged = merge(own, [BoardSource("other", own.note, tuple(cells))]).source
     found = labels(merged)
     assert found[:2] == ["first", "tuned"]
     assert [label.split(" (")[0] for label in found[2:]] == ["first", "tuned"]
@@ -198,7 +198,7 @@ def test_what_the_audit_finds_is_told_of_the_merged_row(tmp_path: Path) -> None:
     assert publish(store, tmp_path / "site", "--from", str(other)) == 0
     flags = {record.spec.condition.label: set(record.flags) for record, _ in read_archive(tmp_path / "site" / BOARD)}
     assert flags["fgsm@0.1"] == {"single-step-wins"}
-    assert "**single-step-wins**" in (tmp_path / "site" / BOARD / "README.md").read_text()
+    assert "flag: single-step-wins" in (tmp_path / "site" / BOARD / "README.md").read_text()
 
 
 def test_title_and_text_are_the_own_ones_and_references_are_united(tmp_path: Path) -> None:
@@ -322,7 +322,7 @@ def test_one_row_of_two_models_is_refused() -> None:
 
 def test_the_same_through_other_models_is_left_out() -> None:
     cells = [(record.model_copy(update={"key": digest(record.key)}), result) for record, result in OWN.cells]
-    merged = merge(OWN, [Source("theirs", OWN.note, tuple(cells))])
+    merged = merge(OWN, [BoardSource("theirs", OWN.note, tuple(cells))])
     assert merged.source.records == OWN.records
     assert merged.set_aside == 3
 

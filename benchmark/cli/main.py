@@ -13,6 +13,7 @@ from robbench.core.errors import RequestError, StoreError, did_you_mean
 
 if TYPE_CHECKING:
     from robbench.planning.grid import Request
+    from robbench.results.publishing import Published
     from robbench.results.store import Store
 
 KIND_NAMES = ("attack", "defense", "dataset", "balancer", "architecture", "objective", "metric", "grid")
@@ -113,6 +114,7 @@ def parser() -> argparse.ArgumentParser:
     report = commands.add_parser("report", help="make the boards again from the records alone")
     report.add_argument("--grid", action="append", default=[], metavar="GRID", help="only this grid's; repeatable")
     report.add_argument("--out", type=Path, default=Path("runs"), metavar="DIR", help="the store (default: runs)")
+    report.add_argument("--published", type=Path, metavar="DIR", help="published boards, made again from their records")
     report.set_defaults(do=_report)
 
     publish = commands.add_parser("publish", help="check boards and put them with their records where they are read")
@@ -302,6 +304,10 @@ def _check(options: argparse.Namespace) -> int:
 
 
 def _report(options: argparse.Namespace) -> int:
+    if options.published:
+        from robbench.results.publishing import rewrite
+
+        return _shown(rewrite(options.published), options.published)
     from robbench.cli.display import show_boards
     from robbench.execution.runner import write_boards
     from robbench.results.store import Store
@@ -313,7 +319,6 @@ def _report(options: argparse.Namespace) -> int:
 
 
 def _publish(options: argparse.Namespace) -> int:
-    from robbench.cli.display import show_published
     from robbench.core.registry import Registry
     from robbench.results.publishing import publish
     from robbench.results.store import Store
@@ -322,7 +327,13 @@ def _publish(options: argparse.Namespace) -> int:
     boards = _noted_boards(store, options.grid)
     registry = Registry(tuple(options.plugin))
     published = publish(store, boards, options.to, options.others, registry, options.incomplete)
-    show_published(published, options.to)
+    return _shown(published, options.to)
+
+
+def _shown(published: Published, target: Path) -> int:
+    from robbench.cli.display import show_published
+
+    show_published(published, target)
     for board, reason in published.refused.items():
         print(f"robbench: {board}: {reason}", file=sys.stderr)
     return 1 if published.refused else 0

@@ -12,7 +12,7 @@ from robbench.results.verification import Cell, Decisions, refuse
 
 
 @dataclass(frozen=True)
-class Source:
+class BoardSource:
     """A board with what it rests on.
 
     Attributes:
@@ -43,13 +43,13 @@ class Merged:
             one that did.
     """
 
-    source: Source
+    source: BoardSource
     added: Mapping[str, int]
     set_aside: int
     otherwise: Mapping[str, Sequence[str]]
 
 
-def merge(own: Source, others: Sequence[Source]) -> Merged:
+def merge(own: BoardSource, others: Sequence[BoardSource]) -> Merged:
     """One board of all cells, whatever the order of the others.
 
     A cell that several have is there once: the own one if it is done. Where a model decides otherwise elsewhere, as on
@@ -70,9 +70,9 @@ def merge(own: Source, others: Sequence[Source]) -> Merged:
         _check_dataset(own, other)
     _check_columns(sources)
     labels = _row_labels(sources)
-    chosen: dict[str, tuple[Cell, Source]] = {}
+    chosen: dict[str, tuple[Cell, BoardSource]] = {}
     places: dict[tuple[str, str, int], str] = {}
-    models: dict[tuple[str, int], tuple[CellSpec, Source]] = {}
+    models: dict[tuple[str, int], tuple[CellSpec, BoardSource]] = {}
     added = dict.fromkeys((other.where for other in others), 0)
     set_aside, otherwise = 0, {}
     decided = Decisions()
@@ -106,12 +106,12 @@ def merge(own: Source, others: Sequence[Source]) -> Merged:
     return Merged(replace(own, note=note, cells=cells), added, set_aside, otherwise)
 
 
-def _content(source: Source) -> str:
+def _content(source: BoardSource) -> str:
     """Puts sources in an order that depends on nothing but what they hold."""
     return digest([source.note.model_dump(mode="json"), [record.model_dump_json() for record in source.records]])
 
 
-def _check_model(known: tuple[CellSpec, Source], spec: CellSpec, source: Source) -> None:
+def _check_model(known: tuple[CellSpec, BoardSource], spec: CellSpec, source: BoardSource) -> None:
     if known[0].model_key != spec.model_key:
         refuse(
             f"{known[1].where} and {source.where}: {spec.model.label}, seed {spec.seed}, is not the same model in both "
@@ -119,7 +119,7 @@ def _check_model(known: tuple[CellSpec, Source], spec: CellSpec, source: Source)
         )
 
 
-def _apart(source: Source, chosen: Mapping[str, tuple[Cell, Source]], decided: Decisions) -> dict[str, str]:
+def _apart(source: BoardSource, chosen: Mapping[str, tuple[Cell, BoardSource]], decided: Decisions) -> dict[str, str]:
     """Names of the source's trainings whose weights are not those of the chosen cells, by their keys."""
     names = {record.spec.model_key: f"{record.spec.model.label}, seed {record.spec.seed}" for record in source.records}
     starts = {record.spec.model_key: f"{record.spec.model.start}, seed {record.spec.seed}" for record in source.records}
@@ -136,7 +136,7 @@ def _apart(source: Source, chosen: Mapping[str, tuple[Cell, Source]], decided: D
     return {key: name for key, name in names.items() if key in found}
 
 
-def _differs(known: tuple[Cell, Source] | None, outcome: Outcome) -> bool:
+def _differs(known: tuple[Cell, BoardSource] | None, outcome: Outcome) -> bool:
     """Whether a cell came out otherwise than the one that is known."""
     return known is not None and known[0][1] is not None and known[0][1].sha256() != outcome.sha256()
 
@@ -144,7 +144,7 @@ def _differs(known: tuple[Cell, Source] | None, outcome: Outcome) -> bool:
 # -------------------------------------------------------------------------------------------------- data sets, columns
 
 
-def _check_dataset(one: Source, other: Source) -> None:
+def _check_dataset(one: BoardSource, other: BoardSource) -> None:
     specs = [source.records[0].spec.dataset.model_dump() for source in (one, other)]
     for name, value in specs[0].items():
         if value != specs[1][name]:
@@ -154,10 +154,10 @@ def _check_dataset(one: Source, other: Source) -> None:
             )
 
 
-def _check_columns(sources: Sequence[Source]) -> None:
+def _check_columns(sources: Sequence[BoardSource]) -> None:
     """One label must mean one condition in all sources, and one condition have one label."""
-    meanings: dict[str, tuple[str, Source]] = {}
-    names: dict[str, tuple[str, Source]] = {}
+    meanings: dict[str, tuple[str, BoardSource]] = {}
+    names: dict[str, tuple[str, BoardSource]] = {}
     for source in sources:
         for condition in (record.spec.condition for record in source.records):
             meaning = digest(_nameless(condition.model_dump(mode="json")))
@@ -172,7 +172,7 @@ def _check_columns(sources: Sequence[Source]) -> None:
 # ----------------------------------------------------------------------------------------------------------------- rows
 
 
-def _row_labels(sources: Sequence[Source]) -> list[dict[str, str]]:
+def _row_labels(sources: Sequence[BoardSource]) -> list[dict[str, str]]:
     """What the rows of each source are called on the common board, by what they are called in the source."""
     taken: set[str] = set()
     called: dict[str, str] = {}
@@ -191,7 +191,7 @@ def _row_labels(sources: Sequence[Source]) -> list[dict[str, str]]:
     return labels
 
 
-def _rows(source: Source) -> Iterable[tuple[str, str, list[str]]]:
+def _rows(source: BoardSource) -> Iterable[tuple[str, str, list[str]]]:
     """Label, identity and keys of the models of each row."""
     rows: dict[str, list[Record]] = {}
     for record in source.records:

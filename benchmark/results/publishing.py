@@ -11,8 +11,9 @@ from typing import Any
 from robbench.core.atomic_io import write_atomically
 from robbench.core.errors import StoreError
 from robbench.core.registry import Registry
-from robbench.leaderboards import write_board
-from robbench.leaderboards.archive import RECORDS, read_archive, read_note, read_pictures, write_archive
+from robbench.leaderboards import board_data, write_board
+from robbench.leaderboards.archive import OUTCOMES, RECORDS, read_archive, read_note, read_pictures, write_archive
+from robbench.leaderboards.figure_manifest import Picture, write_manifest
 from robbench.leaderboards.table import Table
 from robbench.results.board_directory import (
     Files,
@@ -24,7 +25,7 @@ from robbench.results.board_directory import (
     replace,
     write_index,
 )
-from robbench.results.merging import Source, merge
+from robbench.results.merging import BoardSource, merge
 from robbench.results.schema import BoardNote
 from robbench.results.store import Store
 from robbench.results.verification import Cell, files_follow, one_line, refuse, verify
@@ -57,7 +58,7 @@ class _Checked:
         planned: Keys of the cells that it was to have.
     """
 
-    source: Source
+    source: BoardSource
     unchecked: frozenset[str]
     planned: tuple[str, ...] = ()
 
@@ -91,7 +92,7 @@ def publish(
     check_target(store, target, [*others, *folders])
     found = [_others(folder, registry) for folder in folders]
     result = Published()
-    made: dict[str, tuple[Source, Files]] = {}
+    made: dict[str, tuple[BoardSource, Files]] = {}
     used: set[str] = set()
     notes = store.boards()
     for board in boards:
@@ -116,6 +117,69 @@ def publish(
     return result
 
 
+def rewrite(target: Path, registry: Registry | None = None) -> Published:
+    """Write published boards anew from their own records, as after a change of what boards say.
+
+    Records are checked against their outcomes and stay as they are. Figures are drawn again where records and outcomes
+    are all that they need; those of images, embeddings and training histories stay. Each board's directory is replaced
+    as a whole or not at all.
+
+    Args:
+        target: A published board, or the directory of some.
+        registry: The known metrics; the built-in ones where it is None.
+
+    Raises:
+        RequestError: If there is no published board; nothing is written then.
+        StoreError: If the boards cannot be written.
+    """
+    registry = registry or Registry(installed=False)
+    folders = boards_in(target, "--published")
+    result = Published()
+    with held(folders[0].parent, "--published"):
+        for folder in folders:
+            try:
+                checked = _others(folder, registry)
+                files = _written_anew(folder, checked.source)
+                check_replaceable(folder, files)
+                replace(folder, files)
+            except StoreError as error:
+                result.refused[folder.name] = str(error)
+                continue
+            result.cells[folder.name] = len(checked.source.cells)
+            result.remarks[folder.name] = _unchecked([checked])
+        result.refused |= write_index(folders[0].parent)
+    return result
+
+
+def _written_anew(folder: Path, source: BoardSource) -> Files:
+    """Everything that is to lie in a published board's directory; its records are the same bytes as before."""
+    figures = _redrawn(folder, source)
+    with readable(folder):
+        archive = {name: (folder / name).read_bytes() for name in (RECORDS, OUTCOMES)}
+    return {**_board_files(source, figures), **figures, **archive}
+
+
+def _redrawn(folder: Path, source: BoardSource) -> dict[str, bytes]:
+    """A board's figures: drawn again from its cells, and behind them those that need more than that."""
+    from robbench.leaderboards.artifact_reader import NOTHING
+    from robbench.leaderboards.plots import draw
+
+    kept = read_pictures(folder)
+    with tempfile.TemporaryDirectory() as name:
+        place = Path(name)
+        drawn = draw(place, board_data(source.note.title, source.note.grid, source.cells), source.cells, NOTHING)
+        stay = [picture for picture in kept if _needs_more(picture) and picture.name not in {one.name for one in drawn}]
+        for path, content in _figures(folder, stay).items():
+            write_atomically(place / path, content)
+        write_manifest(place, [*drawn, *stay])
+        return _figures(place)
+
+
+def _needs_more(picture: Picture) -> bool:
+    """Whether a figure shows more than records and outcomes hold: all others are drawn again or obsolete."""
+    return picture.section not in ("accuracy", "robustness")
+
+
 # -------------------------------------------------------------------------------------------------------------- reading
 
 
@@ -136,20 +200,20 @@ def _own(store: Store, board: str, note: Mapping[str, Any], registry: Registry) 
                 cells.append((record, store.outcome(record)))
     if not cells:
         refuse("none of its cells was run yet; robbench run goes on with it")
-    source = Source(str(store.root), shown, tuple(cells))
+    source = BoardSource(str(store.root), shown, tuple(cells))
     return _Checked(source, verify(cells, registry, lambda key: str(store.cell_dir(key) / "record.json")), keys)
 
 
 def _others(folder: Path, registry: Registry) -> _Checked:
     with readable(folder):
-        source = Source(str(folder), read_note(folder), tuple(read_archive(folder)))
+        source = BoardSource(str(folder), read_note(folder), tuple(read_archive(folder)))
         if not source.cells:
             raise ValueError("it has no cells")
         read_pictures(folder)
         return _Checked(source, verify(source.cells, registry, lambda key: str(folder / RECORDS)))
 
 
-def _topic(source: Source) -> tuple[str, str]:
+def _topic(source: BoardSource) -> tuple[str, str]:
     return source.note.grid, source.cells[0][0].spec.dataset.label
 
 
@@ -158,7 +222,7 @@ def _topic(source: Source) -> tuple[str, str]:
 
 def _made(
     folder: Path, own: _Checked, others: Sequence[_Checked], incomplete: bool, remarks: list[str]
-) -> tuple[Source, Files]:
+) -> tuple[BoardSource, Files]:
     """A board and its files, those in the folder checked; what is to be said of it is appended to the remarks."""
     figures = _figures(folder)
     files = _board_files(own.source, figures)
@@ -190,19 +254,22 @@ def _made(
                 f"{len(lacking)} of its cells failed or were not run ({some}); --incomplete publishes it all the same"
             )
         remarks.append(f"{len(lacking)} of its cells failed or were not run ({some})")
-    unchecked = sorted(set().union(own.unchecked, *(other.unchecked for other in others)))
-    if unchecked:
-        remarks.append(f"figures of metrics that are not known here were not checked: {', '.join(unchecked)}")
+    remarks += _unchecked([own, *others])
     with tempfile.TemporaryDirectory() as name:
         archive = {path.name: path.read_bytes() for path in write_archive(Path(name), source.cells)}
     return source, {**files, **figures, **archive}
+
+
+def _unchecked(boards: Sequence[_Checked]) -> list[str]:
+    names = sorted(set().union(*(board.unchecked for board in boards)))
+    return [f"figures of metrics that are not known here were not checked: {', '.join(names)}"] if names else []
 
 
 def _some(names: Sequence[str]) -> str:
     return one_line("; ".join(names[:5]) + ("; …" if len(names) > 5 else ""), 500)
 
 
-def _board_files(source: Source, figures: Files) -> dict[str, bytes]:
+def _board_files(source: BoardSource, figures: Files) -> dict[str, bytes]:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         for path, content in figures.items():
@@ -214,8 +281,10 @@ def _board_files(source: Source, figures: Files) -> dict[str, bytes]:
         return {path.relative_to(folder).as_posix(): path.read_bytes() for path in made}
 
 
-def _figures(folder: Path) -> dict[str, bytes]:
-    names = [f"{picture.name}.{suffix}" for picture in read_pictures(folder) for suffix in ("png", "svg")]
+def _figures(folder: Path, pictures: Sequence[Picture] | None = None) -> dict[str, bytes]:
+    """The files of a board's figures, or of some of them, and their list."""
+    chosen = read_pictures(folder) if pictures is None else pictures
+    names = [f"{picture.name}.{suffix}" for picture in chosen for suffix in ("png", "svg")]
     listed = [f"figures/{name}" for name in ("figures.json", *names)] if names else []
     return {name: content for name in listed if (content := _read(folder / name)) is not None}
 
@@ -229,7 +298,7 @@ def _read(path: Path) -> bytes | None:
         refuse(f"cannot read {path}: {error.strerror or error}")
 
 
-def _lacking(source: Source, keys: Iterable[str]) -> list[str]:
+def _lacking(source: BoardSource, keys: Iterable[str]) -> list[str]:
     """Cells that failed, that the board was to have, or that a row lacks though others or its other seeds have them."""
     table = Table.of(source.cells)
     needed = {spec.label for spec in next(iter(table.threats().values()), ())}

@@ -12,7 +12,7 @@ from urllib.parse import quote
 from robbench.core.errors import StoreError
 from robbench.leaderboards.aggregates import Figure
 from robbench.leaderboards.html.rendering import render
-from robbench.leaderboards.html.sheets import Cell
+from robbench.leaderboards.sheet import TableCell
 
 
 @dataclass(frozen=True)
@@ -85,9 +85,9 @@ class IndexEntry:
         return f"{quote(self.folder)}/index.html"
 
     @property
-    def cell(self) -> Cell:
+    def cell(self) -> TableCell:
         """The leader's figure."""
-        return Cell.share(self.figure, None, bar=True, ends=True)
+        return TableCell.share(self.figure, None, bar=True, ends=True)
 
 
 def index_page(entries: Sequence[IndexEntry]) -> str:

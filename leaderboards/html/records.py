@@ -10,8 +10,8 @@ from robbench.core.threat_model import format_eps
 from robbench.evaluation.audit import CAUTIONS, FLAGS
 from robbench.leaderboards.aggregates import Figure
 from robbench.leaderboards.board import Board, Row
-from robbench.leaderboards.html.numbers import by_class, overall, suite
-from robbench.leaderboards.html.sheets import Records, Source
+from robbench.leaderboards.sheet import Evidence, Records
+from robbench.leaderboards.tables.parts import by_class, overall
 from robbench.results.schema import ConditionSpec, Measure, ModelSpec, Record
 
 # Of the provenance, only what does not differ when the same is run on another machine: the page of a board is a
@@ -32,7 +32,7 @@ class _Shared:
         return [json.loads(text) for text in self._places]
 
 
-def embedded(board: Board, records: Records, sources: Iterable[Source]) -> str:
+def embedded(board: Board, records: Records, sources: Iterable[Evidence]) -> str:
     """What the page's script reads, as JSON that can stand in HTML.
 
     ``places`` are the board's places with their figures and the keys of their records; ``records`` by key; ``figures``
@@ -42,7 +42,7 @@ def embedded(board: Board, records: Records, sources: Iterable[Source]) -> str:
     shared = _Shared()
     numbers = {place: at for at, place in enumerate(records)}
     rows = {row.label: row for row in board.rows}
-    corruptions = {label: place for place, label in suite(records).items()}
+    corruptions = {label: place for found in board.corrupted.values() for place, label in found.conditions.items()}
     data = {
         "classes": board.dataset.class_names,
         "rows": [{"label": label, **facets(row.model)} for label, row in rows.items()],
