@@ -66,8 +66,19 @@ def _best(board: Board) -> str:
 
 
 def check_findings(board: Board) -> list[str]:
-    """What each check of the ranking attacks found, in a sentence."""
-    return [text for _, text in _checks(board)]
+    """What each check found, in a sentence: the images that the ranking attacks had missed, or what is left."""
+    others = [(check, [one for row in board.rows if (one := row.checks[check.label])]) for check in board.checks]
+    alone = [(check, [one.left for one in found if one.left and one.others is None]) for check, found in others]
+    sizes = [
+        f"{escape(check.label)} left {_least_and_most(left)} % robust ({counted(len(left), 'model')})."
+        for check, left in alone
+        if left
+    ]
+    return [*(text for _, text in _checks(board)), *sizes]
+
+
+def _least_and_most(found: Sequence[Figure]) -> str:
+    return "–".join(dict.fromkeys(percent(end(found, key=lambda figure: figure.value)) for end in (min, max)))
 
 
 def _checks(board: Board) -> list[tuple[int, str]]:

@@ -100,9 +100,15 @@ class TableCell:
         )
 
     @classmethod
-    def quantity(cls, value: float | None, evidence: Evidence | None = None, text: str = "{}") -> TableCell:
-        """A number of three significant digits, or a dash."""
-        return cls(NONE) if value is None else cls(text.format(number(value)), value, evidence=evidence)
+    def quantity(cls, found: Figure | float | None, evidence: Evidence | None = None, text: str = "{}") -> TableCell:
+        """A number of three significant digits, with its interval beside it where it has one; or a dash."""
+        if found is None:
+            return cls(NONE)
+        if not isinstance(found, Figure):
+            return cls(text.format(number(found)), found, evidence=evidence)
+        known = found.low is not None and found.high is not None
+        ends = f"{number(found.low or 0)}–{number(found.high or 0)}" if known else ""
+        return cls(text.format(number(found.value)), found.value, found, evidence, below=ends)
 
     @classmethod
     def count(cls, value: float, evidence: Evidence | None = None) -> TableCell:

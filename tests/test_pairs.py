@@ -5,7 +5,6 @@ import pytest
 from board_cells import CLEAN, FGSM, PGD, Cell, cell, model, outcome, part
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sheets import lines
 
 from robbench.evaluation.statistics import Scores, balanced, class_rates, mean_difference, paired_difference, paired_p
 from robbench.leaderboards import board_data, tables
@@ -161,7 +160,7 @@ def test_other_sizes_tell_more_where_nothing_is_left_of_what_ranks() -> None:
     text = shown(board, "objective")
     assert "| From | To | Clean, balanced | Worst case Linf 0.05 | Worst case Linf 0.1 |" in text
     assert "| +45.0 (" in text
-    assert "+30.0, +60.0" in lines(tables.changes(board, "objective").upto(Detail.PAGE))[0]
+    assert "by seed +30.0, +60.0" in [cell.hint for cell in tables.changes(board, "objective").lines[0].cells]
     text = " ".join(findings(board))
     assert "angular vs. ce +45.0 (" in text
     assert ") at Linf 0.05, none shown at Linf 0.1." in text

@@ -39,7 +39,7 @@ def sheets(board: Board, references: Sequence[Reference] = (), detail: Detail = 
         "rounding": [robustness.rounding(board)],
         "corruptions": [robustness.corruptions(board)],
         "classes": list(classes.per_class(board)),
-        "checks": [method.checks(board)],
+        "checks": [method.checks(board, compared=detail is Detail.README)],
         "data": [method.data(board)],
         "specifications": [robustness.specifications(board)],
         "models": [method.models(board)],

@@ -37,33 +37,30 @@ def changes(board: Board, part: Part) -> Sheet:
     """Rows that differ in one part alone: by how many points the change moves them."""
     found = [pair for pair in board.pairs if pair.part == part]
     rows = {row.label: row for row in board.rows}
-    several = len(board.settings["seeds"]) > 1
     headings = [*words("From", "To")]
     for name in found[0].changes(board.ranked_by) if found else ():
-        by_seed = Heading(f"{name}, by seed", number=False, detail=Detail.PAGE)
-        headings += [Heading(name), *[by_seed] * several, Heading(f"{name}: p", detail=Detail.DATA)]
+        headings += [Heading(name), Heading(f"{name}: p", detail=Detail.DATA)]
     headings.append(Heading("× training passes", rising=True))
     lines = []
     for pair in found:
         evidence = _evidence(board, pair)
         cells = [*texts(pair.first, pair.second)]
         for change in pair.changes(board.ranked_by).values():
-            cells += _moved(change, evidence, several)
+            cells += _moved(change, evidence)
         cells.append(TableCell.quantity(board.times(rows[pair.first], rows[pair.second]), evidence, "× {}"))
         lines.append(SheetLine(tuple(cells)))
     return Sheet(WORDS[part], tuple(headings), tuple(lines))
 
 
-def _moved(change: Change | None, evidence: Evidence, several: bool) -> list[TableCell]:
-    """What a change adds in points, seed by seed where there are several, and its p value."""
+def _moved(change: Change | None, evidence: Evidence) -> list[TableCell]:
+    """What a change adds in points, and its p value."""
     if change is None:
-        return [TableCell(NONE)] * (2 + several)
+        return [TableCell(NONE)] * 2
     added, p = change.added, probability(change.p)
     low, high = (signed(end or 0.0) for end in (added.low, added.high))
-    figure = Figure.of(added, change.by_seed)
+    figure, seeds = Figure.of(added, change.by_seed), f"by seed {value_list(map(signed, change.by_seed))}"
     return [
-        TableCell(signed(added.value), added.value, figure, evidence, below=f"{low} to {high}, p {p}"),
-        *[TableCell(value_list(map(signed, change.by_seed)))] * several,
+        TableCell(signed(added.value), added.value, figure, evidence, seeds, f"{low} to {high}, p {p}"),
         TableCell(p, change.p, evidence=evidence),
     ]
 
@@ -77,11 +74,12 @@ def _evidence(board: Board, pair: Pair) -> Evidence:
 
 
 def effects(board: Board) -> Sheet:
-    """Each single change over all pairs of rows that differ in it alone: mean effects in points, and their range."""
+    """Each single change over all pairs of unflagged rows that differ in it alone: mean effect in points, range."""
+    sound = {row.label for row in board.sound}
     groups: dict[tuple[Part, str], list[Pair]] = {}
     for part in PARTS:
         for pair in board.pairs:
-            if pair.part == part:
+            if pair.part == part and {pair.first, pair.second} <= sound:
                 groups.setdefault((part, f"{named(part, pair.after)} vs. {named(part, pair.before)}"), []).append(pair)
     rows = {row.label: row for row in board.rows}
     lines = []

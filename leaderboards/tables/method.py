@@ -108,14 +108,19 @@ def _explained(name: str, found: str, meanings: Mapping[str, str]) -> str:
     return ": ".join([name, ". ".join(parts)]) if parts else name
 
 
-def checks(board: Board) -> Sheet:
-    """What checks leave of each row, beside what the ranking attacks leave of the very same images."""
+def checks(board: Board, compared: bool = False) -> Sheet:
+    """What checks leave of each row, beside what the ranking attacks leave of the very same images.
+
+    Args:
+        board: The board.
+        compared: Whether to leave out checks of sizes at which no ranking attack was run.
+    """
     lines = []
     for check in board.checks:
         threat = ThreatModel(check.stages[0].norm, check.stages[0].eps or 0.0).label
         for row in board.rows:
             found = row.checks[check.label]
-            if found is None or found.status != "done":
+            if found is None or found.status != "done" or (compared and found.others is None):
                 continue
             named = {"check": found.left, "ranking attacks": found.others, "both": found.both}
             ranking = board.threats[threat] if found.others else ()

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 from robbench.core.corruption_kinds import EXTRA, MAIN
 from robbench.core.threat_model import format_eps
 from robbench.evaluation.metrics import measures
-from robbench.leaderboards.aggregates import Figure
 from robbench.leaderboards.board import Board, Row
 from robbench.leaderboards.curves import Curve
 from robbench.leaderboards.entries import Entry
-from robbench.leaderboards.markdown import NONE, number, value_list
+from robbench.leaderboards.markdown import NONE, value_list
 from robbench.leaderboards.reference_comparison import RECALL, compared
 from robbench.leaderboards.sheet import (
     Detail,
@@ -24,6 +23,7 @@ from robbench.leaderboards.sheet import (
     by_row,
     numbers,
     texts,
+    word,
     words,
 )
 from robbench.leaderboards.tables.parts import MODEL, Choose, Column, after, extent, samples, shown, single, usual
@@ -117,7 +117,7 @@ def curve(board: Board, drawn: Curve, *, median: bool) -> Sheet:
         cells = (
             TableCell(row.label),
             *(TableCell.share(figure, evidence) for figure in figures.values()),
-            *[TableCell.quantity(size.value if size else None, evidence)] * median,
+            *[TableCell.quantity(size, evidence)] * median,
             TableCell.count(line.area.share.n, evidence),
         )
         lines.append(SheetLine(cells, row.label))
@@ -128,67 +128,66 @@ def curve(board: Board, drawn: Curve, *, median: bool) -> Sheet:
 def draws(board: Board) -> Sheet:
     """How natural perturbations vary over draws, and the worst of several."""
     names = ("draws_mean", "draws_std", "draws_min", "draws_max", *(f"worst_of_{n}" for n in measures.DRAWS))
-    found = [
-        _line(row, condition.label, [TableCell.share(details.get(name)) for name in names])
-        for condition in board.conditions
-        if condition.kind == "natural" and condition.draws > 1
-        for row in board.rows
-        if (details := row.cells[condition.label].details)
-    ]
+
+    def cells(condition: ConditionSpec, entry: Entry) -> list[TableCell]:
+        repeated = entry.details and condition.kind == "natural" and condition.draws > 1
+        return [TableCell.share(entry.detail(name)) for name in names] if repeated else []
+
     headings = ["Mean", "Std", "Lowest", "Highest", *(f"Worst of {n}" for n in measures.DRAWS)]
-    return _placed("Natural perturbations, draw by draw", numbers(*headings), found)
+    return _by_place(board, "Natural perturbations, draw by draw", headings, cells)
 
 
 def aimed(board: Board) -> Sheet:
     """Targeted attacks and attacks of minimum norm: how often they succeed and what it takes."""
-    lines = []
-    for condition in board.conditions:
-        if not (condition.target or any(not stage.bounded and stage.norm != "none" for stage in condition.stages)):
-            continue
-        for row in board.rows:
-            details = row.cells[condition.label].details
-            if details:
-                names = ("success_rate", "targeted_success", "targeted_success_mean")
-                sizes = [details.get(f"{norm}_median_success") for norm in ("linf", "l2", "l1")]
-                cells = [TableCell.share(details.get(name), ends=True) for name in names]
-                cells += [TableCell.quantity(size.value if size else None) for size in sizes]
-                lines.append(_line(row, condition.label, cells))
+
+    def cells(condition: ConditionSpec, entry: Entry) -> list[TableCell]:
+        minimal = any(not stage.bounded and stage.norm != "none" for stage in condition.stages)
+        if not entry.details or not (condition.target or minimal):
+            return []
+        rates = ("success_rate", "targeted_success", "targeted_success_mean")
+        sizes = (f"{norm}_median_success" for norm in ("linf", "l2", "l1"))
+        shares = [TableCell.share(entry.detail(name), ends=True) for name in rates]
+        return shares + [TableCell.quantity(entry.detail(name)) for name in sizes]
+
     headings = ("Misclassified", "Target reached", "Mean over targets", "Median Linf", "Median L2", "Median L1")
-    return _placed("Targeted and minimum-norm attacks", numbers(*headings), lines)
+    return _by_place(board, "Targeted and minimum-norm attacks", headings, cells)
 
 
 def further(board: Board) -> Sheet:
     """Figures of all other registered metrics, a column each."""
     entries = [entry for row in board.rows for entry in row.cells.values()]
     names = list(dict.fromkeys(name for entry in entries for name in entry.further or ()))
-    lines = [
-        _line(row, label, [_measured((entry.further or {}).get(name)) for name in names])
-        for row in board.rows
-        for label, entry in row.cells.items()
-        if entry.further
-    ]
-    return _placed("Further metrics", numbers(*names), lines)
 
+    def cells(condition: ConditionSpec, entry: Entry) -> list[TableCell]:
+        found = entry.further or {}
+        return [TableCell.quantity(found.get(name)) for name in names] if found else []
 
-def _measured(figure: Figure | None) -> TableCell:
-    if figure is None:
-        return TableCell(NONE)
-    known = figure.low is not None and figure.high is not None
-    ends = f"{number(figure.low or 0)}–{number(figure.high or 0)}" if known else ""
-    return TableCell(number(figure.value), figure.value, figure, below=ends)
+    return _by_place(board, "Further metrics", names, cells)
 
 
 def rounding(board: Board) -> Sheet:
     """What rounding attacked images to 8 bits changes, where it changes anything by a tenth of a point."""
-    lines = []
-    for condition in board.conditions:
-        for row in board.rows:
-            entry = row.cells[condition.label]
-            rounded = entry.detail("robust_accuracy_8bit")
-            if rounded and entry.rates and abs(rounded.value - entry.rates.share.value) >= 0.001:
-                cells = [TableCell.share(entry.rates.share), TableCell.share(rounded)]
-                lines.append(_line(row, condition.label, cells))
-    return _placed("Rounding to 8 bits", numbers("As attacked", "After rounding"), lines)
+
+    def cells(condition: ConditionSpec, entry: Entry) -> list[TableCell]:
+        rounded = entry.detail("robust_accuracy_8bit")
+        if not rounded or not entry.rates or abs(rounded.value - entry.rates.share.value) < 0.001:
+            return []
+        return [TableCell.share(entry.rates.share), TableCell.share(rounded)]
+
+    return _by_place(board, "Rounding to 8 bits", ("As attacked", "After rounding"), cells)
+
+
+def _by_place(
+    board: Board, caption: str, headings: Sequence[str], cells: Callable[[ConditionSpec, Entry], list[TableCell]]
+) -> Sheet:
+    """A line for each condition and row that has cells."""
+    lines = [
+        _line(row, condition.label, made)
+        for condition in board.conditions
+        for row in board.rows
+        if (made := cells(condition, row.cells[condition.label]))
+    ]
+    return Sheet(caption, (*words("Model", "Condition"), *numbers(*headings)), tuple(lines)).without_empty()
 
 
 def references(board: Board, found: Sequence[Reference]) -> Sheet:
@@ -213,7 +212,8 @@ def references(board: Board, found: Sequence[Reference]) -> Sheet:
     ]
     headings = [name.replace(RECALL, "recall of ").replace("macro_f1", "macro F1") for name in names]
     made = numbers(*(name[:1].upper() + name[1:] for name in headings))
-    return _placed("Published figures → ours", (*made, *words("Remark")), lines)
+    columns = (*words("Model", "Condition"), *made, word("Remark"))
+    return Sheet("Published figures → ours", columns, tuple(lines)).without_empty()
 
 
 def _line(row: Row | str, condition: str, cells: Sequence[TableCell]) -> SheetLine:
@@ -222,10 +222,6 @@ def _line(row: Row | str, condition: str, cells: Sequence[TableCell]) -> SheetLi
     evidence = None if isinstance(row, str) or condition not in row.cells else single(row, condition)
     made = (cell if cell.sort is None else replace(cell, evidence=evidence) for cell in cells)
     return SheetLine((*texts(label, condition), *made), None if isinstance(row, str) else label)
-
-
-def _placed(caption: str, headings: Sequence[Heading], lines: Sequence[SheetLine]) -> Sheet:
-    return Sheet(caption, (*words("Model", "Condition"), *headings), tuple(lines)).without_empty()
 
 
 def corruptions(board: Board) -> Sheet:
