@@ -14,7 +14,7 @@ from robbench.core.atomic_io import check_writable, write_atomically
 from robbench.core.errors import RequestError, StoreError
 from robbench.leaderboards.archive import NOTE, RECORDS
 from robbench.leaderboards.html import IndexEntry, index_page
-from robbench.leaderboards.markdown import escape
+from robbench.leaderboards.markdown import escape, interval
 from robbench.results.store import Store
 from robbench.results.verification import one_line, refuse
 
@@ -192,8 +192,10 @@ def write_index(target: Path) -> dict[str, str]:
 def _listing(entries: Sequence[IndexEntry]) -> str:
     lines = [
         f"| [{escape(entry.title or entry.folder)}]({quote(entry.folder)}/README.md) | {escape(entry.dataset)} "
-        f"| {entry.rows} | {escape(entry.leader)} |"
+        f"| {entry.rows} | {escape(entry.leader)}{f' (tied with {entry.tied})' if entry.tied else ''} "
+        f"| {interval(entry.figure)} | {escape(entry.measure)} |"
         for entry in entries
     ]
-    head = [LISTING, "# Published boards", "", "| board | data set | rows | first |", "|:--|:--|--:|:--|"]
+    names = "| Board | Data set | Models | Best | % (95 % interval) | Ranked by |"
+    head = [LISTING, "# Published boards", "", names, "|:--|:--|--:|:--|--:|:--|"]
     return "\n".join([*head, *lines]) + "\n"
