@@ -12,8 +12,8 @@ from robbench.results.schema import Measure
 NONE = "–"
 
 # An underscore inside a word is no emphasis.
-# A bracket or an ampersand before a space or a digit begins no HTML.
-_SPECIAL = re.compile(r"([\\`*\[\]|~#$>]|[<&](?![ \d])|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9]))")
+# Before a space or a digit, "<" and "&" begin no HTML; square brackets make links only together with others.
+_SPECIAL = re.compile(r"([\\`*|~#$]|^[>\[]|\](?=[(\[:])|[<&](?![ \d])|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9]))")
 # What would begin a list, at the beginning of a line.
 _MARK = re.compile(r"^(\d*)([.)+-])(?= |$)")
 

@@ -53,7 +53,7 @@ def test_markdown_has_remarks_in_brackets_and_what_fits() -> None:
     assert text.splitlines() == [
         "| Model | Share (n = 12) |",
         "| :-- | --: |",
-        '| a\\|b \\<b\\>"\\& (not audited) | 33.3 (25.0–50.0) |',
+        '| a\\|b \\<b>"\\& (not audited) | 33.3 (25.0–50.0) |',
         "| b | – |",
     ]
     page = MarkdownIt("commonmark").enable("table").render(text)

@@ -93,7 +93,8 @@ def _stage(condition: ConditionSpec, at: int) -> str:
         limit = f"{stage.norm.capitalize()} ≤ {format_eps(stage.eps)}"
     traits = ["uses gradients"] * stage.white_box + ["toolbox: global random state, fixed batches"] * stage.global_state
     traits += [f"plugin {stage.source}"] if stage.source else []
-    return f"{stage.name} v{stage.version} ({parameters(stage.parameters)}); {'; '.join([limit, *traits])}"
+    name = f"{stage.name} v{stage.version}" + (f" ({parameters(stage.parameters)})" if stage.parameters else "")
+    return "; ".join([name, limit, *traits])
 
 
 def parameters(values: Mapping[str, object]) -> str:
