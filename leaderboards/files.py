@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from robbench.core.atomic_io import write_atomically
+from robbench.core.errors import StoreError
 from robbench.leaderboards import tables
 from robbench.leaderboards.board import Board, board_data
 from robbench.leaderboards.figure_manifest import Picture
@@ -19,6 +20,9 @@ from robbench.leaderboards.readme import readme
 from robbench.leaderboards.sheet import Detail, Sheet, TableCell
 from robbench.leaderboards.table import Cell
 from robbench.results.schema import BoardNote, dumps
+
+OPTIONAL = ("corruptions.csv", "changes.csv", "training.csv", "checks.csv")
+"""Files that only some boards have."""
 
 
 def write_board(
@@ -51,7 +55,8 @@ def write_files(
     ``checks``; and ``timings``, the only one that differs when the same cells are run again.
 
     Args:
-        directory: Where to; made if need be. Other files in it stay.
+        directory: Where to; made if need be. What an earlier board left and this one has not is removed; other files
+            stay.
         board: What the cells say.
         note: What the board says that does not follow from them.
         cells: Records of one data set with their outcomes, None unless done.
@@ -73,6 +78,11 @@ def write_files(
     }
     for name, text in contents.items():
         write_atomically(directory / name, text)
+    for name in set(OPTIONAL) - contents.keys():
+        try:
+            (directory / name).unlink(missing_ok=True)
+        except OSError as error:
+            raise StoreError(f"cannot remove {directory / name}: {error.strerror}") from error
     return [directory / name for name in contents]
 
 

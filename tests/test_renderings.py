@@ -165,6 +165,16 @@ def test_every_table_of_the_page_is_made_from_the_same_description() -> None:
             ]
 
 
+def test_a_file_that_a_board_no_longer_has_is_removed(tmp_path: Path) -> None:
+    bare, hardened = row_of("bare", "none", 8), row_of("hardened", "fgm", 30)
+    (tmp_path / "mine.txt").write_text("mine", encoding="utf-8")
+    write_board(tmp_path, TOYS, [*bare, *hardened])
+    assert (tmp_path / "changes.csv").is_file()
+    write_board(tmp_path, TOYS, bare)
+    assert not (tmp_path / "changes.csv").exists()
+    assert (tmp_path / "mine.txt").is_file()
+
+
 PLUGIN = '''
 from dataclasses import dataclass
 

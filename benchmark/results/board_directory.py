@@ -13,15 +13,13 @@ from urllib.parse import quote
 from robbench.core.atomic_io import check_writable, write_atomically
 from robbench.core.errors import RequestError, StoreError
 from robbench.leaderboards.archive import NOTE, RECORDS
+from robbench.leaderboards.files import OPTIONAL
 from robbench.leaderboards.html import IndexEntry, index_page
 from robbench.leaderboards.markdown import escape, interval
 from robbench.results.store import Store
 from robbench.results.verification import one_line, refuse
 
 LISTING = "<!-- Written by robbench publish, which writes it again unless this line is removed. -->"
-
-OPTIONAL = ("corruptions.csv", "changes.csv", "training.csv", "checks.csv")
-"""Files that only some boards have."""
 
 Files = Mapping[str, bytes]
 """Contents by name, with a slash for files of a directory."""
