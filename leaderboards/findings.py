@@ -10,10 +10,10 @@ from robbench.leaderboards.ablations import Change, Pair, Part
 from robbench.leaderboards.aggregates import Figure, Rates
 from robbench.leaderboards.board import Board, Row
 from robbench.leaderboards.check_results import Checked
-from robbench.leaderboards.markdown import counted, escape, listed, percent, probability, signed
+from robbench.leaderboards.markdown import counted, ends, escape, listed, percent, probability, reach, signed
 from robbench.leaderboards.table import ThreatModel
 from robbench.leaderboards.tables.making import named
-from robbench.results.schema import ConditionSpec, Measure
+from robbench.results.schema import ConditionSpec
 
 MOST = 3
 """Findings after the headline."""
@@ -38,29 +38,25 @@ def _headline(board: Board) -> str:
 
 
 def _best(board: Board) -> str:
-    best, rates = board.sound[0], _rates(board, board.sound[0])
+    best, found = board.sound[0], _rates(board, board.sound[0]).balanced
     tied = [escape(row.label) for row in board.sound[1:] if row.rank == best.rank]
-    others = f"; tied with {listed(tied)}" if 0 < len(tied) <= 2 else f"; tied with {len(tied)} others" * bool(tied)
+    others = f"; tied with {listed(tied) if len(tied) <= 2 else f'{len(tied)} others'}" if tied else ""
+    text = f"Best: **{escape(best.label)}**, {percent(found)} %"
     if board.ranked_by is None:
-        return (
-            f"Best: **{escape(best.label)}**, {_rate(rates.balanced)} balanced clean accuracy{others}. No attack was "
-            "run: this says nothing about robustness."
-        )
-    text = (
-        f"Best: **{escape(best.label)}**, {percent(rates.balanced)} % worst-case robust accuracy "
-        f"({_ends(rates.balanced)}) at {escape(board.ranked_by)}"
-    )
+        text += f" balanced clean accuracy ({ends(found)}){others}."
+        return f"{text} No attack was run: this says nothing about robustness."
+    text += f" worst-case robust accuracy ({ends(found)}) at {escape(board.ranked_by)}"
     other = board.undefended
     if other is best:
         text += ", itself undefended"
     elif other is not None and board.margin:
         text += (
-            f", {abs(100 * board.margin.value):.1f} points ({_reach(board.margin)}) "
+            f", {abs(100 * board.margin.value):.1f} points ({reach(board.margin.low, board.margin.high)}) "
             f"{'above' if board.margin.value >= 0 else 'below'} the best undefended model ({escape(other.label)}, "
             f"{percent(_rates(board, other).balanced)} %)"
         )
     constant = 1 / len(board.dataset.class_names)
-    if rates.balanced.low is not None and rates.balanced.low <= constant:
+    if found.low is not None and found.low <= constant:
         others += f". Not distinguishable from a constant prediction ({100 * constant:.1f} %)"
     return f"{text}{others}."
 
@@ -173,9 +169,12 @@ def _effect(board: Board, pairs: Sequence[Pair]) -> tuple[float, str] | None:
     leading = max(means, key=lambda name: abs(means[name]))
     values = [change.added.value for change in changes[leading]]
     if len(values) > 2:
-        effect = f"{signed(means[leading])} on average over {len(values)} pairs ({_span(min(values), max(values))})"
+        effect = f"{signed(means[leading])} on average over {len(values)} pairs ({reach(min(values), max(values))})"
     else:
-        each = [f"{signed(one.added.value)} ({_reach(one.added)}, p {probability(one.p)})" for one in changes[leading]]
+        each = [
+            f"{signed(one.added.value)} ({reach(one.added.low, one.added.high)}, p {probability(one.p)})"
+            for one in changes[leading]
+        ]
         effect = " and ".join(each)
     names = f"{named(part, pairs[0].after)} vs. {named(part, pairs[0].before)}"
     text = f"{escape(names)} {effect} {_place(leading)}"
@@ -218,19 +217,3 @@ def _rates(board: Board, row: Row) -> Rates:
     found = board.ranking(row)
     assert found is not None, "ranked rows have what they are ranked by"
     return found
-
-
-def _rate(figure: Figure) -> str:
-    return f"{percent(figure)} % ({_ends(figure)})"
-
-
-def _ends(figure: Figure) -> str:
-    return f"{100 * (figure.low or 0):.1f}–{100 * (figure.high or 0):.1f}"
-
-
-def _reach(measure: Measure) -> str:
-    return _span(measure.low or 0, measure.high or 0)
-
-
-def _span(low: float, high: float) -> str:
-    return f"{signed(low)} to {signed(high)}"

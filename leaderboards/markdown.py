@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import html
 import re
 from collections.abc import Iterable, Sequence
 
 from robbench.leaderboards.aggregates import Figure
-from robbench.results.schema import Measure
 
 NONE = "–"
 
@@ -23,11 +21,6 @@ def escape(text: object) -> str:
     return _MARK.sub(r"\1\\\2", _SPECIAL.sub(r"\\\1", " ".join(str(text).split())))
 
 
-def escape_html(text: object) -> str:
-    """Text that HTML inside markdown shows as it is."""
-    return html.escape(" ".join(str(text).split()))
-
-
 def paragraphs(text: str) -> list[str]:
     """The paragraphs of a text, each on one line; empty lines divide them."""
     return [line for part in text.split("\n\n") if (line := " ".join(part.split()))]
@@ -40,16 +33,18 @@ def percent(figure: Figure | None) -> str:
 
 def interval(figure: Figure | None) -> str:
     """``71.3 (67.2–75.0)``, or a dash."""
-    if figure is None or figure.low is None or figure.high is None:
-        return percent(figure)
-    return f"{percent(figure)} ({100 * figure.low:.1f}–{100 * figure.high:.1f})"
+    between = ends(figure) if figure else ""
+    return f"{percent(figure)} ({between})" if between else percent(figure)
 
 
-def points(difference: Measure | None, unit: str = "") -> str:
-    """``+3.1 (-0.2 to +6.4)`` percent points, or a dash."""
-    if difference is None or difference.low is None or difference.high is None:
-        return NONE
-    return f"{signed(difference.value)}{unit} ({signed(difference.low)} to {signed(difference.high)})"
+def ends(figure: Figure) -> str:
+    """``67.2–75.0``, the ends of an interval in percent; nothing where there is none."""
+    return "" if figure.low is None or figure.high is None else f"{100 * figure.low:.1f}–{100 * figure.high:.1f}"
+
+
+def reach(low: float | None, high: float | None) -> str:
+    """``-0.2 to +6.4`` percent points."""
+    return f"{signed(low or 0.0)} to {signed(high or 0.0)}"
 
 
 def signed(difference: float) -> str:

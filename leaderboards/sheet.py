@@ -9,6 +9,7 @@ from typing import Protocol, TypeAlias, TypeVar
 
 from robbench.leaderboards.aggregates import Figure
 from robbench.leaderboards.markdown import NONE, number, percent
+from robbench.leaderboards.markdown import ends as ends_of
 from robbench.results.schema import Record, digest
 
 Place: TypeAlias = tuple[str, str]
@@ -86,15 +87,14 @@ class TableCell:
         """A share in percent, with its interval as a hint or, if ``ends``, beside it."""
         if figure is None:
             return cls(NONE)
-        known = figure.low is not None and figure.high is not None
         low, high = (figure.value if end is None else end for end in (figure.low, figure.high))
-        text = f"{100 * low:.1f}–{100 * high:.1f}" if known else ""
+        text = ends_of(figure)
         return cls(
             percent(figure),
             figure.value,
             figure,
             evidence,
-            hint=f"95 %: {text}, n = {figure.n}" if known else f"n = {figure.n}",
+            hint=f"95 %: {text}, n = {figure.n}" if text else f"n = {figure.n}",
             below=text if ends else "",
             bar=(figure.value, low, high) if bar else None,
         )

@@ -11,11 +11,11 @@ from robbench.leaderboards import board_data, tables
 from robbench.leaderboards.ablations import Part
 from robbench.leaderboards.board import Board
 from robbench.leaderboards.findings import findings
-from robbench.leaderboards.markdown import points, probability
+from robbench.leaderboards.markdown import probability, reach, signed
 from robbench.leaderboards.readme import markdown_table
 from robbench.leaderboards.reference_comparison import compared
 from robbench.leaderboards.sheet import Detail
-from robbench.results.schema import BoardNote, Measure, Reference, Training
+from robbench.results.schema import BoardNote, Reference, Training
 
 LABELS = np.array([0] * 30 + [1] * 10)
 NOTE = BoardNote(grid="small", title="Toys")
@@ -214,8 +214,7 @@ def test_references_stand_beside_our_own_figures() -> None:
 
 
 def test_differences_and_p_values_are_never_rounded_to_what_they_are_not() -> None:
-    assert points(Measure(-0.0001, -0.02, 0.02, 9)) == "+0.0 (-2.0 to +2.0)"
-    assert points(None) == "–"
+    assert (signed(-0.0001), reach(-0.02, 0.02)) == ("+0.0", "-2.0 to +2.0")
     assert probability(0.0001) == "< 0.001"
     assert probability(0.041) == "0.041"
 

@@ -9,7 +9,7 @@ from robbench.evaluation.statistics import wilson
 from robbench.leaderboards.ablations import PARTS, Change, Pair, Part
 from robbench.leaderboards.aggregates import Figure
 from robbench.leaderboards.board import Board, Row
-from robbench.leaderboards.markdown import NONE, probability, signed, value_list
+from robbench.leaderboards.markdown import NONE, probability, reach, signed, value_list
 from robbench.leaderboards.sheet import (
     Detail,
     Evidence,
@@ -57,10 +57,9 @@ def _moved(change: Change | None, evidence: Evidence) -> list[TableCell]:
     if change is None:
         return [TableCell(NONE)] * 2
     added, p = change.added, probability(change.p)
-    low, high = (signed(end or 0.0) for end in (added.low, added.high))
     figure, seeds = Figure.of(added, change.by_seed), f"by seed {value_list(map(signed, change.by_seed))}"
     return [
-        TableCell(signed(added.value), added.value, figure, evidence, seeds, f"{low} to {high}, p {p}"),
+        TableCell(signed(added.value), added.value, figure, evidence, seeds, f"{reach(added.low, added.high)}, p {p}"),
         TableCell(p, change.p, evidence=evidence),
     ]
 
@@ -109,8 +108,8 @@ def effects(board: Board) -> Sheet:
 def _spread(values: Sequence[float]) -> TableCell:
     if not values:
         return TableCell(NONE)
-    ends = f"{signed(min(values))} to {signed(max(values))}" if len(values) > 1 else ""
-    return TableCell(signed(fmean(values)), fmean(values), below=ends)
+    below = reach(min(values), max(values)) if len(values) > 1 else ""
+    return TableCell(signed(fmean(values)), fmean(values), below=below)
 
 
 def training(board: Board) -> Sheet:
