@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
 
@@ -13,7 +14,7 @@ from robbench.results.schema import Floats, Measure, Outcome
 
 
 @dataclass(frozen=True)
-class Figure:
+class Estimate:
     """A figure over the seeds of a row.
 
     Attributes:
@@ -31,19 +32,23 @@ class Figure:
     seeds: tuple[float, ...] = ()
 
     @classmethod
-    def of(cls, measure: Measure, seeds: Sequence[float]) -> Figure:
+    def of(cls, measure: Measure, seeds: Sequence[float]) -> Estimate:
         """A measure over all seeds, with what each of them gives."""
         return cls(measure.value, measure.low, measure.high, measure.n, tuple(float(value) for value in seeds))
+
+
+# Drawings import it by this name.
+Figure: TypeAlias = Estimate
 
 
 @dataclass(frozen=True)
 class Rates:
     """A share of samples: over all, averaged over classes, of the worst class, and per class (None without samples)."""
 
-    share: Figure
-    balanced: Figure
-    worst_class: Figure
-    per_class: tuple[Figure | None, ...]
+    share: Estimate
+    balanced: Estimate
+    worst_class: Estimate
+    per_class: tuple[Estimate | None, ...]
 
 
 def scores(outcome: Outcome) -> Scores:
@@ -75,11 +80,11 @@ def rates(by_seed: Sequence[Scores], num_classes: int) -> tuple[Rates, Scores] |
     per_seed = [class_rates(part.values, part.labels, num_classes) for part in seeds]
     found = class_rates(mean.values, mean.labels, num_classes)
     return Rates(
-        share=Figure.of(wilson(float(mean.values.sum()), len(mean)), [part.values.mean() for part in seeds]),
-        balanced=Figure.of(balanced(found), [balanced(part).value for part in per_seed]),
-        worst_class=Figure.of(worst_class(found), [worst_class(part).value for part in per_seed]),
+        share=Estimate.of(wilson(float(mean.values.sum()), len(mean)), [part.values.mean() for part in seeds]),
+        balanced=Estimate.of(balanced(found), [balanced(part).value for part in per_seed]),
+        worst_class=Estimate.of(worst_class(found), [worst_class(part).value for part in per_seed]),
         per_class=tuple(
-            Figure.of(rate, [part[label].value for part in per_seed]) if rate.n else None
+            Estimate.of(rate, [part[label].value for part in per_seed]) if rate.n else None
             for label, rate in enumerate(found)
         ),
     ), mean

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from statistics import fmean
 from typing import Any
 
 import numpy as np
@@ -299,7 +300,7 @@ def _natural(table: Table, rows: Sequence[Row]) -> str | None:
         entries = [row.cells[condition.label].rates for row in rows]
         done = [found.balanced.value for found in entries if found]
         if condition.kind == "natural" and done:
-            means[condition.label] = sum(done) / len(done)
+            means[condition.label] = fmean(done)
     return min(means, key=lambda label: means[label]) if means else None
 
 

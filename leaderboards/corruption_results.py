@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from statistics import fmean
 
 from robbench.core.corruption_kinds import EXTRA, MAIN, SEVERITIES
 from robbench.core.errors import RequestError
@@ -39,7 +40,7 @@ class Corrupted:
     def kind(self, name: str) -> float | None:
         """Mean accuracy over the severities of a kind; None where some are not done."""
         found = [self.rates[name, severity].share.value for severity in SEVERITIES if (name, severity) in self.rates]
-        return sum(found) / len(found) if len(found) == len(SEVERITIES) else None
+        return fmean(found) if len(found) == len(SEVERITIES) else None
 
 
 def corrupted(table: Table) -> dict[str, Corrupted]:

@@ -9,7 +9,7 @@ import numpy as np
 
 from robbench.evaluation.metrics import measures
 from robbench.evaluation.statistics import wilson
-from robbench.leaderboards.aggregates import Figure, Rates, accuracy_scores, rates, scores
+from robbench.leaderboards.aggregates import Estimate, Rates, accuracy_scores, rates, scores
 from robbench.leaderboards.table import Status, Table
 from robbench.results.schema import ConditionSpec, Measure, Outcome
 
@@ -60,11 +60,11 @@ class Entry:
     rates: Rates | None = None
     accuracy: Rates | None = None
     confusion: tuple[tuple[int, ...], ...] = ()
-    details: Mapping[str, Figure] | None = None
-    further: Mapping[str, Figure] | None = None
+    details: Mapping[str, Estimate] | None = None
+    further: Mapping[str, Estimate] | None = None
     keys: Mapping[str, str] | None = None
 
-    def detail(self, name: str) -> Figure | None:
+    def detail(self, name: str) -> Estimate | None:
         """A built-in figure by name, None where it has none."""
         return (self.details or {}).get(name)
 
@@ -101,7 +101,7 @@ def _measures(outcome: Outcome) -> dict[str, Measure]:
     return {name: figure for part in _PARTS for name, figure in part(outcome).items()}
 
 
-def _details(by_seed: Sequence[Mapping[str, Measure]]) -> dict[str, Figure]:
+def _details(by_seed: Sequence[Mapping[str, Measure]]) -> dict[str, Estimate]:
     found = {}
     for name in _DETAILS:
         parts_found = [figures[name] for figures in by_seed if name in figures]
@@ -109,18 +109,18 @@ def _details(by_seed: Sequence[Mapping[str, Measure]]) -> dict[str, Figure]:
             values = [figure.value for figure in parts_found]
             mean, n = float(np.mean(values)), min(figure.n for figure in parts_found)
             is_rate = all(figure.low is not None for figure in parts_found)
-            found[name] = Figure.of(wilson(mean * n, n) if is_rate else Measure(mean, n=n), values)
+            found[name] = Estimate.of(wilson(mean * n, n) if is_rate else Measure(mean, n=n), values)
     return found
 
 
 def _further(
     recorded: Sequence[Mapping[str, Measure]], known: Sequence[Mapping[str, Measure]]
-) -> dict[str, Figure] | None:
+) -> dict[str, Estimate] | None:
     """What every seed's record has beyond the built-in figures; means over several seeds carry no interval."""
     found = {}
     for name in recorded[0]:
         parts = [figures[name] for figures in recorded if name in figures]
         if len(parts) == len(recorded) and not any(name in figures for figures in known):
             mean = Measure(float(np.mean([part.value for part in parts])), n=min(part.n for part in parts))
-            found[name] = Figure.of(parts[0] if len(parts) == 1 else mean, [part.value for part in parts])
+            found[name] = Estimate.of(parts[0] if len(parts) == 1 else mean, [part.value for part in parts])
     return found or None

@@ -7,7 +7,7 @@ from statistics import fmean
 
 from robbench.evaluation.statistics import LEVEL
 from robbench.leaderboards.ablations import Change, Pair, Part
-from robbench.leaderboards.aggregates import Figure, Rates
+from robbench.leaderboards.aggregates import Estimate, Rates
 from robbench.leaderboards.board import Board, Row
 from robbench.leaderboards.check_results import Checked
 from robbench.leaderboards.markdown import counted, ends, escape, listed, percent, probability, reach, signed
@@ -73,7 +73,7 @@ def check_findings(board: Board) -> list[str]:
     return [*(text for _, text in _checks(board)), *sizes]
 
 
-def _least_and_most(found: Sequence[Figure]) -> str:
+def _least_and_most(found: Sequence[Estimate]) -> str:
     return "–".join(dict.fromkeys(percent(end(found, key=lambda figure: figure.value)) for end in (min, max)))
 
 

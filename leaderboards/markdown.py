@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 
-from robbench.leaderboards.aggregates import Figure
+from robbench.leaderboards.aggregates import Estimate
 
 NONE = "–"
 
@@ -26,18 +26,18 @@ def paragraphs(text: str) -> list[str]:
     return [line for part in text.split("\n\n") if (line := " ".join(part.split()))]
 
 
-def percent(figure: Figure | None) -> str:
+def percent(figure: Estimate | None) -> str:
     """``71.3``, or a dash."""
     return f"{100 * figure.value:.1f}" if figure else NONE
 
 
-def interval(figure: Figure | None) -> str:
+def interval(figure: Estimate | None) -> str:
     """``71.3 (67.2–75.0)``, or a dash."""
     between = ends(figure) if figure else ""
     return f"{percent(figure)} ({between})" if between else percent(figure)
 
 
-def ends(figure: Figure) -> str:
+def ends(figure: Estimate) -> str:
     """``67.2–75.0``, the ends of an interval in percent; nothing where there is none."""
     return "" if figure.low is None or figure.high is None else f"{100 * figure.low:.1f}–{100 * figure.high:.1f}"
 

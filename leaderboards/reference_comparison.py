@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from robbench.leaderboards.aggregates import Figure
+from robbench.leaderboards.aggregates import Estimate
 from robbench.leaderboards.board import Board
 from robbench.leaderboards.entries import Entry
 from robbench.results.schema import Reference
@@ -18,7 +18,7 @@ class Comparison:
     """A published figure and ours of the same kind, None where there is none."""
 
     reference: Reference
-    ours: Figure | None
+    ours: Estimate | None
 
 
 def compared(board: Board, references: Sequence[Reference]) -> list[Comparison]:
@@ -33,7 +33,7 @@ def compared(board: Board, references: Sequence[Reference]) -> list[Comparison]:
     return found
 
 
-def _figure(entry: Entry, name: str, class_names: Sequence[str]) -> Figure | None:
+def _figure(entry: Entry, name: str, class_names: Sequence[str]) -> Estimate | None:
     rates = entry.accuracy or entry.rates
     if rates is None:
         return None

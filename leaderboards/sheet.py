@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from enum import IntEnum
 from typing import Protocol, TypeAlias, TypeVar
 
-from robbench.leaderboards.aggregates import Figure
+from robbench.leaderboards.aggregates import Estimate
 from robbench.leaderboards.markdown import NONE, number, percent
 from robbench.leaderboards.markdown import ends as ends_of
 from robbench.results.schema import Record, digest
@@ -49,10 +49,10 @@ class Evidence:
     anchor: str
     title: str
     places: tuple[Place, ...]
-    figures: Mapping[str, Figure] = field(default_factory=dict)
+    figures: Mapping[str, Estimate] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, title: str, places: Iterable[Place], figures: Mapping[str, Figure] | None = None) -> Evidence:
+    def of(cls, title: str, places: Iterable[Place], figures: Mapping[str, Estimate] | None = None) -> Evidence:
         """The evidence for a number that rests on several places."""
         chosen = tuple(places)
         return cls(f"figure-{digest([title, chosen])[:12]}", title, chosen, figures or {})
@@ -74,7 +74,7 @@ class TableCell:
 
     text: str
     sort: float | None = None
-    figure: Figure | None = None
+    figure: Estimate | None = None
     evidence: Evidence | None = None
     hint: str = ""
     below: str = ""
@@ -82,7 +82,7 @@ class TableCell:
 
     @classmethod
     def share(
-        cls, figure: Figure | None, evidence: Evidence | None = None, *, bar: bool = False, ends: bool = False
+        cls, figure: Estimate | None, evidence: Evidence | None = None, *, bar: bool = False, ends: bool = False
     ) -> TableCell:
         """A share in percent, with its interval as a hint or, if ``ends``, beside it."""
         if figure is None:
@@ -100,11 +100,11 @@ class TableCell:
         )
 
     @classmethod
-    def quantity(cls, found: Figure | float | None, evidence: Evidence | None = None, text: str = "{}") -> TableCell:
+    def quantity(cls, found: Estimate | float | None, evidence: Evidence | None = None, text: str = "{}") -> TableCell:
         """A number of three significant digits, with its interval beside it where it has one; or a dash."""
         if found is None:
             return cls(NONE)
-        if not isinstance(found, Figure):
+        if not isinstance(found, Estimate):
             return cls(text.format(number(found)), found, evidence=evidence)
         known = found.low is not None and found.high is not None
         ends = f"{number(found.low or 0)}–{number(found.high or 0)}" if known else ""

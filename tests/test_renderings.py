@@ -17,14 +17,14 @@ from markdown_it import MarkdownIt
 from robbench.core.registry import Registry
 from robbench.evaluation.scoring import scored
 from robbench.leaderboards import board_data, tables, write_board
-from robbench.leaderboards.aggregates import Figure
+from robbench.leaderboards.aggregates import Estimate
 from robbench.leaderboards.files import csv_text
 from robbench.leaderboards.readme import markdown_table, readme
 from robbench.leaderboards.sheet import Detail, Evidence, Heading, Sheet, SheetLine, TableCell, texts, word
 from robbench.results.schema import Measure, Reference
 
 NAME = 'a|b <b>"&'
-FIGURE = Figure(1 / 3, 0.25, 0.5, 12, (0.3, 1 / 3))
+FIGURE = Estimate(1 / 3, 0.25, 0.5, 12, (0.3, 1 / 3))
 SHEET = Sheet(
     "Of toys",
     (

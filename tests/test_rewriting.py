@@ -18,7 +18,7 @@ from robbench.leaderboards.figure_manifest import Picture, write_manifest
 LABELS = np.arange(40) % 2
 PICTURES = (
     Picture("samples", "examples", "Samples", "What they look like.", "Images."),
-    Picture("obsolete", "robustness", "Obsolete", "A figure that is no longer drawn.", "Bars."),
+    Picture("classes", "accuracy", "Classes", "As an earlier version said it.", "Bars."),
 )
 
 
@@ -64,13 +64,13 @@ def test_what_follows_from_the_records_is_written_anew_and_they_stay(board: Path
 def test_figures_are_drawn_again_where_records_are_enough_and_stay_where_not(board: Path) -> None:
     before = files(board)
     assert rewrite(board) == 0
-    names = [picture.name for picture in read_pictures(board)]
-    assert names[-1] == "samples"
-    assert "classes" in names
-    assert "obsolete" not in names
+    pictures = {picture.name: picture for picture in read_pictures(board)}
+    assert list(pictures)[-1] == "samples"
+    assert pictures["samples"] == PICTURES[0]
+    assert "earlier version" not in pictures["classes"].caption
     after = files(board)
     assert after["figures/samples.png"] == before["figures/samples.png"]
-    assert not any("obsolete" in name for name in after)
+    assert after["figures/classes.png"] != before["figures/classes.png"]
 
 
 def test_records_that_do_not_follow_from_outcomes_are_refused(board: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -160,7 +160,7 @@ def _written_anew(folder: Path, source: BoardSource) -> Files:
 
 
 def _redrawn(folder: Path, source: BoardSource) -> dict[str, bytes]:
-    """A board's figures: drawn again from its cells, and behind them those that need more than that."""
+    """A board's figures: drawn again from its cells, and behind them those that need more than cells."""
     from robbench.leaderboards.artifact_reader import NOTHING
     from robbench.leaderboards.plots import draw
 
@@ -168,16 +168,11 @@ def _redrawn(folder: Path, source: BoardSource) -> dict[str, bytes]:
     with tempfile.TemporaryDirectory() as name:
         place = Path(name)
         drawn = draw(place, board_data(source.note.title, source.note.grid, source.cells), source.cells, NOTHING)
-        stay = [picture for picture in kept if _needs_more(picture) and picture.name not in {one.name for one in drawn}]
+        stay = [picture for picture in kept if picture.name not in {one.name for one in drawn}]
         for path, content in _figures(folder, stay).items():
             write_atomically(place / path, content)
         write_manifest(place, [*drawn, *stay])
         return _figures(place)
-
-
-def _needs_more(picture: Picture) -> bool:
-    """Whether a figure shows more than records and outcomes hold: all others are drawn again or obsolete."""
-    return picture.section not in ("accuracy", "robustness")
 
 
 # -------------------------------------------------------------------------------------------------------------- reading

@@ -10,7 +10,7 @@ from typing import Any, Self
 from urllib.parse import quote
 
 from robbench.core.errors import StoreError
-from robbench.leaderboards.aggregates import Figure
+from robbench.leaderboards.aggregates import Estimate
 from robbench.leaderboards.html.rendering import render
 from robbench.leaderboards.sheet import TableCell
 
@@ -37,7 +37,7 @@ class IndexEntry:
     leader: str
     tied: int
     measure: str
-    figure: Figure | None
+    figure: Estimate | None
 
     @classmethod
     def of(cls, folder: str, data: Mapping[str, Any]) -> Self:
@@ -63,7 +63,7 @@ class IndexEntry:
             leader=ranked[0]["model"]["label"] if ranked else "",
             tied=sum(row["rank"] == ranked[0]["rank"] for row in ranked) - 1 if ranked else 0,
             measure=f"worst case {by}" if by else "clean, balanced",
-            figure=Figure(**rates["balanced"]) if rates else None,
+            figure=Estimate(**rates["balanced"]) if rates else None,
         )
 
     @classmethod

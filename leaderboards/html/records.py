@@ -8,7 +8,7 @@ from typing import Any
 
 from robbench.core.threat_model import format_eps
 from robbench.evaluation.audit import CAUTIONS, FLAGS
-from robbench.leaderboards.aggregates import Figure
+from robbench.leaderboards.aggregates import Estimate
 from robbench.leaderboards.board import Board, Row
 from robbench.leaderboards.sheet import Evidence, Records
 from robbench.leaderboards.tables.parts import by_class, overall
@@ -97,7 +97,7 @@ def _place(board: Board, row: Row, condition: str, corruption: tuple[str, int] |
     return {"figures": _figures(figures), "classes": _figures(by_class(rates, board.dataset.class_names))}
 
 
-def _figures(figures: Mapping[str, Figure]) -> list[list[Any]]:
+def _figures(figures: Mapping[str, Estimate]) -> list[list[Any]]:
     return [[name, *_values(Measure(found.value, found.low, found.high, found.n))] for name, found in figures.items()]
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
-from robbench.leaderboards.aggregates import Figure, Rates
+from robbench.leaderboards.aggregates import Estimate, Rates
 from robbench.leaderboards.board import Board, Row
 from robbench.leaderboards.sheet import Evidence, Heading, Sheet, SheetLine, TableCell, numbers, texts, words
 from robbench.leaderboards.tables.parts import single, worst_case
@@ -34,7 +34,7 @@ def _condition_classes(board: Board, label: str) -> Sheet:
 
 
 def _classes(
-    board: Board, caption: str, found: Callable[[Row], tuple[Rates | None, Figure | None, Evidence | None]]
+    board: Board, caption: str, found: Callable[[Row], tuple[Rates | None, Estimate | None, Evidence | None]]
 ) -> Sheet:
     train = board.dataset.counts.get("train", ())
     names = [
@@ -82,7 +82,7 @@ def report(board: Board, row: Row) -> Sheet | None:
     seen = support > 0
     named = [*zip(board.dataset.class_names, figures, support, strict=True)]
     named.append(("macro average", figures[seen].mean(axis=0), support.sum()))
-    named.append(("weighted average", support @ figures / support.sum(), support.sum()))
+    named.append(("weighted average", (support[:, None] * figures).sum(axis=0) / support.sum(), support.sum()))
     evidence = single(row, label)
     lines = tuple(
         SheetLine(

@@ -7,7 +7,7 @@ from statistics import fmean
 
 from robbench.evaluation.statistics import wilson
 from robbench.leaderboards.ablations import PARTS, Change, Pair, Part
-from robbench.leaderboards.aggregates import Figure
+from robbench.leaderboards.aggregates import Estimate
 from robbench.leaderboards.board import Board, Row
 from robbench.leaderboards.markdown import NONE, probability, reach, signed, value_list
 from robbench.leaderboards.sheet import (
@@ -57,7 +57,7 @@ def _moved(change: Change | None, evidence: Evidence) -> list[TableCell]:
     if change is None:
         return [TableCell(NONE)] * 2
     added, p = change.added, probability(change.p)
-    figure, seeds = Figure.of(added, change.by_seed), f"by seed {value_list(map(signed, change.by_seed))}"
+    figure, seeds = Estimate.of(added, change.by_seed), f"by seed {value_list(map(signed, change.by_seed))}"
     return [
         TableCell(signed(added.value), added.value, figure, evidence, seeds, f"{reach(added.low, added.high)}, p {p}"),
         TableCell(p, change.p, evidence=evidence),
@@ -135,7 +135,7 @@ def _validation(row: Row, name: str) -> TableCell:
     parts = list(row.training.values())
     n, value = parts[0].validation_images, _mean(row, name)
     rate = wilson(value * n, n) if name == "validation_accuracy" else Measure(value, n=n)
-    figure = Figure.of(rate, [float(getattr(part, name)) for part in parts])
+    figure = Estimate.of(rate, [float(getattr(part, name)) for part in parts])
     return TableCell.share(figure, _model(row), ends=True)
 
 

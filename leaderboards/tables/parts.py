@@ -5,23 +5,23 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from typing import TypeAlias
 
-from robbench.leaderboards.aggregates import Figure, Rates
+from robbench.leaderboards.aggregates import Estimate, Rates
 from robbench.leaderboards.board import Board, Row
 from robbench.leaderboards.markdown import NONE
 from robbench.leaderboards.sheet import Evidence, Heading, TableCell, word
 
-Choose: TypeAlias = Callable[[Rates], Figure]
+Choose: TypeAlias = Callable[[Rates], Estimate]
 Column: TypeAlias = tuple[Heading, Callable[[Row], TableCell]]
 
 MODEL: Column = (word("Model"), lambda row: TableCell(row.label))
 
 
-def share(rates: Rates) -> Figure:
+def share(rates: Rates) -> Estimate:
     """The share of all samples."""
     return rates.share
 
 
-def balanced(rates: Rates) -> Figure:
+def balanced(rates: Rates) -> Estimate:
     """The mean over classes."""
     return rates.balanced
 
@@ -31,7 +31,7 @@ def usual(board: Board) -> Choose:
     return balanced if board.imbalanced else share
 
 
-def of(rates: Rates | None, choose: Choose) -> Figure | None:
+def of(rates: Rates | None, choose: Choose) -> Estimate | None:
     """One figure of some rates, None where there are none."""
     return choose(rates) if rates else None
 
@@ -87,12 +87,12 @@ def ranked_evidence(board: Board, row: Row) -> Evidence | None:
     return worst_case(board, row, board.ranked_by) if board.ranked_by else single(row, board.clean_label)
 
 
-def overall(rates: Rates | None) -> dict[str, Figure]:
+def overall(rates: Rates | None) -> dict[str, Estimate]:
     """Rates over all classes, by name."""
     return {"all": rates.share, "balanced": rates.balanced, "worst class": rates.worst_class} if rates else {}
 
 
-def by_class(rates: Rates | None, class_names: Sequence[str]) -> dict[str, Figure]:
+def by_class(rates: Rates | None, class_names: Sequence[str]) -> dict[str, Estimate]:
     """Rates by the names of their classes."""
     found = zip(class_names, rates.per_class, strict=True) if rates else ()
     return {name: figure for name, figure in found if figure}

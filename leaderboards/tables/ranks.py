@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
@@ -86,7 +87,9 @@ def _attack_column(board: Board, label: str, suffix: str, choose: Choose) -> Col
 def _passes(board: Board, row: Row, threat: str) -> TableCell:
     """Passes that the attacks of a threat model spent on an image of the row."""
     found = [row.cells[label].details or {} for label in board.threats[threat]]
-    spent = [sum(details[name].value for details in found if name in details) for name in ("forwards", "backwards")]
+    spent = [
+        math.fsum(details[name].value for details in found if name in details) for name in ("forwards", "backwards")
+    ]
     hint = f"{number(spent[0])} forward + {number(spent[1])} backward passes per image, all ranking attacks"
     return TableCell(number(sum(spent)), sum(spent), evidence=worst_case(board, row, threat), hint=hint)
 

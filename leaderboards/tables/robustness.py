@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from statistics import fmean
 
 from robbench.core.corruption_kinds import EXTRA, MAIN
 from robbench.core.threat_model import format_eps
@@ -75,7 +76,7 @@ def specifications(board: Board) -> Sheet:
 
 def _mean(entries: list[Entry], name: str) -> float | None:
     found = [figure.value for entry in entries if (figure := entry.detail(name))]
-    return sum(found) / len(found) if found else None
+    return fmean(found) if found else None
 
 
 def _definition(condition: ConditionSpec) -> str:
