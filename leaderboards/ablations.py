@@ -1,4 +1,4 @@
-"""What a single change does: rows that differ in one part of their making, compared sample by sample."""
+"""Effects of single changes: rows that differ in one part, compared sample by sample."""
 
 from __future__ import annotations
 
@@ -45,8 +45,8 @@ class Pair:
         before: What the part is in the first row.
         after: What it is in the second.
         clean: What the change adds to clean accuracy; None where either row lacks it.
-        robust: The same of what ranks.
-        elsewhere: The same of other sizes of the norm that ranks, the smallest first, by threat model.
+        robust: What it adds to the worst-case robust accuracy that ranks.
+        elsewhere: The same at other sizes of that norm, the smallest first, by threat model.
     """
 
     part: Part
@@ -58,13 +58,18 @@ class Pair:
     robust: Change | None
     elsewhere: Mapping[str, Change | None]
 
+    def changes(self, ranked_by: str | None) -> dict[str, Change | None]:
+        """All of them by name: clean, then the worst cases, the one that ranks last."""
+        worst = {f"Worst case {size}": change for size, change in self.elsewhere.items()}
+        last = {f"Worst case {ranked_by}": self.robust} if ranked_by else {}
+        return {"Clean, balanced": self.clean, **worst, **last}
+
 
 @dataclass(frozen=True)
 class Scored:
-    """A row with its samples' scores: unchanged, in what ranks, at other sizes; empty where it lacks them.
+    """A row with its samples' scores: clean, in the worst case that ranks, at other sizes; empty where it lacks them.
 
-    Other sizes are those at which the attacks that rank were run too: what weaker ones leave is no worst case to
-    compare.
+    Other sizes are those at which all ranking attacks were run: weaker ones give no worst case to compare.
     """
 
     model: ModelSpec

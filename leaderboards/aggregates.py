@@ -36,9 +36,6 @@ class Estimate:
         return cls(measure.value, measure.low, measure.high, measure.n, tuple(float(value) for value in seeds))
 
 
-Figure = Estimate
-
-
 @dataclass(frozen=True)
 class Rates:
     """A share of samples: over all, averaged over classes, of the worst class, and per class (None without samples)."""

@@ -9,63 +9,18 @@ from typing import Any
 
 import numpy as np
 
-from robbench.core.threat_model import LP_NORMS
-from robbench.evaluation.metrics._built_in import built_in_figures
-from robbench.evaluation.metrics.decisions import confusion
-from robbench.evaluation.metrics.draws import DRAWS
-from robbench.evaluation.statistics import Scores, balanced, class_rates, combine, tie_leaders, wilson
+from robbench.evaluation.statistics import Scores, balanced, class_rates, combine, paired_difference, tie_leaders
 from robbench.leaderboards.ablations import Pair, Scored, pairs
-from robbench.leaderboards.aggregates import Figure, Rates, accuracy_scores, rates, scores
+from robbench.leaderboards.aggregates import Rates, rates, scores
 from robbench.leaderboards.check_results import Checked, checked
 from robbench.leaderboards.corruption_results import Corrupted, corrupted
 from robbench.leaderboards.curves import Curve, sizes, strength
-from robbench.leaderboards.table import Cell, Status, Table, ThreatModel, is_audited
+from robbench.leaderboards.entries import Entry, entry
+from robbench.leaderboards.table import Cell, Table, ThreatModel, is_audited
 from robbench.results.schema import ConditionSpec, DatasetSpec, Measure, ModelSpec, Training, digest
 
 IMBALANCE = 1.5
 """From this ratio of the largest to the smallest class of the test set on, balanced figures stand beside plain ones."""
-
-_DETAILS: tuple[str, ...] = (
-    "macro_f1",
-    "robust_accuracy_8bit",
-    "success_rate",
-    "targeted_success",
-    "targeted_success_mean",
-    "surrogate_agreement",
-    "draws_mean",
-    "draws_std",
-    "draws_min",
-    "draws_max",
-    *(f"worst_of_{n}" for n in DRAWS),
-    *(f"{norm}_median{suffix}" for norm in LP_NORMS for suffix in ("", "_success")),
-    "forwards",
-    "backwards",
-)
-
-
-@dataclass(frozen=True)
-class Entry:
-    """One condition of one row.
-
-    Attributes:
-        status: ``done``, or what is wrong with at least one seed.
-        reason: Why it is not done.
-        rates: Right after a natural perturbation; right before and after an attack or chain.
-        accuracy: For chains, right after it, whatever the decision on the unchanged image.
-        confusion: Counts by true class and decision, all seeds together.
-        details: Other built-in figures by name.
-        further: Figures of plugins' metrics by name, as they were recorded.
-        keys: The records' keys by seed.
-    """
-
-    status: Status
-    reason: str = ""
-    rates: Rates | None = None
-    accuracy: Rates | None = None
-    confusion: tuple[tuple[int, ...], ...] = ()
-    details: Mapping[str, Figure] | None = None
-    further: Mapping[str, Figure] | None = None
-    keys: Mapping[str, str] | None = None
 
 
 @dataclass(frozen=True)
@@ -80,7 +35,7 @@ class Row:
         flags: Blocking audit flags, each with what was found.
         cautions: Audit notes, each with its remedy.
         checks: What checks found, by condition; None where a check is not for this row.
-        training: What went into the model, by seed; of older records nothing.
+        training: What training the model cost, by seed; of older records nothing.
     """
 
     model: ModelSpec
@@ -102,6 +57,11 @@ class Row:
         """The model's label."""
         return self.model.label
 
+    @property
+    def undefended(self) -> bool:
+        """Whether the model was trained without a defense and has none at inference."""
+        return all(part.name == "none" for part in self.model.defenses)
+
 
 @dataclass(frozen=True)
 class Board:
@@ -113,9 +73,10 @@ class Board:
         checks: Conditions that have no part in the ranking: they look for what the others missed.
         threats: Conditions by threat model.
         perturbed: The natural perturbation that the ranking shows: ``perturbation``, or the one that costs most.
-        pairs: What single changes do: rows that differ in one part alone.
+        pairs: Effects of single changes: rows that differ in one part alone.
+        margin: How far the best row lies above the best undefended one; None where that is the same row or missing.
         strength: Robust accuracy over eps, for each norm in which attacks within a ball were run at two eps or more.
-        sizes: The share that withstands changes of a size, for each attack that looks for a small change.
+        sizes: Robust accuracy over the size of the change, for each attack of minimum norm.
         corrupted: The rows under the suite of common corruptions, by label; the baseline is the first.
         imbalanced: Whether the test set is.
         rows: From best to worst, those that are not ranked last.
@@ -132,6 +93,7 @@ class Board:
     threats: Mapping[str, tuple[str, ...]]
     perturbed: str | None
     pairs: tuple[Pair, ...]
+    margin: Measure | None
     strength: tuple[Curve, ...]
     sizes: tuple[Curve, ...]
     corrupted: Mapping[str, Corrupted]
@@ -145,8 +107,23 @@ class Board:
 
     def clean(self, row: Row) -> Rates | None:
         """The row's clean accuracy."""
-        label = next((condition.label for condition in self.conditions if condition.kind == "clean"), None)
-        return row.cells[label].rates if label else None
+        return row.cells[self.clean_label].rates if self.clean_label else None
+
+    @property
+    def clean_label(self) -> str | None:
+        """The label of the clean condition, or None where the board has none."""
+        return next((condition.label for condition in self.conditions if condition.kind == "clean"), None)
+
+    @property
+    def sound(self) -> tuple[Row, ...]:
+        """The ranked rows without an audit flag, or all ranked rows where each has one."""
+        ranked = tuple(row for row in self.rows if row.rank)
+        return tuple(row for row in ranked if not row.flags) or ranked
+
+    @property
+    def undefended(self) -> Row | None:
+        """The best undefended row."""
+        return next((row for row in self.sound if row.undefended), None)
 
     def times(self, first: Row, second: Row) -> float | None:
         """How many times the passes of the first row's training the second's took, that of their starts included."""
@@ -178,8 +155,9 @@ def board_data(title: str, grid: str, cells: Sequence[Cell]) -> Board:
     threats = table.threats()
     ranked_by = next(iter(threats), None)
     scored = [_row(table, model, threats, ranked_by) for model in table.models]
+    rows = _ranked(scored)
     test = [count for count in table.dataset.counts.get("test", ()) if count]
-    return Board(
+    made = Board(
         title=title,
         grid=grid,
         dataset=table.dataset,
@@ -190,65 +168,23 @@ def board_data(title: str, grid: str, cells: Sequence[Cell]) -> Board:
         threats={threat.label: tuple(spec.label for spec in specs) for threat, specs in threats.items()},
         perturbed=_natural(table, [row for row, _ in scored]),
         pairs=pairs([_scored(table, model, threats, ranked_by) for model in table.models]),
+        margin=None,
         strength=strength(table, threats),
         sizes=sizes(table),
         corrupted=corrupted(table),
         imbalanced=bool(test) and max(test) > IMBALANCE * min(test),
-        rows=_ranked(scored),
+        rows=rows,
         settings=_settings(table),
     )
+    return replace(made, margin=_margin(made, {row.label: found for row, found in scored}))
 
 
-# -------------------------------------------------------------------------------------------------------------- figures
-
-
-def _details(by_seed: Sequence[Mapping[str, Measure]]) -> dict[str, Figure]:
-    found = {}
-    for name in _DETAILS:
-        parts_found = [figures[name] for figures in by_seed if name in figures]
-        if len(parts_found) == len(by_seed):
-            values = [figure.value for figure in parts_found]
-            mean, n = float(np.mean(values)), min(figure.n for figure in parts_found)
-            is_rate = all(figure.low is not None for figure in parts_found)
-            found[name] = Figure.of(wilson(mean * n, n) if is_rate else Measure(mean, n=n), values)
-    return found
-
-
-def _further(
-    recorded: Sequence[Mapping[str, Measure]], known: Sequence[Mapping[str, Measure]]
-) -> dict[str, Figure] | None:
-    """What every seed's record has beyond the built-in figures; of several seeds there is no interval to tell."""
-    found = {}
-    for name in recorded[0]:
-        parts = [figures[name] for figures in recorded if name in figures]
-        if len(parts) == len(recorded) and not any(name in figures for figures in known):
-            mean = Measure(float(np.mean([part.value for part in parts])), n=min(part.n for part in parts))
-            found[name] = Figure.of(parts[0] if len(parts) == 1 else mean, [part.value for part in parts])
-    return found or None
-
-
-# ----------------------------------------------------------------------------------------------------------------- rows
-
-
-def _entry(table: Table, model: str, condition: ConditionSpec) -> Entry:
-    status, reason = table.status(model, condition.label)
-    keys = {str(record.spec.seed): record.key for record in table.records(model, condition.label)}
-    outcomes = table.outcomes(model, condition.label)
-    if outcomes is None or not any(len(outcome) for outcome in outcomes):
-        return Entry(status, reason, keys=keys)
-    counts = sum(confusion(part.labels, part.final, table.num_classes) for part in outcomes)
-    right = rates([scores(outcome) for outcome in outcomes], table.num_classes)
-    plain = rates([accuracy_scores(outcome) for outcome in outcomes], table.num_classes)
-    by_seed = [built_in_figures(outcome) for outcome in outcomes]
-    return Entry(
-        status=status,
-        rates=right[0] if right else None,
-        accuracy=plain[0] if plain and condition.kind == "chain" else None,
-        confusion=tuple(tuple(int(count) for count in line) for line in np.asarray(counts)),
-        details=_details(by_seed),
-        further=_further([record.metrics for record in table.records(model, condition.label)], by_seed),
-        keys=keys,
-    )
+def _margin(board: Board, found: Mapping[str, Scores | None]) -> Measure | None:
+    best, other = next(iter(board.sound), None), board.undefended
+    if best is None or other is None or best is other:
+        return None
+    first, second = found[other.label], found[best.label]
+    return paired_difference(first, second) if first and second else None
 
 
 def _worst_case(table: Table, model: str, conditions: Sequence[ConditionSpec]) -> tuple[Rates, Scores] | None:
@@ -262,7 +198,7 @@ def _row(
     threats: Mapping[ThreatModel, Sequence[ConditionSpec]],
     ranked_by: ThreatModel | None,
 ) -> tuple[Row, Scores | None]:
-    cells = {condition.label: _entry(table, model.label, condition) for condition in table.conditions}
+    cells = {condition.label: entry(table, model.label, condition) for condition in table.conditions}
     worst = {threat: _worst_case(table, model.label, conditions) for threat, conditions in threats.items()}
     needed = threats[ranked_by] if ranked_by else [spec for spec in table.conditions if spec.kind == "clean"]
     ranking = worst[ranked_by] if ranked_by else _worst_case(table, model.label, needed) if needed else None

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from robbench.evaluation.statistics import Scores, combine
-from robbench.leaderboards.aggregates import Figure, rates, scores
+from robbench.leaderboards.aggregates import Estimate, rates, scores
 from robbench.leaderboards.table import Status, Table, ThreatModel
 from robbench.results.schema import ConditionSpec, Outcome
 
@@ -30,9 +30,9 @@ class Checked:
 
     status: Status
     reason: str = ""
-    left: Figure | None = None
-    others: Figure | None = None
-    both: Figure | None = None
+    left: Estimate | None = None
+    others: Estimate | None = None
+    both: Estimate | None = None
     passes: tuple[float, float] | None = None
     other_passes: tuple[float, float] | None = None
     keys: Mapping[str, str] | None = None
@@ -90,7 +90,7 @@ def checked(
     )
 
 
-def _rates(table: Table, check: ConditionSpec, by_seed: Sequence[Scores]) -> Figure | None:
+def _rates(table: Table, check: ConditionSpec, by_seed: Sequence[Scores]) -> Estimate | None:
     """The share over the seeds; where each seed has samples of its own, as for survivors, over all of them together."""
     if check.survivors:
         apart = [part.ids + seed * 2**40 for seed, part in enumerate(by_seed)]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from statistics import fmean
 
 from robbench.core.corruption_kinds import EXTRA, MAIN, SEVERITIES
@@ -24,8 +24,9 @@ class Corrupted:
         mean: Mean accuracy over the fifteen kinds and all severities; None where some are not done.
         mean_all: The same over all nineteen.
         mce: Mean corruption error relative to the baseline, 1 for the baseline itself.
-        relative_mce: The same of errors beyond those on unchanged images.
-        troubles: How the conditions that are not done stand, and why.
+        relative_mce: The same of errors beyond those on clean images.
+        troubles: Status of the conditions that are not done, and why.
+        conditions: The suite's conditions by kind and severity.
     """
 
     rates: Mapping[Place, Rates]
@@ -33,7 +34,8 @@ class Corrupted:
     mean_all: float | None
     mce: float | None
     relative_mce: float | None
-    troubles: Mapping[str, tuple[Status, str]]
+    troubles: Mapping[str, tuple[Status, str]] = field(default_factory=dict)
+    conditions: Mapping[Place, str] = field(default_factory=dict)
 
     def kind(self, name: str) -> float | None:
         """Mean accuracy over the severities of a kind; None where some are not done."""
@@ -57,7 +59,11 @@ def corrupted(table: Table) -> dict[str, Corrupted]:
     clean = {model.label: _clean(table, model.label) for model in table.models}
     baseline = table.models[0].label
     return {
-        label: _figures(found[label], found[baseline], clean[label], clean[baseline], _troubles(table, label))
+        label: replace(
+            _figures(found[label], found[baseline], clean[label], clean[baseline]),
+            troubles=_troubles(table, label),
+            conditions=places,
+        )
         for label in found
     }
 
@@ -91,7 +97,6 @@ def _figures(
     baseline: Mapping[Place, Rates],
     clean: float | None,
     baseline_clean: float | None,
-    troubles: Mapping[str, tuple[Status, str]],
 ) -> Corrupted:
     own, other = ({place: rated.share.value for place, rated in part.items()} for part in (found, baseline))
     relative = None
@@ -103,7 +108,6 @@ def _figures(
         mean_all=_defined(lambda: mean_corruption_accuracy(own, (*MAIN, *EXTRA))),
         mce=_defined(lambda: mce(own, other)),
         relative_mce=relative,
-        troubles=troubles,
     )
 
 

@@ -1,4 +1,4 @@
-"""How many samples withstand changes of a size, over the size."""
+"""Robust accuracy over the size of the change."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ QUANTILES = (0.25, 0.5, 0.75, 1.0)
 
 
 @dataclass(frozen=True)
-class Line:
+class CurveLine:
     """One model's curve.
 
     Attributes:
-        points: The samples that withstand every known change of at most each of the curve's radii.
-        area: Under the curve, from 0 to the last radius, as a share of what a model that withstands all would have.
+        points: Robust accuracy against every known change of at most each of the curve's radii.
+        area: Normalized area under the curve, from 0 to the last radius.
     """
 
     points: tuple[Rates, ...]
@@ -32,7 +32,7 @@ class Line:
 
 @dataclass(frozen=True)
 class Curve:
-    """The share of samples that withstand changes of a size; samples wrong unchanged withstand none.
+    """Robust accuracy over the size of the change; samples misclassified from the start count as wrong at any size.
 
     Attributes:
         label: What is done: any attack within a ball of the norm, as ``Linf``; or the condition.
@@ -46,7 +46,7 @@ class Curve:
     norm: str
     conditions: tuple[str, ...]
     radii: tuple[float, ...]
-    lines: Mapping[str, Line]
+    lines: Mapping[str, CurveLine]
 
 
 def strength(table: Table, threats: Mapping[ThreatModel, Sequence[ConditionSpec]]) -> tuple[Curve, ...]:
@@ -67,7 +67,7 @@ def strength(table: Table, threats: Mapping[ThreatModel, Sequence[ConditionSpec]
 
 
 def _seeks(condition: ConditionSpec, norm: str) -> bool:
-    """Whether it is a single attack that looks for a smallest change in the norm, towards whatever wrong class."""
+    """Whether it is a single untargeted attack of minimum norm."""
     if condition.kind != "attack" or condition.target not in (None, "all"):
         return False
     stage = condition.stages[0]
@@ -81,7 +81,7 @@ def _covers(condition: ConditionSpec, others: Sequence[ConditionSpec]) -> bool:
 
 
 def sizes(table: Table) -> tuple[Curve, ...]:
-    """For each attack without an eps that ever succeeds, the share that withstands changes of a size.
+    """For each attack without an eps that ever succeeds, robust accuracy over the size of its change.
 
     It is read off where a quarter, half, three quarters and all of the successes over all rows lie, rounded up to two
     digits.
@@ -128,7 +128,7 @@ def _curve(
         points = [rates([survival(part, radius) for part in by_seed], table.num_classes) for radius in radii]
         area = rates([covered(part, radii[-1]) for part in by_seed], table.num_classes)
         if area is not None:
-            lines[model] = Line(tuple(point[0] for point in points if point), area[0])
+            lines[model] = CurveLine(tuple(point[0] for point in points if point), area[0])
     return Curve(label, norm, tuple(condition.label for condition in conditions), tuple(radii), lines)
 
 

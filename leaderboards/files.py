@@ -10,19 +10,19 @@ from pathlib import Path
 from typing import Any
 
 from robbench.core.atomic_io import write_atomically
+from robbench.core.errors import StoreError
 from robbench.leaderboards import tables
-from robbench.leaderboards.aggregates import Figure, Rates
 from robbench.leaderboards.board import Board, board_data
 from robbench.leaderboards.figure_manifest import Picture
-from robbench.leaderboards.findings import findings
 from robbench.leaderboards.html.page import page
-from robbench.leaderboards.markdown import escape, escape_html, paragraphs, value_list
-from robbench.leaderboards.reference_comparison import beside_table
-from robbench.leaderboards.table import AUDIT_STEPS, Cell
-from robbench.leaderboards.templates import environment
+from robbench.leaderboards.markdown import NONE
+from robbench.leaderboards.readme import readme
+from robbench.leaderboards.sheet import Detail, Sheet, TableCell
+from robbench.leaderboards.table import Cell
 from robbench.results.schema import BoardNote, dumps
 
-KEY_DIGITS = 8
+OPTIONAL = ("corruptions.csv", "changes.csv", "training.csv", "checks.csv")
+"""Files that only some boards have."""
 
 
 def write_board(
@@ -49,13 +49,14 @@ def write_board(
 def write_files(
     directory: Path, board: Board, note: BoardNote, cells: Sequence[Cell], pictures: Sequence[Picture] = ()
 ) -> list[Path]:
-    """Write a board as ``README.md``, ``index.html``, ``leaderboard.csv``, ``per_class.csv`` and ``leaderboard.json``.
+    """Write a board as ``README.md``, ``index.html``, ``leaderboard.json`` and CSV files, with its note ``board.json``.
 
-    With ``corruptions.csv`` where the suite of common corruptions was run, ``timings.csv``, and the note as
-    ``board.json``. The same cells give the same bytes; timings stand in ``timings.csv`` alone.
+    CSV: ``leaderboard``, ``per_class``; where there is something to tell ``corruptions``, ``changes``, ``training`` and
+    ``checks``; and ``timings``, the only one that differs when the same cells are run again.
 
     Args:
-        directory: Where to; made if need be. Other files in it stay.
+        directory: Where to; made if need be. What an earlier board left and this one has not is removed; other files
+            stay.
         board: What the cells say.
         note: What the board says that does not follow from them.
         cells: Records of one data set with their outcomes, None unless done.
@@ -70,39 +71,33 @@ def write_files(
     contents = {
         "README.md": readme(board, note, pictures),
         "index.html": page(board, note, cells, directory, pictures),
-        "leaderboard.csv": leaderboard_csv(board),
-        "per_class.csv": per_class_csv(board),
         "leaderboard.json": dumps(plain_data(board)),
-        **({"corruptions.csv": corruptions_csv(board)} if board.corrupted else {}),
+        **csv_files(board),
         "timings.csv": timings_csv(cells),
         "board.json": note.to_json(),
     }
     for name, text in contents.items():
         write_atomically(directory / name, text)
+    for name in set(OPTIONAL) - contents.keys():
+        try:
+            (directory / name).unlink(missing_ok=True)
+        except OSError as error:
+            raise StoreError(f"cannot remove {directory / name}: {error.strerror}") from error
     return [directory / name for name in contents]
 
 
-def readme(board: Board, note: BoardNote | None = None, pictures: Sequence[Picture] = ()) -> str:
-    """The board in markdown.
-
-    Args:
-        board: The board.
-        note: What it says that does not follow from its cells; nothing where there is none.
-        pictures: Figures that lie in the board's directory.
-    """
-    note = note or BoardNote(grid=board.grid, title=board.title)
-    made = environment(autoescape=False)
-    made.filters |= {"md": escape, "html": escape_html, "paragraphs": paragraphs, "values": value_list}
-    return made.get_template("README.md.jinja").render(
-        board=board,
-        note=note,
-        tables=tables,
-        findings=findings(board),
-        beside=beside_table(board, note.references),
-        pictures=pictures,
-        digits=KEY_DIGITS,
-        audit_steps=AUDIT_STEPS,
-    )
+def csv_files(board: Board) -> dict[str, str]:
+    """The CSV files of a board by name, but for its timings."""
+    details = tables.sheets(board, detail=Detail.DATA)
+    found = {
+        "leaderboard.csv": [tables.leaderboard(board)],
+        "per_class.csv": [tables.class_figures(board)],
+        "corruptions.csv": [tables.corruption_figures(board)] if board.corrupted else [],
+        "changes.csv": details["changes"],
+        "training.csv": details["training"],
+        "checks.csv": details["checks"],
+    }
+    return {name: csv_text(*made) for name, made in found.items() if made}
 
 
 def plain_data(board: Board) -> dict[str, Any]:
@@ -119,7 +114,8 @@ def plain_data(board: Board) -> dict[str, Any]:
         entry["training"] = {seed: found.model_dump(mode="json") for seed, found in row.training.items()}
     for label, figures in board.corrupted.items():
         places = {f"{kind} {severity}": asdict(rates) for (kind, severity), rates in figures.rates.items()}
-        plain["corrupted"][label]["rates"] = places
+        plain["corrupted"][label] |= {"rates": places}
+        del plain["corrupted"][label]["conditions"]
     return plain
 
 
@@ -129,74 +125,48 @@ def _defined(value: Any) -> Any:
     return value
 
 
-def _csv(lines: Sequence[Sequence[object]]) -> str:
+def csv_text(*sheets: Sheet) -> str:
+    """Tables in CSV, unrounded: of each figure its value, the ends of its interval, its samples and its seeds.
+
+    Several tables stand one below the other, behind a column with their captions, as those of one heading.
+    """
+    lines: list[list[object]] = []
+    for sheet in sheets:
+        first: list[object] = ["table"] if len(sheets) > 1 else []
+        spread = [_is_spread(sheet, at) for at in range(len(sheet.headings))]
+        head: list[object] = [*first]
+        for heading, ends in zip(sheet.headings, spread, strict=True):
+            prefix = "" if heading.text == "value" else f"{heading.text}: "
+            head += [heading.text, *(f"{prefix}{name}" for name in ("low", "high", "n", "by seed") if ends)]
+        if not lines or lines[0] != head:
+            lines.append(head)
+        for line in sheet.lines:
+            values: list[object] = [sheet.caption] if first else []
+            for heading, cell, ends in zip(sheet.headings, line.cells, spread, strict=True):
+                values += _values(cell, heading.number, ends)
+            lines.append(values)
+    return _written(lines)
+
+
+def _is_spread(sheet: Sheet, column: int) -> bool:
+    cells = [line.cells[column] for line in sheet.lines]
+    return sheet.headings[column].number and all(cell.figure or cell.sort is None for cell in cells)
+
+
+def _values(cell: TableCell, number: bool, spread: bool) -> list[object]:
+    if spread:
+        figure = cell.figure
+        seeds = " ".join(map(str, figure.seeds)) if figure else ""
+        return [figure.value, figure.low, figure.high, figure.n, seeds] if figure else [""] * 5
+    if number:
+        return ["" if cell.sort is None else cell.sort]
+    return ["" if cell.text == NONE else cell.text]
+
+
+def _written(lines: Sequence[Sequence[object]]) -> str:
     buffer = io.StringIO()
     csv.writer(buffer, lineterminator="\n").writerows(lines)
     return buffer.getvalue()
-
-
-def leaderboard_csv(board: Board) -> str:
-    """One line per row; every figure with the ends of its interval, its number of samples and its seeds."""
-    columns = [name for condition in board.conditions for name in _columns(condition.label, condition.kind == "chain")]
-    columns += [f"worst case {threat}, balanced" for threat in board.threats]
-    header: list[object] = ["rank", "model", "seeds", "audited", "flags", "not ranked because"]
-    for name in columns:
-        header += [name, f"{name}: low", f"{name}: high", f"{name}: n", f"{name}: by seed"]
-    lines: list[list[object]] = [header]
-    for row in board.rows:
-        line: list[object] = [row.rank, row.label, _words(row.seeds), row.audited, "; ".join(row.flags), row.unranked]
-        for condition in board.conditions:
-            entry = row.cells[condition.label]
-            line += [*_values(_of(entry.rates, "share")), *_values(_of(entry.rates, "balanced"))]
-            if condition.kind == "chain":
-                line += _values(_of(entry.accuracy, "share"))
-        for threat in board.threats:
-            line += _values(_of(row.worst[threat], "balanced"))
-        lines.append(line)
-    return _csv(lines)
-
-
-def _columns(label: str, chain: bool) -> list[str]:
-    return [label, f"{label}, balanced"] + [f"{label}, plain"] * chain
-
-
-def _of(rates: Rates | None, name: str) -> Figure | None:
-    return getattr(rates, name) if rates else None
-
-
-def _words(values: Sequence[object]) -> str:
-    return " ".join(str(value) for value in values)
-
-
-def _values(figure: Figure | None) -> list[object]:
-    if figure is None:
-        return [""] * 5
-    return [figure.value, figure.low, figure.high, figure.n, _words(figure.seeds)]
-
-
-def per_class_csv(board: Board) -> str:
-    """One line per row, condition or worst case, and class."""
-    header: list[object] = ["model", "condition", "class", "train images", "value", "low", "high", "n", "by seed"]
-    train = board.dataset.counts.get("train", ())
-    lines: list[list[object]] = [header]
-    for row in board.rows:
-        found = {label: entry.rates for label, entry in row.cells.items()}
-        found |= {f"worst case {threat}": rates for threat, rates in row.worst.items()}
-        for label, rates in found.items():
-            for place, figure in enumerate(rates.per_class if rates else ()):
-                images = train[place] if place < len(train) else ""
-                if figure is not None:
-                    lines.append([row.label, label, board.dataset.class_names[place], images, *_values(figure)])
-    return _csv(lines)
-
-
-def corruptions_csv(board: Board) -> str:
-    """One line per row, kind of corruption and severity."""
-    lines: list[list[object]] = [["model", "kind", "severity", "value", "low", "high", "n", "by seed"]]
-    for label, figures in board.corrupted.items():
-        for (kind, severity), rates in figures.rates.items():
-            lines.append([label, kind, severity, *_values(rates.share)])
-    return _csv(lines)
 
 
 def timings_csv(cells: Sequence[Cell]) -> str:
@@ -206,7 +176,7 @@ def timings_csv(cells: Sequence[Cell]) -> str:
         spec = record.spec
         for name, value in _flat(record.timings):
             lines.append([spec.model.label, spec.condition.label, spec.seed, name, value])
-    return _csv(lines)
+    return _written(lines)
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, object]]:

@@ -1,19 +1,17 @@
-"""Numbers, tables and escapes in markdown."""
+"""Numbers and escapes in markdown."""
 
 from __future__ import annotations
 
-import html
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 
-from robbench.leaderboards.aggregates import Figure
-from robbench.results.schema import Measure
+from robbench.leaderboards.aggregates import Estimate
 
 NONE = "–"
 
 # An underscore inside a word is no emphasis.
-_SPECIAL = re.compile(r"([\\`*\[\]|~#$<>&]|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9]))")
+# Before a space or a digit, "<" and "&" begin no HTML; square brackets make links only together with others.
+_SPECIAL = re.compile(r"([\\`*|~#$]|^[>\[]|\](?=[(\[:])|[<&](?![ \d])|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9]))")
 # What would begin a list, at the beginning of a line.
 _MARK = re.compile(r"^(\d*)([.)+-])(?= |$)")
 
@@ -23,33 +21,30 @@ def escape(text: object) -> str:
     return _MARK.sub(r"\1\\\2", _SPECIAL.sub(r"\\\1", " ".join(str(text).split())))
 
 
-def escape_html(text: object) -> str:
-    """Text that HTML inside markdown shows as it is."""
-    return html.escape(" ".join(str(text).split()))
-
-
 def paragraphs(text: str) -> list[str]:
     """The paragraphs of a text, each on one line; empty lines divide them."""
     return [line for part in text.split("\n\n") if (line := " ".join(part.split()))]
 
 
-def percent(figure: Figure | None) -> str:
+def percent(figure: Estimate | None) -> str:
     """``71.3``, or a dash."""
     return f"{100 * figure.value:.1f}" if figure else NONE
 
 
-def interval(figure: Figure | None) -> str:
+def interval(figure: Estimate | None) -> str:
     """``71.3 (67.2–75.0)``, or a dash."""
-    if figure is None or figure.low is None or figure.high is None:
-        return percent(figure)
-    return f"{percent(figure)} ({100 * figure.low:.1f}–{100 * figure.high:.1f})"
+    between = ends(figure) if figure else ""
+    return f"{percent(figure)} ({between})" if between else percent(figure)
 
 
-def points(difference: Measure | None, unit: str = "") -> str:
-    """``+3.1 (-0.2 to +6.4)`` percent points, or a dash."""
-    if difference is None or difference.low is None or difference.high is None:
-        return NONE
-    return f"{signed(difference.value)}{unit} ({signed(difference.low)} to {signed(difference.high)})"
+def ends(figure: Estimate) -> str:
+    """``67.2–75.0``, the ends of an interval in percent; nothing where there is none."""
+    return "" if figure.low is None or figure.high is None else f"{100 * figure.low:.1f}–{100 * figure.high:.1f}"
+
+
+def reach(low: float | None, high: float | None) -> str:
+    """``-0.2 to +6.4`` percent points."""
+    return f"{signed(low or 0.0)} to {signed(high or 0.0)}"
 
 
 def signed(difference: float) -> str:
@@ -85,32 +80,3 @@ def listed(items: Sequence[str]) -> str:
 def counted(number: int, noun: str, plural: str = "") -> str:
     """``1 row``, ``2 rows``."""
     return f"{number:,} {noun if number == 1 else plural or f'{noun}s'}"
-
-
-@dataclass(frozen=True)
-class TextTable:
-    """A table of finished markdown.
-
-    Attributes:
-        headers: Column headings.
-        lines: Lines of as many texts.
-        left: Which columns are text; the others are numbers and set to the right.
-    """
-
-    headers: Sequence[str]
-    lines: Sequence[Sequence[str]]
-    left: Sequence[int] = (0,)
-
-    def without_empty(self) -> TextTable:
-        """The table without the columns that hold nothing but dashes."""
-        kept = [place for place in range(len(self.headers)) if any(line[place] != NONE for line in self.lines)]
-        return TextTable(
-            [self.headers[place] for place in kept],
-            [[line[place] for place in kept] for line in self.lines],
-            [new for new, place in enumerate(kept) if place in self.left],
-        )
-
-    def __str__(self) -> str:
-        """The table in markdown, without a newline at the end."""
-        rule = [":--" if place in self.left else "--:" for place in range(len(self.headers))]
-        return "\n".join("| " + " | ".join(line) + " |" for line in (self.headers, rule, *self.lines))

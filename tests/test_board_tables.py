@@ -6,11 +6,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 from board_cells import CLEAN, FGSM, NEXT, PGD, PGD_2, TOYS, Cell, cell, model, outcome, stage
+from sheets import first, heads, lines
 
 from robbench.evaluation.metrics.decisions import Decisions
 from robbench.leaderboards import board_data, tables, write_board
-from robbench.leaderboards.files import readme
+from robbench.leaderboards.readme import readme
+from robbench.leaderboards.sheet import Detail
 from robbench.leaderboards.table import is_audited
+from robbench.leaderboards.tables.parts import share
 from robbench.results.schema import Measure
 
 LABELS = np.array([0, 0, 0, 1])
@@ -29,10 +32,11 @@ def test_the_ranking_shows_each_attack_of_the_threat_model_that_ranks() -> None:
         for condition, right in ((FGSM, [1, 1, 0, 1]), (PGD, [0, 1, 0, 1]), (PGD_2, [0, 0, 0, 0]))
     ]
     table = tables.ranking(board_data("", "", [*cells, cell(A, CLEAN, outcome("clean", LABELS))]))
-    line = dict(zip(table.headers, table.lines[0], strict=True))
-    assert (line["fgsm@0.1"], line["pgd@0.1"]) == ("75.0", "50.0")
-    assert "pgd@0.2" not in line
-    assert list(table.headers)[3:6] == ["fgsm@0.1", "pgd@0.1", "**Worst case Linf 0.1** (n = 4)"]
+    line = first(table)
+    assert (line["fgsm@0.1 (n = 4)"], line["pgd@0.1 (n = 4)"]) == ("75.0", "50.0")
+    assert "pgd@0.2 (n = 4)" not in line
+    headings = ["Rank", "Model", "Worst case Linf 0.1 (n = 4)", "Clean", "Worst case Linf 0.2 (n = 4)"]
+    assert heads(table.upto(Detail.README)) == headings, "single attacks are on the page"
 
 
 def test_right_samples_of_the_target_class_are_left_out_of_robust_rates() -> None:
@@ -44,7 +48,7 @@ def test_right_samples_of_the_target_class_are_left_out_of_robust_rates() -> Non
     assert rates is not None
     assert (rates.share.value, rates.share.n) == (2 / 3, 3)
     assert rates.per_class[1] is None
-    assert "pgd@0.1-\\>cat (n = 3)" in tables.conditions(board, tables.share).headers
+    assert "pgd@0.1->cat (n = 3)" in heads(tables.conditions(board, share, ""))
     nothing = outcome("attack", [1], [1], [1], attempted=np.array([False]))
     assert board_data("", "", [cell(A, spec, nothing)]).rows[0].cells[spec.label].rates is None
 
@@ -64,12 +68,12 @@ def test_further_metrics_stand_on_the_board(tmp_path: Path) -> None:
     ]
     board = board_data("", "", cells)
     table = tables.further(board)
-    assert list(table.headers) == ["Model", "Condition", "margin"]
-    assert sorted(list(line) for line in table.lines) == [
+    assert heads(table) == ["Model", "Condition", "margin"]
+    assert sorted(lines(table)) == [
         ["a", "pgd@0.1", "0.25 (0.125–0.5)"],
         ["b", "pgd@0.1", "2"],
     ]
-    assert "### Further metrics" in readme(board)
+    assert "## Further metrics" in readme(board)
     write_board(tmp_path, TOYS, cells)
     rows = json.loads((tmp_path / "leaderboard.json").read_text(encoding="utf-8"))["rows"]
     found = next(row for row in rows if row["model"]["label"] == "b")["cells"]["pgd@0.1"]["further"]
@@ -78,10 +82,10 @@ def test_further_metrics_stand_on_the_board(tmp_path: Path) -> None:
 
 def test_built_in_figures_are_no_further_metrics() -> None:
     board = board_data("", "", [with_metrics(cell(A, PGD, outcome("attack", LABELS, LABELS, 1 - LABELS)))])
-    assert tables.further(board).lines == []
+    assert tables.further(board).lines == ()
     assert "Further metrics" not in readme(board)
 
 
 def test_copies_of_validation_images_are_told_of() -> None:
     text = readme(board_data("", "", [cell(A, CLEAN, outcome("clean", LABELS))]))
-    assert "1 test images are exact copies of training or validation images" in text
+    assert "1 test images are copies of training or validation images" in text

@@ -32,10 +32,11 @@ from board_cells import (
     outcome,
     stage,
 )
+from sheets import first, heads, lines
 
 from robbench.leaderboards import board_data, summary_rows, tables, write_board
 from robbench.leaderboards.board import Board, Row
-from robbench.leaderboards.files import readme
+from robbench.leaderboards.readme import readme
 from robbench.results.schema import ConditionSpec, Outcome
 
 
@@ -81,7 +82,7 @@ def test_worst_case_is_on_the_samples_that_every_attack_covers() -> None:
     assert worst is not None
     assert worst.share.n == 2
     assert [figure.value for figure in worst.per_class if figure] == [1, 0]
-    assert "**Worst case Linf 0.1** (n = 2)" in tables.ranking(board(cells)).headers
+    assert "Worst case Linf 0.1 (n = 2)" in heads(tables.ranking(board(cells)))
 
 
 def test_only_bounded_attacks_towards_any_class_enter_a_worst_case() -> None:
@@ -161,7 +162,7 @@ def test_flagged_rows_rank_below_the_others() -> None:
     ]
     made = board(cells)
     assert order(made) == [("1", "b"), ("2", "a")]
-    assert "**zero-gradient**" in tables.ranking(made).lines[1][-1]
+    assert lines(tables.ranking(made))[1][1] == "a (flag: zero-gradient)"
 
 
 def test_rows_without_a_strong_white_box_attack_are_not_audited() -> None:
@@ -182,12 +183,11 @@ def test_seeds_are_shown_one_by_one_and_averaged_per_sample() -> None:
     assert found.share.seeds == (0.25, 0.75)
     assert found.share.value == 0.5
     assert found.balanced.seeds == pytest.approx((1 / 6, 1 / 2))
-    table = tables.by_seed(made)
-    assert [list(line) for line in table.lines] == [
+    assert lines(tables.by_seed(made)) == [
         ["b", "–", "100.0", "100.0–100.0"],
         ["a", "16.7", "50.0", "16.7–50.0"],
     ]
-    assert "1 of 2 seeds" in tables.ranking(made).lines[0][-1]
+    assert "1 of 2 seeds" in lines(tables.ranking(made))[0][1]
 
 
 @pytest.mark.parametrize("k", [1, 2, 3, 10])
@@ -215,8 +215,8 @@ def test_balanced_figures_stand_beside_plain_ones_where_the_test_set_is_imbalanc
     uneven = [cell(A, CLEAN, outcome("clean", LABELS, [0, 0, 0, 0]), data=dataset(test=(3, 1)))]
     assert not board(even).imbalanced
     assert board(uneven).imbalanced
-    assert "the same averaged over classes" in readme(board(uneven))
-    assert [line[2:4] for line in tables.ranking(board(uneven)).lines] == [["75.0 (30.1–95.4)", "50.0 (21.9–89.7)"]]
+    assert "Accuracy is averaged over classes" in readme(board(uneven))
+    assert [line[2:4] for line in lines(tables.ranking(board(uneven)))] == [["75.0 (30.1–95.4)", "50.0 (21.9–89.7)"]]
 
 
 def test_class_tables_and_confusion_matrices() -> None:
@@ -226,20 +226,21 @@ def test_class_tables_and_confusion_matrices() -> None:
         cell(A, PGD, outcome("attack", LABELS, [0, 0, 1, 1], [0, 1, 1, 0]), data=data),
     ]
     made = board(cells)
-    found = dict(tables.per_class(made))
-    assert list(found["Clean"].headers)[-2:] == ["car (106 train)", "cat (6 train)"]
-    assert list(found["Worst case Linf 0.1"].lines[0]) == ["a", "25.0", "16.7", "0.0", "33.3", "0.0"]
+    found = {sheet.caption: sheet for sheet in tables.per_class(made)}
+    assert heads(found["clean"])[-2:] == ["car (106 train)", "cat (6 train)"]
+    assert lines(found["Worst case Linf 0.1"])[0] == ["a", "25.0", "16.7", "0.0", "33.3", "0.0"]
     assert made.rows[0].cells["pgd@0.1"].confusion == ((1, 2), (1, 0))
-    assert [label for label, _ in tables.matrices(made, made.rows[0])] == ["clean", "pgd@0.1"]
-    assert "| car | 1 | 2 |" in readme(made)
+    matrices = list(tables.matrices(made, made.rows[0]))
+    assert [sheet.caption for sheet in matrices] == ["clean", "pgd@0.1"]
+    assert lines(matrices[1]) == [["car", "1", "2"], ["cat", "1", "0"]]
 
 
 def test_attacks_towards_targets_and_of_the_smallest_change_are_listed() -> None:
     result = attacked([0, 0, 1, 1], LABELS, targets=np.array([1, 1, -1, -1]), l1=np.array([2.0, 4.0, 9.0, 9.0]))
     table = tables.aimed(board([cell(A, NOISE, result), cell(A, PGD, result)]))
-    line = dict(zip(table.headers, table.lines[0], strict=True))
+    line = first(table)
     assert len(table.lines) == 1
-    assert line["Wrong"].startswith("50.0 (")
+    assert line["Misclassified"].startswith("50.0 (")
     assert line["Target reached"].startswith("100.0 (")
     assert line["Median L1"] == "3"
 
@@ -256,7 +257,7 @@ def test_the_same_cells_give_the_same_bytes_whatever_the_timings(tmp_path: Path)
         write_board(tmp_path / at, TOYS, cells)
         write_board(tmp_path / at, TOYS, cells)
     names = sorted(path.name for path in (tmp_path / "one").iterdir())
-    boards = ["README.md", "board.json", "index.html", "leaderboard.csv", "leaderboard.json"]
+    boards = ["README.md", "board.json", "changes.csv", "index.html", "leaderboard.csv", "leaderboard.json"]
     assert names == [*boards, "per_class.csv", "timings.csv"]
     for name in names:
         same = (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
@@ -296,7 +297,6 @@ def test_names_cannot_break_the_markdown() -> None:
     page = MarkdownIt("commonmark").enable(["table", "strikethrough"]).render(text)
     shown = html.escape(" ".join(label.split()), quote=False)
     assert f'<td style="text-align:left">{shown}</td>' in page
-    assert f"<summary>{html.escape(' '.join(label.split()))}</summary>" in page
     assert "<script>" not in page
     for table in re.findall(r"<table>(.*?)</table>", page, re.DOTALL):
         assert len({line.count("<t") for line in re.findall(r"<tr>(.*?)</tr>", table, re.DOTALL)}) == 1
@@ -308,10 +308,10 @@ def test_the_readme_explains_itself() -> None:
     cells += [cell(B, CLEAN, outcome("clean", labels)), cell(B, PGD, attacked([1, 0] * 40, labels))]
     art = ConditionSpec(label="art:x@0.1", kind="attack", stages=(stage("art:x", steps=5),))
     text = readme(board([*cells, cell(A, art, attacked([0] * 80, labels)), cell(B, art, attacked([1] * 80, labels))]))
-    assert "First is **b** with 50.0 % (" in text
-    assert "Last is a with 0.0 %" in text
-    assert "Without a defense no row keeps more than 0.0 % in that worst case (a)" in text
-    assert "the first row keeps least of cat, 0.0 %" in text
+    assert text.splitlines()[2].startswith("Best: **b**, 50.0 % worst-case robust accuracy (")
+    assert ", 50.0 points (" in text.splitlines()[2]
+    assert ") above the best undefended model (a, 0.0 %)" in text.splitlines()[2]
+    assert "Best model per class: 0 % (cat) to 100 % (car)." in text
     for needed in (
         "`ffffffffffffffff`",
         "steps = 20",
@@ -320,7 +320,6 @@ def test_the_readme_explains_itself() -> None:
         "torch 2.4.0",
     ):
         assert needed in text
-    assert f"`{cells[0][0].key[:8]}`" in text
 
 
 def test_a_note_warns_where_rows_start_from_different_weights() -> None:

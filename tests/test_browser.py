@@ -209,7 +209,7 @@ def test_hostile_names_are_shown_and_do_nothing(opened: Any, address: str) -> No
     assert {" ".join(name.split()) for name in HOSTILE} <= {" ".join(text.split("\n")[0].split()) for text in headers}
     page.locator("#conditions .view:not([hidden]) td a").last.click()
     assert page.locator("#panel").is_visible()
-    assert [text.split("\n")[-1] for text in headers].count("noise-wins") == 1
+    assert [text.split("\n")[-1] for text in headers].count("flag: noise-wins") == 1
     assert page.locator("script").count() == 3
     assert page.locator("svg, img[src='x'], [onerror], [onload]").count() == 0
 

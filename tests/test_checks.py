@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import tiny
 from board_cells import CLEAN, PGD, cell, model, outcome
+from sheets import lines
 from subjects import REGISTRY
 
 from robbench.cli.main import main
@@ -206,7 +207,7 @@ def test_a_check_has_no_part_in_the_ranking_and_is_compared_on_its_own_samples()
     elsewhere = first.checks["check@0.5"]
     assert elsewhere is not None
     assert (elsewhere.others, elsewhere.found) == (None, None)
-    assert [line[:2] for line in tables.checks(board).lines] == [["check@0.1", "a"], ["check@0.5", "a"]]
+    assert [line[:2] for line in lines(tables.checks(board))] == [["check@0.1", "a"], ["check@0.5", "a"]]
 
 
 def test_a_check_that_failed_is_listed_and_costs_no_rank() -> None:
@@ -217,8 +218,8 @@ def test_a_check_that_failed_is_listed_and_costs_no_rank() -> None:
     ]
     board = board_data("", "", cells)
     assert board.rows[0].rank == "1"
-    assert tables.checks(board).lines == []
-    assert [line[1:3] for line in tables.troubles(board).lines] == [["check@0.1", "failed"]]
+    assert tables.checks(board).lines == ()
+    assert [line[1:3] for line in lines(tables.troubles(board))] == [["check@0.1", "failed"]]
 
 
 # -------------------------------------------------------------------------------------------------------------- in runs
@@ -247,4 +248,4 @@ def test_a_run_with_checks_and_the_audit_from_start_to_end(tmp_path: Path, capsy
     assert f"{counted} cells, {counted} done" in capsys.readouterr().out
     board = (tmp_path / "runs" / "leaderboards" / "grid-digits_classes_8_3_9_train_fraction_0.3_").parent
     (readme,) = board.glob("*/README.md")
-    assert "### Checks" in readme.read_text(encoding="utf-8")
+    assert "## Checks" in readme.read_text(encoding="utf-8")

@@ -9,10 +9,10 @@ import pytest
 from board_cells import CLEAN, FGSM, L2, NOISE, PGD, PGD_2, TOYS, cell, model, outcome
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sheets import first, heads, lines
 
 from robbench.leaderboards import board_data, tables, write_board
-from robbench.leaderboards.curves import Line
-from robbench.leaderboards.files import readme
+from robbench.leaderboards.curves import CurveLine
 from robbench.results.schema import Outcome
 
 A, B = model("a"), model("b")
@@ -27,7 +27,7 @@ def attack(survives: Sequence[int], sizes: Sequence[float] | float = 0.1, **opti
     return outcome("attack", LABELS, clean, final, linf=np.broadcast_to(sizes, 5), **options)  # type: ignore[arg-type]
 
 
-def shares(line: Line) -> list[float]:
+def shares(line: CurveLine) -> list[float]:
     return [point.share.value for point in line.points]
 
 
@@ -76,16 +76,15 @@ def test_strength_is_on_common_samples_of_rows_that_have_it_all_and_averages_see
     assert set(curve.lines) == {"a"}
     assert curve.lines["a"].points[1].share.seeds == (0.5, 1.0)
     assert curve.lines["a"].points[1].share.value == 0.75
-    table = tables.withstood(board, curve, False)
-    assert list(table.headers) == ["Model", "Linf ≤ 0.1", "Linf ≤ 0.2", "Area", "n"]
-    assert [list(line) for line in table.lines] == [["a", "75.0", "75.0", "87.5", "2"]]
+    table = tables.curve(board, curve, median=False)
+    assert heads(table) == ["Model", "Linf ≤ 0.1", "Linf ≤ 0.2", "Area", "n"]
+    assert lines(table) == [["a", "75.0", "75.0", "87.5", "2"]]
 
 
 def test_one_eps_is_no_curve() -> None:
     board = board_data("", "", [cell(A, PGD, attack([1] * 5)), cell(A, CLEAN, outcome("clean", LABELS))])
     assert board.strength == board.sizes == ()
-    assert "### Strength" not in readme(board)
-    assert "### Size of the change" not in readme(board)
+    assert tables.sheets(board)["strength"] == tables.sheets(board)["sizes"] == []
 
 
 def noise(targets: Sequence[int], reached: Sequence[int], l1: Sequence[float]) -> Outcome:
@@ -106,8 +105,7 @@ def test_sizes_are_read_off_at_rounded_quantiles_of_all_rows() -> None:
     assert shares(curve.lines["a"]) == [1 / 2, 1 / 4, 1 / 4, 1 / 4]
     assert shares(curve.lines["b"]) == [1, 1, 3 / 4, 1 / 2]
     assert curve.lines["b"].area.share.value == pytest.approx((40.01 / 51 + 50.01 / 51 + 1 + 1) / 4)
-    table = tables.withstood(board, curve, True)
-    line = dict(zip(table.headers, table.lines[0], strict=True))
+    line = first(tables.curve(board, curve, median=True))
     assert (line["Model"], line["L1 ≤ 21"], line["Median at success"], line["n"]) == ("a", "50.0", "20", "4")
 
 
@@ -125,9 +123,9 @@ def test_curves_are_in_the_files(tmp_path: Path) -> None:
     cells = [cell(A, PGD, attack([1] * 5)), cell(A, PGD_2, attack([0] * 5))]
     cells += [cell(A, NOISE, noise([1, 1], [1, 0], [3, 9]))]
     write_board(tmp_path, TOYS, cells)
-    text = (tmp_path / "README.md").read_text(encoding="utf-8")
-    assert "### Strength" in text
-    assert "| Model | L1 ≤ 3 | Area | Median at success | n |" in text
+    text = (tmp_path / "index.html").read_text(encoding="utf-8")
+    assert "Robust accuracy over size: Linf" in text
+    assert "L1 ≤ 3" in text
     plain = json.loads((tmp_path / "leaderboard.json").read_text(encoding="utf-8"))
     assert plain["strength"][0]["radii"] == [0.1, 0.2]
     assert plain["strength"][0]["lines"]["a"]["points"][0]["share"]["value"] == 0

@@ -1,11 +1,79 @@
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
+import pytest
 from board_cells import CLEAN, PGD, Cell, cell, dataset, model, outcome, part
 
 from robbench.leaderboards import board_data
-from robbench.leaderboards.findings import findings
+from robbench.leaderboards.board import Board
+from robbench.leaderboards.findings import check_findings, findings
 from robbench.leaderboards.markdown import escape
+from robbench.results.schema import ConditionSpec, Outcome
+
+TRUTH = np.array([0, 1] * 40)
+CHECK = ConditionSpec(**(PGD.model_dump() | {"label": "check@0.1", "check": True}))
+
+
+def kept(count: int, passes: float = 3.0) -> Outcome:
+    """An attack that leaves the first images right."""
+    final = np.where(np.arange(80) < count, TRUTH, 1 - TRUTH)
+    return outcome("attack", TRUTH, TRUTH, final, forwards=np.full(80, passes), backwards=np.zeros(80))
+
+
+def board(*cells: Sequence[Cell]) -> Board:
+    return board_data("Toys", "small", [one for row in cells for one in row])
+
+
+def row(label: str, defense: str, left: int, check: Outcome | None = None) -> list[Cell]:
+    spec = model(label, defense)
+    made = [cell(spec, CLEAN, outcome("clean", TRUTH)), cell(spec, PGD, kept(left))]
+    return made + ([cell(spec, CHECK, check)] if check else [])
+
+
+def test_the_headline_is_the_best_row_with_its_margin_and_ties() -> None:
+    made = board(row("bare", "none", 8), row("hardened", "fgm", 60), row("other", "trades", 60))
+    (headline, *_) = findings(made)
+    assert headline.startswith("Best: **hardened**, 75.0 % worst-case robust accuracy (")
+    assert ") at Linf 0.1, 65.0 points (" in headline
+    assert headline.endswith(") above the best undefended model (bare, 10.0 %); tied with other.")
+    assert made.margin is not None
+    assert made.margin.value == pytest.approx(0.65)
+    assert made.margin.low is not None
+    assert made.margin.high is not None
+    assert made.margin.low < 0.65 < made.margin.high
+
+
+def test_an_undefended_best_row_has_no_margin() -> None:
+    made = board(row("bare", "none", 60), row("hardened", "fgm", 8))
+    assert made.margin is None
+    assert findings(made)[0].endswith(" at Linf 0.1, itself undefended.")
+
+
+def test_a_flagged_row_is_not_the_best() -> None:
+    flagged = [(one.model_copy(update={"flags": {"zero-gradient": ""}}), two) for one, two in row("odd", "fgm", 80)]
+    found = findings(board(row("bare", "none", 8), flagged))
+    assert found[0].startswith("Best: **bare**")
+    assert "1 row with an audit flag ranks below all others." in found
+
+
+@pytest.mark.parametrize(("count", "said"), [(8, "broke none of the 68 images"), (4, "broke 4 of the 68 images")])
+def test_what_a_check_of_every_row_found_stands_first(count: int, said: str) -> None:
+    rows = row("bare", "none", 8, kept(count, 30.0)), row("hardened", "fgm", 60, kept(60, 30.0))
+    headline = findings(board(*rows))[0]
+    assert headline.startswith(f"check@0.1 {said} that pgd@0.1 left robust (160 images on 2 models), at 10 times the")
+    assert " passes. Best: **hardened**" in headline
+
+
+def test_what_a_check_of_some_rows_found_stands_with_the_checks() -> None:
+    made = board(row("bare", "none", 8), row("hardened", "fgm", 60, kept(60)))
+    assert findings(made)[0].startswith("Best: **hardened**")
+    (found,) = check_findings(made)
+    assert found == (
+        "check@0.1 broke none of the 60 images that pgd@0.1 left robust (80 images on 1 model), at "
+        "1.0 times the passes."
+    )
 
 
 def test_findings_compare_pairs_that_differ_in_one_thing() -> None:
@@ -25,38 +93,15 @@ def test_findings_compare_pairs_that_differ_in_one_thing() -> None:
         cells.append(cell(spec, CLEAN, outcome("clean", truth, decided), data=data))
         cells.append(cell(spec, PGD, outcome("attack", truth, decided, final), data=data))
     text = " ".join(findings(board_data("Toys", "small", cells)))
-    moved = "moves the worst case by +75.0 points on average over 2 otherwise equal pairs (+50.0 to +100.0)"
-    assert f"with fgm instead of none {moved}; it is higher in 2 of 2" in text
-    assert "cat with 3 of 33 training images, is recognised unchanged in 0.0 % on average where nothing is" in text
-    assert "(2 rows) and in 100.0 % where that alone is different (2 rows)" in text
-    assert "Beside bare, where nothing is done about imbalance, balanced accuracy on unchanged images (50.0 %)" in text
-    assert "moves by points: sampled +50.0 (" in text
-    assert "Without a defense no row keeps more than 0.0 % in that worst case (bare)" in text
-    assert "With every seed" not in text, "there is one"
+    assert "fgm vs. no defense +50.0 (" in text
+    assert ") and +100.0 (" in text
+    assert "sampler vs. no balancing +50.0 (" in text
+    assert " in clean balanced accuracy." in text
 
 
-def test_findings_count_every_seed_that_both_rows_have_and_no_other() -> None:
-    truth = np.array([0, 1] * 10)
-    cells: list[Cell] = []
-    for label, balancer, wrong_by_seed in (
-        ("bare", "none", (8, 4)),
-        ("few", "smote", (6, 5)),
-        ("all", "sampler", (0, 0)),
-    ):
-        spec = model(label).model_copy(update={"balancer": part(balancer)})
-        for seed, wrong in enumerate(wrong_by_seed):
-            decided = np.where(np.arange(20) < wrong, 1 - truth, truth)
-            cells.append(cell(spec, CLEAN, outcome("clean", truth, decided), seed=seed))
-            if label == "bare" or seed == 0:
-                cells.append(cell(spec, PGD, outcome("attack", truth, decided, decided), seed=seed))
-    board = board_data("Toys", "small", cells)
-    text = " ".join(findings(board))
-    assert "balanced accuracy on unchanged images (70.0 %) moves by points: all +30.0 (" not in text, "not ranked"
-    complete = [made for made in cells if made[0].spec.condition.kind == "clean"]
-    text = " ".join(findings(board_data("Toys", "small", complete)))
-    assert "(70.0 %) moves by points: all +30.0 (" in text
-    assert "few +2.5 (" in text
-    assert "With every seed it is higher with all." in text
+def test_there_are_at_most_three_findings_after_the_headline() -> None:
+    rows = [row(f"{defense} {left}", defense, left) for left, defense in ((8, "none"), (40, "fgm"), (60, "trades"))]
+    assert len(findings(board(*rows))) <= 4
 
 
 def test_names_at_the_beginning_of_a_finding_begin_no_list() -> None:

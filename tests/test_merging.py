@@ -198,7 +198,7 @@ def test_what_the_audit_finds_is_told_of_the_merged_row(tmp_path: Path) -> None:
     assert publish(store, tmp_path / "site", "--from", str(other)) == 0
     flags = {record.spec.condition.label: set(record.flags) for record, _ in read_archive(tmp_path / "site" / BOARD)}
     assert flags["fgsm@0.1"] == {"single-step-wins"}
-    assert "**single-step-wins**" in (tmp_path / "site" / BOARD / "README.md").read_text()
+    assert "flag: single-step-wins" in (tmp_path / "site" / BOARD / "README.md").read_text()
 
 
 def test_title_and_text_are_the_own_ones_and_references_are_united(tmp_path: Path) -> None:

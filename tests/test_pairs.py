@@ -8,9 +8,13 @@ from hypothesis import strategies as st
 
 from robbench.evaluation.statistics import Scores, balanced, class_rates, mean_difference, paired_difference, paired_p
 from robbench.leaderboards import board_data, tables
+from robbench.leaderboards.ablations import Part
+from robbench.leaderboards.board import Board
 from robbench.leaderboards.findings import findings
-from robbench.leaderboards.markdown import points, probability
-from robbench.leaderboards.reference_comparison import beside, beside_table
+from robbench.leaderboards.markdown import probability, reach, signed
+from robbench.leaderboards.readme import markdown_table
+from robbench.leaderboards.reference_comparison import compared
+from robbench.leaderboards.sheet import Detail
 from robbench.results.schema import BoardNote, Measure, Reference, Training
 
 LABELS = np.array([0] * 30 + [1] * 10)
@@ -80,6 +84,11 @@ def test_rows_without_a_common_sample_are_not_compared() -> None:
     assert mean_difference(first, second) is None
 
 
+def shown(board: Board, part: Part) -> str:
+    """The table of a change as a README shows it."""
+    return markdown_table(tables.changes(board, part).upto(Detail.README))
+
+
 def rows(**shares: float) -> list[Cell]:
     """Rows that keep a share of each class's images under attack, by what of them differs from the plain one."""
     made = {
@@ -119,18 +128,17 @@ def test_pairs_are_rows_that_differ_in_one_part_alone() -> None:
     plain = scores(np.r_[np.arange(30) < 6, np.arange(10) < 2])
     best = scores(np.r_[np.arange(30) < 27, np.arange(10) < 9])
     assert better.robust.p == pytest.approx(min(1.0, 3 * (paired_p(plain, best) or 0))), "Holm over three pairs"
-    text = str(tables.changes(board, "defenses"))
+    text = shown(board, "defenses")
     assert "| plain | fgm |" in text
     assert "+70.0" in text
 
 
 def test_findings_say_what_the_objective_does_and_how_sure_that_is() -> None:
     text = " ".join(findings(board_data("Toys", "small", rows(plain=0.2, angular=0.9))))
-    assert "Beside plain, angular has angular for its objective and is otherwise the same: that moves" in text
-    assert "the worst case at Linf 0.1 by +70.0 points (" in text
-    assert "; p < 0.001)" in text
+    assert "Single changes, in points: angular vs. ce +70.0 (" in text
+    assert ", p < 0.001) at Linf 0.1." in text
     text = " ".join(findings(board_data("Toys", "small", rows(plain=0.2, angular=0.2))))
-    assert "; not told apart from chance, p = 1)" in text
+    assert ", p 1) at Linf 0.1." in text
 
 
 def test_other_sizes_tell_more_where_nothing_is_left_of_what_ranks() -> None:
@@ -159,16 +167,15 @@ def test_other_sizes_tell_more_where_nothing_is_left_of_what_ranks() -> None:
     assert change is not None
     assert change.by_seed == pytest.approx((0.3, 0.6))
     assert change.added.value == pytest.approx(0.45)
-    alone, one, other = (np.r_[np.arange(30) < 30 * share, np.arange(10) < 10 * share] for share in (0.2, 0.5, 0.8))
-    assert change.added == paired_difference(scores(alone), scores((one + 1.0 * other) / 2))
-    text = str(tables.changes(board, "objective"))
-    headers = ["From", "To", "Clean, balanced", "Clean, by seed", "Worst case Linf 0.05", "What ranks"]
-    assert f"| {' | '.join(headers)} | What ranks, by seed |" in text
+    kept = [np.r_[np.arange(30) < 30 * share, np.arange(10) < 10 * share] for share in (0.2, 0.5, 0.8)]
+    assert change.added == paired_difference(scores(kept[0]), scores((kept[1] + 1.0 * kept[2]) / 2))
+    text = shown(board, "objective")
+    assert "| From | To | Clean, balanced | Worst case Linf 0.05 | Worst case Linf 0.1 |" in text
     assert "| +45.0 (" in text
+    assert "by seed +30.0, +60.0" in [cell.hint for cell in tables.changes(board, "objective").lines[0].cells]
     text = " ".join(findings(board))
-    assert "at Linf 0.1 by +0.0 points (" in text
-    assert "; by seed +0.0, +0.0; not told apart from chance, p = 1); at Linf 0.05 by +45.0 points (" in text
-    assert "; by seed +30.0, +60.0; p " in text
+    assert "angular vs. ce +45.0 (" in text
+    assert ") at Linf 0.05, none shown at Linf 0.1." in text
     weaker = [made for made in cells if made[0].spec.condition.label != "fgsm@0.05"]
     (pair,) = board_data("Toys", "small", weaker).pairs
     assert not pair.elsewhere, "without one of the attacks that rank there is no worst case to compare"
@@ -191,17 +198,15 @@ def test_the_row_to_choose_is_the_best_on_validation_data() -> None:
     cells = [*trained(rows(plain=0.9), 0.5, 100), *trained(rows(smote=0.1), 0.8, 250)]
     board = board_data("Toys", "small", cells)
     text = " ".join(findings(board))
-    assert "On validation data, which is what a method is to be chosen on, smote stands highest" in text
-    assert "80.0 % balanced accuracy on 50 images" in text
-    assert "; next is plain with 50.0 %." in text
-    assert "; plain, without all that, 100.0 %, 100.0 % and 90.0 %. It took 2.5 times the passes in training." in text
-    assert "| smote | 100 | 2 | 10 | 500 | 80.0 (67.0–88.8) | 80.0 |" in str(tables.training(board))
+    assert "Selected on validation: smote (80.0 %). Test: clean 100.0, worst case 10.0; baseline (plain)" in text
+    assert "; baseline (plain) 100.0 and 90.0." in text
+    assert "| smote | 100 | 2 | 10 | 500 | 80.0 (67.0–88.8) | 80.0 |" in markdown_table(tables.training(board))
 
 
 @pytest.mark.parametrize(("share", "said"), [(0.45, True), (0.95, False)])
 def test_a_leader_that_a_constant_answer_would_match_is_told(share: float, said: bool) -> None:
     text = " ".join(findings(board_data("Toys", "small", rows(plain=share))))
-    assert ("not told apart from the 50.0 % of a model that answers with the same class" in text) is said
+    assert ("Not distinguishable from a constant prediction (50.0 %)" in text) is said
 
 
 def test_references_stand_beside_our_own_figures() -> None:
@@ -212,17 +217,16 @@ def test_references_stand_beside_our_own_figures() -> None:
         Reference(row="plain", condition="clean", figure="macro_f1", value=0.8),
         Reference(row="nobody", value=0.1),
     )
-    ours = [line.ours.value if line.ours else None for line in beside(board, references)]
+    ours = [line.ours.value if line.ours else None for line in compared(board, references)]
     assert ours == [1.0, 0.5, 1.0, None]
-    text = str(beside_table(board, references))
+    text = markdown_table(tables.references(board, references))
     assert "| Model | Condition | Accuracy | Recall of cat | Macro F1 | Remark |" in text
     assert "| plain | clean | 90.0 → 100.0 (91.2–100.0) | – | 80.0 → 100.0 | one seed |" in text
     assert "| nobody | clean | 10.0 → – |" in text
 
 
 def test_differences_and_p_values_are_never_rounded_to_what_they_are_not() -> None:
-    assert points(Measure(-0.0001, -0.02, 0.02, 9)) == "+0.0 (-2.0 to +2.0)"
-    assert points(None) == "–"
+    assert (signed(-0.0001), reach(-0.02, 0.02)) == ("+0.0", "-2.0 to +2.0")
     assert probability(0.0001) == "< 0.001"
     assert probability(0.041) == "0.041"
 
@@ -234,12 +238,14 @@ def test_the_report_is_scikit_learns() -> None:
     decided = np.where(rng.random(40) < 0.7, LABELS, 1 - LABELS)
     board = board_data("Toys", "small", [cell(model("plain"), CLEAN, outcome("clean", LABELS, decided))])
     report = classification_report(LABELS, decided, output_dict=True)
-    text = str(tables.report(board, board.rows[0]))
+    made = tables.report(board, board.rows[0])
+    assert made is not None
+    text = markdown_table(made)
     for name, label in (
         ("car", "0"),
         ("cat", "1"),
-        ("*macro average*", "macro avg"),
-        ("*weighted average*", "weighted avg"),
+        ("macro average", "macro avg"),
+        ("weighted average", "weighted avg"),
     ):
         found = report[label]
         figures = " | ".join(f"{100 * found[figure]:.1f}" for figure in ("precision", "recall", "f1-score"))

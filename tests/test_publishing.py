@@ -168,8 +168,8 @@ TAMPERING: dict[str, tuple[Callable[[Store], object], tuple[str, ...]]] = {
         ("record.json", KEY, "the clean prediction of sample 7 is not that of other cells of the same model"),
     ),
     "a number in the markdown": (
-        lambda store: edit_board(store, "README.md", "50.0 (", "90.0 ("),
-        ("README.md: line", "90.0", "50.0"),
+        lambda store: edit_board(store, "README.md", "62.5 % worst", "92.5 % worst"),
+        ("README.md: line", "92.5", "62.5"),
     ),
     "a number in the CSV": (
         lambda store: edit_board(store, "leaderboard.csv", ",0.5,", ",0.9,"),

@@ -13,8 +13,9 @@ from urllib.parse import quote
 from robbench.core.atomic_io import check_writable, write_atomically
 from robbench.core.errors import RequestError, StoreError
 from robbench.leaderboards.archive import NOTE, RECORDS
+from robbench.leaderboards.files import OPTIONAL
 from robbench.leaderboards.html import IndexEntry, index_page
-from robbench.leaderboards.markdown import escape
+from robbench.leaderboards.markdown import escape, interval
 from robbench.results.store import Store
 from robbench.results.verification import one_line, refuse
 
@@ -36,8 +37,12 @@ def readable(place: object) -> Iterator[None]:
         raise StoreError(one_line(f"{place}: it cannot be used: {reason}", 500)) from error
 
 
-def boards_in(path: Path) -> list[Path]:
+def boards_in(path: Path, option: str = "--from") -> list[Path]:
     """The published board that a directory is, or those that it holds.
+
+    Args:
+        path: The directory.
+        option: What a complaint names.
 
     Raises:
         RequestError: If it cannot be read or holds none.
@@ -45,9 +50,9 @@ def boards_in(path: Path) -> list[Path]:
     try:
         folders = [path] if _is_board(path) else _inside(path)
     except OSError as error:
-        raise RequestError(f'"{path}" cannot be read: {error.strerror or error}', "--from") from None
+        raise RequestError(f'"{path}" cannot be read: {error.strerror or error}', option) from None
     if not folders:
-        raise RequestError(f'"{path}" holds no published board; robbench publish makes one', "--from")
+        raise RequestError(f'"{path}" holds no published board; robbench publish makes one', option)
     return folders
 
 
@@ -93,7 +98,7 @@ def check_replaceable(folder: Path, files: Files) -> None:
     """
     if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
         refuse(f"{folder} is no directory; move it away")
-    usual = {name.partition("/")[0] for name in files} | {"figures", "corruptions.csv", "index.html"}
+    usual = {name.partition("/")[0] for name in files} | {"figures", "index.html", *OPTIONAL}
     with readable(folder):
         for item in sorted(folder.iterdir()) if folder.is_dir() else ():
             if item.name not in usual:
@@ -101,7 +106,7 @@ def check_replaceable(folder: Path, files: Files) -> None:
 
 
 @contextlib.contextmanager
-def held(folder: Path) -> Iterator[None]:
+def held(folder: Path, option: str = "--to") -> Iterator[None]:
     """Make a directory if need be, and keep others from publishing into it meanwhile.
 
     Raises:
@@ -111,19 +116,19 @@ def held(folder: Path) -> Iterator[None]:
         folder.mkdir(parents=True, exist_ok=True)
         handle = os.open(folder, os.O_RDONLY)
     except OSError as error:
-        raise RequestError(f'"{folder}" cannot be written to: {error.strerror or error}', "--to") from None
+        raise RequestError(f'"{folder}" cannot be written to: {error.strerror or error}', option) from None
     try:
-        _lock(handle, folder)
+        _lock(handle, folder, option)
         yield
     finally:
         os.close(handle)
 
 
-def _lock(handle: int, folder: Path) -> None:
+def _lock(handle: int, folder: Path, option: str) -> None:
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        raise RequestError(f'somebody else is publishing into "{folder}"; try again later', "--to") from None
+        raise RequestError(f'somebody else is publishing into "{folder}"; try again later', option) from None
     except OSError:
         return  # the file system knows no locks
 
@@ -185,8 +190,10 @@ def write_index(target: Path) -> dict[str, str]:
 def _listing(entries: Sequence[IndexEntry]) -> str:
     lines = [
         f"| [{escape(entry.title or entry.folder)}]({quote(entry.folder)}/README.md) | {escape(entry.dataset)} "
-        f"| {entry.rows} | {escape(entry.leader)} |"
+        f"| {entry.rows} | {escape(entry.leader)}{f' (tied with {entry.tied})' if entry.tied else ''} "
+        f"| {interval(entry.figure)} | {escape(entry.measure)} |"
         for entry in entries
     ]
-    head = [LISTING, "# Published boards", "", "| board | data set | rows | first |", "|:--|:--|--:|:--|"]
+    names = "| Board | Data set | Models | Best | % (95 % interval) | Ranked by |"
+    head = [LISTING, "# Published boards", "", names, "|:--|:--|--:|:--|--:|:--|"]
     return "\n".join([*head, *lines]) + "\n"

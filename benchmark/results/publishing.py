@@ -11,8 +11,9 @@ from typing import Any
 from robbench.core.atomic_io import write_atomically
 from robbench.core.errors import StoreError
 from robbench.core.registry import Registry
-from robbench.leaderboards import write_board
-from robbench.leaderboards.archive import RECORDS, read_archive, read_note, read_pictures, write_archive
+from robbench.leaderboards import board_data, write_board
+from robbench.leaderboards.archive import OUTCOMES, RECORDS, read_archive, read_note, read_pictures, write_archive
+from robbench.leaderboards.figure_manifest import Picture, write_manifest
 from robbench.leaderboards.table import Table
 from robbench.results.board_directory import (
     Files,
@@ -116,6 +117,64 @@ def publish(
     return result
 
 
+def rewrite(target: Path, registry: Registry | None = None) -> Published:
+    """Write published boards anew from their own records, as after a change of what boards say.
+
+    Records are checked against their outcomes and stay as they are. Figures are drawn again where records and outcomes
+    are all that they need; those of images, embeddings and training histories stay. Each board's directory is replaced
+    as a whole or not at all.
+
+    Args:
+        target: A published board, or the directory of some.
+        registry: The known metrics; the built-in ones where it is None.
+
+    Raises:
+        RequestError: If there is no published board; nothing is written then.
+        StoreError: If the boards cannot be written.
+    """
+    registry = registry or Registry(installed=False)
+    folders = boards_in(target, "--published")
+    result = Published()
+    with held(folders[0].parent, "--published"):
+        for folder in folders:
+            try:
+                checked = _others(folder, registry)
+                files = _written_anew(folder, checked.source)
+                check_replaceable(folder, files)
+                replace(folder, files)
+            except StoreError as error:
+                result.refused[folder.name] = str(error)
+                continue
+            result.cells[folder.name] = len(checked.source.cells)
+            result.remarks[folder.name] = _unchecked([checked])
+        result.refused |= write_index(folders[0].parent)
+    return result
+
+
+def _written_anew(folder: Path, source: BoardSource) -> Files:
+    """Everything that is to lie in a published board's directory; its records are the same bytes as before."""
+    figures = _redrawn(folder, source)
+    with readable(folder):
+        archive = {name: (folder / name).read_bytes() for name in (RECORDS, OUTCOMES)}
+    return {**_board_files(source, figures), **figures, **archive}
+
+
+def _redrawn(folder: Path, source: BoardSource) -> dict[str, bytes]:
+    """A board's figures: drawn again from its cells, and behind them those that need more than cells."""
+    from robbench.leaderboards.artifact_reader import NOTHING
+    from robbench.leaderboards.plots import draw
+
+    kept = read_pictures(folder)
+    with tempfile.TemporaryDirectory() as name:
+        place = Path(name)
+        drawn = draw(place, board_data(source.note.title, source.note.grid, source.cells), source.cells, NOTHING)
+        stay = [picture for picture in kept if picture.name not in {one.name for one in drawn}]
+        for path, content in _figures(folder, stay).items():
+            write_atomically(place / path, content)
+        write_manifest(place, [*drawn, *stay])
+        return _figures(place)
+
+
 # -------------------------------------------------------------------------------------------------------------- reading
 
 
@@ -190,12 +249,15 @@ def _made(
                 f"{len(lacking)} of its cells failed or were not run ({some}); --incomplete publishes it all the same"
             )
         remarks.append(f"{len(lacking)} of its cells failed or were not run ({some})")
-    unchecked = sorted(set().union(own.unchecked, *(other.unchecked for other in others)))
-    if unchecked:
-        remarks.append(f"figures of metrics that are not known here were not checked: {', '.join(unchecked)}")
+    remarks += _unchecked([own, *others])
     with tempfile.TemporaryDirectory() as name:
         archive = {path.name: path.read_bytes() for path in write_archive(Path(name), source.cells)}
     return source, {**files, **figures, **archive}
+
+
+def _unchecked(boards: Sequence[_Checked]) -> list[str]:
+    names = sorted(set().union(*(board.unchecked for board in boards)))
+    return [f"figures of metrics that are not known here were not checked: {', '.join(names)}"] if names else []
 
 
 def _some(names: Sequence[str]) -> str:
@@ -214,8 +276,10 @@ def _board_files(source: BoardSource, figures: Files) -> dict[str, bytes]:
         return {path.relative_to(folder).as_posix(): path.read_bytes() for path in made}
 
 
-def _figures(folder: Path) -> dict[str, bytes]:
-    names = [f"{picture.name}.png" for picture in read_pictures(folder)]
+def _figures(folder: Path, pictures: Sequence[Picture] | None = None) -> dict[str, bytes]:
+    """The files of a board's figures, or of some of them, and their list."""
+    chosen = read_pictures(folder) if pictures is None else pictures
+    names = [f"{picture.name}.png" for picture in chosen]
     listed = [f"figures/{name}" for name in ("figures.json", *names)] if names else []
     return {name: content for name in listed if (content := _read(folder / name)) is not None}
 

@@ -10,9 +10,9 @@ from typing import Any, Self
 from urllib.parse import quote
 
 from robbench.core.errors import StoreError
-from robbench.leaderboards.aggregates import Figure
+from robbench.leaderboards.aggregates import Estimate
 from robbench.leaderboards.html.rendering import render
-from robbench.leaderboards.html.sheets import Cell
+from robbench.leaderboards.sheet import TableCell
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class IndexEntry:
     leader: str
     tied: int
     measure: str
-    figure: Figure | None
+    figure: Estimate | None
 
     @classmethod
     def of(cls, folder: str, data: Mapping[str, Any]) -> Self:
@@ -63,7 +63,7 @@ class IndexEntry:
             leader=ranked[0]["model"]["label"] if ranked else "",
             tied=sum(row["rank"] == ranked[0]["rank"] for row in ranked) - 1 if ranked else 0,
             measure=f"worst case {by}" if by else "clean, balanced",
-            figure=Figure(**rates["balanced"]) if rates else None,
+            figure=Estimate(**rates["balanced"]) if rates else None,
         )
 
     @classmethod
@@ -85,9 +85,9 @@ class IndexEntry:
         return f"{quote(self.folder)}/index.html"
 
     @property
-    def cell(self) -> Cell:
+    def cell(self) -> TableCell:
         """The leader's figure."""
-        return Cell.share(self.figure, None, bar=True, ends=True)
+        return TableCell.share(self.figure, None, bar=True, ends=True)
 
 
 def index_page(entries: Sequence[IndexEntry]) -> str:

@@ -8,14 +8,13 @@ from pathlib import Path
 from robbench.leaderboards.board import Board
 from robbench.leaderboards.figure_manifest import Picture
 from robbench.leaderboards.findings import findings
-from robbench.leaderboards.html.contents import decisions, sheets
 from robbench.leaderboards.html.figures import placed
 from robbench.leaderboards.html.model_cards import model_cards
 from robbench.leaderboards.html.records import embedded, facets
 from robbench.leaderboards.html.rendering import render
-from robbench.leaderboards.html.sheets import Records
+from robbench.leaderboards.sheet import Records
 from robbench.leaderboards.table import AUDIT_STEPS, Cell
-from robbench.leaderboards.tables import usual_recipe
+from robbench.leaderboards.tables import decisions, sheets, usual_recipe
 from robbench.results.schema import BoardNote, Record
 
 KINDS = {
@@ -49,8 +48,8 @@ def page(board: Board, note: BoardNote, cells: Sequence[Cell], directory: Path, 
         StoreError: If a figure cannot be read.
     """
     records = _by_place(cells)
-    parts = sheets(board, records, note.references)
-    decided = {row.label: found for row in board.rows if (found := decisions(board, records, row))}
+    parts = sheets(board, note.references)
+    decided = {row.label: found for row in board.rows if (found := decisions(board, row))}
     tables = [sheet for made in (*parts.values(), *decided.values()) for sheet in made]
     sources = {source.anchor: source for sheet in tables for source in sheet.sources()}
     return render(

@@ -10,10 +10,10 @@ from typing import Any
 from robbench.core.threat_model import format_eps
 from robbench.evaluation.audit import CAUTIONS, FLAGS
 from robbench.leaderboards.ablations import Pair
-from robbench.leaderboards.aggregates import Figure, Rates
+from robbench.leaderboards.aggregates import Estimate, Rates
 from robbench.leaderboards.board import Board, Row
-from robbench.leaderboards.html.numbers import by_class, overall, suite
-from robbench.leaderboards.html.sheets import Records, Source
+from robbench.leaderboards.sheet import Evidence, Records
+from robbench.leaderboards.tables.parts import by_class, overall
 from robbench.results.schema import ConditionSpec, Measure, ModelSpec, Record
 
 # Of the provenance, only what does not differ when the same is run on another machine: the page of a board is a
@@ -42,7 +42,7 @@ class _Pool:
     shared: _Shared = field(default_factory=_Shared)
     measures: _Shared = field(default_factory=_Shared)
 
-    def figures(self, found: Mapping[str, Figure] | Mapping[str, Measure]) -> list[int]:
+    def figures(self, found: Mapping[str, Estimate] | Mapping[str, Measure]) -> list[int]:
         """The number of the list of their names, then the number of each figure; nothing where there are none."""
         measures = [self.measures(_values(figure)) for figure in found.values()]
         return [self.shared(list(found)), *measures] if found else []
@@ -51,7 +51,7 @@ class _Pool:
         return [self.figures(overall(found)), self.figures(by_class(found, class_names))]
 
 
-def embedded(board: Board, records: Records, sources: Iterable[Source]) -> str:
+def embedded(board: Board, records: Records, sources: Iterable[Evidence]) -> str:
     """What the page's script reads, as JSON that can stand in HTML.
 
     ``measures`` are figures as value, ends of the interval where there is one, and count; ``shared`` is what else is
@@ -66,7 +66,7 @@ def embedded(board: Board, records: Records, sources: Iterable[Source]) -> str:
     rows = {row.label: row for row in board.rows}
     at_row = {label: at for at, label in enumerate(rows)}
     conditions = {label: at for at, label in enumerate(dict.fromkeys(label for _, label in records))}
-    corruptions = {label: place for place, label in suite(records).items()}
+    corruptions = {label: place for found in board.corrupted.values() for place, label in found.conditions.items()}
     names = board.dataset.class_names
     data = {
         "classes": names,
@@ -140,7 +140,7 @@ def _place(board: Board, row: Row, condition: str, corruption: tuple[str, int] |
     return [pool.figures(figures), pool.figures(by_class(rates, board.dataset.class_names))]
 
 
-def _values(measure: Figure | Measure) -> list[Any]:
+def _values(measure: Estimate | Measure) -> list[Any]:
     """Value and count; between them the ends of the interval, where there is one."""
     ends = [] if measure.low is None or measure.high is None else [_short(measure.low), _short(measure.high)]
     return [_short(measure.value), *ends, measure.n]

@@ -1,47 +1,54 @@
-"""The tables of a board's README, in a module for each of its parts."""
+"""The tables of a board as data, in a module for each of its parts; ``sheets`` has all of them."""
 
 from __future__ import annotations
 
-from robbench.leaderboards.tables.classes import matrices, per_class, report
-from robbench.leaderboards.tables.columns import aimed, conditions, corruptions, draws, further, rounding, withstood
-from robbench.leaderboards.tables.making import changes, training
-from robbench.leaderboards.tables.method import (
-    checks,
-    components,
-    data,
-    models,
-    remarks,
+from robbench.leaderboards.tables.classes import class_figures, decisions, matrices, per_class, report
+from robbench.leaderboards.tables.contents import sheets
+from robbench.leaderboards.tables.making import changes, effects, training
+from robbench.leaderboards.tables.method import checks, components, data, models, remarks, troubles, usual_recipe
+from robbench.leaderboards.tables.ranks import by_seed, leaderboard, ranking, unranked
+from robbench.leaderboards.tables.robustness import (
+    aimed,
+    conditions,
+    corruption_figures,
+    corruptions,
+    curve,
+    draws,
+    further,
+    references,
+    rounding,
     specifications,
-    troubles,
-    usual_recipe,
 )
-from robbench.leaderboards.tables.parts import balanced, share
-from robbench.leaderboards.tables.ranks import by_seed, ranking, unranked
 
 __all__ = [
     "aimed",
-    "balanced",
     "by_seed",
     "changes",
     "checks",
+    "class_figures",
     "components",
     "conditions",
+    "corruption_figures",
     "corruptions",
+    "curve",
     "data",
+    "decisions",
     "draws",
+    "effects",
     "further",
+    "leaderboard",
     "matrices",
     "models",
     "per_class",
     "ranking",
+    "references",
     "remarks",
     "report",
     "rounding",
-    "share",
+    "sheets",
     "specifications",
     "training",
     "troubles",
     "unranked",
     "usual_recipe",
-    "withstood",
 ]

@@ -1,4 +1,4 @@
-"""What went into the models, and what a single change of it does."""
+"""Effects of single changes, and what training cost."""
 
 from __future__ import annotations
 
@@ -6,69 +6,139 @@ from collections.abc import Sequence
 from statistics import fmean
 
 from robbench.evaluation.statistics import wilson
-from robbench.leaderboards.ablations import Change, Part
-from robbench.leaderboards.board import Board
-from robbench.leaderboards.markdown import NONE, TextTable, escape, points, probability, signed, value_list
-from robbench.results.schema import Training
+from robbench.leaderboards.ablations import PARTS, Change, Pair, Part
+from robbench.leaderboards.aggregates import Estimate
+from robbench.leaderboards.board import Board, Row
+from robbench.leaderboards.markdown import NONE, probability, reach, signed, value_list
+from robbench.leaderboards.sheet import (
+    Detail,
+    Evidence,
+    Heading,
+    Sheet,
+    SheetLine,
+    TableCell,
+    numbers,
+    texts,
+    words,
+)
+from robbench.leaderboards.tables.parts import single
+from robbench.results.schema import Measure
+
+WORDS: dict[Part, str] = {"objective": "Objective", "defenses": "Defense", "balancer": "Balancing"}
+_NOTHING: dict[Part, str] = {"objective": "none", "defenses": "no defense", "balancer": "no balancing"}
 
 
-def changes(board: Board, part: Part) -> TextTable:
+def named(part: Part, value: str) -> str:
+    """How a part's value is called: ``no defense`` rather than ``none``."""
+    return _NOTHING[part] if value == "none" else value
+
+
+def changes(board: Board, part: Part) -> Sheet:
     """Rows that differ in one part alone: by how many points the change moves them."""
     found = [pair for pair in board.pairs if pair.part == part]
-    several = len(board.settings["seeds"]) > 1
-    sizes = list(found[0].elsewhere) if found else []
     rows = {row.label: row for row in board.rows}
-    headers = ["From", "To", "Clean, balanced", *["Clean, by seed"] * several]
-    headers += [
-        *(f"Worst case {size}" for size in sizes),
-        "What ranks",
-        *["What ranks, by seed"] * several,
-        "Training passes",
+    headings = [*words("From", "To")]
+    for name in found[0].changes(board.ranked_by) if found else ():
+        headings += [Heading(name), Heading(f"{name}: p", detail=Detail.DATA)]
+    headings.append(Heading("× training passes", rising=True))
+    lines = []
+    for pair in found:
+        evidence = _evidence(board, pair)
+        cells = [*texts(pair.first, pair.second)]
+        for change in pair.changes(board.ranked_by).values():
+            cells += _moved(change, evidence)
+        cells.append(TableCell.quantity(board.times(rows[pair.first], rows[pair.second]), evidence, "× {}"))
+        lines.append(SheetLine(tuple(cells)))
+    return Sheet(WORDS[part], tuple(headings), tuple(lines))
+
+
+def _moved(change: Change | None, evidence: Evidence) -> list[TableCell]:
+    """What a change adds in points, and its p value."""
+    if change is None:
+        return [TableCell(NONE)] * 2
+    added, p = change.added, probability(change.p)
+    figure, seeds = Estimate.of(added, change.by_seed), f"by seed {value_list(map(signed, change.by_seed))}"
+    return [
+        TableCell(signed(added.value), added.value, figure, evidence, seeds, f"{reach(added.low, added.high)}, p {p}"),
+        TableCell(p, change.p, evidence=evidence),
     ]
-    lines = [
-        [
-            escape(pair.first),
-            escape(pair.second),
-            _moved(pair.clean),
-            *[_by_seed(pair.clean)] * several,
-            *map(_moved, pair.elsewhere.values()),
-            f"**{_moved(pair.robust)}**" if pair.robust else NONE,
-            *[_by_seed(pair.robust)] * several,
-            f"× {times:.1f}" if (times := board.times(rows[pair.first], rows[pair.second])) else NONE,
-        ]
-        for pair in found
-    ]
-    return TextTable(headers, lines, left=(0, 1)).without_empty()
 
 
-def _moved(change: Change | None) -> str:
-    return f"{points(change.added)}, p {probability(change.p)}" if change else NONE
+def _evidence(board: Board, pair: Pair) -> Evidence:
+    """What a comparison of two rows rests on: the records of both, clean and in the worst cases compared."""
+    sizes = [*pair.elsewhere, *([board.ranked_by] if board.ranked_by else [])]
+    labels = dict.fromkeys(label for size in sizes for label in board.threats[size])
+    places = [(row, label) for label in (board.clean_label, *labels) if label for row in (pair.first, pair.second)]
+    return Evidence.of(f"{pair.first} → {pair.second}", places)
 
 
-def _by_seed(change: Change | None) -> str:
-    return value_list(map(signed, change.by_seed if change else ()))
+def effects(board: Board) -> Sheet:
+    """Each single change over all pairs of unflagged rows that differ in it alone: mean effect in points, range."""
+    sound = {row.label for row in board.sound}
+    groups: dict[tuple[Part, str], list[Pair]] = {}
+    for part in PARTS:
+        for pair in board.pairs:
+            if pair.part == part and {pair.first, pair.second} <= sound:
+                groups.setdefault((part, f"{named(part, pair.after)} vs. {named(part, pair.before)}"), []).append(pair)
+    rows = {row.label: row for row in board.rows}
+    lines = []
+    for (_, text), pairs in groups.items():
+        robust = [pair.robust.added.value for pair in pairs if pair.robust]
+        higher = sum(value > 0 for value in robust)
+        times = [found for pair in pairs if (found := board.times(rows[pair.first], rows[pair.second]))]
+        cells = (
+            TableCell(text),
+            TableCell.count(len(pairs)),
+            _spread([pair.clean.added.value for pair in pairs if pair.clean]),
+            _spread(robust),
+            TableCell(f"{higher} of {len(robust)}", higher) if robust else TableCell(NONE),
+            TableCell.quantity(fmean(times) if times else None, text="× {}"),
+        )
+        lines.append(SheetLine(cells))
+    headings = (
+        "Pairs",
+        "Clean, balanced",
+        f"Worst case {board.ranked_by}",
+        "Worst case higher in",
+        "× training passes",
+    )
+    return Sheet("Single changes", (*words("Change"), *numbers(*headings)), tuple(lines)).without_empty()
 
 
-def training(board: Board) -> TextTable:
-    """What training each row cost, and how it stands on validation data; means over seeds."""
-    headers = ["Model", "Training images", "Epochs", "Steps", "Training passes", "Validation", "Validation, balanced"]
+def _spread(values: Sequence[float]) -> TableCell:
+    if not values:
+        return TableCell(NONE)
+    below = reach(min(values), max(values)) if len(values) > 1 else ""
+    return TableCell(signed(fmean(values)), fmean(values), below=below)
+
+
+def training(board: Board) -> Sheet:
+    """What training each row cost, and its accuracy on validation data; means over seeds."""
     lines = []
     for row in board.rows:
-        parts = list(row.training.values())
-        if parts:
-            lines.append(
-                [
-                    escape(row.label),
-                    *(f"{fmean(getattr(part, name) for part in parts):,.0f}" for name in ("images", "epochs", "steps")),
-                    f"{fmean(part.forwards + part.backwards for part in parts):,.0f}",
-                    _rate(parts),
-                    f"{100 * fmean(part.validation_balanced_accuracy for part in parts):.1f}",
-                ]
-            )
-    return TextTable(headers, lines)
+        if row.training:
+            counts = [_mean(row, name) for name in ("images", "epochs", "steps")]
+            counts.append(_mean(row, "forwards") + _mean(row, "backwards"))
+            cells = [TableCell(row.label), *(TableCell.count(count, _model(row)) for count in counts)]
+            cells += [_validation(row, name) for name in ("validation_accuracy", "validation_balanced_accuracy")]
+            lines.append(SheetLine(tuple(cells), row.label))
+    headings = numbers("Training images", "Epochs", "Steps", "Training passes", "Validation", "Validation, balanced")
+    return Sheet("Training cost", (*words("Model"), *headings), tuple(lines))
 
 
-def _rate(parts: Sequence[Training]) -> str:
-    n = parts[0].validation_images
-    rate = wilson(fmean(part.validation_accuracy for part in parts) * n, n)
-    return f"{100 * rate.value:.1f} ({100 * (rate.low or 0):.1f}–{100 * (rate.high or 0):.1f})"
+def _mean(row: Row, name: str) -> float:
+    return fmean(getattr(part, name) for part in row.training.values())
+
+
+def _validation(row: Row, name: str) -> TableCell:
+    """The accuracy of a row's models on validation data, with an interval where it is plain."""
+    parts = list(row.training.values())
+    n, value = parts[0].validation_images, _mean(row, name)
+    rate = wilson(value * n, n) if name == "validation_accuracy" else Measure(value, n=n)
+    figure = Estimate.of(rate, [float(getattr(part, name)) for part in parts])
+    return TableCell.share(figure, _model(row), ends=True)
+
+
+def _model(row: Row) -> Evidence | None:
+    """Where it is told how a row's models were trained: in any of their records."""
+    return next((found for label in (*row.cells, *row.checks) if (found := single(row, label))), None)

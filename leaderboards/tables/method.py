@@ -1,90 +1,62 @@
-"""How the figures were made: data, attacks, models, what was noted of them, and what checks found."""
+"""How the figures were made: data, models, what was noted of them, and what checks found."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from statistics import fmean
 
 from robbench.core.threat_model import format_eps
 from robbench.evaluation.audit import CAUTIONS, FLAGS
-from robbench.leaderboards.board import Board, Entry
-from robbench.leaderboards.markdown import NONE, TextTable, escape, interval, number, percent, value_list
-from robbench.leaderboards.tables.parts import extent
-from robbench.results.schema import ConditionSpec, PartSpec
+from robbench.leaderboards.board import Board
+from robbench.leaderboards.markdown import NONE, number, value_list
+from robbench.leaderboards.sheet import (
+    Detail,
+    Evidence,
+    Heading,
+    Sheet,
+    SheetLine,
+    TableCell,
+    by_row,
+    numbers,
+    texts,
+    word,
+    words,
+)
+from robbench.leaderboards.table import ThreatModel
+from robbench.leaderboards.tables.parts import MODEL, Column
+from robbench.leaderboards.tables.robustness import parameters
+from robbench.results.schema import ModelSpec, PartSpec
 
 
-def data(board: Board) -> TextTable:
+def data(board: Board) -> Sheet:
     """Images per class and split."""
-    parts = [part for part in ("train", "validation", "test", "gallery") if any(board.dataset.counts.get(part, ()))]
+    counts = board.dataset.counts
+    parts = [part for part in ("train", "validation", "test", "gallery") if any(counts.get(part, ()))]
     lines = [
-        [escape(name), *(f"{board.dataset.counts[part][label]:,}" for part in parts)]
+        SheetLine((TableCell(name), *(TableCell.count(counts[part][label]) for part in parts)))
         for label, name in enumerate(board.dataset.class_names)
     ]
-    totals = [f"**{sum(board.dataset.counts[part]):,}**" for part in parts]
-    return TextTable(["Class", *(part.capitalize() for part in parts)], [*lines, ["**all**", *totals]])
+    lines.append(SheetLine((TableCell("all"), *(TableCell.count(sum(counts[part])) for part in parts))))
+    headings = (*words("Class"), *numbers(*(part.capitalize() for part in parts)))
+    return Sheet("Images per class", headings, tuple(lines), total=True)
 
 
-def specifications(board: Board) -> TextTable:
-    """What each condition is, exactly, and what it costs."""
-    lines = []
-    for condition in board.conditions:
-        entries = [row.cells[condition.label] for row in board.rows]
-        sizes = {entry.rates.share.n for entry in entries if entry.rates}
-        cost = [_mean(entries, name) for name in ("forwards", "backwards")]
-        stages = "<br>then ".join(_stage(condition, place) for place in range(len(condition.stages)))
-        lines.append(
-            [
-                escape(condition.label),
-                condition.kind,
-                stages or "unchanged images",
-                escape(condition.target or NONE),
-                str(condition.draws) if condition.kind == "natural" else NONE,
-                extent(sizes) if sizes else NONE,
-                *cost,
-            ]
-        )
-    headers = ["Condition", "Kind", "Attacks in order", "Target", "Draws", "n", "Forwards", "Backwards"]
-    return TextTable(headers, lines, left=(0, 1, 2, 3))
-
-
-def _mean(entries: list[Entry], name: str) -> str:
-    found = [entry.details[name].value for entry in entries if entry.details and name in entry.details]
-    return number(fmean(found)) if found else NONE
-
-
-def _stage(condition: ConditionSpec, place: int) -> str:
-    stage = condition.stages[place]
-    parameters = _parameters(stage.parameters)
-    limit = f"{stage.norm.capitalize()}, smallest change sought"
-    if stage.norm == "none":
-        limit = "chosen by the model's answers" if condition.kind == "attack" else "natural perturbation"
-    if stage.eps is not None:
-        limit = f"{stage.norm.capitalize()} ≤ {format_eps(stage.eps)}"
-    traits = ["uses gradients"] * stage.white_box + ["toolbox: global random state, fixed batches"] * stage.global_state
-    traits += [f"plugin {stage.source}"] if stage.source else []
-    text = f"{stage.name} v{stage.version} ({parameters}); {limit}" + "".join(f"; {trait}" for trait in traits)
-    return escape(text)
-
-
-def models(board: Board) -> TextTable:
+def models(board: Board) -> Sheet:
     """How each row was trained; of its recipe what is not the same for all rows."""
     usual = usual_recipe(board)
-    lines = []
-    for row in board.rows:
-        spec = row.model
-        lines.append(
-            [
-                escape(row.label),
-                escape(spec.architecture.label),
-                escape(spec.objective.label),
-                escape(value_list([part.label for part in spec.defenses])),
-                escape(spec.balancer.label),
-                escape(_parameters({name: value for name, value in spec.recipe.items() if name not in usual})),
-                escape(spec.start or NONE),
-            ]
-        )
-    headers = ["Model", "Architecture", "Objective", "Defenses", "Balance", "Recipe", "Start"]
-    return TextTable(headers, lines, left=range(len(headers))).without_empty()
+
+    def recipe(spec: ModelSpec) -> str:
+        return parameters({name: value for name, value in spec.recipe.items() if name not in usual})
+
+    columns: list[Column] = [
+        MODEL,
+        (word("Architecture"), lambda row: TableCell(row.model.architecture.label)),
+        (word("Objective"), lambda row: TableCell(row.model.objective.label)),
+        (word("Defenses"), lambda row: TableCell(value_list(part.label for part in row.model.defenses))),
+        (word("Balancing"), lambda row: TableCell(row.model.balancer.label)),
+        (word("Recipe"), lambda row: TableCell(recipe(row.model))),
+        (word("Start"), lambda row: TableCell(row.model.start or NONE)),
+    ]
+    return by_row("Models", columns, board.rows).without_empty()
 
 
 def usual_recipe(board: Board) -> dict[str, object]:
@@ -97,34 +69,30 @@ def usual_recipe(board: Board) -> dict[str, object]:
     }
 
 
-def components(board: Board) -> TextTable:
+def components(board: Board) -> Sheet:
     """What the models are made of, each part once, with all its parameters."""
     found: dict[tuple[str, str], PartSpec] = {}
     for row in board.rows:
         spec = row.model
-        named = [("architecture", spec.architecture), ("objective", spec.objective), ("balance", spec.balancer)]
+        named = [("architecture", spec.architecture), ("objective", spec.objective), ("balancing", spec.balancer)]
         for kind, part in (*named, *(("defense", part) for part in spec.defenses)):
             found.setdefault((kind, part.label), part)
     reference = board.dataset.reference.get("linf")
     lines = []
     for (kind, label), part in sorted(found.items()):
-        parameters = dict(part.parameters)
-        if kind == "defense" and parameters.get("eps", 0) is None and reference is not None:
-            parameters["eps"] = f"{format_eps(reference)}, the data set's reference"
+        values = dict(part.parameters)
+        if kind == "defense" and values.get("eps", 0) is None and reference is not None:
+            values["eps"] = f"{format_eps(reference)}, the data set's reference"
         source = f"plugin {part.source}" if part.source else NONE
-        lines.append([kind, escape(label), f"{part.name} v{part.version}", escape(_parameters(parameters)), source])
-    headers = ["Part", "Label", "Component", "Parameters", "Source"]
-    return TextTable(headers, lines, left=range(len(headers))).without_empty()
+        lines.append(SheetLine(texts(kind, label, f"{part.name} v{part.version}", parameters(values), source)))
+    headings = words("Part", "Label", "Component", "Parameters", "Source")
+    return Sheet("Components", headings, tuple(lines)).without_empty()
 
 
-def _parameters(values: Mapping[str, object]) -> str:
-    return value_list(f"{name} = {value}" for name, value in sorted(values.items()))
-
-
-def remarks(board: Board) -> TextTable:
+def remarks(board: Board) -> Sheet:
     """Audit flags and what else was noted when a row's cells were run."""
     lines = [
-        [escape(row.label), kind, escape(text)]
+        SheetLine(texts(row.label, kind, text), row.label)
         for row in board.rows
         for kind, text in (
             *(("flag", _explained(flag, found, FLAGS)) for flag, found in row.flags.items()),
@@ -132,7 +100,7 @@ def remarks(board: Board) -> TextTable:
             *(("note", note) for note in row.notes),
         )
     ]
-    return TextTable(["Model", "Kind", "Remark"], lines, left=range(3))
+    return Sheet("Flags, cautions and notes", words("Model", "Kind", "Remark"), tuple(lines))
 
 
 def _explained(name: str, found: str, meanings: Mapping[str, str]) -> str:
@@ -140,64 +108,85 @@ def _explained(name: str, found: str, meanings: Mapping[str, str]) -> str:
     return ": ".join([name, ". ".join(parts)]) if parts else name
 
 
-def checks(board: Board) -> TextTable:
-    """What checks leave of each row, beside what the ranking attacks leave of the very same images."""
+def checks(board: Board, compared: bool = False) -> Sheet:
+    """What checks leave of each row, beside what the ranking attacks leave of the very same images.
+
+    Args:
+        board: The board.
+        compared: Whether to leave out checks of sizes at which no ranking attack was run.
+    """
     lines = []
     for check in board.checks:
+        threat = ThreatModel(check.stages[0].norm, check.stages[0].eps or 0.0).label
         for row in board.rows:
             found = row.checks[check.label]
-            if found is not None and found.status == "done":
-                lines.append(
-                    [
-                        escape(check.label),
-                        escape(row.label),
-                        str(found.left.n if found.left else 0),
-                        interval(found.left),
-                        percent(found.others),
-                        percent(found.both),
-                        NONE if found.found is None else str(found.found),
-                        _cost(found.passes),
-                        _cost(found.other_passes),
-                    ]
-                )
-    headers = ["Check", "Model", "n", "Left", "Ranking attacks", "Both", "Found", "Attack passes", "Theirs"]
-    return TextTable(headers, lines, left=(0, 1))
+            if found is None or found.status != "done" or (compared and found.others is None):
+                continue
+            named = {"check": found.left, "ranking attacks": found.others, "both": found.both}
+            ranking = board.threats[threat] if found.others else ()
+            evidence = Evidence.of(
+                f"{row.label}: {check.label}",
+                [(row.label, label) for label in (check.label, *ranking)],
+                {name: figure for name, figure in named.items() if figure},
+            )
+            cells = (
+                *texts(check.label, row.label),
+                TableCell.count(found.left.n if found.left else 0, evidence),
+                TableCell.share(found.left, evidence, ends=True),
+                *(TableCell.share(figure, evidence) for figure in (found.others, found.both)),
+                TableCell(NONE) if found.found is None else TableCell.count(found.found, evidence),
+                *(_passes(passes, evidence) for passes in (found.passes, found.other_passes)),
+            )
+            lines.append(SheetLine(cells, row.label))
+    headings = (
+        *words("Check", "Model"),
+        *numbers("n", "Robust to check", "Robust to ranking attacks"),
+        Heading("Robust to both", detail=Detail.PAGE),
+        *numbers("Found by check alone", "Check passes", "Ranking passes"),
+    )
+    return Sheet("Checks", headings, tuple(lines), label=1).without_empty()
 
 
-def _cost(passes: tuple[float, float] | None) -> str:
-    return " + ".join(number(part) for part in passes) if passes else NONE
+def _passes(passes: tuple[float, float] | None, evidence: Evidence) -> TableCell:
+    if passes is None:
+        return TableCell(NONE)
+    return TableCell(" + ".join(map(number, passes)), sum(passes), evidence=evidence)
 
 
-def troubles(board: Board) -> TextTable:
+def troubles(board: Board) -> Sheet:
     """Cells that failed, are not supported or were not run; those of the same fate on one line."""
-    words = {"failed": "failed", "unsupported": "not supported", "missing": "not run"}
+    names = {"failed": "failed", "unsupported": "not supported", "missing": "not run"}
     rows: dict[tuple[str, str, str], list[str]] = {}
     for row in board.rows:
         for condition in (*board.conditions, *board.checks):
             entry = row.cells.get(condition.label) or row.checks[condition.label]
             if entry and entry.status != "done":
-                rows.setdefault((condition.label, words[entry.status], entry.reason), []).append(row.label)
-    for label, figures in board.corrupted.items():
-        for name, (status, reason) in figures.troubles.items():
-            rows.setdefault((name, words[status], reason), []).append(label)
+                rows.setdefault((condition.label, names[entry.status], entry.reason), []).append(row.label)
+    for label, found in board.corrupted.items():
+        for name, (status, reason) in found.troubles.items():
+            rows.setdefault((name, names[status], reason), []).append(label)
     fates: dict[tuple[tuple[str, ...], str, str], list[str]] = {}
-    for (name, word, reason), labels in rows.items():
-        fates.setdefault((tuple(labels), word, reason), []).append(name)
+    for (name, state, reason), labels in rows.items():
+        fates.setdefault((tuple(labels), state, reason), []).append(name)
     everyone = [row.label for row in board.rows]
     lines = [
-        [_among(labels, everyone), _several(names), word, escape(reason)]
-        for (labels, word, reason), names in fates.items()
+        SheetLine(texts(_among(labels, everyone), _several(conditions), state, reason), _alone(labels))
+        for (labels, state, reason), conditions in fates.items()
     ]
-    return TextTable(["Model", "Condition", "State", "Why"], lines, left=range(4))
+    return Sheet("Failed, not supported or not run", words("Model", "Condition", "State", "Why"), tuple(lines))
+
+
+def _alone(labels: Sequence[str]) -> str | None:
+    return labels[0] if len(labels) == 1 else None
 
 
 def _among(labels: Sequence[str], everyone: Sequence[str]) -> str:
     """Rows by their names, or by the names of the few that are none of them."""
     others = [label for label in everyone if label not in labels]
     if len(others) < min(len(labels), 4):
-        return f"all but {escape(', '.join(others))}" if others else "all"
-    return escape(", ".join(labels))
+        return f"all but {', '.join(others)}" if others else "all"
+    return ", ".join(labels)
 
 
 def _several(names: Sequence[str]) -> str:
-    return escape(", ".join(names)) if len(names) < 4 else f"{escape(names[0])} to {escape(names[-1])} ({len(names)})"
+    return ", ".join(names) if len(names) < 4 else f"{names[0]} to {names[-1]} ({len(names)})"

@@ -1,52 +1,101 @@
-"""Who stands where."""
+"""The ranking."""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
 from robbench.leaderboards.board import Board, Row
-from robbench.leaderboards.markdown import NONE, TextTable, escape, interval, percent
-from robbench.leaderboards.tables.parts import balanced, extent, of, share, shown
+from robbench.leaderboards.markdown import NONE, number
+from robbench.leaderboards.sheet import (
+    Detail,
+    Heading,
+    Sheet,
+    SheetLine,
+    TableCell,
+    by_row,
+    numbers,
+    texts,
+    word,
+    words,
+)
+from robbench.leaderboards.tables.parts import (
+    MODEL,
+    Choose,
+    Column,
+    after,
+    balanced,
+    of,
+    ranked_evidence,
+    samples,
+    share,
+    shown,
+    usual,
+    worst_case,
+)
+
+COLUMNS = 8
+"""So many columns fit the page of a code host."""
 
 
-def ranking(board: Board) -> TextTable:
-    """Who stands where: clean, perturbed, worst cases, remarks."""
-    others = [label for label in board.threats if label != board.ranked_by]
-    both = board.imbalanced or not board.ranked_by
-    plain = balanced if board.imbalanced else share
-    headers = ["Rank", "Model", "Clean", *["Clean, balanced"] * both]
-    if board.perturbed:
-        headers.append(f"{escape(board.perturbed)}{', balanced' * board.imbalanced}")
-    attacks = board.threats[board.ranked_by] if board.ranked_by else ()
-    sizes = {label: {rates.share.n for row in board.rows if (rates := row.cells[label].rates)} for label in attacks}
-    apart = len(set().union(*sizes.values())) > 1
-    for label in attacks:
-        n = f" (n = {extent(sizes[label])})" if apart and sizes[label] else ""
-        headers.append(f"{escape(label)}{', balanced' * board.imbalanced}{n}")
+def ranking(board: Board) -> Sheet:
+    """Rows from best to worst: what they are ranked by, clean and perturbed accuracy, other worst cases, passes."""
+    rows = [row for row in board.rows if row.rank]
+    choose, suffix = usual(board), ", balanced" * board.imbalanced
+    columns: list[Column] = [
+        (Heading("Rank", rising=True), lambda row: TableCell(row.rank, float(row.rank.rstrip("=")))),
+        (MODEL[0], lambda row: TableCell(row.label, below=_remarks(board, row))),
+    ]
     if board.ranked_by:
-        headers.append(f"**Worst case {escape(board.ranked_by)}**{_samples(board, board.ranked_by)}")
-    headers += [f"Worst case {escape(label)}{_samples(board, label)}" for label in others]
-    lines = []
-    for row in (row for row in board.rows if row.rank):
-        clean = board.clean(row)
-        line = [row.rank, escape(row.label), interval(of(clean, share))]
-        if both:
-            line.append(interval(of(clean, balanced)))
-        if board.perturbed:
-            line.append(shown(row.cells[board.perturbed], plain))
-        line += [shown(row.cells[label], plain) for label in attacks]
-        if board.ranked_by:
-            line.append(f"**{interval(of(board.ranking(row), balanced))}**")
-        line += [percent(of(row.worst[label], balanced)) for label in others]
-        lines.append([*line, _remarks(board, row)])
-    return TextTable([*headers, "Remarks"], lines, left=(0, 1, len(headers)))
+        columns.append(_worst_column(board, board.ranked_by, leads=True))
+    if board.clean_label is not None:
+        columns.append((Heading("Clean"), shown(board.clean_label, share, ends=True)))
+        if board.imbalanced or not board.ranked_by:
+            cell = shown(board.clean_label, balanced, ends=True, bar=not board.ranked_by)
+            columns.append((Heading("Clean, balanced"), cell))
+    if board.perturbed:
+        columns.append((Heading(board.perturbed + suffix), shown(board.perturbed, choose)))
+    columns += [_worst_column(board, threat) for threat in board.threats if threat != board.ranked_by]
+    if board.ranked_by:
+        threat = board.ranked_by
+        columns += [_attack_column(board, label, suffix, choose) for label in board.threats[threat]]
+        heading = Heading("Attack passes", rising=True, detail=Detail.PAGE)
+        columns.append((heading, lambda row: _passes(board, row, threat)))
+    fitting = [
+        (heading if at < COLUMNS else replace(heading, detail=max(heading.detail, Detail.PAGE)), cell)
+        for at, (heading, cell) in enumerate(columns)
+    ]
+    return by_row("Ranking", fitting, rows, label=1)
 
 
-def _samples(board: Board, threat: str) -> str:
-    sizes = {rates.share.n for row in board.rows if (rates := row.worst[threat])}
-    return f" (n = {extent(sizes)})" if sizes else ""
+def _worst_column(board: Board, threat: str, *, leads: bool = False) -> Column:
+    heading = Heading(f"Worst case {threat}", below=samples(row.worst[threat] for row in board.rows))
+
+    def cell(row: Row) -> TableCell:
+        figure = of(row.worst[threat], balanced)
+        return TableCell.share(figure, worst_case(board, row, threat), ends=leads, bar=leads)
+
+    return heading, cell
+
+
+def _attack_column(board: Board, label: str, suffix: str, choose: Choose) -> Column:
+    below = samples(row.cells[label].rates for row in board.rows)
+    return Heading(label + suffix, below=below, detail=Detail.PAGE), shown(label, choose)
+
+
+def _passes(board: Board, row: Row, threat: str) -> TableCell:
+    """Passes that the attacks of a threat model spent on an image of the row."""
+    found = [row.cells[label].details or {} for label in board.threats[threat]]
+    spent = [
+        math.fsum(details[name].value for details in found if name in details) for name in ("forwards", "backwards")
+    ]
+    hint = f"{number(spent[0])} forward + {number(spent[1])} backward passes per image, all ranking attacks"
+    return TableCell(number(sum(spent)), sum(spent), evidence=worst_case(board, row, threat), hint=hint)
 
 
 def _remarks(board: Board, row: Row) -> str:
-    remarks = [f"**{escape(flag)}**" for flag in row.flags]
+    remarks = [f"flag: {flag}" for flag in row.flags]
     if board.ranked_by and not row.audited:
         remarks.append("not audited")
     if any(found is not None and found.status in ("failed", "missing") for found in row.checks.values()):
@@ -54,28 +103,56 @@ def _remarks(board: Board, row: Row) -> str:
     if len(row.seeds) < len(board.settings["seeds"]):
         remarks.append(f"{len(row.seeds)} of {len(board.settings['seeds'])} seeds")
     if row.model.start:
-        remarks.append(f"starts from {escape(row.model.start)}")
+        remarks.append(f"starts from {row.model.start}")
     return "; ".join(remarks)
 
 
-def unranked(board: Board) -> TextTable:
+def unranked(board: Board) -> Sheet:
     """The rows without a rank, and why."""
-    return TextTable(
-        ["Model", "Why"],
-        [[escape(row.label), escape(row.unranked)] for row in board.rows if not row.rank],
-        left=(0, 1),
-    )
+    rows = [row for row in board.rows if not row.rank]
+    return by_row("Not ranked", [MODEL, (word("Why"), lambda row: TableCell(row.unranked))], rows)
 
 
-def by_seed(board: Board) -> TextTable:
-    """What ranks, seed by seed, and its range."""
+def by_seed(board: Board) -> Sheet:
+    """What rows are ranked by, seed by seed, and its range."""
     seeds = board.settings["seeds"]
     lines = []
     for row in (row for row in board.rows if row.rank):
-        found = board.ranking(row)
+        found, evidence = board.ranking(row), ranked_evidence(board, row)
         values = dict(zip(row.seeds, found.balanced.seeds if found else (), strict=False))
-        spread = f"{100 * min(values.values()):.1f}–{100 * max(values.values()):.1f}" if values else NONE
-        lines.append(
-            [escape(row.label), *(f"{100 * values[seed]:.1f}" if seed in values else NONE for seed in seeds), spread]
-        )
-    return TextTable(["Model", *(f"Seed {seed}" for seed in seeds), "Range"], lines)
+        cells = [_percent(values.get(seed)) for seed in seeds]
+        ends = f"{100 * min(values.values()):.1f}–{100 * max(values.values()):.1f}" if values else NONE
+        spread = max(values.values()) - min(values.values()) if values else None
+        made = (TableCell(row.label), *cells, TableCell(ends, spread))
+        lines.append(SheetLine((made[0], *(replace(cell, evidence=evidence) for cell in made[1:])), row.label))
+    headings = (*words("Model"), *numbers(*(f"Seed {seed}" for seed in seeds), "Range"))
+    return Sheet("Seed by seed", headings, tuple(lines))
+
+
+def _percent(value: float | None) -> TableCell:
+    return TableCell(NONE) if value is None else TableCell(f"{100 * value:.1f}", value)
+
+
+def leaderboard(board: Board) -> Sheet:
+    """Every row: all conditions plain and balanced, chains with the accuracy after them too, and worst cases."""
+    facts: Sequence[tuple[str, Callable[[Row], object]]] = (
+        ("rank", lambda row: row.rank),
+        ("model", lambda row: row.label),
+        ("seeds", lambda row: " ".join(map(str, row.seeds))),
+        ("audited", lambda row: row.audited),
+        ("flags", lambda row: "; ".join(row.flags)),
+        ("not ranked because", lambda row: row.unranked),
+    )
+    columns: list[Column] = [
+        (word(name), lambda row, fact=fact: texts(str(fact(row)))[0])  # type: ignore[misc]
+        for name, fact in facts
+    ]
+    for condition in board.conditions:
+        label = condition.label
+        columns += [(Heading(label), shown(label, share)), (Heading(f"{label}, balanced"), shown(label, balanced))]
+        if condition.kind == "chain":
+            columns.append((Heading(f"{label}, plain"), after(label, share)))
+    for threat in board.threats:
+        heading, cell = _worst_column(board, threat)
+        columns.append((replace(heading, text=f"worst case {threat}, balanced"), cell))
+    return by_row("Leaderboard", columns, board.rows, label=1)

@@ -1,0 +1,116 @@
+"""One condition of one row: its figures over the seeds."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from robbench.core.threat_model import LP_NORMS
+from robbench.evaluation.metrics._built_in import built_in_figures
+from robbench.evaluation.metrics.decisions import confusion
+from robbench.evaluation.metrics.draws import DRAWS
+from robbench.evaluation.statistics import wilson
+from robbench.leaderboards.aggregates import Estimate, Rates, accuracy_scores, rates, scores
+from robbench.leaderboards.table import Status, Table
+from robbench.results.schema import ConditionSpec, Measure
+
+_DETAILS: tuple[str, ...] = (
+    "macro_f1",
+    "robust_accuracy_8bit",
+    "success_rate",
+    "targeted_success",
+    "targeted_success_mean",
+    "surrogate_agreement",
+    "draws_mean",
+    "draws_std",
+    "draws_min",
+    "draws_max",
+    *(f"worst_of_{n}" for n in DRAWS),
+    *(f"{norm}_median{suffix}" for norm in LP_NORMS for suffix in ("", "_success")),
+    "forwards",
+    "backwards",
+)
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One condition of one row.
+
+    Attributes:
+        status: ``done``, or what is wrong with at least one seed.
+        reason: Why it is not done.
+        rates: Accuracy after a natural perturbation; robust accuracy under an attack or chain.
+        accuracy: For chains, accuracy after it, whatever the prediction on the clean image.
+        confusion: Counts by true and predicted class, all seeds together.
+        details: Other built-in figures by name.
+        further: Figures of all other registered metrics by name, as they were recorded.
+        keys: The records' keys by seed.
+    """
+
+    status: Status
+    reason: str = ""
+    rates: Rates | None = None
+    accuracy: Rates | None = None
+    confusion: tuple[tuple[int, ...], ...] = ()
+    details: Mapping[str, Estimate] | None = None
+    further: Mapping[str, Estimate] | None = None
+    keys: Mapping[str, str] | None = None
+
+    def detail(self, name: str) -> Estimate | None:
+        """A built-in figure by name, None where it has none."""
+        return (self.details or {}).get(name)
+
+
+def entry(table: Table, model: str, condition: ConditionSpec) -> Entry:
+    """The figures of a row under a condition.
+
+    Args:
+        table: The cells.
+        model: The row's label.
+        condition: The condition.
+    """
+    status, reason = table.status(model, condition.label)
+    keys = {str(record.spec.seed): record.key for record in table.records(model, condition.label)}
+    outcomes = table.outcomes(model, condition.label)
+    if outcomes is None or not any(len(outcome) for outcome in outcomes):
+        return Entry(status, reason, keys=keys)
+    counts = sum(confusion(part.labels, part.final, table.num_classes) for part in outcomes)
+    right = rates([scores(outcome) for outcome in outcomes], table.num_classes)
+    plain = rates([accuracy_scores(outcome) for outcome in outcomes], table.num_classes)
+    by_seed = [built_in_figures(outcome) for outcome in outcomes]
+    return Entry(
+        status=status,
+        rates=right[0] if right else None,
+        accuracy=plain[0] if plain and condition.kind == "chain" else None,
+        confusion=tuple(tuple(int(count) for count in line) for line in np.asarray(counts)),
+        details=_details(by_seed),
+        further=_further([record.metrics for record in table.records(model, condition.label)], by_seed),
+        keys=keys,
+    )
+
+
+def _details(by_seed: Sequence[Mapping[str, Measure]]) -> dict[str, Estimate]:
+    found = {}
+    for name in _DETAILS:
+        parts_found = [figures[name] for figures in by_seed if name in figures]
+        if len(parts_found) == len(by_seed):
+            values = [figure.value for figure in parts_found]
+            mean, n = float(np.mean(values)), min(figure.n for figure in parts_found)
+            is_rate = all(figure.low is not None for figure in parts_found)
+            found[name] = Estimate.of(wilson(mean * n, n) if is_rate else Measure(mean, n=n), values)
+    return found
+
+
+def _further(
+    recorded: Sequence[Mapping[str, Measure]], known: Sequence[Mapping[str, Measure]]
+) -> dict[str, Estimate] | None:
+    """What every seed's record has beyond the built-in figures; means over several seeds carry no interval."""
+    found = {}
+    for name in recorded[0]:
+        parts = [figures[name] for figures in recorded if name in figures]
+        if len(parts) == len(recorded) and not any(name in figures for figures in known):
+            mean = Measure(float(np.mean([part.value for part in parts])), n=min(part.n for part in parts))
+            found[name] = Estimate.of(parts[0] if len(parts) == 1 else mean, [part.value for part in parts])
+    return found or None

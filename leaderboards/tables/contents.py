@@ -1,0 +1,54 @@
+"""All tables of a board, by the part of it that they stand in."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from robbench.leaderboards.ablations import PARTS
+from robbench.leaderboards.board import Board
+from robbench.leaderboards.sheet import Detail, Sheet
+from robbench.leaderboards.tables import classes, making, method, ranks, robustness
+from robbench.leaderboards.tables.parts import balanced, share
+from robbench.results.schema import Reference
+
+
+def sheets(board: Board, references: Sequence[Reference] = (), detail: Detail = Detail.PAGE) -> dict[str, list[Sheet]]:
+    """The tables of a board by part; those without a line are left out.
+
+    Args:
+        board: The board.
+        references: Published figures to compare with the board's own.
+        detail: The columns to keep.
+    """
+    found = {
+        "ranking": [ranks.ranking(board)],
+        "unranked": [ranks.unranked(board)],
+        "seeds": [ranks.by_seed(board)],
+        "beside": [robustness.references(board, references)],
+        "changes": [making.changes(board, part) for part in PARTS],
+        "effects": [making.effects(board)],
+        "conditions": [
+            robustness.conditions(board, share, "Share of all images"),
+            robustness.conditions(board, balanced, "Averaged over classes"),
+        ],
+        "strength": [robustness.curve(board, drawn, median=False) for drawn in board.strength],
+        "sizes": [robustness.curve(board, drawn, median=True) for drawn in board.sizes],
+        "draws": [robustness.draws(board)],
+        "aimed": [robustness.aimed(board)],
+        "further": [robustness.further(board)],
+        "rounding": [robustness.rounding(board)],
+        "corruptions": [robustness.corruptions(board)],
+        "classes": list(classes.per_class(board)),
+        "checks": [method.checks(board, compared=detail is Detail.README)],
+        "data": [method.data(board)],
+        "specifications": [robustness.specifications(board)],
+        "models": [method.models(board)],
+        "components": [method.components(board)],
+        "training": [making.training(board)],
+        "remarks": [method.remarks(board)],
+        "troubles": [method.troubles(board)],
+    }
+    kept = {part: [sheet.upto(detail) for sheet in made if sheet.lines] for part, made in found.items()}
+    # In CSV, tables of one kind stand below one heading.
+    shown = kept["changes"] if detail is Detail.DATA else [sheet.without_empty() for sheet in kept["changes"]]
+    return kept | {"changes": shown}
