@@ -14,8 +14,7 @@ from robbench.core.errors import StoreError
 from robbench.leaderboards.figure_manifest import FILE_STEM, Picture, read_manifest
 from robbench.leaderboards.outcome_columns import pack_outcomes, read_arrays, unpack_outcomes
 from robbench.leaderboards.record_lines import FORMAT, read_lines, record_lines
-from robbench.leaderboards.table import Cell
-from robbench.results.schema import BoardNote, ConditionKind, Outcome, Record
+from robbench.results.schema import BoardNote, CellResult, ConditionKind, Outcome, Record
 
 NOTE = "board.json"
 RECORDS = "records.jsonl"
@@ -24,7 +23,7 @@ OUTCOMES = "outcomes.npz"
 _KEY = re.compile(r"[0-9a-f]{20}")
 
 
-def write_archive(folder: Path, cells: Sequence[Cell]) -> list[Path]:
+def write_archive(folder: Path, cells: Sequence[CellResult]) -> list[Path]:
     """Keep cells beside their board.
 
     Args:
@@ -50,7 +49,7 @@ def _form(record: Record) -> tuple[ConditionKind, int]:
     return record.spec.condition.kind, len(record.spec.dataset.class_names)
 
 
-def read_archive(folder: Path) -> list[Cell]:
+def read_archive(folder: Path) -> list[CellResult]:
     """The cells that ``write_archive`` kept, of this version or an earlier one, whoever did.
 
     Raises:
@@ -73,7 +72,7 @@ def _is_headed(line: str) -> bool:
     return bool(known == FORMAT)
 
 
-def _columns(folder: Path, lines: Sequence[str]) -> Iterator[Cell]:
+def _columns(folder: Path, lines: Sequence[str]) -> Iterator[CellResult]:
     with _reading(folder / RECORDS):
         entries = list(read_lines(lines))
         keys: set[str] = set()
@@ -90,7 +89,7 @@ def _columns(folder: Path, lines: Sequence[str]) -> Iterator[Cell]:
         yield record, outcome
 
 
-def _cell_by_cell(folder: Path, lines: Sequence[str]) -> Iterator[Cell]:
+def _cell_by_cell(folder: Path, lines: Sequence[str]) -> Iterator[CellResult]:
     """Format 1: a whole record in each line, and the file of each outcome as an array of bytes under its key."""
     with _reading(folder / OUTCOMES):
         outcomes = {key: array.tobytes() for key, array in read_arrays(folder / OUTCOMES).items()}

@@ -15,8 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from robbench.core.errors import StoreError
-from robbench.leaderboards.table import Cell
-from robbench.results.schema import Floats, Ints
+from robbench.results.schema import CellResult, Floats, Ints
 
 if TYPE_CHECKING:
     from robbench.results.store import Store
@@ -51,7 +50,7 @@ class History:
 
 
 @dataclass(frozen=True)
-class Samples:
+class ExhibitedImages:
     """Some training images.
 
     Attributes:
@@ -103,7 +102,7 @@ class Embeddings:
 
 
 @dataclass(frozen=True)
-class Files(Mapping[K, V]):
+class FigureFiles(Mapping[K, V]):
     """Values that are read from their files each time they are asked for.
 
     Attributes:
@@ -148,7 +147,7 @@ class Materials:
         test: Embeddings of test images after a condition, by label of the row, label of the condition, and seed.
     """
 
-    samples: Samples | None
+    samples: ExhibitedImages | None
     histories: Mapping[ModelPlace, History]
     examples: Mapping[CellPlace, Examples]
     train: Mapping[ModelPlace, Embeddings]
@@ -158,7 +157,7 @@ class Materials:
 NOTHING = Materials(None, {}, {}, {}, {})
 
 
-def read_materials(store: Store, exhibit: str | None, cells: Sequence[Cell]) -> Materials:
+def read_materials(store: Store, exhibit: str | None, cells: Sequence[CellResult]) -> Materials:
     """What a store keeps for the figures of a board; the files are looked for now, and read when they are drawn.
 
     Args:
@@ -175,13 +174,13 @@ def read_materials(store: Store, exhibit: str | None, cells: Sequence[Cell]) -> 
         spec = record.spec
         models[spec.model.label, spec.seed] = store.model_dir(spec.model_key)
         places[spec.model.label, spec.condition.label, spec.seed] = store.cell_dir(record.key)
-    samples = Files(_there({exhibit: store.root / "exhibits"}, f"{exhibit}.npz"), _arrays(Samples))
+    samples = FigureFiles(_there({exhibit: store.root / "exhibits"}, f"{exhibit}.npz"), _arrays(ExhibitedImages))
     return Materials(
         samples=samples.get(exhibit),
-        histories=Files(_there(models, "history.csv"), _history),
-        examples=Files(_there(places, "examples.npz"), _arrays(Examples)),
-        train=Files(_there(models, "embeddings.npz"), _arrays(Embeddings)),
-        test=Files(_there(places, "embeddings.npz"), _arrays(Embeddings)),
+        histories=FigureFiles(_there(models, "history.csv"), _history),
+        examples=FigureFiles(_there(places, "examples.npz"), _arrays(Examples)),
+        train=FigureFiles(_there(models, "embeddings.npz"), _arrays(Embeddings)),
+        test=FigureFiles(_there(places, "embeddings.npz"), _arrays(Embeddings)),
     )
 
 

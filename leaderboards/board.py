@@ -16,8 +16,8 @@ from robbench.leaderboards.check_results import Checked, checked
 from robbench.leaderboards.corruption_results import Corrupted, corrupted
 from robbench.leaderboards.curves import Curve, sizes, strength
 from robbench.leaderboards.entries import Entry, entry
-from robbench.leaderboards.table import Cell, Table, ThreatModel, is_audited
-from robbench.results.schema import ConditionSpec, DatasetSpec, Measure, ModelSpec, Training, digest
+from robbench.leaderboards.table import Table, ThreatModel, is_audited
+from robbench.results.schema import CellResult, ConditionSpec, DatasetSpec, Measure, ModelSpec, Training, digest
 
 IMBALANCE = 1.5
 """From this ratio of the largest to the smallest class of the test set on, balanced figures stand beside plain ones."""
@@ -136,7 +136,7 @@ class Board:
         return float(np.mean(parts)) + (self._passes(start) if start else 0.0) if parts else 0.0
 
 
-def board_data(title: str, grid: str, cells: Sequence[Cell]) -> Board:
+def board_data(title: str, grid: str, cells: Sequence[CellResult]) -> Board:
     """What the cells of one data set say.
 
     Rows are ranked by the worst case at the data set's reference eps, averaged per class: per seed and sample, whether

@@ -18,15 +18,14 @@ from robbench.leaderboards.html.page import page
 from robbench.leaderboards.markdown import NONE
 from robbench.leaderboards.readme import readme
 from robbench.leaderboards.sheet import Detail, Sheet, TableCell
-from robbench.leaderboards.table import Cell
-from robbench.results.schema import BoardNote, dumps
+from robbench.results.schema import BoardNote, CellResult, dumps
 
 OPTIONAL = ("corruptions.csv", "changes.csv", "training.csv", "checks.csv")
 """Files that only some boards have."""
 
 
 def write_board(
-    directory: Path, note: BoardNote, cells: Sequence[Cell], pictures: Sequence[Picture] = ()
+    directory: Path, note: BoardNote, cells: Sequence[CellResult], pictures: Sequence[Picture] = ()
 ) -> list[Path]:
     """Make a board of cells and write its files; see ``write_files``.
 
@@ -47,7 +46,7 @@ def write_board(
 
 
 def write_files(
-    directory: Path, board: Board, note: BoardNote, cells: Sequence[Cell], pictures: Sequence[Picture] = ()
+    directory: Path, board: Board, note: BoardNote, cells: Sequence[CellResult], pictures: Sequence[Picture] = ()
 ) -> list[Path]:
     """Write a board as ``README.md``, ``index.html``, ``leaderboard.json`` and CSV files, with its note ``board.json``.
 
@@ -169,7 +168,7 @@ def _written(lines: Sequence[Sequence[object]]) -> str:
     return buffer.getvalue()
 
 
-def timings_csv(cells: Sequence[Cell]) -> str:
+def timings_csv(cells: Sequence[CellResult]) -> str:
     """One line per timing of a cell: the only figures that differ when the same thing is done again."""
     lines: list[list[object]] = [["model", "condition", "seed", "timing", "value"]]
     for record, _ in cells:

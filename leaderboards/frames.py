@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from robbench.leaderboards.table import Cell
+from robbench.results.schema import CellResult
 
 if TYPE_CHECKING:
     import pandas as pd
 
 
-def samples(cells: Sequence[Cell]) -> pd.DataFrame:
+def samples(cells: Sequence[CellResult]) -> pd.DataFrame:
     """One line per cell and test sample.
 
     Args:

@@ -12,8 +12,7 @@ import numpy as np
 
 from robbench.evaluation.metrics._built_in import built_in_figures
 from robbench.leaderboards.outcome_columns import LIMIT
-from robbench.leaderboards.table import Cell
-from robbench.results.schema import Measure, Outcome, Record
+from robbench.results.schema import CellResult, Measure, Outcome, Record
 
 FORMAT = 2
 """Of the lines. Format 1 had no first line with a number, a whole record in each, and outcomes of their own."""
@@ -66,7 +65,7 @@ def fingerprint(outcome: Outcome) -> str:
     return found.hexdigest()[:20]
 
 
-def record_lines(cells: Sequence[Cell]) -> str:
+def record_lines(cells: Sequence[CellResult]) -> str:
     """The records of some cells: a line with the format, then a line for each shared part and for each record.
 
     A shared part stands before the first record that names it, as in ``{"model 3": {...}}``.

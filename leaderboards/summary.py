@@ -6,10 +6,10 @@ from collections.abc import Sequence
 
 from robbench.leaderboards.board import board_data
 from robbench.leaderboards.markdown import interval, percent
-from robbench.leaderboards.table import Cell
+from robbench.results.schema import CellResult
 
 
-def summary_rows(cells: Sequence[Cell]) -> list[dict[str, str]]:
+def summary_rows(cells: Sequence[CellResult]) -> list[dict[str, str]]:
     """One line per model, the best first: rank, model, clean, perturbed and worst case in percent, by heading.
 
     Args:

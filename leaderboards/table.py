@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from typing import Literal
 
 from robbench.core.threat_model import format_eps, precedence
-from robbench.results.schema import ConditionSpec, DatasetSpec, ModelSpec, Outcome, Record
+from robbench.results.schema import CellResult, ConditionSpec, DatasetSpec, ModelSpec, Outcome, Record
 
-Cell: TypeAlias = tuple[Record, Outcome | None]
 Status = Literal["done", "failed", "unsupported", "missing"]
 
 AUDIT_STEPS = 20
@@ -47,11 +46,11 @@ class Table:
     conditions: tuple[ConditionSpec, ...]
     checks: tuple[ConditionSpec, ...]
     corruptions: tuple[ConditionSpec, ...]
-    places: Mapping[tuple[str, str], Mapping[int, Cell]]
+    places: Mapping[tuple[str, str], Mapping[int, CellResult]]
     seeds: Mapping[str, tuple[int, ...]]
 
     @classmethod
-    def of(cls, cells: Sequence[Cell]) -> Table:
+    def of(cls, cells: Sequence[CellResult]) -> Table:
         """The table of some cells.
 
         Raises:
@@ -65,7 +64,7 @@ class Table:
             raise ValueError("the cells of a board must be of one data set")
         models: dict[str, ModelSpec] = {}
         conditions: dict[str, ConditionSpec] = {}
-        places: dict[tuple[str, str], dict[int, Cell]] = {}
+        places: dict[tuple[str, str], dict[int, CellResult]] = {}
         seeds: dict[str, set[int]] = {}
         for spec, cell in zip(specs, cells, strict=True):
             row, column = spec.model.label, spec.condition.label

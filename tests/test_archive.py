@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from robbench.evaluation.metrics._built_in import built_in_figures
 from robbench.leaderboards.archive import OUTCOMES, RECORDS, read_archive, write_archive
 from robbench.leaderboards.outcome_columns import pack_outcomes, unpack_outcomes
-from robbench.results.schema import Measure, Outcome, Training
+from robbench.results.schema import SCHEMA, Measure, Outcome, Training
 
 LABELS = np.array([0, 1, 1])
 floats = st.floats(allow_nan=True, allow_infinity=True, width=64) | st.integers(0, 300).map(float) | st.just(-0.0)
@@ -160,7 +160,7 @@ def test_what_records_share_stands_once_and_what_follows_from_outcomes_not_at_al
     cells = measured([cell(A_MODEL, CLEAN, outcome("clean", LABELS), seed=seed) for seed in range(3)])
     write_archive(tmp_path, cells)
     lines = [json.loads(line) for line in (tmp_path / RECORDS).read_text().splitlines()]
-    assert lines[0] == {"archive": 2, "schema_version": 2}
+    assert lines[0] == {"archive": 2, "schema_version": SCHEMA}
     assert [next(iter(line)) for line in lines[1:5]] == ["dataset 0", "model 0", "condition 0", "provenance 0"]
     assert len(lines) == 1 + 4 + 3
     assert {(line["spec"]["model"], line["spec"]["dataset"]) for line in lines[5:]} == {("model 0", "dataset 0")}

@@ -14,7 +14,7 @@ from board_cells import CHAIN, CLEAN, FGSM, PGD, PGD_2, ROTATION, Cell, cell, da
 from PIL import Image
 
 from robbench.core.errors import StoreError
-from robbench.leaderboards.artifact_reader import NOTHING, Examples, History, Materials, Samples
+from robbench.leaderboards.artifact_reader import NOTHING, Examples, ExhibitedImages, History, Materials
 from robbench.leaderboards.board import board_data
 from robbench.leaderboards.figure_manifest import Picture, read_manifest
 from robbench.leaderboards.plots import draw
@@ -79,7 +79,7 @@ def materials_of(cells: Sequence[Cell]) -> Materials:
             labels, final = made.labels[at], made.final[at]
             examples[place] = Examples(at, labels, images[at], attacked, labels, final, scores[labels], scores[final])
     places = {(record.spec.model.label, record.spec.seed): history for record, _ in cells}
-    return Materials(Samples(images, LABELS), places, examples, {}, {})
+    return Materials(ExhibitedImages(images, LABELS), places, examples, {}, {})
 
 
 def drawn(folder: Path, cells: Sequence[Cell], materials: Materials = NOTHING) -> dict[str, Picture]:
@@ -233,7 +233,7 @@ def test_any_number_of_classes_fits(tmp_path: Path, size: int) -> None:
         cell(PLAIN, FGSM, outcome("attack", labels, final=np.roll(labels, 1), k=size), data=data),
     ]
     images = np.zeros((size, 3, 8, 12), np.uint8)
-    pictures = drawn(tmp_path, cells, replace(NOTHING, samples=Samples(images, labels)))
+    pictures = drawn(tmp_path, cells, replace(NOTHING, samples=ExhibitedImages(images, labels)))
     assert list(pictures) == ["ranking", "classes", "confusion-1", "class-counts", "sample-images"]
     assert pictures["classes"].caption.count(f"Of {size} classes, the 16") == (size > 16)
     assert "Images are 12 × 8 pixels" in pictures["sample-images"].caption

@@ -120,6 +120,7 @@ def test_the_page_is_well_formed_and_asks_for_nothing(made: str, reader: Reader)
     assert addresses
     beside = {address for address in addresses if not address.startswith(("#", "data:image/"))}
     files = {"leaderboard.csv", "per_class.csv", "leaderboard.json", "README.md", "records.jsonl", "outcomes.npz"}
+    files |= {"changes.csv", "training.csv", "checks.csv"} & beside
     assert beside == {"../index.html", "figures/drawn.png", "figures/photo.png", *files}
     ids = [tag["id"] for _, tag, _ in reader.found if "id" in tag]
     assert len(ids) == len(set(ids))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -13,12 +14,12 @@ from robbench.cli.main import main
 from robbench.evaluation.audit import marked
 from robbench.leaderboards import write_board
 from robbench.leaderboards.archive import read_pictures, write_archive
-from robbench.leaderboards.figure_manifest import Picture, write_manifest
+from robbench.leaderboards.figure_manifest import Picture, Section, write_manifest
 
 LABELS = np.arange(40) % 2
 PICTURES = (
-    Picture("samples", "examples", "Samples", "What they look like.", "Images."),
-    Picture("classes", "accuracy", "Classes", "As an earlier version said it.", "Bars."),
+    Picture("samples", "images", "Samples", "What they look like.", "Images."),
+    Picture("classes", "classes", "Classes", "As an earlier version said it.", "Bars."),
 )
 
 
@@ -65,7 +66,10 @@ def test_figures_are_drawn_again_where_records_are_enough_and_stay_where_not(boa
     before = files(board)
     assert rewrite(board) == 0
     pictures = {picture.name: picture for picture in read_pictures(board)}
-    assert list(pictures)[-1] == "samples"
+    order = list(get_args(Section))
+    assert [order.index(picture.section) for picture in pictures.values()] == sorted(
+        order.index(picture.section) for picture in pictures.values()
+    )
     assert pictures["samples"] == PICTURES[0]
     assert "earlier version" not in pictures["classes"].caption
     after = files(board)
@@ -76,8 +80,8 @@ def test_figures_are_drawn_again_where_records_are_enough_and_stay_where_not(boa
 def test_records_that_do_not_follow_from_outcomes_are_refused(board: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = board / "records.jsonl"
     text = path.read_text(encoding="utf-8")
-    assert "[0.75," in text
-    path.write_text(text.replace("[0.75,", "[0.85,"), encoding="utf-8")
+    assert '"metrics":{}' in text
+    path.write_text(text.replace('"metrics":{}', '"metrics":{"accuracy":[0.85,0.1,0.9,40]}'), encoding="utf-8")
     before = files(board)
     assert "0.85" in complaint(rewrite(board), capsys)
     assert files(board) == before

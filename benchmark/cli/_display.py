@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +12,7 @@ from rich.table import Table
 
 if TYPE_CHECKING:
     from robbench.execution.boards import Boards
+    from robbench.results.publishing import Published
 
 ROWS_SHOWN = 10
 
@@ -81,3 +83,17 @@ def show_boards(boards: Boards, root: Path) -> None:
             console.print(f"{board}: {count} cells not run yet")
     for record in boards.failed():
         console.say(f"failed: {record.spec.model.label} · {record.spec.condition.label}: {record.reason}")
+
+
+def show_published(published: Published, target: Path) -> int:
+    """What was published and what was refused; returns the exit status."""
+    console = Terminal()
+    for board, count in published.cells.items():
+        console.say(f"{board}: {count} cells checked and published in {target / board}")
+        for remark in published.remarks[board]:
+            console.say(f"  {remark}")
+    for where in published.unused:
+        console.say(f"{where}: not used; no board here is of its grid and data set")
+    for board, reason in published.refused.items():
+        print(f"robbench: {board}: {reason}", file=sys.stderr)
+    return 1 if published.refused else 0

@@ -50,10 +50,10 @@ COMMAND = _command.Command(
 def _show(plan: Plan, store: Store, every_cell: bool) -> None:
     from robbench.cli._display import Terminal, table
     from robbench.execution.runner import remaining
-    from robbench.planning.cost_estimate import NOTHING, Rates, cost
+    from robbench.planning.cost_estimate import NOTHING, Throughput, cost
 
     console = Terminal()
-    rates = Rates.of(store, plan.jobs)
+    rates = Throughput.of(store, plan.jobs)
     left: dict[str, list[Cell]] = {}
     for job, cells in remaining(plan, store):
         left.setdefault(job.key, []).extend(cells)

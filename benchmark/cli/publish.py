@@ -3,14 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from robbench.cli import _command
-
-if TYPE_CHECKING:
-    from robbench.results.publishing import Published
 
 
 def _options(parser: argparse.ArgumentParser) -> None:
@@ -30,6 +25,7 @@ def _options(parser: argparse.ArgumentParser) -> None:
 
 
 def _action(options: argparse.Namespace) -> int:
+    from robbench.cli._display import show_published
     from robbench.core.registry import Registry
     from robbench.results.publishing import publish
     from robbench.results.store import Store
@@ -38,10 +34,7 @@ def _action(options: argparse.Namespace) -> int:
     boards = _command.noted_boards(store, options.grid)
     registry = Registry(tuple(options.plugin))
     published = publish(store, boards, options.to, options.others, registry, options.incomplete)
-    _show(published, options.to)
-    for board, reason in published.refused.items():
-        print(f"robbench: {board}: {reason}", file=sys.stderr)
-    return 1 if published.refused else 0
+    return show_published(published, options.to)
 
 
 COMMAND = _command.Command(
@@ -58,15 +51,3 @@ COMMAND = _command.Command(
     done="0 all boards published",
     failed="1 a board was refused",
 )
-
-
-def _show(published: Published, target: Path) -> None:
-    from robbench.cli._display import Terminal
-
-    console = Terminal()
-    for board, count in published.cells.items():
-        console.say(f"{board}: {count} cells checked and published in {target / board}")
-        for remark in published.remarks[board]:
-            console.say(f"  {remark}")
-    for where in published.unused:
-        console.say(f"{where}: not used; no board here is of its grid and data set")

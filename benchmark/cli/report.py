@@ -3,23 +3,33 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 
 from robbench.cli import _command
 
 
 def _options(parser: argparse.ArgumentParser) -> None:
     _command.add_boards(parser)
+    parser.add_argument(
+        "--published", type=Path, metavar="DIR", help="write published boards again, from their records"
+    )
     _command.add_plugins(parser)
 
 
 def _action(options: argparse.Namespace) -> int:
-    from robbench.cli._display import show_boards
+    from robbench.cli._display import show_boards, show_published
     from robbench.core.registry import Registry
+
+    registry = Registry(tuple(options.plugin))
+    if options.published:
+        from robbench.results.publishing import rewrite
+
+        return show_published(rewrite(options.published, registry), options.published)
     from robbench.execution.boards import write_boards
     from robbench.results.store import Store
 
     store = Store(options.out)
-    boards = write_boards(store, _command.noted_boards(store, options.grid), Registry(tuple(options.plugin)))
+    boards = write_boards(store, _command.noted_boards(store, options.grid), registry)
     show_boards(boards, store.root)
     return 1 if boards.failed() else 0
 
@@ -32,6 +42,7 @@ COMMAND = _command.Command(
     examples=(
         ("robbench report", "all boards of the store runs"),
         ("robbench report --grid full --out other", "the boards of one grid, of another store"),
+        ("robbench report --published boards", "published boards, from the records beside them"),
     ),
     options=_options,
     action=_action,

@@ -14,13 +14,14 @@ import numpy as np
 
 from robbench.conformance.components import no_global_randomness
 from robbench.conformance.rules import NotApplicable, Rule, demand
-from robbench.leaderboards.artifact_reader import Embeddings, Examples, History, Materials, Samples
+from robbench.leaderboards.artifact_reader import Embeddings, Examples, ExhibitedImages, History, Materials
 from robbench.leaderboards.board import board_data
 from robbench.leaderboards.figure_manifest import FILE_STEM
 from robbench.leaderboards.plots._scene import Figure, Scene, Sketch
 from robbench.leaderboards.plots._style import Fonts, png, style
-from robbench.leaderboards.table import Cell, Table
+from robbench.leaderboards.table import Table
 from robbench.results.schema import (
+    CellResult,
     CellSpec,
     ConditionSpec,
     DatasetSpec,
@@ -119,10 +120,10 @@ def _outcome(condition: ConditionSpec, broken: int) -> Outcome:
     )
 
 
-def small_board() -> tuple[list[Cell], Materials]:
+def small_board() -> tuple[list[CellResult], Materials]:
     """The cells of a board of three rows, and what else there is to draw from."""
     images = np.random.default_rng(0).integers(0, 256, (len(_LABELS), 3, 8, 8)).astype(np.uint8)
-    cells: list[Cell] = []
+    cells: list[CellResult] = []
     examples = {}
     test = {}
     points = np.random.default_rng(1).normal(size=(len(_LABELS), 4)).astype(np.float32) + 9 * _LABELS[:, None]
@@ -155,7 +156,11 @@ def small_board() -> tuple[list[Cell], Materials]:
     history = History(np.arange(1, 4), np.array([2.0, 1.0, 0.5]), np.array([2.0, 1.5, 1.0]), *np.full((2, 3), 0.75))
     places = [(model.label, 0) for model in _MODELS]
     return cells, Materials(
-        Samples(images, _LABELS), dict.fromkeys(places, history), examples, dict.fromkeys(places, embedded), test
+        ExhibitedImages(images, _LABELS),
+        dict.fromkeys(places, history),
+        examples,
+        dict.fromkeys(places, embedded),
+        test,
     )
 
 

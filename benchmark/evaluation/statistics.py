@@ -26,10 +26,10 @@ _Z = NormalDist().inv_cdf((1 + LEVEL) / 2)
 _UNIT = 10**12
 """Differences are counted in units of one over this, so that their sums are exact; what is closer together is equal."""
 
-Table: TypeAlias = tuple[Ints, NDArray[Any]]
+DifferenceCounts: TypeAlias = tuple[Ints, NDArray[Any]]
 """Differences, as whole numbers of units, and how often each occurs."""
 
-_UNSEEN: Table = (np.array([-_UNIT, 0, _UNIT]), np.array([0.5, 1.0, 0.5]))
+_UNSEEN: DifferenceCounts = (np.array([-_UNIT, 0, _UNIT]), np.array([0.5, 1.0, 0.5]))
 """Two pairs of samples, half of one in each cell of right and wrong."""
 
 
@@ -209,23 +209,23 @@ def mean_difference(first: Scores, second: Scores) -> float | None:
     return _observed(_tables(second.values[right] - first.values[left], first.labels[left])) if len(ids) else None
 
 
-def _tables(differences: Floats, labels: Ints) -> list[Table]:
+def _tables(differences: Floats, labels: Ints) -> list[DifferenceCounts]:
     """How often each difference occurs, by class: samples of equal difference are alike."""
     units = np.rint(differences * _UNIT).astype(np.int64)
     return [np.unique(units[labels == label], return_counts=True) for label in np.unique(labels)]
 
 
-def _mean(table: Table) -> float:
+def _mean(table: DifferenceCounts) -> float:
     """The mean difference, in units."""
     units, counts = table
     return int(units @ counts) / int(counts.sum())
 
 
-def _observed(tables: Sequence[Table]) -> float:
+def _observed(tables: Sequence[DifferenceCounts]) -> float:
     return math.fsum(_mean(table) for table in tables) / len(tables) / _UNIT
 
 
-def _scatter(tables: Sequence[Table], pseudo: Table | None = None) -> Floats:
+def _scatter(tables: Sequence[DifferenceCounts], pseudo: DifferenceCounts | None = None) -> Floats:
     """How far balanced means of samples that are drawn again within each class lie from where they center.
 
     Args:
@@ -245,11 +245,11 @@ def _scatter(tables: Sequence[Table], pseudo: Table | None = None) -> Floats:
     return scatter / len(tables) / _UNIT
 
 
-def _draws_beyond(tables: Sequence[Table], observed: float) -> int:
+def _draws_beyond(tables: Sequence[DifferenceCounts], observed: float) -> int:
     return int(np.count_nonzero(np.abs(_scatter(tables)) >= abs(observed) - 1 / _UNIT))
 
 
-def _is_hopeless(tables: Sequence[Table], observed: float) -> bool:
+def _is_hopeless(tables: Sequence[DifferenceCounts], observed: float) -> bool:
     # Drawing is what costs; Bernstein's inequality tells when the chance that any draw lies beyond is below 1e-6.
     variance = largest = 0.0
     for table in tables:
@@ -261,7 +261,7 @@ def _is_hopeless(tables: Sequence[Table], observed: float) -> bool:
     return 2 * RESAMPLES * math.exp(-exponent) < 1e-6
 
 
-def _seed(tables: Sequence[Table]) -> int:
+def _seed(tables: Sequence[DifferenceCounts]) -> int:
     # Magnitudes only, so that which row comes first changes nothing but the sign of what is drawn.
     sizes = [sorted(zip(np.abs(units / _UNIT).tolist(), counts.tolist(), strict=True)) for units, counts in tables]
     return int.from_bytes(hashlib.sha256(repr(sizes).encode()).digest()[:16], "little")

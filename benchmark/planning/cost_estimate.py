@@ -29,15 +29,15 @@ NOTHING = Cost(0.0, 0.0, 0.0)
 
 
 @dataclass(frozen=True)
-class Rates:
+class Throughput:
     """Seconds per weighted pass (a backward pass counts twice), as the store has timed them."""
 
     training: float | None
     attacking: float | None
 
     @classmethod
-    def of(cls, store: Store, jobs: Iterable[Job]) -> Rates:
-        """Rates from the finished models and cells among some jobs."""
+    def of(cls, store: Store, jobs: Iterable[Job]) -> Throughput:
+        """Throughput from the finished models and cells among some jobs."""
         trained, attacked = [0.0, 0.0], [0.0, 0.0]
         for job in jobs:
             if not store.has_model(job.key):
@@ -53,7 +53,7 @@ class Rates:
         return cls(*(time / work if work else None for time, work in (trained, attacked)))
 
 
-def cost(job: Job, cells: Iterable[Cell], store: Store, rates: Rates) -> Cost:
+def cost(job: Job, cells: Iterable[Cell], store: Store, rates: Throughput) -> Cost:
     """What a job has left to do, its training included unless it is trained."""
     total = NOTHING
     classes = job.data.num_classes

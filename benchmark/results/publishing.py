@@ -12,7 +12,7 @@ from robbench.core.atomic_io import write_atomically
 from robbench.core.errors import StoreError
 from robbench.core.registry import Registry
 from robbench.leaderboards import board_data, write_board
-from robbench.leaderboards.archive import OUTCOMES, RECORDS, read_archive, read_note, read_pictures, write_archive
+from robbench.leaderboards.archive import RECORDS, read_archive, read_note, read_pictures, write_archive
 from robbench.leaderboards.figure_manifest import Picture, write_manifest
 from robbench.leaderboards.table import Table
 from robbench.results.board_directory import (
@@ -120,9 +120,9 @@ def publish(
 def rewrite(target: Path, registry: Registry | None = None) -> Published:
     """Write published boards anew from their own records, as after a change of what boards say.
 
-    Records are checked against their outcomes and stay as they are. Figures are drawn again where records and outcomes
-    are all that they need; those of images, embeddings and training histories stay. Each board's directory is replaced
-    as a whole or not at all.
+    Records are checked against their outcomes and keep what they say. Figures are drawn again where records and
+    outcomes are all that they need; those of images, embeddings and training histories stay. Each board's directory is
+    replaced as a whole or not at all.
 
     Args:
         target: A published board, or the directory of some.
@@ -139,7 +139,7 @@ def rewrite(target: Path, registry: Registry | None = None) -> Published:
         for folder in folders:
             try:
                 checked = _others(folder, registry)
-                files = _written_anew(folder, checked.source)
+                files = _written_anew(folder, checked.source, registry)
                 check_replaceable(folder, files)
                 replace(folder, files)
             except StoreError as error:
@@ -151,27 +151,26 @@ def rewrite(target: Path, registry: Registry | None = None) -> Published:
     return result
 
 
-def _written_anew(folder: Path, source: BoardSource) -> Files:
-    """Everything that is to lie in a published board's directory; its records are the same bytes as before."""
-    figures = _redrawn(folder, source)
-    with readable(folder):
-        archive = {name: (folder / name).read_bytes() for name in (RECORDS, OUTCOMES)}
-    return {**_board_files(source, figures), **figures, **archive}
+def _written_anew(folder: Path, source: BoardSource, registry: Registry) -> Files:
+    """Everything that is to lie in a published board's directory; its records are the same, in today's form."""
+    figures = _redrawn(folder, source, registry)
+    return {**_board_files(source, figures), **figures, **_archive(source)}
 
 
-def _redrawn(folder: Path, source: BoardSource) -> dict[str, bytes]:
+def _redrawn(folder: Path, source: BoardSource, registry: Registry) -> dict[str, bytes]:
     """A board's figures: drawn again from its cells, and behind them those that need more than cells."""
     from robbench.leaderboards.artifact_reader import NOTHING
-    from robbench.leaderboards.plots import draw
+    from robbench.leaderboards.plots import draw, in_order
 
     kept = read_pictures(folder)
     with tempfile.TemporaryDirectory() as name:
         place = Path(name)
-        drawn = draw(place, board_data(source.note.title, source.note.grid, source.cells), source.cells, NOTHING)
+        board = board_data(source.note.title, source.note.grid, source.cells)
+        drawn = draw(place, board, source.cells, NOTHING, registry)
         stay = [picture for picture in kept if picture.name not in {one.name for one in drawn}]
         for path, content in _figures(folder, stay).items():
             write_atomically(place / path, content)
-        write_manifest(place, [*drawn, *stay])
+        write_manifest(place, in_order([*drawn, *stay]))
         return _figures(place)
 
 
@@ -250,9 +249,12 @@ def _made(
             )
         remarks.append(f"{len(lacking)} of its cells failed or were not run ({some})")
     remarks += _unchecked([own, *others])
+    return source, {**files, **figures, **_archive(source)}
+
+
+def _archive(source: BoardSource) -> dict[str, bytes]:
     with tempfile.TemporaryDirectory() as name:
-        archive = {path.name: path.read_bytes() for path in write_archive(Path(name), source.cells)}
-    return source, {**files, **figures, **archive}
+        return {path.name: path.read_bytes() for path in write_archive(Path(name), source.cells)}
 
 
 def _unchecked(boards: Sequence[_Checked]) -> list[str]:

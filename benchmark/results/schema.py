@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from typing import Any, Literal, NamedTuple, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -337,6 +338,11 @@ def _from_1(data: dict[str, Any]) -> None:
 
 
 def _from_2(data: dict[str, Any]) -> None:
+    model = data["spec"]["model"]
+    for name in ("label", "start"):
+        # "cross-entropy · clean" was the row of a model without a defense.
+        if model.get(name):
+            model[name] = re.sub(r"(?<= · )clean(?= · |$)", "no defense", model[name])
     data["traits"] = [_RENAMED.get(trait, trait) for trait in data.get("traits", ())]
     for marks in ("flags", "cautions"):
         data[marks] = {_RENAMED.get(name, name): _reworded(text) for name, text in data.get(marks, {}).items()}

@@ -13,9 +13,9 @@ from robbench.leaderboards.html.model_cards import model_cards
 from robbench.leaderboards.html.records import embedded, facets
 from robbench.leaderboards.html.rendering import render
 from robbench.leaderboards.sheet import Records
-from robbench.leaderboards.table import AUDIT_STEPS, Cell
+from robbench.leaderboards.table import AUDIT_STEPS
 from robbench.leaderboards.tables import decisions, sheets, usual_recipe
-from robbench.results.schema import BoardNote, Record
+from robbench.results.schema import BoardNote, CellResult, Record
 
 KINDS = {
     "clean": "clean",
@@ -27,6 +27,9 @@ KINDS = {
 FILES = {
     "leaderboard.csv": "ranking and conditions",
     "per_class.csv": "class by class",
+    "changes.csv": "single changes",
+    "training.csv": "training cost",
+    "checks.csv": "checks",
     "corruptions.csv": "corruptions",
     "leaderboard.json": "the whole board",
     "README.md": "in markdown",
@@ -34,7 +37,9 @@ FILES = {
 ARCHIVE = {"records.jsonl": "all records", "outcomes.npz": "predictions, image by image"}
 
 
-def page(board: Board, note: BoardNote, cells: Sequence[Cell], directory: Path, pictures: Sequence[Picture]) -> str:
+def page(
+    board: Board, note: BoardNote, cells: Sequence[CellResult], directory: Path, pictures: Sequence[Picture]
+) -> str:
     """A board as a single HTML file, with its records and figures inside.
 
     Args:
@@ -65,7 +70,7 @@ def page(board: Board, note: BoardNote, cells: Sequence[Cell], directory: Path, 
         facets={name: values for name, values in _facets(board).items() if len(values) > 1},
         figures=placed(directory / "figures", pictures, [part for part in ("strength", "rounding") if parts[part]]),
         cards={card.row: card for card in model_cards(board, (record for record, _ in cells))},
-        downloads={name: text for name, text in FILES.items() if board.corrupted or name != "corruptions.csv"},
+        downloads={name: text for name, text in FILES.items() if parts.get(name.removesuffix(".csv"), True)},
         archive=ARCHIVE,
         usual=usual_recipe(board),
         audit_steps=AUDIT_STEPS,
@@ -73,7 +78,7 @@ def page(board: Board, note: BoardNote, cells: Sequence[Cell], directory: Path, 
     )
 
 
-def _by_place(cells: Sequence[Cell]) -> Records:
+def _by_place(cells: Sequence[CellResult]) -> Records:
     found: dict[tuple[str, str], list[Record]] = {}
     for record, _ in sorted(cells, key=lambda cell: cell[0].spec.seed):
         found.setdefault((record.spec.model.label, record.spec.condition.label), []).append(record)

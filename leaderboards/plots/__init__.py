@@ -15,7 +15,8 @@ from robbench.leaderboards.board import Board
 from robbench.leaderboards.figure_manifest import FILE_STEM, Picture, Section, write_manifest
 from robbench.leaderboards.plots._scene import Figure, Scene, Sketch
 from robbench.leaderboards.plots._style import Fonts, png, style, svg
-from robbench.leaderboards.table import Cell, Table
+from robbench.leaderboards.table import Table
+from robbench.results.schema import CellResult
 
 __all__ = ["draw", "figures", "in_order"]
 
@@ -38,7 +39,7 @@ def figures(registry: Registry) -> dict[str, Figure]:
 
 
 def draw(
-    directory: Path, board: Board, cells: Sequence[Cell], materials: Materials, registry: Registry | None = None
+    directory: Path, board: Board, cells: Sequence[CellResult], materials: Materials, registry: Registry | None = None
 ) -> tuple[Picture, ...]:
     """Draw every figure for which there is something to show, as ``figures/<name>.png``, and list them.
 
