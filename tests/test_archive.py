@@ -95,7 +95,7 @@ def test_columns_are_of_the_smallest_exact_type_and_floats_are_not_rounded(tmp_p
 
 
 @pytest.mark.parametrize("changed", [{"l2": np.zeros(3, np.float32)}, {"final": np.zeros(2, np.int64)}])
-def test_arrays_that_outcomes_do_not_declare_are_refused(changed: dict[str, np.ndarray]) -> None:
+def test_arrays_that_outcomes_do_not_declare_are_refused(changed: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=f"the array {next(iter(changed))} of an outcome is"):
         pack_outcomes([outcome("attack", LABELS, **changed)])
 
@@ -117,7 +117,8 @@ def some_cells(draw: st.DrawFn) -> list[Cell]:
     for seed in range(draw(st.integers(0, 4))):
         condition = draw(st.sampled_from([CLEAN, FGSM, PGD, ROTATION, CHAIN]))
         found = draw(outcomes(condition.kind))
-        result = draw(st.sampled_from([found, "it broke", "!not for this"]))
+        results: list[Outcome | str] = [found, "it broke", "!not for this"]
+        result = draw(st.sampled_from(results))
         record, _ = cell(draw(st.sampled_from(rows)), condition, result, seed=seed, data=data)
         metrics = {}
         if isinstance(result, Outcome) and draw(st.booleans()):

@@ -16,7 +16,9 @@ from robbench.attacks.fgm import FGM
 from robbench.attacks.noise import UniformNoise
 from robbench.attacks.pgd import PGD
 from robbench.attacks.square import Square
+from robbench.core.contracts import Attack
 from robbench.core.registry import Registry
+from robbench.core.sample_rng import Draw
 from robbench.core.threat_model import Norm, Threat
 
 SIZES: dict[Norm, float] = {"linf": 0.02, "l2": 0.15, "l1": 0.6}
@@ -34,7 +36,7 @@ class TestInTurn:
         plain, images = linear(13, 4), images_near(0.5, 0.3, 40)
         labels, threat, rng = plain.predict(images), Threat("linf", 0.02), streams(40)
         model = Counting.of(plain, 40)
-        attacks = {"fgm": FGM(), "pgd": PGD(steps=20, restarts=2)}
+        attacks: dict[Draw, Attack] = {"fgm": FGM(), "pgd": PGD(steps=20, restarts=2)}
         attacked = in_turn(attacks, model, images, labels, threat, rng)
         assert_allowed(images, attacked, threat)
         first = FGM().perturb(plain, images, labels, threat, rng)
@@ -72,7 +74,7 @@ class TestInTurn:
     def test_batch_and_order_change_nothing(self) -> None:
         model, images = linear(13, 4), images_near(0.5, 0.3, 40)
         labels, threat, rng = model.predict(images), Threat("l2", 0.15), streams(40)
-        attacks = {"short": APGD(steps=3), "apgd": APGD("dlr", steps=10, targets=3)}
+        attacks: dict[Draw, Attack] = {"short": APGD(steps=3), "apgd": APGD("dlr", steps=10, targets=3)}
         whole = in_turn(attacks, model, images, labels, threat, rng)
         order = torch.randperm(40, generator=torch.Generator().manual_seed(1))
         for index in (*order[:3].split(1), *order.split(7)):

@@ -56,7 +56,7 @@ def test_right_samples_of_the_target_class_are_left_out_of_robust_rates() -> Non
 def with_metrics(made: Cell, **figures: Measure) -> Cell:
     record, result = made
     assert result is not None
-    return record.model_copy(update={"metrics": Decisions().measure(result) | figures}), result
+    return record.model_copy(update={"metrics": {**Decisions().measure(result), **figures}}), result
 
 
 def test_further_metrics_stand_on_the_board(tmp_path: Path) -> None:

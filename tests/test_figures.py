@@ -244,7 +244,6 @@ def test_lists_of_earlier_versions_get_their_sections(tmp_path: Path) -> None:
     entries = {"ranking": "accuracy", "classes": "accuracy", "attacked-1": "examples", "sample-images": "data"}
     for name in entries:
         (tmp_path / "figures" / f"{name}.png").write_bytes(b"")
-    told = {"title": "", "caption": "", "alt": "", "main": False}
     text = ", ".join(
         f'{{"name": "{name}", "section": "{section}", "title": "", "caption": "", "alt": "", "main": false}}'
         for name, section in entries.items()
@@ -254,7 +253,7 @@ def test_lists_of_earlier_versions_get_their_sections(tmp_path: Path) -> None:
     assert [(picture.section, picture.photograph) for picture in found] == [
         *(("ranking", False), ("classes", False), ("images", True), ("data", True)),
     ]
-    assert replace(found[0], section="ranking") == Picture("ranking", "ranking", **told)
+    assert replace(found[0], section="ranking") == Picture("ranking", "ranking", title="", caption="", alt="")
 
 
 def test_a_palette_keeps_charts_as_they_are() -> None:

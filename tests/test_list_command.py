@@ -257,7 +257,7 @@ class Asked(Classifier):
         self.seen.add("scores")
         scores: Tensor = self.inner(images)
         if scores.requires_grad:
-            scores.register_hook(lambda gradient: self.seen.add("gradients"))  # type: ignore[no-untyped-call]
+            scores.register_hook(lambda gradient: self.seen.add("gradients"))
         return scores
 
     def embed(self, images: Tensor) -> Tensor:

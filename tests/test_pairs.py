@@ -150,9 +150,9 @@ def test_other_sizes_tell_more_where_nothing_is_left_of_what_ranks() -> None:
     ]
     cells = []
     for seed, share in ((0, 0.5), (1, 0.8)):
-        for name, kept in (("plain", 0.2), ("angular", share)):
+        for name, robust in (("plain", 0.2), ("angular", share)):
             made = rows(**{name: 0.0})
-            final = np.where(np.r_[np.arange(30) < 30 * kept, np.arange(10) < 10 * kept], LABELS, 1 - LABELS)
+            final = np.where(np.r_[np.arange(30) < 30 * robust, np.arange(10) < 10 * robust], LABELS, 1 - LABELS)
             spec = made[0][0].spec.model
             cells += [
                 cell(spec, record.spec.condition, result, seed=seed) for record, result in made if result is not None

@@ -385,8 +385,8 @@ def test_damaged_trials_and_searches_at_once_are_refused(finished: tuple[Search,
         (wanted.folder / "trials.csv").write_text(damaged)
         with pytest.raises(StoreError, match=r"cannot read .*trials\.csv: .*; remove it and search again"):
             search(wanted, COUNT)
-    for damaged in (b"no database", (finished[0].folder / "optuna.db").read_bytes()[:5000]):
-        (wanted.folder / "optuna.db").write_bytes(damaged)
+    for broken in (b"no database", (finished[0].folder / "optuna.db").read_bytes()[:5000]):
+        (wanted.folder / "optuna.db").write_bytes(broken)
         with pytest.raises(StoreError, match=r"cannot use .*optuna\.db: .*; remove it and search again"):
             search(wanted, COUNT)
     with Store(wanted.folder).lock(), pytest.raises(RequestError, match="in use by another robbench"):

@@ -209,7 +209,7 @@ def test_schedules_follow_their_formulas(epochs: int, per_epoch: int, lr: float,
     recipe = Recipe(epochs=epochs, lr=lr, optimizer=optimizer)
     total = epochs * per_epoch
     steps = np.arange(total)
-    formulas = {
+    formulas: dict[Any, np.ndarray] = {
         "constant": np.full(total, lr),
         "cosine": lr * np.cos(np.pi * steps / total / 2) ** 2,
         "one-cycle": lr * np.interp(steps, [0, 0.3 * total - 1, total - 1], [1 / 25, 1, 1 / 250_000])
