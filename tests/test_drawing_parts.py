@@ -18,13 +18,13 @@ from robbench.leaderboards.artifact_reader import Embeddings, History, Materials
 from robbench.leaderboards.board import Row, board_data
 from robbench.leaderboards.markdown import counted, listed
 from robbench.leaderboards.plots import draw
-from robbench.leaderboards.plots._rows import featured, is_undefended, leading, which
+from robbench.leaderboards.plots._rows import featured, leading, which
 from robbench.leaderboards.plots._scene import Figure, Scene, Sketch
 from robbench.leaderboards.plots._style import Fonts, spans
 from robbench.leaderboards.plots._words import pct, short
 from robbench.leaderboards.plots.embeddings import EmbeddingMaps, project
-from robbench.leaderboards.plots.learning_rates import LearningRates
 from robbench.leaderboards.plots.rounding import undone
+from robbench.leaderboards.plots.training import LearningRates
 from robbench.leaderboards.table import Table
 from robbench.results.schema import ModelSpec
 
@@ -59,7 +59,7 @@ def test_a_few_rows_stand_for_all(rows: list[Row], limit: int) -> None:
 def test_the_first_and_the_first_undefended_row_lead(rows: list[Row]) -> None:
     found = leading(rows)
     assert [item.label for item in found[:1]] == [item.label for item in rows[:1]]
-    bare = [item.label for item in rows if is_undefended(item)]
+    bare = [item.label for item in rows if item.undefended]
     assert len(found) == len({item.label for item in rows[:1]} | set(bare[:1]))
     assert not bare or bare[0] in {item.label for item in found}
 

@@ -12,14 +12,9 @@ CROWD = 6
 """Rows in one plot at most."""
 
 
-def is_undefended(row: Row) -> bool:
-    """Whether it was trained without a defense."""
-    return all(part.name == "none" for part in row.model.defenses)
-
-
 def leading(rows: Sequence[Row]) -> tuple[Row, ...]:
     """The first row and the first undefended one; one row if they are the same, none of none."""
-    first = [*rows[:1], *[row for row in rows if is_undefended(row)][:1]]
+    first = [*rows[:1], *[row for row in rows if row.undefended][:1]]
     return tuple({row.label: row for row in first}.values())
 
 

@@ -82,7 +82,7 @@ class Scene:
     @property
     def clean(self) -> str | None:
         """Label of the condition that changes nothing; None where it was not run."""
-        return next((condition.label for condition in self.board.conditions if condition.kind == "clean"), None)
+        return self.board.clean_label
 
     def seed(self, row: Row) -> int:
         """The seed whose images and embeddings stand for a row: its first."""

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from unicodedata import category
 
-from robbench.leaderboards.aggregates import Estimate, Rates
-
 
 def short(text: object, limit: int = 60) -> str:
     """Text on one line, without control characters, with an ellipsis in the middle where it exceeds the limit."""
@@ -20,8 +18,3 @@ def pct(share: float) -> str:
     """``0.4712`` as ``47 %``, with a decimal where it would otherwise read as none or all of it."""
     value = 100 * share
     return f"{value:.1f} %" if 0 < value < 1 or 99 < value < 100 else f"{value:.0f} %"
-
-
-def average(rates: Rates, imbalanced: bool) -> Estimate:
-    """The figure that boards show first: averaged over classes where the test set is imbalanced, else over images."""
-    return rates.balanced if imbalanced else rates.share

@@ -14,7 +14,7 @@ from robbench.leaderboards.board import Board, Row
 from robbench.leaderboards.figure_manifest import Section
 from robbench.leaderboards.markdown import counted
 from robbench.leaderboards.plots._labels import PointLabel, mark_box, write_labels
-from robbench.leaderboards.plots._rows import is_undefended, leading
+from robbench.leaderboards.plots._rows import leading
 from robbench.leaderboards.plots._scene import Figure, Scene, Sketch
 from robbench.leaderboards.plots._style import BLUE, GREY, VERMILLION, lay_out, percent_limits, sheet
 from robbench.leaderboards.plots._words import short
@@ -45,7 +45,7 @@ class _Mark:
 
     @property
     def color(self) -> str:
-        return VERMILLION if is_undefended(self.row) else BLUE
+        return VERMILLION if self.row.undefended else BLUE
 
 
 @register_figure("clean-vs-robust")
@@ -123,7 +123,7 @@ def _draw_mark(axes: Axes, mark: _Mark, named: bool) -> None:
     bars: dict[str, Any] = {"color": mark.color, "alpha": 0.55 if named else 0.18, "lw": 0.8, "zorder": 1}
     axes.hlines(y, min(_ends(mark.clean)), max(_ends(mark.clean)), **bars)
     axes.vlines(x, min(_ends(mark.robust)), max(_ends(mark.robust)), **bars)
-    bare = is_undefended(mark.row)
+    bare = mark.row.undefended
     axes.scatter(
         x,
         y,
@@ -145,7 +145,7 @@ def _explain(made: Sheet, marks: Sequence[_Mark]) -> None:
         look: dict[str, Any] = {"mec": color if bare else "white", "mfc": "white" if bare else color}
         return Line2D([], [], ls="", marker="D" if bare else "o", ms=float(np.sqrt(area)), label=text, **look)
 
-    bare = [is_undefended(mark.row) for mark in marks]
+    bare = [mark.row.undefended for mark in marks]
     entries = [entry("defended", _USUAL, BLUE)] * (not all(bare)) + [
         entry("no defense", _USUAL, VERMILLION, True)
     ] * any(bare)
@@ -157,7 +157,7 @@ def _explain(made: Sheet, marks: Sequence[_Mark]) -> None:
 
 def _sketch(scene: Scene, marks: Sequence[_Mark], made: Sheet) -> Sketch:
     best = marks[0]
-    bare = next((mark for mark in marks if is_undefended(mark.row)), None)
+    bare = next((mark for mark in marks if mark.row.undefended), None)
     told = f"Best: {_told(best)}."
     if bare is best:
         told += " It has no defense."

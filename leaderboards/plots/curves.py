@@ -3,24 +3,70 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 
+from robbench.core.registry import register_figure
 from robbench.core.threat_model import format_eps
 from robbench.evaluation.statistics import combine, survival
 from robbench.leaderboards.aggregates import Estimate, distance_scores, rates
 from robbench.leaderboards.board import Row
 from robbench.leaderboards.curves import Curve
+from robbench.leaderboards.figure_manifest import Section
 from robbench.leaderboards.plots._rows import featured, which
-from robbench.leaderboards.plots._scene import Scene, Sketch
+from robbench.leaderboards.plots._scene import Figure, Scene, Sketch
 from robbench.leaderboards.plots._style import COLORS, MARKERS, share_axis, sheet, spans
-from robbench.leaderboards.plots._words import average, pct, short
-from robbench.leaderboards.tables.parts import extent
+from robbench.leaderboards.plots._words import pct, short
+from robbench.leaderboards.tables.parts import extent, usual
 
 
-def curve_of(
-    scene: Scene, curve: Curve, name: str, title: str, caption: str, size: str, main: bool
-) -> Iterator[Sketch]:
+@register_figure("robust-accuracy")
+@dataclass(frozen=True)
+class RobustAccuracy(Figure):
+    """Robust accuracy over eps, a drawing for each norm."""
+
+    section: ClassVar[Section] = "strength"
+    position: ClassVar[int] = 10
+
+    def draw(self, scene: Scene) -> Iterator[Sketch]:
+        """The drawing of the first norm is a main one."""
+        for place, curve in enumerate(scene.board.strength):
+            yield from _drawn(
+                scene,
+                curve,
+                f"robust-accuracy-{curve.norm}",
+                f"Robust accuracy over eps ({curve.label})",
+                f"Share of test images robust to every {curve.label} attack up to each eps, with 95 % bands.",
+                f"eps ({curve.label})",
+                place == 0,
+            )
+
+
+@register_figure("change-needed")
+@dataclass(frozen=True)
+class ChangeNeeded(Figure):
+    """Robust accuracy over the size of the change, for attacks that minimize it."""
+
+    section: ClassVar[Section] = "strength"
+    position: ClassVar[int] = 20
+
+    def draw(self, scene: Scene) -> Iterator[Sketch]:
+        """A drawing for each untargeted attack."""
+        targets = {condition.label: condition.target for condition in scene.board.conditions}
+        curves = [curve for curve in scene.board.sizes if targets[curve.conditions[0]] in (None, "all")]
+        for place, curve in enumerate(curves, 1):
+            caption = (
+                f"Share of test images robust to {short(curve.label)} with a change of at most each size, with 95 % "
+                "bands. Marks: quartiles of its successful changes."
+            )
+            title = f"Change needed: {short(curve.label)}"
+            size = f"Size of the change ({curve.norm.capitalize()})"
+            yield from _drawn(scene, curve, f"change-needed-{place}", title, caption, size, False)
+
+
+def _drawn(scene: Scene, curve: Curve, name: str, title: str, caption: str, size: str, main: bool) -> Iterator[Sketch]:
     """A curve of a few rows with its intervals; nothing without a row.
 
     Args:
@@ -40,7 +86,7 @@ def curve_of(
     for place, row in enumerate(shown):
         radii, figures = _points(scene, curve, row)
         values, reach = spans(figures)
-        area = average(curve.lines[row.label].area, board.imbalanced).value
+        area = usual(board)(curve.lines[row.label].area).value
         label = f"{scene.fonts.text(row.label, 70)} (area {pct(area)})"
         axes.plot(radii, values, color=COLORS[place], marker=MARKERS[place], label=label)
         axes.fill_between(radii, values - reach[0], values + reach[1], color=COLORS[place], alpha=0.14, lw=0)
@@ -67,7 +113,7 @@ def _points(scene: Scene, curve: Curve, row: Row) -> tuple[list[float], list[Est
     clean = rates([survival(part, 0.0) for part in by_seed], len(scene.board.dataset.class_names))
     points = [*([clean[0]] if clean else []), *curve.lines[row.label].points]
     radii = [0.0] * bool(clean) + list(curve.radii)
-    return radii, [average(point, scene.board.imbalanced) for point in points]
+    return radii, list(map(usual(scene.board), points))
 
 
 def _apart(radii: Sequence[float]) -> list[float]:
@@ -80,7 +126,7 @@ def _apart(radii: Sequence[float]) -> list[float]:
 
 
 def _told(scene: Scene, curve: Curve, label: str) -> str:
-    points = [average(point, scene.board.imbalanced) for point in curve.lines[label].points]
+    points = list(map(usual(scene.board), curve.lines[label].points))
     shown = np.unique([0, len(points) // 2, len(points) - 1])
     parts = [f"{pct(points[place].value)} at {format_eps(curve.radii[place])}" for place in shown]
     return f"{short(label)}: {', '.join(parts)}."
