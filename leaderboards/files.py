@@ -4,24 +4,27 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
 from robbench.core.atomic_io import write_atomically
 from robbench.core.errors import StoreError
 from robbench.leaderboards import tables
+from robbench.leaderboards.aggregates import Estimate
 from robbench.leaderboards.board import Board, board_data
 from robbench.leaderboards.figure_manifest import Picture
 from robbench.leaderboards.html.page import page
 from robbench.leaderboards.markdown import NONE
 from robbench.leaderboards.readme import readme
 from robbench.leaderboards.sheet import Detail, Sheet, TableCell
-from robbench.results.schema import BoardNote, CellResult, dumps
+from robbench.results.schema import BoardNote, CellResult
 
 OPTIONAL = ("corruptions.csv", "changes.csv", "training.csv", "checks.csv")
 """Files that only some boards have."""
+_FIGURE = {field.name for field in fields(Estimate)}
 
 
 def write_board(
@@ -70,7 +73,7 @@ def write_files(
     contents = {
         "README.md": readme(board, note, pictures),
         "index.html": page(board, note, cells, directory, pictures),
-        "leaderboard.json": dumps(plain_data(board)),
+        "leaderboard.json": _json(plain_data(board)),
         **csv_files(board),
         "timings.csv": timings_csv(cells),
         "board.json": note.to_json(),
@@ -100,7 +103,10 @@ def csv_files(board: Board) -> dict[str, str]:
 
 
 def plain_data(board: Board) -> dict[str, Any]:
-    """The board as JSON values, without the fields of figures that are not defined."""
+    """The board as JSON values, without fields that are not defined.
+
+    A figure is a list: value, ends of the interval or null, samples and, of several seeds, the list of their values.
+    """
     plain: dict[str, Any] = asdict(board)
     plain["dataset"] = board.dataset.model_dump(mode="json")
     for name in ("conditions", "checks"):
@@ -115,11 +121,34 @@ def plain_data(board: Board) -> dict[str, Any]:
         places = {f"{kind} {severity}": asdict(rates) for (kind, severity), rates in figures.rates.items()}
         plain["corrupted"][label] |= {"rates": places}
         del plain["corrupted"][label]["conditions"]
-    return plain
+    return {name: _listed(value) for name, value in plain.items()}
+
+
+def _listed(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        if value.keys() == _FIGURE:
+            seeds = [list(value["seeds"])] if len(value["seeds"]) > 1 else []
+            return [value["value"], value["low"], value["high"], value["n"], *seeds]
+        return {key: _listed(item) for key, item in value.items()}
+    return [_listed(item) for item in value] if isinstance(value, list | tuple) else value
+
+
+def _json(plain: Mapping[str, Any]) -> str:
+    """JSON with a line for each row, in which figures are lists; see ``plain_data``."""
+    lines = []
+    for name, value in sorted(plain.items()):
+        rows = value if isinstance(value, list) and value and isinstance(value[0], dict) else None
+        text = ",\n".join(map(_line, rows)) if rows else _line(value)
+        lines.append(f'"{name}":[\n{text}\n]' if rows else f'"{name}":{text}')
+    return "{\n" + ",\n".join(lines) + "\n}\n"
+
+
+def _line(value: Any) -> str:
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
 
 
 def _defined(value: Any) -> Any:
-    if isinstance(value, dict):
+    if isinstance(value, dict) and value.keys() != _FIGURE:
         return {key: _defined(item) for key, item in value.items() if item is not None}
     return value
 

@@ -94,6 +94,8 @@ def opened(browser: Browser) -> Iterator[Any]:
         page.on("dialog", dismissed)
         page.on("request", lambda sent: troubles.extend(remote(sent.url)))
         page.goto(url)
+        if options.get("java_script_enabled", True) and page.locator("#data").count():
+            page.locator("html.ready").wait_for(state="attached")
         return page
 
     yield start

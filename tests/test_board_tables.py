@@ -77,7 +77,7 @@ def test_further_metrics_stand_on_the_board(tmp_path: Path) -> None:
     write_board(tmp_path, TOYS, cells)
     rows = json.loads((tmp_path / "leaderboard.json").read_text(encoding="utf-8"))["rows"]
     found = next(row for row in rows if row["model"]["label"] == "b")["cells"]["pgd@0.1"]["further"]
-    assert found == {"margin": {"value": 2.0, "n": 2, "seeds": [1.0, 3.0]}}
+    assert found == {"margin": [2.0, None, None, 2, [1.0, 3.0]]}
 
 
 def test_built_in_figures_are_no_further_metrics() -> None:

@@ -282,7 +282,7 @@ def test_csv_and_json_hold_the_figures_unrounded(tmp_path: Path) -> None:
     chosen = [row for row in per_class if (row["condition"], row["class"]) == ("pgd@0.1", "car")]
     assert [(float(row["value"]), row["n"], row["train images"]) for row in chosen] == [(1 / 3, "3", "30")]
     plain = json.loads((tmp_path / "leaderboard.json").read_text(encoding="utf-8"))
-    assert plain["rows"][0]["worst"]["Linf 0.1"]["share"]["value"] == 0.5
+    assert plain["rows"][0]["worst"]["Linf 0.1"]["share"][0] == 0.5
     assert plain["rows"][0]["cells"]["clean"]["confusion"] == [[3, 0], [0, 1]]
     assert plain["rows"][0]["cells"]["clean"]["keys"] == {"0": cells[0][0].key}
 

@@ -128,5 +128,5 @@ def test_curves_are_in_the_files(tmp_path: Path) -> None:
     assert "L1 ≤ 3" in text
     plain = json.loads((tmp_path / "leaderboard.json").read_text(encoding="utf-8"))
     assert plain["strength"][0]["radii"] == [0.1, 0.2]
-    assert plain["strength"][0]["lines"]["a"]["points"][0]["share"]["value"] == 0
-    assert plain["sizes"][0]["lines"]["a"]["area"]["share"]["n"] == 2
+    assert plain["strength"][0]["lines"]["a"]["points"][0]["share"][0] == 0
+    assert plain["sizes"][0]["lines"]["a"]["area"]["share"][3] == 2

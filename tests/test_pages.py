@@ -37,6 +37,7 @@ from robbench.leaderboards.files import plain_data
 from robbench.leaderboards.html import IndexEntry, index_page, page
 from robbench.leaderboards.html.figures import placed
 from robbench.leaderboards.html.model_cards import model_cards
+from robbench.leaderboards.html.records import unpacked
 from robbench.leaderboards.html.rendering import breaks, inline
 from robbench.leaderboards.markdown import escape
 from robbench.results.schema import BoardNote, ConditionSpec, Training
@@ -82,9 +83,14 @@ def reader(made: str) -> Reader:
     return Reader(made)
 
 
+def plain(page: str) -> str:
+    """The JSON that a page's script reads."""
+    return re.findall(r'id="data">(.*)</script>\n<script>', unpacked(page), re.DOTALL)[0]
+
+
 def embedded(text: str) -> dict[str, Any]:
     """What the page's script reads, with everything in its place that is told once and referred to by number."""
-    data = json.loads(re.findall(r'<script type="application/json" id="data">(.*?)</script>', text, re.DOTALL)[0])
+    data = json.loads(plain(text))
 
     def named(found: list[int]) -> list[list[Any]]:
         names = data["shared"][found[0]] if found else []
@@ -180,7 +186,7 @@ def test_a_card_tells_what_a_model_is_and_what_it_cost() -> None:
 
 
 def test_a_page_tells_once_what_many_records_share(made: str) -> None:
-    text = re.findall(r'<script type="application/json" id="data">(.*?)</script>', made, re.DOTALL)[0]
+    text = plain(made)
     data = json.loads(text)
     assert len({json.dumps(measure) for measure in data["measures"]}) == len(data["measures"])
     assert text.count(f'"fingerprint":"{"f" * 64}"') == 1

@@ -176,7 +176,7 @@ TAMPERING: dict[str, tuple[Callable[[Store], object], tuple[str, ...]]] = {
         ("leaderboard.csv: line", "0.9", "0.5"),
     ),
     "a number in the JSON": (
-        lambda store: edit_board(store, "leaderboard.json", '"value": 0.5', '"value": 0.9'),
+        lambda store: edit_board(store, "leaderboard.json", "[0.5,", "[0.9,"),
         ("leaderboard.json: line", "0.9", "0.5"),
     ),
     "a file": (

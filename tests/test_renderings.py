@@ -204,4 +204,4 @@ def test_a_registered_metric_is_shown_without_further_edits(tmp_path: Path) -> N
     assert "| Model | Condition | certainty |" in text
     assert "| a | pgd@0.1 | 0.75 (0.125–0.875) |" in text
     assert "certainty" in page
-    assert '"certainty": {' in (tmp_path / "board" / "leaderboard.json").read_text(encoding="utf-8")
+    assert '"certainty":[0.75,' in (tmp_path / "board" / "leaderboard.json").read_text(encoding="utf-8")

@@ -15,6 +15,7 @@ from robbench.core.registry import Registry
 from robbench.core.threat_model import NORMS
 from robbench.evaluation.audit import marked
 from robbench.evaluation.scoring import measure, scored
+from robbench.leaderboards.html.records import unpacked
 from robbench.results.outcome import ArraySpec, Outcome
 from robbench.results.schema import CellResult, Costs, Measure, Record
 
@@ -265,6 +266,15 @@ def _differing(one: str, other: str) -> Iterator[int]:
     yield min(len(one), len(other))
 
 
+def _plain(name: str, text: bytes) -> bytes:
+    if not name.endswith(".html"):
+        return text
+    try:
+        return unpacked(text.decode("utf-8", "replace")).encode()
+    except ValueError:
+        return text  # which then differs
+
+
 def files_follow(written: Mapping[str, bytes | None], follows: Mapping[str, bytes], folder: str) -> None:
     """See that files say what they should: see ``first_difference``.
 
@@ -280,6 +290,6 @@ def files_follow(written: Mapping[str, bytes | None], follows: Mapping[str, byte
         found = written.get(name)
         if found is None:
             refuse(f"{folder}/{name} is missing; robbench report makes it again")
-        difference = None if found == wanted else first_difference(found, wanted)
+        difference = None if found == wanted else first_difference(*(_plain(name, text) for text in (found, wanted)))
         if difference:
             refuse(f"{folder}/{name}: {difference}; robbench report makes it again")

@@ -49,12 +49,12 @@ class IndexEntry:
         """
         ranked = [row for row in data["rows"] if row["rank"]]
         by = data["ranked_by"]
-        rates = None
-        if ranked and by:
-            rates = ranked[0]["worst"][by]
-        elif ranked:
-            clean = next(spec["label"] for spec in data["conditions"] if spec["kind"] == "clean")
-            rates = ranked[0]["cells"][clean]["rates"]
+        figure = None
+        if ranked:
+            clean = next((spec["label"] for spec in data["conditions"] if spec["kind"] == "clean"), None)
+            rates = ranked[0]["worst"][by] if by else ranked[0]["cells"][clean]["rates"]
+            value, low, high, n, *seeds = rates["balanced"]
+            figure = Estimate(value, low, high, n, tuple(seeds[0]) if seeds else (value,))
         return cls(
             folder=folder,
             title=data["title"],
@@ -63,7 +63,7 @@ class IndexEntry:
             leader=ranked[0]["model"]["label"] if ranked else "",
             tied=sum(row["rank"] == ranked[0]["rank"] for row in ranked) - 1 if ranked else 0,
             measure=f"worst case {by}" if by else "clean, balanced",
-            figure=Estimate(**rates["balanced"]) if rates else None,
+            figure=figure,
         )
 
     @classmethod

@@ -34,6 +34,9 @@ FILES = {
     "leaderboard.json": "the whole board",
     "README.md": "in markdown",
 }
+_REPORTED = 12
+"""Rows from the top whose reports and matrices are shown whole; those of all stand with their records."""
+
 ARCHIVE = {"records.jsonl": "all records", "outcomes.npz": "predictions, image by image"}
 
 
@@ -54,7 +57,7 @@ def page(
     """
     records = _by_place(cells)
     parts = sheets(board, note.references)
-    decided = {row.label: found for row in board.rows if (found := decisions(board, row))}
+    decided = {row.label: found for row in board.rows[:_REPORTED] if (found := decisions(board, row))}
     tables = [sheet for made in (*parts.values(), *decided.values()) for sheet in made]
     sources = {source.anchor: source for sheet in tables for source in sheet.sources()}
     return render(

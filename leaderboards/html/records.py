@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import base64
+import binascii
 import json
+import re
+import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -18,6 +22,8 @@ from robbench.results.schema import ConditionSpec, Measure, ModelSpec, Record
 
 # Of the provenance, only what does not differ when the same is run on another machine: the page of a board is a
 # function of its cells, and what was distributed gives the same page.
+_LARGEST = 2**28  # bytes
+_DATA = re.compile(r'(?<=id="data">)[A-Za-z0-9+/=]*(?=</script>)')
 _RUN = ("commit", "source", "versions", "plugins", "batch")
 
 
@@ -52,7 +58,7 @@ class _Pool:
 
 
 def embedded(board: Board, records: Records, sources: Iterable[Evidence]) -> str:
-    """What the page's script reads, as JSON that can stand in HTML.
+    """What the page's script reads: JSON, deflated, in base64.
 
     ``measures`` are figures as value, ends of the interval where there is one, and count; ``shared`` is what else is
     referred to by number. A list of figures is the number of their names in ``shared`` and their numbers in
@@ -104,8 +110,29 @@ def embedded(board: Board, records: Records, sources: Iterable[Evidence]) -> str
         "measures": pool.measures.values(),
     }
     text = json.dumps(data, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
-    # Nothing in it can end the script element or begin a comment.
-    return text.replace("<", "\\u003c")
+    return base64.b64encode(zlib.compress(text.encode(), 9)).decode()
+
+
+def unpacked(page: str) -> str:
+    """A page with what its script reads as JSON in place of what ``embedded`` made of it.
+
+    Two builds of zlib may pack the same differently, so that pages are compared in this form.
+
+    Raises:
+        ValueError: If it is damaged, or would unfold to more than any board has.
+    """
+
+    def plain(found: re.Match[str]) -> str:
+        inflate = zlib.decompressobj()
+        text = inflate.decompress(base64.b64decode(found[0], validate=True), _LARGEST)
+        if inflate.unconsumed_tail or not inflate.eof:
+            raise ValueError("its data are cut short or larger than any board's")
+        return text.decode()
+
+    try:
+        return _DATA.sub(plain, page)
+    except (binascii.Error, zlib.error) as error:
+        raise ValueError(f"its data are damaged: {error}") from None
 
 
 def _changes(board: Board, pair: Pair, pool: _Pool) -> dict[str, list[Any]]:

@@ -1,6 +1,7 @@
 // How the tables are shown, which the address keeps behind a question mark, so that a link shows the same.
 
-const data = JSON.parse(document.getElementById("data").textContent);
+const packed = Uint8Array.from(atob(document.getElementById("data").textContent), (letter) => letter.charCodeAt(0));
+const data = await new Response(new Blob([packed]).stream().pipeThrough(new DecompressionStream("deflate"))).json();
 const sections = find("main section[id]").map((section) => [section.id, section]);
 const named = (selector) =>
   new Map(
