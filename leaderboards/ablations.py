@@ -130,19 +130,12 @@ def _pair(part: Part, first: Scored, second: Scored) -> Pair:
 
 
 def _change(first: BySeed, second: BySeed) -> Change | None:
-    both = _both(first, second)
-    if both is None:
-        return None
-    added, p = paired_difference(*both), paired_p(*both)
-    if added is None or p is None:
-        return None
-    differences = [mean_difference(first[seed], second[seed]) for seed in sorted(first.keys() & second.keys())]
-    return Change(added, tuple(found for found in differences if found is not None), p)
-
-
-def _both(first: BySeed, second: BySeed) -> tuple[Scores, Scores] | None:
-    """Each sample's mean over the seeds that both have."""
     seeds = sorted(first.keys() & second.keys())
     if not seeds:
         return None
-    return combine([first[seed] for seed in seeds], np.mean), combine([second[seed] for seed in seeds], np.mean)
+    one, other = (combine([row[seed] for seed in seeds], np.mean) for row in (first, second))
+    added, p = paired_difference(one, other), paired_p(one, other)
+    if added is None or p is None:
+        return None
+    differences = [mean_difference(first[seed], second[seed]) for seed in seeds]
+    return Change(added, tuple(found for found in differences if found is not None), p)

@@ -71,20 +71,18 @@ def checked(
     if stage.eps is not None and not check.undefended:
         ranking = threats.get(ThreatModel(stage.norm, stage.eps), ())
     done = [found for spec in ranking if (found := table.outcomes(model, spec.label)) is not None]
-    others = both = None
-    other_passes = None
+    others = both = other_passes = None
     if done and len(done) == len(ranking):
         parts = list(zip(outcomes, *done, strict=True))
         others = _rates(table, check, [_worst(part[1:], part[0]) for part in parts])
         both = _rates(table, check, [_worst(part, part[0]) for part in parts])
-        spent = [_passes(part[1:], part[0]) for part in parts]
-        other_passes = _mean(spent, outcomes)
+        other_passes = _passes(outcomes, [part[1:] for part in parts])
     return Checked(
         status,
         left=left,
         others=others,
         both=both,
-        passes=_mean([_passes([part], part) for part in outcomes], outcomes),
+        passes=_passes(outcomes, [[part] for part in outcomes]),
         other_passes=other_passes,
         keys=keys,
     )
@@ -105,16 +103,12 @@ def _worst(outcomes: Sequence[Outcome], of: Outcome) -> Scores:
     return combine([scores(of), *(scores(outcome) for outcome in outcomes)], lambda values, axis: values[1:].min(axis))
 
 
-def _passes(outcomes: Sequence[Outcome], of: Outcome) -> tuple[float, float]:
-    """Passes that some attacks spent on the samples of one outcome, all together."""
-    forwards = backwards = 0.0
-    for outcome in outcomes:
-        shared = np.isin(outcome.ids, of.ids)
-        forwards += float(outcome.forwards[shared].sum())
-        backwards += float(outcome.backwards[shared].sum())
+def _passes(of: Sequence[Outcome], by_seed: Sequence[Sequence[Outcome]]) -> tuple[float, float]:
+    """Passes that some attacks spent, by seed, per sample of the outcomes of a check."""
+    spent = np.zeros(2)
+    for check, outcomes in zip(of, by_seed, strict=True):
+        for outcome in outcomes:
+            shared = np.isin(outcome.ids, check.ids)
+            spent += outcome.forwards[shared].sum(), outcome.backwards[shared].sum()
+    forwards, backwards = (spent / max(1, sum(map(len, of)))).tolist()
     return forwards, backwards
-
-
-def _mean(spent: Sequence[tuple[float, float]], outcomes: Sequence[Outcome]) -> tuple[float, float]:
-    count = max(1, sum(len(outcome) for outcome in outcomes))
-    return sum(part[0] for part in spent) / count, sum(part[1] for part in spent) / count

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from statistics import fmean
+from typing import TypeVar
 
 from robbench.core.corruption_kinds import EXTRA, MAIN, SEVERITIES
 from robbench.core.errors import RequestError
@@ -13,6 +14,7 @@ from robbench.leaderboards.aggregates import Rates, rates, scores
 from robbench.leaderboards.table import Status, Table
 
 Place = tuple[str, int]
+K = TypeVar("K")
 
 
 @dataclass(frozen=True)
@@ -56,24 +58,19 @@ def corrupted(table: Table) -> dict[str, Corrupted]:
     if not places:
         return {}
     found = {model.label: _rates(table, model.label, places) for model in table.models}
-    clean = {model.label: _clean(table, model.label) for model in table.models}
+    bare = {spec.label: spec.label for spec in table.conditions if spec.kind == "clean"}
+    clean = {label: next(iter(_rates(table, label, bare).values()), None) for label in found}
     baseline = table.models[0].label
-    return {
-        label: replace(
-            _figures(found[label], found[baseline], clean[label], clean[baseline]),
-            troubles=_troubles(table, label),
-            conditions=places,
-        )
-        for label in found
-    }
+    made = {}
+    for label in found:
+        stands = {spec.label: table.status(label, spec.label) for spec in table.corruptions}
+        troubles = {name: standing for name, standing in stands.items() if standing[0] != "done"}
+        figures = _figures(found[label], found[baseline], clean[label], clean[baseline])
+        made[label] = replace(figures, troubles=troubles, conditions=places)
+    return made
 
 
-def _troubles(table: Table, model: str) -> dict[str, tuple[Status, str]]:
-    stands = {spec.label: table.status(model, spec.label) for spec in table.corruptions}
-    return {label: standing for label, standing in stands.items() if standing[0] != "done"}
-
-
-def _rates(table: Table, model: str, places: Mapping[Place, str]) -> dict[Place, Rates]:
+def _rates(table: Table, model: str, places: Mapping[K, str]) -> dict[K, Rates]:
     found = {}
     for place, condition in places.items():
         outcomes = table.outcomes(model, condition)
@@ -83,25 +80,13 @@ def _rates(table: Table, model: str, places: Mapping[Place, str]) -> dict[Place,
     return found
 
 
-def _clean(table: Table, model: str) -> float | None:
-    for condition in table.conditions:
-        outcomes = table.outcomes(model, condition.label) if condition.kind == "clean" else None
-        if outcomes:
-            rated = rates([scores(outcome) for outcome in outcomes], table.num_classes)
-            return rated[0].share.value if rated else None
-    return None
-
-
 def _figures(
-    found: Mapping[Place, Rates],
-    baseline: Mapping[Place, Rates],
-    clean: float | None,
-    baseline_clean: float | None,
+    found: Mapping[Place, Rates], baseline: Mapping[Place, Rates], clean: Rates | None, baseline_clean: Rates | None
 ) -> Corrupted:
     own, other = ({place: rated.share.value for place, rated in part.items()} for part in (found, baseline))
     relative = None
-    if clean is not None and baseline_clean is not None:
-        relative = _defined(lambda: relative_mce(own, other, clean, baseline_clean))
+    if clean and baseline_clean:
+        relative = _defined(lambda: relative_mce(own, other, clean.share.value, baseline_clean.share.value))
     return Corrupted(
         found,
         mean=_defined(lambda: mean_corruption_accuracy(own)),

@@ -12,7 +12,6 @@ from typing import Any
 
 from robbench.core.atomic_io import write_atomically
 from robbench.core.errors import StoreError
-from robbench.leaderboards import tables
 from robbench.leaderboards.aggregates import Estimate
 from robbench.leaderboards.board import Board, board_data
 from robbench.leaderboards.figure_manifest import Picture
@@ -20,6 +19,10 @@ from robbench.leaderboards.html.page import page
 from robbench.leaderboards.markdown import NONE
 from robbench.leaderboards.readme import readme
 from robbench.leaderboards.sheet import Detail, Sheet, TableCell
+from robbench.leaderboards.tables.classes import class_figures
+from robbench.leaderboards.tables.contents import sheets
+from robbench.leaderboards.tables.ranks import leaderboard
+from robbench.leaderboards.tables.robustness import corruption_figures
 from robbench.results.schema import BoardNote, CellResult
 
 OPTIONAL = ("corruptions.csv", "changes.csv", "training.csv", "checks.csv")
@@ -90,11 +93,11 @@ def write_files(
 
 def csv_files(board: Board) -> dict[str, str]:
     """The CSV files of a board by name, but for its timings."""
-    details = tables.sheets(board, detail=Detail.DATA)
+    details = sheets(board, detail=Detail.DATA)
     found = {
-        "leaderboard.csv": [tables.leaderboard(board)],
-        "per_class.csv": [tables.class_figures(board)],
-        "corruptions.csv": [tables.corruption_figures(board)] if board.corrupted else [],
+        "leaderboard.csv": [leaderboard(board)],
+        "per_class.csv": [class_figures(board)],
+        "corruptions.csv": [corruption_figures(board)] if board.corrupted else [],
         "changes.csv": details["changes"],
         "training.csv": details["training"],
         "checks.csv": details["checks"],

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from statistics import fmean
 
 from robbench.evaluation.statistics import LEVEL
-from robbench.leaderboards.ablations import Change, Pair, Part
+from robbench.leaderboards.ablations import Pair, Part
 from robbench.leaderboards.aggregates import Estimate, Rates
 from robbench.leaderboards.board import Board, Row
 from robbench.leaderboards.check_results import Checked
@@ -95,16 +95,12 @@ def _check(board: Board, check: ConditionSpec) -> tuple[int, str] | None:
     return len(found), (
         f"{escape(check.label)} broke {broken or 'none'} of the {left:,} images that "
         f"{escape(attacks[0]) if len(attacks) == 1 else 'the ranking attacks'} left robust ({images:,} images on "
-        f"{counted(len(found), 'model')}), at {_times(spent / theirs)} the passes."
+        f"{counted(len(found), 'model')}), at {spent / theirs:.{0 if spent >= 2 * theirs else 1}f} times the passes."
     )
 
 
 def _spent(one: Checked, name: str) -> float:
     return sum(getattr(one, name) or ()) * (one.others.n if one.others else 0)
-
-
-def _times(ratio: float) -> str:
-    return f"{ratio:.0f} times" if ratio >= 2 else f"{ratio:.1f} times"
 
 
 # ------------------------------------------------------------------------------------------------------------- findings
@@ -171,26 +167,20 @@ def _effect(board: Board, pairs: Sequence[Pair]) -> tuple[float, str] | None:
     if len(values) > 2:
         effect = f"{signed(means[leading])} on average over {len(values)} pairs ({reach(min(values), max(values))})"
     else:
-        each = [
+        effect = " and ".join(
             f"{signed(one.added.value)} ({reach(one.added.low, one.added.high)}, p {probability(one.p)})"
             for one in changes[leading]
-        ]
-        effect = " and ".join(each)
+        )
     names = f"{named(part, pairs[0].after)} vs. {named(part, pairs[0].before)}"
     text = f"{escape(names)} {effect} {_place(leading)}"
-    if leading != where[0] and where[0] in means and all(map(_unclear, changes[where[0]])):
+    if leading != where[0] and where[0] in means and all(change.p >= 1 - LEVEL for change in changes[where[0]]):
         text += f", none shown {_place(where[0])}"
     return abs(means[leading]), text
 
 
 def _place(name: str) -> str:
-    return (
-        "in clean balanced accuracy" if name == "Clean, balanced" else f"at {escape(name.removeprefix('Worst case '))}"
-    )
-
-
-def _unclear(change: Change) -> bool:
-    return change.p >= 1 - LEVEL
+    size = escape(name.removeprefix("Worst case "))
+    return "in clean balanced accuracy" if name == "Clean, balanced" else f"at {size}"
 
 
 def _classes(board: Board) -> Iterator[str]:
@@ -198,9 +188,10 @@ def _classes(board: Board) -> Iterator[str]:
     names = board.dataset.class_names
     found = {name: figure.value for name, figure in zip(names, rates.per_class, strict=True) if figure}
     if len(found) > 1 and min(found.values()) < max(found.values()):
-        ends = []
-        for value in (min(found.values()), max(found.values())):
-            ends.append(f"{100 * value:.0f} % ({', '.join(escape(name) for name in found if found[name] == value)})")
+        ends = [
+            f"{100 * value:.0f} % ({', '.join(escape(name) for name in found if found[name] == value)})"
+            for value in (min(found.values()), max(found.values()))
+        ]
         yield f"Best model per class: {' to '.join(ends)}."
 
 

@@ -11,7 +11,8 @@ from robbench.leaderboards.findings import check_findings, findings
 from robbench.leaderboards.markdown import escape, paragraphs, value_list
 from robbench.leaderboards.sheet import Detail, Sheet, TableCell
 from robbench.leaderboards.table import AUDIT_STEPS
-from robbench.leaderboards.tables import sheets, usual_recipe
+from robbench.leaderboards.tables.contents import sheets
+from robbench.leaderboards.tables.method import usual_recipe
 from robbench.leaderboards.templates import environment
 from robbench.results.schema import BoardNote
 

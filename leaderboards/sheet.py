@@ -100,6 +100,11 @@ class TableCell:
         )
 
     @classmethod
+    def percentage(cls, value: float | None, evidence: Evidence | None = None) -> TableCell:
+        """A share in percent that has no interval, or a dash."""
+        return cls(NONE) if value is None else cls(f"{100 * value:.1f}", value, evidence=evidence)
+
+    @classmethod
     def quantity(cls, found: Estimate | float | None, evidence: Evidence | None = None, text: str = "{}") -> TableCell:
         """A number of three significant digits, with its interval beside it where it has one; or a dash."""
         if found is None:

@@ -31,7 +31,7 @@ def test_the_ranking_shows_each_attack_of_the_threat_model_that_ranks() -> None:
         cell(A, condition, outcome("attack", LABELS, LABELS, np.where(np.array(right) == 1, LABELS, 1 - LABELS)))
         for condition, right in ((FGSM, [1, 1, 0, 1]), (PGD, [0, 1, 0, 1]), (PGD_2, [0, 0, 0, 0]))
     ]
-    table = tables.ranking(board_data("", "", [*cells, cell(A, CLEAN, outcome("clean", LABELS))]))
+    table = tables.ranks.ranking(board_data("", "", [*cells, cell(A, CLEAN, outcome("clean", LABELS))]))
     line = first(table)
     assert (line["fgsm@0.1 (n = 4)"], line["pgd@0.1 (n = 4)"]) == ("75.0", "50.0")
     assert "pgd@0.2 (n = 4)" not in line
@@ -48,7 +48,7 @@ def test_right_samples_of_the_target_class_are_left_out_of_robust_rates() -> Non
     assert rates is not None
     assert (rates.share.value, rates.share.n) == (2 / 3, 3)
     assert rates.per_class[1] is None
-    assert "pgd@0.1->cat (n = 3)" in heads(tables.conditions(board, share, ""))
+    assert "pgd@0.1->cat (n = 3)" in heads(tables.robustness.conditions(board, share, ""))
     nothing = outcome("attack", [1], [1], [1], attempted=np.array([False]))
     assert board_data("", "", [cell(A, spec, nothing)]).rows[0].cells[spec.label].rates is None
 
@@ -67,7 +67,7 @@ def test_further_metrics_stand_on_the_board(tmp_path: Path) -> None:
         with_metrics(cell(model("b"), PGD, made, seed=1), margin=Measure(3.0, n=2)),
     ]
     board = board_data("", "", cells)
-    table = tables.further(board)
+    table = tables.robustness.further(board)
     assert heads(table) == ["Model", "Condition", "margin"]
     assert sorted(lines(table)) == [
         ["a", "pgd@0.1", "0.25 (0.125–0.5)"],
@@ -82,7 +82,7 @@ def test_further_metrics_stand_on_the_board(tmp_path: Path) -> None:
 
 def test_built_in_figures_are_no_further_metrics() -> None:
     board = board_data("", "", [with_metrics(cell(A, PGD, outcome("attack", LABELS, LABELS, 1 - LABELS)))])
-    assert tables.further(board).lines == ()
+    assert tables.robustness.further(board).lines == ()
     assert "Further metrics" not in readme(board)
 
 

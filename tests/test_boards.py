@@ -82,7 +82,7 @@ def test_worst_case_is_on_the_samples_that_every_attack_covers() -> None:
     assert worst is not None
     assert worst.share.n == 2
     assert [figure.value for figure in worst.per_class if figure] == [1, 0]
-    assert "Worst case Linf 0.1 (n = 2)" in heads(tables.ranking(board(cells)))
+    assert "Worst case Linf 0.1 (n = 2)" in heads(tables.ranks.ranking(board(cells)))
 
 
 def test_only_bounded_attacks_towards_any_class_enter_a_worst_case() -> None:
@@ -162,7 +162,7 @@ def test_flagged_rows_rank_below_the_others() -> None:
     ]
     made = board(cells)
     assert order(made) == [("1", "b"), ("2", "a")]
-    assert lines(tables.ranking(made))[1][1] == "a (flag: zero-gradient)"
+    assert lines(tables.ranks.ranking(made))[1][1] == "a (flag: zero-gradient)"
 
 
 def test_rows_without_a_strong_white_box_attack_are_not_audited() -> None:
@@ -183,11 +183,11 @@ def test_seeds_are_shown_one_by_one_and_averaged_per_sample() -> None:
     assert found.share.seeds == (0.25, 0.75)
     assert found.share.value == 0.5
     assert found.balanced.seeds == pytest.approx((1 / 6, 1 / 2))
-    assert lines(tables.by_seed(made)) == [
+    assert lines(tables.ranks.by_seed(made)) == [
         ["b", "–", "100.0", "100.0–100.0"],
         ["a", "16.7", "50.0", "16.7–50.0"],
     ]
-    assert "1 of 2 seeds" in lines(tables.ranking(made))[0][1]
+    assert "1 of 2 seeds" in lines(tables.ranks.ranking(made))[0][1]
 
 
 @pytest.mark.parametrize("k", [1, 2, 3, 10])
@@ -216,7 +216,9 @@ def test_balanced_figures_stand_beside_plain_ones_where_the_test_set_is_imbalanc
     assert not board(even).imbalanced
     assert board(uneven).imbalanced
     assert "Accuracy is averaged over classes" in readme(board(uneven))
-    assert [line[2:4] for line in lines(tables.ranking(board(uneven)))] == [["75.0 (30.1–95.4)", "50.0 (21.9–89.7)"]]
+    assert [line[2:4] for line in lines(tables.ranks.ranking(board(uneven)))] == [
+        ["75.0 (30.1–95.4)", "50.0 (21.9–89.7)"]
+    ]
 
 
 def test_class_tables_and_confusion_matrices() -> None:
@@ -226,18 +228,18 @@ def test_class_tables_and_confusion_matrices() -> None:
         cell(A, PGD, outcome("attack", LABELS, [0, 0, 1, 1], [0, 1, 1, 0]), data=data),
     ]
     made = board(cells)
-    found = {sheet.caption: sheet for sheet in tables.per_class(made)}
+    found = {sheet.caption: sheet for sheet in tables.classes.per_class(made)}
     assert heads(found["clean"])[-2:] == ["car (106 train)", "cat (6 train)"]
     assert lines(found["Worst case Linf 0.1"])[0] == ["a", "25.0", "16.7", "0.0", "33.3", "0.0"]
     assert made.rows[0].cells["pgd@0.1"].confusion == ((1, 2), (1, 0))
-    matrices = list(tables.matrices(made, made.rows[0]))
+    matrices = list(tables.classes.matrices(made, made.rows[0]))
     assert [sheet.caption for sheet in matrices] == ["clean", "pgd@0.1"]
     assert lines(matrices[1]) == [["car", "1", "2"], ["cat", "1", "0"]]
 
 
 def test_attacks_towards_targets_and_of_the_smallest_change_are_listed() -> None:
     result = attacked([0, 0, 1, 1], LABELS, targets=np.array([1, 1, -1, -1]), l1=np.array([2.0, 4.0, 9.0, 9.0]))
-    table = tables.aimed(board([cell(A, NOISE, result), cell(A, PGD, result)]))
+    table = tables.robustness.aimed(board([cell(A, NOISE, result), cell(A, PGD, result)]))
     line = first(table)
     assert len(table.lines) == 1
     assert line["Misclassified"].startswith("50.0 (")

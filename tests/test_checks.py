@@ -207,7 +207,7 @@ def test_a_check_has_no_part_in_the_ranking_and_is_compared_on_its_own_samples()
     elsewhere = first.checks["check@0.5"]
     assert elsewhere is not None
     assert (elsewhere.others, elsewhere.found) == (None, None)
-    assert [line[:2] for line in lines(tables.checks(board))] == [["check@0.1", "a"], ["check@0.5", "a"]]
+    assert [line[:2] for line in lines(tables.method.checks(board))] == [["check@0.1", "a"], ["check@0.5", "a"]]
 
 
 def test_a_check_that_failed_is_listed_and_costs_no_rank() -> None:
@@ -218,8 +218,8 @@ def test_a_check_that_failed_is_listed_and_costs_no_rank() -> None:
     ]
     board = board_data("", "", cells)
     assert board.rows[0].rank == "1"
-    assert tables.checks(board).lines == ()
-    assert [line[1:3] for line in lines(tables.troubles(board))] == [["check@0.1", "failed"]]
+    assert tables.method.checks(board).lines == ()
+    assert [line[1:3] for line in lines(tables.method.troubles(board))] == [["check@0.1", "failed"]]
 
 
 # -------------------------------------------------------------------------------------------------------------- in runs

@@ -76,7 +76,7 @@ def test_strength_is_on_common_samples_of_rows_that_have_it_all_and_averages_see
     assert set(curve.lines) == {"a"}
     assert curve.lines["a"].points[1].share.seeds == (0.5, 1.0)
     assert curve.lines["a"].points[1].share.value == 0.75
-    table = tables.curve(board, curve, median=False)
+    table = tables.robustness.curve(board, curve, median=False)
     assert heads(table) == ["Model", "Linf ≤ 0.1", "Linf ≤ 0.2", "Area", "n"]
     assert lines(table) == [["a", "75.0", "75.0", "87.5", "2"]]
 
@@ -84,7 +84,7 @@ def test_strength_is_on_common_samples_of_rows_that_have_it_all_and_averages_see
 def test_one_eps_is_no_curve() -> None:
     board = board_data("", "", [cell(A, PGD, attack([1] * 5)), cell(A, CLEAN, outcome("clean", LABELS))])
     assert board.strength == board.sizes == ()
-    assert tables.sheets(board)["strength"] == tables.sheets(board)["sizes"] == []
+    assert tables.contents.sheets(board)["strength"] == tables.contents.sheets(board)["sizes"] == []
 
 
 def noise(targets: Sequence[int], reached: Sequence[int], l1: Sequence[float]) -> Outcome:
@@ -105,7 +105,7 @@ def test_sizes_are_read_off_at_rounded_quantiles_of_all_rows() -> None:
     assert shares(curve.lines["a"]) == [1 / 2, 1 / 4, 1 / 4, 1 / 4]
     assert shares(curve.lines["b"]) == [1, 1, 3 / 4, 1 / 2]
     assert curve.lines["b"].area.share.value == pytest.approx((40.01 / 51 + 50.01 / 51 + 1 + 1) / 4)
-    line = first(tables.curve(board, curve, median=True))
+    line = first(tables.robustness.curve(board, curve, median=True))
     assert (line["Model"], line["L1 ≤ 21"], line["Median at success"], line["n"]) == ("a", "50.0", "20", "4")
 
 

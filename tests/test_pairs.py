@@ -86,7 +86,7 @@ def test_rows_without_a_common_sample_are_not_compared() -> None:
 
 def shown(board: Board, part: Part) -> str:
     """The table of a change as a README shows it."""
-    return markdown_table(tables.changes(board, part).upto(Detail.README))
+    return markdown_table(tables.making.changes(board, part).upto(Detail.README))
 
 
 def rows(**shares: float) -> list[Cell]:
@@ -172,7 +172,7 @@ def test_other_sizes_tell_more_where_nothing_is_left_of_what_ranks() -> None:
     text = shown(board, "objective")
     assert "| From | To | Clean, balanced | Worst case Linf 0.05 | Worst case Linf 0.1 |" in text
     assert "| +45.0 (" in text
-    assert "by seed +30.0, +60.0" in [cell.hint for cell in tables.changes(board, "objective").lines[0].cells]
+    assert "by seed +30.0, +60.0" in [cell.hint for cell in tables.making.changes(board, "objective").lines[0].cells]
     text = " ".join(findings(board))
     assert "angular vs. ce +45.0 (" in text
     assert ") at Linf 0.05, none shown at Linf 0.1." in text
@@ -200,7 +200,7 @@ def test_the_row_to_choose_is_the_best_on_validation_data() -> None:
     text = " ".join(findings(board))
     assert "Selected on validation: smote (80.0 %). Test: clean 100.0, worst case 10.0; baseline (plain)" in text
     assert "; baseline (plain) 100.0 and 90.0." in text
-    assert "| smote | 100 | 2 | 10 | 500 | 80.0 (67.0–88.8) | 80.0 |" in markdown_table(tables.training(board))
+    assert "| smote | 100 | 2 | 10 | 500 | 80.0 (67.0–88.8) | 80.0 |" in markdown_table(tables.making.training(board))
 
 
 @pytest.mark.parametrize(("share", "said"), [(0.45, True), (0.95, False)])
@@ -219,7 +219,7 @@ def test_references_stand_beside_our_own_figures() -> None:
     )
     ours = [line.ours.value if line.ours else None for line in compared(board, references)]
     assert ours == [1.0, 0.5, 1.0, None]
-    text = markdown_table(tables.references(board, references))
+    text = markdown_table(tables.robustness.references(board, references))
     assert "| Model | Condition | Accuracy | Recall of cat | Macro F1 | Remark |" in text
     assert "| plain | clean | 90.0 → 100.0 (91.2–100.0) | – | 80.0 → 100.0 | one seed |" in text
     assert "| nobody | clean | 10.0 → – |" in text
@@ -238,7 +238,7 @@ def test_the_report_is_scikit_learns() -> None:
     decided = np.where(rng.random(40) < 0.7, LABELS, 1 - LABELS)
     board = board_data("Toys", "small", [cell(model("plain"), CLEAN, outcome("clean", LABELS, decided))])
     report = classification_report(LABELS, decided, output_dict=True)
-    made = tables.report(board, board.rows[0])
+    made = tables.classes.report(board, board.rows[0])
     assert made is not None
     text = markdown_table(made)
     for name, label in (

@@ -156,7 +156,7 @@ def row_of(label: str, defense: str, left: int) -> list[Cell]:
 
 def test_every_table_of_the_page_is_made_from_the_same_description() -> None:
     board = board_data("Toys", "small", [*row_of("bare", "none", 8), *row_of("hardened", "fgm", 30)])
-    short, full = (tables.sheets(board, detail=detail) for detail in (Detail.README, Detail.DATA))
+    short, full = (tables.contents.sheets(board, detail=detail) for detail in (Detail.README, Detail.DATA))
     for name, sheets in short.items():
         for small, large in zip(sheets, full[name], strict=True):
             kept = [at for at, heading in enumerate(large.headings) if heading in small.headings]

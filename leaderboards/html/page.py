@@ -14,7 +14,9 @@ from robbench.leaderboards.html.records import embedded, facets
 from robbench.leaderboards.html.rendering import render
 from robbench.leaderboards.sheet import Records
 from robbench.leaderboards.table import AUDIT_STEPS
-from robbench.leaderboards.tables import decisions, sheets, usual_recipe
+from robbench.leaderboards.tables.classes import decisions
+from robbench.leaderboards.tables.contents import sheets
+from robbench.leaderboards.tables.method import usual_recipe
 from robbench.results.schema import BoardNote, CellResult, Record
 
 KINDS = {

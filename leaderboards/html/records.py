@@ -77,7 +77,7 @@ def embedded(board: Board, records: Records, sources: Iterable[Evidence]) -> str
     data = {
         "classes": names,
         "conditions": list(conditions),
-        "clean": next((spec.label for spec in board.conditions if spec.kind == "clean"), None),
+        "clean": board.clean_label,
         "rows": [
             {
                 "label": label,
@@ -137,8 +137,7 @@ def unpacked(page: str) -> str:
 
 def _changes(board: Board, pair: Pair, pool: _Pool) -> dict[str, list[Any]]:
     """What a pair's second row adds to the first, by condition or threat model: the figure's number, then p."""
-    clean = next((spec.label for spec in board.conditions if spec.kind == "clean"), "")
-    found = {clean: pair.clean, board.ranked_by or "": pair.robust, **pair.elsewhere}
+    found = {board.clean_label or "": pair.clean, board.ranked_by or "": pair.robust, **pair.elsewhere}
     return {name: [pool.measures(_values(change.added)), _short(change.p)] for name, change in found.items() if change}
 
 

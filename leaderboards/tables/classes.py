@@ -88,7 +88,7 @@ def report(board: Board, row: Row) -> Sheet | None:
         SheetLine(
             (
                 TableCell(name),
-                *(TableCell(f"{100 * value:.1f}", float(value), evidence=evidence) for value in line),
+                *(TableCell.percentage(float(value), evidence) for value in line),
                 TableCell.count(int(count), evidence),
             )
         )

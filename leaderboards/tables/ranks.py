@@ -120,17 +120,13 @@ def by_seed(board: Board) -> Sheet:
     for row in (row for row in board.rows if row.rank):
         found, evidence = board.ranking(row), ranked_evidence(board, row)
         values = dict(zip(row.seeds, found.balanced.seeds if found else (), strict=False))
-        cells = [_percent(values.get(seed)) for seed in seeds]
+        cells = [replace(TableCell.percentage(values.get(seed)), evidence=evidence) for seed in seeds]
         ends = f"{100 * min(values.values()):.1f}–{100 * max(values.values()):.1f}" if values else NONE
         spread = max(values.values()) - min(values.values()) if values else None
-        made = (TableCell(row.label), *cells, TableCell(ends, spread))
-        lines.append(SheetLine((made[0], *(replace(cell, evidence=evidence) for cell in made[1:])), row.label))
+        made = (TableCell(row.label), *cells, TableCell(ends, spread, evidence=evidence))
+        lines.append(SheetLine(made, row.label))
     headings = (*words("Model"), *numbers(*(f"Seed {seed}" for seed in seeds), "Range"))
     return Sheet("Seed by seed", headings, tuple(lines))
-
-
-def _percent(value: float | None) -> TableCell:
-    return TableCell(NONE) if value is None else TableCell(f"{100 * value:.1f}", value)
 
 
 def leaderboard(board: Board) -> Sheet:

@@ -244,13 +244,13 @@ def corruptions(board: Board) -> Sheet:
         cells = [TableCell(label)]
         for name, value, chosen, rows in means:
             used = [(row, suite[place]) for row in dict.fromkeys(rows) for place in suite if place[0] in chosen]
-            cells.append(_percent(value, Evidence.of(f"{label}: {name}", used)))
+            cells.append(TableCell.percentage(value, Evidence.of(f"{label}: {name}", used)))
         for kind in kinds:
             used = [(label, condition) for place, condition in suite.items() if place[0] == kind]
             by_severity = {
                 f"severity {severity}": rates.share for (name, severity), rates in found.rates.items() if name == kind
             }
-            cells.append(_percent(found.kind(kind), Evidence.of(f"{label}: {kind}", used, by_severity)))
+            cells.append(TableCell.percentage(found.kind(kind), Evidence.of(f"{label}: {kind}", used, by_severity)))
         lines.append(SheetLine(tuple(cells), label))
     headings = (
         *words("Model"),
@@ -259,10 +259,6 @@ def corruptions(board: Board) -> Sheet:
         *(Heading(kind, detail=Detail.PAGE) for kind in kinds),
     )
     return Sheet("Common corruptions", headings, tuple(lines)).without_empty()
-
-
-def _percent(value: float | None, evidence: Evidence) -> TableCell:
-    return TableCell(NONE) if value is None else TableCell(f"{100 * value:.1f}", value, evidence=evidence)
 
 
 def corruption_figures(board: Board) -> Sheet:
