@@ -39,5 +39,5 @@ def test_honest_rows_carry_no_flag() -> None:
     for folder in BOARDS:
         for record, _ in read_archive(folder):
             rows.setdefault((folder.name, record.spec.model.label), {}).update(record.flags)
-    for model in ("cross-entropy · clean", "cross-entropy · fgm", "angular · fgm"):
+    for model in ("cross-entropy · no defense", "cross-entropy · fgm", "angular · fgm"):
         assert rows["full-digits", model] == {}

@@ -202,7 +202,7 @@ def _record(record: Record, pool: _Pool) -> dict[str, Any]:
         "cautions": record.cautions,
         "traits": record.traits,
         "notes": record.notes,
-        "outcome": record.outcome_sha256,
+        "outcome": record.outcome_sha256 and record.outcome_sha256[:16],
     }
     return {name: value for name, value in told.items() if value not in (None, (), {}, [])}
 
