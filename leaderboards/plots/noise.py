@@ -106,7 +106,10 @@ def _draw(scene: Scene, row: Row, panels: Mapping[str, Lines], name: str, shown:
     for axes in list(grid.flat[: len(panels)])[-columns:]:
         axes.set_xlabel("Median size of the noise (L1)")
         axes.tick_params(labelbottom=True)
-    handles = {label: handle for axes in grid.flat[: len(panels)] for handle, label in _entries(axes)}
+    handles: dict[str, Any] = {}
+    for axes in grid.flat[: len(panels)]:
+        lines, labels = axes.get_legend_handles_labels()
+        handles |= dict(zip(labels, lines, strict=True))
     made.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=4, title="Noise starts")
     lay_out(made)
     for axes, lines in zip(grid.flat, panels.values(), strict=False):
@@ -128,10 +131,6 @@ def _name_prices(axes: Axes, lines: Mapping[str, Sequence[_Point]]) -> None:
         for point in points
     ]
     write_labels(axes, spots, [mark_box(axes, spot.x, spot.y) for spot in spots])
-
-
-def _entries(axes: Axes) -> Iterator[tuple[Any, str]]:
-    yield from zip(*axes.get_legend_handles_labels(), strict=True)
 
 
 def _size_axis(axes: Axes, sizes: Sequence[float]) -> None:

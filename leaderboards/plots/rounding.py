@@ -9,7 +9,6 @@ from typing import ClassVar
 import numpy as np
 
 from robbench.core.registry import register_figure
-from robbench.evaluation.statistics import wilson
 from robbench.evaluation.verdicts import succeeded
 from robbench.leaderboards.aggregates import Estimate
 from robbench.leaderboards.board import Row
@@ -69,10 +68,7 @@ def undone(outcomes: list[Outcome]) -> Estimate | None:
         stays = np.where(aimed, outcome.rounded == outcome.targets, outcome.rounded != outcome.labels)
         if success.any():
             parts.append(Measure(float((success & ~stays).sum() / success.sum()), n=int(success.sum())))
-    if not parts:
-        return None
-    mean, n = float(np.mean([part.value for part in parts])), min(part.n for part in parts)
-    return Estimate.of(wilson(mean * n, n), [part.value for part in parts])
+    return Estimate.mean(parts, is_rate=True) if parts else None
 
 
 def _draw(
