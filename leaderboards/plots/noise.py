@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 from robbench.core.registry import register_figure
 from robbench.leaderboards.aggregates import Estimate
 from robbench.leaderboards.board import Row
-from robbench.leaderboards.figure_manifest import Section
 from robbench.leaderboards.markdown import number
 from robbench.leaderboards.plots._labels import PointLabel, mark_box, write_labels
 from robbench.leaderboards.plots._rows import leading, which
@@ -39,8 +38,8 @@ Lines = Mapping[str, list[_Point]]
 class NoiseCost(Figure):
     """How often optimized noise reaches its target, over its size."""
 
-    section: ClassVar[Section] = "noise"
-    position: ClassVar[int] = 10
+    section = "noise"
+    position = 10
 
     def draw(self, scene: Scene) -> Iterator[Sketch]:
         """A panel per target, a line per start, a point per price, for each leading row."""

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
 from robbench.core.registry import register_figure
 from robbench.leaderboards.aggregates import Estimate
 from robbench.leaderboards.board import Board, Row
-from robbench.leaderboards.figure_manifest import Section
 from robbench.leaderboards.markdown import counted, percent
 from robbench.leaderboards.plots._rows import leading
 from robbench.leaderboards.plots._scene import Figure, Scene, Sketch
@@ -27,8 +26,8 @@ ROWS = 20
 class Ranking(Figure):
     """Clean and worst-case robust accuracy of the ranked rows, best first."""
 
-    section: ClassVar[Section] = "ranking"
-    position: ClassVar[int] = 20
+    section = "ranking"
+    position = 20
 
     def draw(self, scene: Scene) -> Iterator[Sketch]:
         """A line per ranked row, at most twenty."""

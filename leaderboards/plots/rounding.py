@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import ClassVar
 
 import numpy as np
 
@@ -12,7 +11,6 @@ from robbench.core.registry import register_figure
 from robbench.evaluation.verdicts import succeeded
 from robbench.leaderboards.aggregates import Estimate
 from robbench.leaderboards.board import Row
-from robbench.leaderboards.figure_manifest import Section
 from robbench.leaderboards.plots._rows import featured, which
 from robbench.leaderboards.plots._scene import Figure, Scene, Sketch, breakable
 from robbench.leaderboards.plots._style import COLORS, MARKERS, sheet, spans
@@ -28,8 +26,8 @@ ROWS, CONDITIONS, LEAST = 3, 12, 20
 class Rounding(Figure):
     """Share of successful attacks that rounding the image to 8 bits undoes."""
 
-    section: ClassVar[Section] = "rounding"
-    position: ClassVar[int] = 30
+    section = "rounding"
+    position = 30
 
     def draw(self, scene: Scene) -> Iterator[Sketch]:
         """Per attack and row, the share of successes that are none on the rounded image."""
