@@ -45,10 +45,7 @@ class Ranking(Figure):
             if before and after:
                 axes.plot([100 * after.value, 100 * before.value], [place, place], color="#BBBBBB", lw=2.5, zorder=1)
         after_label = f"worst case at {scene.fonts.text(board.ranked_by)}"
-        for figures, color, marker, label in (
-            (clean, CLEAN, "o", "clean"),
-            (worst, ATTACKED, "D", after_label),
-        ):
+        for figures, color, marker, label in ((clean, CLEAN, "o", "clean"), (worst, ATTACKED, "D", after_label)):
             if any(figures):
                 values, reach = spans(figures)
                 axes.errorbar(
