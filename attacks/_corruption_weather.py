@@ -119,14 +119,7 @@ def snow(
 
 
 def spatter(
-    images: Tensor,
-    rng: Streams,
-    mean: float,
-    std: float,
-    sigma: float,
-    threshold: float,
-    amount: float,
-    muddy: bool,
+    images: Tensor, rng: Streams, mean: float, std: float, sigma: float, threshold: float, amount: float, muddy: bool
 ) -> Tensor:
     """Images behind drops of water or mud.
 

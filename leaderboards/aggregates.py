@@ -35,6 +35,13 @@ class Estimate:
         """A measure over all seeds, with what each of them gives."""
         return cls(measure.value, measure.low, measure.high, measure.n, tuple(float(value) for value in seeds))
 
+    @classmethod
+    def mean(cls, parts: Sequence[Measure], is_rate: bool = False) -> Estimate:
+        """The mean of the figures of some seeds; with an interval if it is a rate of samples."""
+        values = [part.value for part in parts]
+        mean, n = float(np.mean(values)), min(part.n for part in parts)
+        return cls.of(wilson(mean * n, n) if is_rate else Measure(mean, n=n), values)
+
 
 @dataclass(frozen=True)
 class Rates:

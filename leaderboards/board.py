@@ -16,7 +16,7 @@ from robbench.leaderboards.check_results import Checked, checked
 from robbench.leaderboards.corruption_results import Corrupted, corrupted
 from robbench.leaderboards.curves import Curve, sizes, strength
 from robbench.leaderboards.entries import Entry, entry
-from robbench.leaderboards.table import Table, ThreatModel, is_audited
+from robbench.leaderboards.table import Table, Threats, is_audited
 from robbench.results.schema import CellResult, ConditionSpec, DatasetSpec, Measure, ModelSpec, Training, digest
 
 IMBALANCE = 1.5
@@ -154,7 +154,7 @@ def board_data(title: str, grid: str, cells: Sequence[CellResult]) -> Board:
     table = Table.of(cells)
     threats = table.threats()
     ranked_by = next(iter(threats), None)
-    scored = [_row(table, model, threats, ranked_by) for model in table.models]
+    scored = [_row(table, model, threats) for model in table.models]
     rows = _ranked(scored)
     test = [count for count in table.dataset.counts.get("test", ()) if count]
     made = Board(
@@ -167,7 +167,7 @@ def board_data(title: str, grid: str, cells: Sequence[CellResult]) -> Board:
         reference=ranked_by is not None and table.dataset.reference.get(ranked_by.norm) == ranked_by.eps,
         threats={threat.label: tuple(spec.label for spec in specs) for threat, specs in threats.items()},
         perturbed=_natural(table, [row for row, _ in scored]),
-        pairs=pairs([_scored(table, model, threats, ranked_by) for model in table.models]),
+        pairs=pairs([_scored(table, model, threats) for model in table.models]),
         margin=None,
         strength=strength(table, threats),
         sizes=sizes(table),
@@ -192,12 +192,8 @@ def _worst_case(table: Table, model: str, conditions: Sequence[ConditionSpec]) -
     return rates(list(by_seed.values()), table.num_classes) if by_seed else None
 
 
-def _row(
-    table: Table,
-    model: ModelSpec,
-    threats: Mapping[ThreatModel, Sequence[ConditionSpec]],
-    ranked_by: ThreatModel | None,
-) -> tuple[Row, Scores | None]:
+def _row(table: Table, model: ModelSpec, threats: Threats) -> tuple[Row, Scores | None]:
+    ranked_by = next(iter(threats), None)
     cells = {condition.label: entry(table, model.label, condition) for condition in table.conditions}
     worst = {threat: _worst_case(table, model.label, conditions) for threat, conditions in threats.items()}
     needed = threats[ranked_by] if ranked_by else [spec for spec in table.conditions if spec.kind == "clean"]
@@ -223,24 +219,19 @@ def _row(
     return row, ranking[1] if ranking else None
 
 
-def _scored(
-    table: Table,
-    model: ModelSpec,
-    threats: Mapping[ThreatModel, Sequence[ConditionSpec]],
-    ranked_by: ThreatModel | None,
-) -> Scored:
+def _scored(table: Table, model: ModelSpec, threats: Threats) -> Scored:
     clean = [condition for condition in table.conditions if condition.kind == "clean"]
-    ranking = _attacks(threats[ranked_by]) if ranked_by else set()
+    ranked_by, ranking = next(iter(threats.items()), (None, ()))
     others = [
         threat
         for threat, specs in threats.items()
-        if ranked_by and threat.norm == ranked_by.norm and threat != ranked_by and ranking <= _attacks(specs)
+        if ranked_by and threat.norm == ranked_by.norm and threat != ranked_by and _attacks(ranking) <= _attacks(specs)
     ]
     others.sort(key=lambda threat: threat.eps)
     return Scored(
         model,
         clean=_by_seed(table, model.label, clean),
-        robust=_by_seed(table, model.label, threats[ranked_by] if ranked_by else ()),
+        robust=_by_seed(table, model.label, ranking),
         elsewhere={threat.label: _by_seed(table, model.label, threats[threat]) for threat in others},
     )
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from robbench.evaluation.statistics import Scores, combine
 from robbench.leaderboards.aggregates import Estimate, rates, scores
-from robbench.leaderboards.table import Status, Table, ThreatModel
+from robbench.leaderboards.table import Status, Table, ThreatModel, Threats
 from robbench.results.schema import ConditionSpec, Outcome
 
 
@@ -46,9 +46,7 @@ class Checked:
         return round(sum(drops) * self.both.n)
 
 
-def checked(
-    table: Table, model: str, check: ConditionSpec, threats: Mapping[ThreatModel, Sequence[ConditionSpec]]
-) -> Checked | None:
+def checked(table: Table, model: str, check: ConditionSpec, threats: Threats) -> Checked | None:
     """What a check found on a row, or None where it is not for that row.
 
     Args:

@@ -10,7 +10,7 @@ import numpy as np
 
 from robbench.evaluation.statistics import Scores, combine, covered, survival
 from robbench.leaderboards.aggregates import Rates, distance_scores, rates
-from robbench.leaderboards.table import Table, ThreatModel
+from robbench.leaderboards.table import Table, Threats
 from robbench.results.schema import ConditionSpec
 
 QUANTILES = (0.25, 0.5, 0.75, 1.0)
@@ -49,7 +49,7 @@ class Curve:
     lines: Mapping[str, CurveLine]
 
 
-def strength(table: Table, threats: Mapping[ThreatModel, Sequence[ConditionSpec]]) -> tuple[Curve, ...]:
+def strength(table: Table, threats: Threats) -> tuple[Curve, ...]:
     """Robust accuracy over eps, for each norm with attacks at two eps or more above 0.
 
     Per seed and sample, the smallest change known to fool the model counts, of all attacks of the norm at any eps, and

@@ -11,7 +11,6 @@ from robbench.core.threat_model import LP_NORMS
 from robbench.evaluation.metrics._built_in import built_in_figures
 from robbench.evaluation.metrics.decisions import confusion
 from robbench.evaluation.metrics.draws import DRAWS
-from robbench.evaluation.statistics import wilson
 from robbench.leaderboards.aggregates import Estimate, Rates, accuracy_scores, rates, scores
 from robbench.leaderboards.table import Status, Table
 from robbench.results.schema import ConditionSpec, Measure
@@ -94,12 +93,9 @@ def entry(table: Table, model: str, condition: ConditionSpec) -> Entry:
 def _details(by_seed: Sequence[Mapping[str, Measure]]) -> dict[str, Estimate]:
     found = {}
     for name in _DETAILS:
-        parts_found = [figures[name] for figures in by_seed if name in figures]
-        if len(parts_found) == len(by_seed):
-            values = [figure.value for figure in parts_found]
-            mean, n = float(np.mean(values)), min(figure.n for figure in parts_found)
-            is_rate = all(figure.low is not None for figure in parts_found)
-            found[name] = Estimate.of(wilson(mean * n, n) if is_rate else Measure(mean, n=n), values)
+        parts = [figures[name] for figures in by_seed if name in figures]
+        if len(parts) == len(by_seed):
+            found[name] = Estimate.mean(parts, is_rate=all(part.low is not None for part in parts))
     return found
 
 
@@ -111,6 +107,5 @@ def _further(
     for name in recorded[0]:
         parts = [figures[name] for figures in recorded if name in figures]
         if len(parts) == len(recorded) and not any(name in figures for figures in known):
-            mean = Measure(float(np.mean([part.value for part in parts])), n=min(part.n for part in parts))
-            found[name] = Estimate.of(parts[0] if len(parts) == 1 else mean, [part.value for part in parts])
+            found[name] = Estimate.of(parts[0], [parts[0].value]) if len(parts) == 1 else Estimate.mean(parts)
     return found or None

@@ -116,9 +116,7 @@ def plain_data(board: Board) -> dict[str, Any]:
         plain[name] = [condition.model_dump(mode="json") for condition in getattr(board, name)]
     for row, entry in zip(board.rows, plain["rows"], strict=True):
         entry["model"] = row.model.model_dump(mode="json")
-        entry["cells"] = _defined(entry["cells"])
-        entry["worst"] = _defined(entry["worst"])
-        entry["checks"] = _defined(entry["checks"])
+        entry |= {name: _defined(entry[name]) for name in ("cells", "worst", "checks")}
         entry["training"] = {seed: found.model_dump(mode="json") for seed, found in row.training.items()}
     for label, figures in board.corrupted.items():
         places = {f"{kind} {severity}": asdict(rates) for (kind, severity), rates in figures.rates.items()}

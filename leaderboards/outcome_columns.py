@@ -10,7 +10,7 @@ from __future__ import annotations
 import io
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, get_args, get_origin, get_type_hints
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,11 +21,7 @@ LIMIT = 2**30
 """Bytes that files of others may unfold to."""
 
 _LENGTHS, _WIDTH = "samples", "{}.width"
-_TYPES: Mapping[str, np.dtype[Any]] = {
-    name: np.dtype(get_args(get_args(hint)[1])[0])
-    for name, hint in get_type_hints(Outcome).items()
-    if get_origin(hint) is np.ndarray
-}
+_TYPES: Mapping[str, np.dtype[Any]] = {name: np.dtype(spec.dtype) for name, spec in Outcome.arrays().items()}
 _SMALLER = ("u1", "u2", "u4", "f4")
 _PIECE = 2**12
 _COMPRESSIONS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_LZMA)

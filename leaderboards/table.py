@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, TypeAlias
 
 from robbench.core.threat_model import format_eps, precedence
 from robbench.results.schema import CellResult, ConditionSpec, DatasetSpec, ModelSpec, Outcome, Record
@@ -25,6 +25,10 @@ class ThreatModel:
     def label(self) -> str:
         """As in ``Linf 8/255``."""
         return f"{self.norm.capitalize()} {format_eps(self.eps)}"
+
+
+Threats: TypeAlias = Mapping[ThreatModel, Sequence[ConditionSpec]]
+"""The conditions whose worst case each threat model is."""
 
 
 @dataclass(frozen=True)

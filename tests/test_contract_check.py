@@ -31,6 +31,7 @@ CONTRACTS: dict[Kind, str] = {
     "defense": "wrap(self, model)",
     "attack": "perturb(self, model, images, labels, threat, rng)",
     "metric": "measure(self, outcome)",
+    "figure": "draw(self, scene)",
 }
 
 

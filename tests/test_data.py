@@ -31,7 +31,8 @@ class Made(Dataset):
     def locate(self, data_dir: Path | None) -> tuple[str, Callable[[], Raw]]:
         def read() -> Raw:
             if data_dir is not None:
-                (data_dir / "reads").open("a").write("x")
+                with (data_dir / "reads").open("a") as file:
+                    file.write("x")
             return raw(self.sizes)
 
         return self.stamp, read

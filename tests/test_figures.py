@@ -14,6 +14,8 @@ from board_cells import CLEAN, PGD, Cell, cell, model, outcome
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from matplotlib.figure import Figure as Sheet
+from matplotlib.text import Text
+from matplotlib.transforms import Bbox
 
 import robbench
 from robbench.conformance import check
@@ -85,7 +87,7 @@ def test_figures_are_in_the_order_of_their_sections_and_positions() -> None:
 @pytest.mark.parametrize(
     ("options", "part"),
     [
-        ({"section": "elsewhere"}, 'no section "elsewhere"'),
+        ({"section": "elsewhere"}, "RowCount.section is 'elsewhere': Input should be 'ranking'"),
         ({"name": "ranking"}, "a name that is taken"),
         ({"name": "../up"}, "no file name"),
     ],
@@ -227,13 +229,16 @@ def test_labels_hide_neither_one_another_nor_a_point(found: list[tuple[float, fl
     axes.set(xlim=(-1, 11), ylim=(-1, 11))
     made.set_layout_engine(None)
     labels = [PointLabel(text, x, y, "black") for x, y, text in found]
-    written = write_labels(axes, labels, [mark_box(axes, x, y) for x, y, _ in found], far=True)
-    made.canvas.draw()
-    boxes = [text.get_window_extent() for text in axes.texts]
+    room = [mark_box(axes, x, y) for x, y, _ in found]
+    written = write_labels(axes, labels, room, far=True)
+    made.draw_without_rendering()
+    # Of the letters alone, without the line to their point.
+    boxes = [Text.get_window_extent(text) for text in axes.texts]
+    marks = [Bbox.from_extents(*np.divide(box, 72)).transformed(made.dpi_scale_trans) for box in room]
     assert len(boxes) == len(written)
     for place, box in enumerate(boxes):
         # Half a point, since letters are of different widths.
-        assert not any(box.padded(-1).overlaps(other.padded(-1)) for other in boxes[:place])
+        assert not any(box.padded(-1).overlaps(other.padded(-1)) for other in [*boxes[:place], *marks])
 
 
 # --- lists and files

@@ -70,6 +70,13 @@ def outcomes(change: Callable[[dict[str, Any]], object]) -> Damage:
     return damage
 
 
+def one_array(content: np.ndarray) -> Damage:
+    """An npy in place of the npz."""
+    buffer = io.BytesIO()
+    np.save(buffer, content, allow_pickle=True)
+    return text(OUTCOMES, buffer.getvalue())
+
+
 def array(**changed: Any) -> Damage:
     """An outcome of the earlier format with another array, and a record that names the hash of that outcome."""
     names = [field.name for field in fields(Outcome)]
@@ -134,8 +141,8 @@ DAMAGE: dict[str, tuple[Damage, str]] = {
     "a limit that was not kept": (stage(eps=0.01), "beyond the limit"),
     "no archive": (text(OUTCOMES, b"PK\x03\x04 nothing"), OUTCOMES),
     "half an archive": (lambda board: os.truncate(board / OUTCOMES, 3000), OUTCOMES),
-    "one array": (lambda board: np.save((board / OUTCOMES).open("wb"), LABELS), OUTCOMES),
-    "code": (lambda board: np.save((board / OUTCOMES).open("wb"), np.array([print]), allow_pickle=True), OUTCOMES),
+    "one array": (one_array(LABELS), OUTCOMES),
+    "code": (one_array(np.array([print])), OUTCOMES),
     "code inside": (outcomes(lambda arrays: arrays.update(x=np.array([print]))), "allow_pickle"),
     "no outcomes": (lambda board: (board / OUTCOMES).unlink(), OUTCOMES),
     "an outcome dropped": (outcomes(lambda arrays: arrays.popitem()), "is not what its record was made from"),

@@ -13,8 +13,8 @@ from robbench.leaderboards.board import Board
 from robbench.leaderboards.findings import findings
 from robbench.leaderboards.markdown import probability, reach, signed
 from robbench.leaderboards.readme import markdown_table
-from robbench.leaderboards.reference_comparison import compared
 from robbench.leaderboards.sheet import Detail
+from robbench.leaderboards.tables.robustness import compared
 from robbench.results.schema import BoardNote, Measure, Reference, Training
 
 LABELS = np.array([0] * 30 + [1] * 10)
@@ -217,7 +217,7 @@ def test_references_stand_beside_our_own_figures() -> None:
         Reference(row="plain", condition="clean", figure="macro_f1", value=0.8),
         Reference(row="nobody", value=0.1),
     )
-    ours = [line.ours.value if line.ours else None for line in compared(board, references)]
+    ours = [found.value if (found := compared(board, one)) else None for one in references]
     assert ours == [1.0, 0.5, 1.0, None]
     text = markdown_table(tables.robustness.references(board, references))
     assert "| Model | Condition | Accuracy | Recall of cat | Macro F1 | Remark |" in text

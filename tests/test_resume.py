@@ -61,8 +61,8 @@ def await_end(workers: list[int]) -> None:
 def kill(process: subprocess.Popen[bytes]) -> None:
     """Kill a run, not its workers; they must end by themselves."""
     workers = list(descendants(process.pid))
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    with process:
+        process.send_signal(signal.SIGKILL)
     await_end(workers)
 
 
@@ -136,11 +136,12 @@ def test_a_run_that_is_killed_and_resumed_ends_as_one_that_was_not(tmp_path: Pat
         lambda: any(parts.glob("cells/*/record.json")),
         lambda: len(list(parts.glob("cells/*/record.json"))) >= 4,
     ]
-    try:
-        assert carry_on(grid, parts, moments) == 3
-        finish(undisturbed)
-    finally:
-        undisturbed.kill()
+    with undisturbed:
+        try:
+            assert carry_on(grid, parts, moments) == 3
+            finish(undisturbed)
+        finally:
+            undisturbed.kill()
     compare(grid, whole, parts)
 
 

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import csv
 import hashlib
 import io
 from dataclasses import replace
@@ -14,6 +13,7 @@ from closed_forms import Constant
 from grid_files import toml
 from safetensors.torch import load_file
 from torchvision.models import resnet18 as torchvision_resnet18
+from trainings import history
 
 from robbench.core.contracts import Samples
 from robbench.core.errors import RequestError
@@ -267,7 +267,7 @@ def test_history_is_kept_with_what_each_epoch_found(tmp_path: Path) -> None:
     job = tiny.job(tmp_path, recipe="epochs = 3, keep = 'best'")
     store = Store(tmp_path / "runs")
     train(job, store, "cpu", "float32")
-    lines = list(csv.DictReader((store.model_dir(job.key) / "history.csv").open(encoding="utf-8")))
+    lines = history(job, store)
     kept = store.model_info(job.key)["kept"]
-    best = max(float(line["validation_balanced_accuracy"]) for line in lines)
+    best = max(line["validation_balanced_accuracy"] for line in lines)
     assert kept["validation_balanced_accuracy"] == pytest.approx(best)

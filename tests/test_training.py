@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import csv
 import math
 import random
 from dataclasses import replace
@@ -266,8 +265,8 @@ def test_a_loss_that_is_no_number_leaves_nothing_to_score(tmp_path: Path, recipe
     with pytest.raises(Diverged, match="diverged: loss in epoch 1"):
         train(job, store, "cpu", "float32")
     assert not store.has_model(job.key)
-    (line,) = csv.DictReader((store.model_dir(job.key) / "history.csv").open(encoding="utf-8"))
-    assert not (math.isfinite(float(line["train_loss"])) and math.isfinite(float(line["validation_loss"])))
+    (line,) = history(job, store)
+    assert not (math.isfinite(line["train_loss"]) and math.isfinite(line["validation_loss"]))
     finished: list[Progress] = []
     carry_out(plan, job, job.cells, finished.append)
     for cell in job.cells:

@@ -89,24 +89,16 @@ def marked(cells: Sequence[CellResult]) -> list[CellResult]:
         if outcome is not None:
             rows.setdefault((record.spec.model_key, record.spec.seed), []).append((record, outcome))
     flags = [flag for row in rows.values() for flag in examine(row)]
-    marks = [{"flags": flags_of(flags, cell.key), "cautions": cautions_of(flags, cell.key)} for cell, _ in cells]
+    marks = [{"flags": _texts(flags, cell.key, True), "cautions": _texts(flags, cell.key, False)} for cell, _ in cells]
     return [(cell.model_copy(update=mark), outcome) for (cell, outcome), mark in zip(cells, marks, strict=True)]
 
 
-def flags_of(flags: Sequence[Flag], key: str) -> dict[str, str]:
-    """The flags that belong to one record, each with what was found."""
-    return _texts(flag for flag in flags if flag.key == key and flag.blocks)
-
-
-def cautions_of(flags: Sequence[Flag], key: str) -> dict[str, str]:
-    """The cautions that belong to one record."""
-    return _texts(flag for flag in flags if flag.key == key and not flag.blocks)
-
-
-def _texts(flags: Iterator[Flag]) -> dict[str, str]:
+def _texts(flags: Sequence[Flag], key: str, blocks: bool) -> dict[str, str]:
+    """The flags or the cautions that belong to one record, each with what was found."""
     found: dict[str, list[str]] = {}
     for flag in flags:
-        found.setdefault(flag.name, []).append(flag.text)
+        if flag.key == key and flag.blocks is blocks:
+            found.setdefault(flag.name, []).append(flag.text)
     return {name: "; ".join(texts) for name, texts in found.items()}
 
 
@@ -161,17 +153,12 @@ def _fooled(cell: DoneCell, norm: str, eps: float) -> Bools:
     return fooled
 
 
-def _tried(cell: DoneCell) -> Bools:
-    """Which samples it tells of: those that it attacked."""
-    return cell[1].attempted
-
-
 def _left(cells: Sequence[DoneCell], norm: str, eps: float) -> Mapping[int, bool]:
     """By sample that any of the attacks was run on, whether all that were run on it left it."""
     left: dict[int, bool] = {}
     for cell in cells:
         fooled = _fooled(cell, norm, eps)
-        for sample in np.flatnonzero(_tried(cell)):
+        for sample in np.flatnonzero(cell[1].attempted):
             number = int(cell[1].ids[sample])
             left[number] = left.get(number, True) and not fooled[sample]
     return left
@@ -235,8 +222,7 @@ def _weaker_wins(cells: Sequence[DoneCell]) -> Iterator[Flag]:
             flag = _weaker(_stage(cell))
             if flag is None:
                 continue
-            tried = _tried(cell)
-            shared = [int(number) for number in cell[1].ids[tried] if int(number) in left]
+            shared = [int(number) for number in cell[1].ids[cell[1].attempted] if int(number) in left]
             broken = {int(number) for number in cell[1].ids[_fooled(cell, norm, eps)]}
             won = sum(left[number] for number in shared if number in broken)
             if _enough(won, len(shared)):

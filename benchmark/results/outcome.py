@@ -100,9 +100,7 @@ class Outcome:
     clean: Ints = field(metadata=classes("predictions on the clean images"))
     final: Ints = field(
         metadata=classes(
-            "predictions after the condition; the clean one where it was not applied",
-            fill="clean",
-            attempts="stronger",
+            "predictions after the condition; the clean one where it was not applied", fill="clean", attempts="stronger"
         )
     )
     rounded: Ints = field(
@@ -113,10 +111,7 @@ class Outcome:
     attempted: Bools = field(metadata=marks("whether the condition was applied", attempts="any"))
     targets: Ints = field(
         metadata=classes(
-            "target class at which final was reached, -1 where there is none",
-            least=-1,
-            fill=-1,
-            attempts="stronger",
+            "target class at which final was reached, -1 where there is none", least=-1, fill=-1, attempts="stronger"
         )
     )
     draws: Ints = field(

@@ -139,7 +139,8 @@ def rewrite(target: Path, registry: Registry | None = None) -> Published:
         for folder in folders:
             try:
                 checked = _others(folder, registry)
-                files = _written_anew(folder, checked.source, registry)
+                figures = _redrawn(folder, checked.source, registry)
+                files = {**_board_files(checked.source, figures), **figures, **_archive(checked.source)}
                 check_replaceable(folder, files)
                 replace(folder, files)
             except StoreError as error:
@@ -149,12 +150,6 @@ def rewrite(target: Path, registry: Registry | None = None) -> Published:
             result.remarks[folder.name] = _unchecked([checked])
         result.refused |= write_index(folders[0].parent)
     return result
-
-
-def _written_anew(folder: Path, source: BoardSource, registry: Registry) -> Files:
-    """Everything that is to lie in a published board's directory; its records are the same, in today's form."""
-    figures = _redrawn(folder, source, registry)
-    return {**_board_files(source, figures), **figures, **_archive(source)}
 
 
 def _redrawn(folder: Path, source: BoardSource, registry: Registry) -> dict[str, bytes]:

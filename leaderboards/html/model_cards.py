@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from robbench.leaderboards.board import Board, Row
 from robbench.leaderboards.markdown import number
+from robbench.leaderboards.tables.robustness import parameters
 from robbench.results.schema import PartSpec, Record
 
 
@@ -51,7 +51,7 @@ def _facts(row: Row) -> dict[str, str]:
         "Training and defense": " + ".join(map(_part, spec.defenses)),
         "Balancing": _part(spec.balancer),
         "Started from": spec.start or "",
-        "Recipe": _values(spec.recipe),
+        "Recipe": parameters(spec.recipe) if spec.recipe else "",
     }
     if trained:
         facts |= {
@@ -76,12 +76,7 @@ def _weights(record: Record) -> str:
 
 
 def _part(spec: PartSpec) -> str:
-    parameters = _values(spec.parameters)
-    return f"{spec.label} ({parameters})" if parameters else spec.label
-
-
-def _values(values: Mapping[str, Any]) -> str:
-    return ", ".join(f"{name} = {value}" for name, value in sorted(values.items()))
+    return f"{spec.label} ({parameters(spec.parameters)})" if spec.parameters else spec.label
 
 
 def _extent(values: Sequence[int]) -> str:

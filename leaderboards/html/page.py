@@ -19,12 +19,7 @@ from robbench.leaderboards.tables.contents import sheets
 from robbench.leaderboards.tables.method import usual_recipe
 from robbench.results.schema import BoardNote, CellResult, Record
 
-KINDS = {
-    "clean": "clean",
-    "natural": "natural perturbations",
-    "attack": "attacks",
-    "chain": "chains of both",
-}
+KINDS = {"clean": "clean", "natural": "natural perturbations", "attack": "attacks", "chain": "chains of both"}
 
 FILES = {
     "leaderboard.csv": "ranking and conditions",

@@ -24,17 +24,11 @@ _SECTIONS: tuple[Section, ...] = get_args(Section)
 
 
 def figures(registry: Registry) -> dict[str, Figure]:
-    """The registered figures by name, in the order in which they are read: by section and position.
-
-    Raises:
-        RequestError: If one is of a section that boards do not have.
-    """
-    found = {}
-    for name, entry in registry.entries("figure").items():
-        figure = cast(Figure, entry.cls.make(entry.mark.preset, f'figure "{name}"'))
-        if figure.section not in _SECTIONS:
-            raise RequestError(f'figure "{name}": boards have no section "{figure.section}"; {", ".join(_SECTIONS)}')
-        found[name] = figure
+    """The registered figures by name, in the order in which they are read: by section and position."""
+    found = {
+        name: cast(Figure, entry.cls.make(entry.mark.preset, f'figure "{name}"'))
+        for name, entry in registry.entries("figure").items()
+    }
     return dict(sorted(found.items(), key=lambda item: (_SECTIONS.index(item[1].section), item[1].position, item[0])))
 
 

@@ -12,9 +12,6 @@ if TYPE_CHECKING:
 Box: TypeAlias = tuple[float, float, float, float]
 """Left, lower, right and upper edge, in points."""
 
-_LETTER = 0.56
-"""Width of a letter on average, as a share of the size of the font."""
-
 
 @dataclass(frozen=True)
 class PointLabel:
@@ -55,7 +52,7 @@ def write_labels(
     occupied, written = list(taken), []
     for label in labels:
         x, y = _place(axes, label.x, label.y)
-        wide, high = _LETTER * fontsize * len(label.text), float(fontsize)
+        start, base, wide, high = _bounds(axes, label.text, fontsize)
         for aside, up, away in _offsets(wide, high, label.radius, far):
             box = (x + aside, y + up, x + aside + wide, y + up + high)
             inside = left < box[0] and box[2] < right + 4 and low < box[1] and box[3] < top + 8
@@ -75,7 +72,7 @@ def write_labels(
                 note = axes.annotate(
                     label.text,
                     (label.x, label.y),
-                    (aside, up),
+                    (aside - start, up - base),
                     textcoords="offset points",
                     fontsize=fontsize,
                     color=label.color,
@@ -92,6 +89,16 @@ def mark_box(axes: Axes, x: float, y: float, radius: float = 3) -> Box:
     """The room that a point's mark takes."""
     across, up = _place(axes, x, y)
     return (across - radius, up - radius, across + radius, up + radius)
+
+
+def _bounds(axes: Axes, text: str, fontsize: float) -> tuple[float, float, float, float]:
+    """The box of a text: its left and lower edge from where the text is put, its width and height, in points."""
+    from matplotlib.transforms import IdentityTransform
+
+    probe = axes.text(0, 0, text, fontsize=fontsize, transform=IdentityTransform())
+    start, base, wide, high = (side / _scale(axes) for side in probe.get_window_extent().bounds)
+    probe.remove()
+    return start, base, wide, high
 
 
 def _offsets(wide: float, high: float, radius: float, far: bool) -> Iterator[tuple[float, float, bool]]:

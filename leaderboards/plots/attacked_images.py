@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +15,6 @@ from robbench.evaluation.verdicts import succeeded
 from robbench.leaderboards.aggregates import Estimate
 from robbench.leaderboards.artifact_reader import Examples
 from robbench.leaderboards.board import Row
-from robbench.leaderboards.figure_manifest import Section
 from robbench.leaderboards.markdown import counted
 from robbench.leaderboards.plots._rows import leading
 from robbench.leaderboards.plots._scene import Figure, Scene, Sketch
@@ -53,9 +52,9 @@ class _Shot:
 class AttackedImages(Figure):
     """Images before and after the hardest attack on the best and the best undefended row."""
 
-    section: ClassVar[Section] = "images"
-    position: ClassVar[int] = 10
-    photograph: ClassVar[bool] = True
+    section = "images"
+    position = 10
+    photograph = True
 
     def draw(self, scene: Scene) -> Iterator[Sketch]:
         """A drawing for each row; that with the most images is a main one."""
@@ -89,9 +88,9 @@ def _hardest(scene: Scene, row: Row) -> tuple[ConditionSpec, list[_Shot]] | None
 class AttackedOverEps(Figure):
     """Images under one attack of rising size: FGSM, or the first that was run at several eps."""
 
-    section: ClassVar[Section] = "strength"
-    position: ClassVar[int] = 30
-    photograph: ClassVar[bool] = True
+    section = "strength"
+    position = 30
+    photograph = True
 
     def draw(self, scene: Scene) -> Iterator[Sketch]:
         """Of the best undefended row, or of the best one."""
@@ -164,9 +163,9 @@ def _evenly(length: int, count: int) -> list[int]:
 class NoiseImages(Figure):
     """Images with optimized noise, a drawing for each target."""
 
-    section: ClassVar[Section] = "images"
-    position: ClassVar[int] = 30
-    photograph: ClassVar[bool] = True
+    section = "images"
+    position = 30
+    photograph = True
 
     def draw(self, scene: Scene) -> Iterator[Sketch]:
         """Of the settings that reach a target most often, the one with the least noise."""

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from robbench.core.registry import register_figure
 from robbench.leaderboards.board import IMBALANCE
-from robbench.leaderboards.figure_manifest import Section
 from robbench.leaderboards.markdown import listed
 from robbench.leaderboards.plots._scene import Figure, Scene, Sketch
 from robbench.leaderboards.plots._style import BLUE, GREEN, ORANGE, sheet
@@ -31,8 +30,8 @@ PARTS = {"train": ("Training", BLUE), "validation": ("Validation", ORANGE), "tes
 class ClassCounts(Figure):
     """How many images of each class the parts of the data set have."""
 
-    section: ClassVar[Section] = "data"
-    position: ClassVar[int] = 10
+    section = "data"
+    position = 10
 
     def draw(self, scene: Scene) -> Iterator[Sketch]:
         """A panel for each part of the data set."""

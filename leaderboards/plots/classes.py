@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from robbench.core.registry import register_figure
 from robbench.leaderboards.aggregates import Estimate, Rates
 from robbench.leaderboards.board import Row
-from robbench.leaderboards.figure_manifest import Section
 from robbench.leaderboards.plots._rows import leading, which
 from robbench.leaderboards.plots._scene import Figure, Scene, Sketch
 from robbench.leaderboards.plots._style import ATTACKED, CLEAN, PERTURBED, share_axis, sheet, spans
@@ -31,8 +30,8 @@ Series = Mapping[str, tuple[str, Sequence[Estimate | None]]]
 class Classes(Figure):
     """Accuracy of each class: clean, perturbed and in the worst case."""
 
-    section: ClassVar[Section] = "classes"
-    position: ClassVar[int] = 20
+    section = "classes"
+    position = 20
 
     def draw(self, scene: Scene) -> Iterator[Sketch]:
         """Bars per class, for the leading rows."""

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from robbench.core.registry import register_figure
 from robbench.leaderboards.aggregates import Estimate
 from robbench.leaderboards.board import Board, Row
-from robbench.leaderboards.figure_manifest import Section
 from robbench.leaderboards.markdown import counted
 from robbench.leaderboards.plots._labels import PointLabel, mark_box, write_labels
 from robbench.leaderboards.plots._rows import leading
@@ -53,8 +52,8 @@ class _Mark:
 class CleanVsRobust(Figure):
     """Worst-case robust against clean accuracy, the area of a mark being the passes of training."""
 
-    section: ClassVar[Section] = "ranking"
-    position: ClassVar[int] = 10
+    section = "ranking"
+    position = 10
 
     def draw(self, scene: Scene) -> Iterator[Sketch]:
         """A mark for each ranked row, with the names of those that lead."""

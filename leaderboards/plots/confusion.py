@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from robbench.core.registry import register_figure
 from robbench.leaderboards.board import Row
-from robbench.leaderboards.figure_manifest import Section
 from robbench.leaderboards.plots._rows import leading, which
 from robbench.leaderboards.plots._scene import Figure, Scene, Sketch
 from robbench.leaderboards.plots._style import WIDTH, sheet
@@ -26,8 +24,8 @@ BESIDE, NUMBERED = 10, 20
 class Confusion(Figure):
     """Confusion matrices of the best and the best undefended row, clean and attacked."""
 
-    section: ClassVar[Section] = "classes"
-    position: ClassVar[int] = 30
+    section = "classes"
+    position = 30
 
     def draw(self, scene: Scene) -> Iterator[Sketch]:
         """Two matrices for each leading row."""

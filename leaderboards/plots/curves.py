@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
 
 import numpy as np
 
@@ -14,7 +13,6 @@ from robbench.evaluation.statistics import combine, survival
 from robbench.leaderboards.aggregates import Estimate, distance_scores, rates
 from robbench.leaderboards.board import Row
 from robbench.leaderboards.curves import Curve
-from robbench.leaderboards.figure_manifest import Section
 from robbench.leaderboards.plots._rows import featured, which
 from robbench.leaderboards.plots._scene import Figure, Scene, Sketch
 from robbench.leaderboards.plots._style import COLORS, MARKERS, share_axis, sheet, spans
@@ -27,8 +25,8 @@ from robbench.leaderboards.tables.parts import extent, usual
 class RobustAccuracy(Figure):
     """Robust accuracy over eps, a drawing for each norm."""
 
-    section: ClassVar[Section] = "strength"
-    position: ClassVar[int] = 10
+    section = "strength"
+    position = 10
 
     def draw(self, scene: Scene) -> Iterator[Sketch]:
         """The drawing of the first norm is a main one."""
@@ -49,8 +47,8 @@ class RobustAccuracy(Figure):
 class ChangeNeeded(Figure):
     """Robust accuracy over the size of the change, for attacks that minimize it."""
 
-    section: ClassVar[Section] = "strength"
-    position: ClassVar[int] = 20
+    section = "strength"
+    position = 20
 
     def draw(self, scene: Scene) -> Iterator[Sketch]:
         """A drawing for each untargeted attack."""

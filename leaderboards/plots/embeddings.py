@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 from robbench.core.registry import register_figure
 from robbench.leaderboards.artifact_reader import Embeddings
 from robbench.leaderboards.board import Row
-from robbench.leaderboards.figure_manifest import Section
 from robbench.leaderboards.markdown import counted
 from robbench.leaderboards.plots._rows import featured, which
 from robbench.leaderboards.plots._scene import Figure, Scene, Sketch
@@ -33,8 +32,8 @@ _MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "*")
 class EmbeddingMaps(Figure):
     """Two-dimensional maps of embeddings, fitted on training images alone."""
 
-    section: ClassVar[Section] = "embeddings"
-    position: ClassVar[int] = 10
+    section = "embeddings"
+    position = 10
 
     def draw(self, scene: Scene) -> Iterator[Sketch]:
         """A map for each of a few rows, fitted on training images alone."""

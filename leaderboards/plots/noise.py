@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 from robbench.core.registry import register_figure
 from robbench.leaderboards.aggregates import Estimate
 from robbench.leaderboards.board import Row
-from robbench.leaderboards.figure_manifest import Section
 from robbench.leaderboards.markdown import number
 from robbench.leaderboards.plots._labels import PointLabel, mark_box, write_labels
 from robbench.leaderboards.plots._rows import leading, which
@@ -39,8 +38,8 @@ Lines = Mapping[str, list[_Point]]
 class NoiseCost(Figure):
     """How often optimized noise reaches its target, over its size."""
 
-    section: ClassVar[Section] = "noise"
-    position: ClassVar[int] = 10
+    section = "noise"
+    position = 10
 
     def draw(self, scene: Scene) -> Iterator[Sketch]:
         """A panel per target, a line per start, a point per price, for each leading row."""
@@ -106,7 +105,10 @@ def _draw(scene: Scene, row: Row, panels: Mapping[str, Lines], name: str, shown:
     for axes in list(grid.flat[: len(panels)])[-columns:]:
         axes.set_xlabel("Median size of the noise (L1)")
         axes.tick_params(labelbottom=True)
-    handles = {label: handle for axes in grid.flat[: len(panels)] for handle, label in _entries(axes)}
+    handles: dict[str, Any] = {}
+    for axes in grid.flat[: len(panels)]:
+        lines, labels = axes.get_legend_handles_labels()
+        handles |= dict(zip(labels, lines, strict=True))
     made.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=4, title="Noise starts")
     lay_out(made)
     for axes, lines in zip(grid.flat, panels.values(), strict=False):
@@ -128,10 +130,6 @@ def _name_prices(axes: Axes, lines: Mapping[str, Sequence[_Point]]) -> None:
         for point in points
     ]
     write_labels(axes, spots, [mark_box(axes, spot.x, spot.y) for spot in spots])
-
-
-def _entries(axes: Axes) -> Iterator[tuple[Any, str]]:
-    yield from zip(*axes.get_legend_handles_labels(), strict=True)
 
 
 def _size_axis(axes: Axes, sizes: Sequence[float]) -> None:

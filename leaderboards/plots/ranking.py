@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
 from robbench.core.registry import register_figure
 from robbench.leaderboards.aggregates import Estimate
 from robbench.leaderboards.board import Board, Row
-from robbench.leaderboards.figure_manifest import Section
 from robbench.leaderboards.markdown import counted, percent
 from robbench.leaderboards.plots._rows import leading
 from robbench.leaderboards.plots._scene import Figure, Scene, Sketch
@@ -27,8 +26,8 @@ ROWS = 20
 class Ranking(Figure):
     """Clean and worst-case robust accuracy of the ranked rows, best first."""
 
-    section: ClassVar[Section] = "ranking"
-    position: ClassVar[int] = 20
+    section = "ranking"
+    position = 20
 
     def draw(self, scene: Scene) -> Iterator[Sketch]:
         """A line per ranked row, at most twenty."""
@@ -46,10 +45,7 @@ class Ranking(Figure):
             if before and after:
                 axes.plot([100 * after.value, 100 * before.value], [place, place], color="#BBBBBB", lw=2.5, zorder=1)
         after_label = f"worst case at {scene.fonts.text(board.ranked_by)}"
-        for figures, color, marker, label in (
-            (clean, CLEAN, "o", "clean"),
-            (worst, ATTACKED, "D", after_label),
-        ):
+        for figures, color, marker, label in ((clean, CLEAN, "o", "clean"), (worst, ATTACKED, "D", after_label)):
             if any(figures):
                 values, reach = spans(figures)
                 axes.errorbar(

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import ClassVar
 
 import numpy as np
 
 from robbench.core.registry import register_figure
-from robbench.evaluation.statistics import wilson
 from robbench.evaluation.verdicts import succeeded
 from robbench.leaderboards.aggregates import Estimate
 from robbench.leaderboards.board import Row
-from robbench.leaderboards.figure_manifest import Section
 from robbench.leaderboards.plots._rows import featured, which
 from robbench.leaderboards.plots._scene import Figure, Scene, Sketch, breakable
 from robbench.leaderboards.plots._style import COLORS, MARKERS, sheet, spans
@@ -29,8 +26,8 @@ ROWS, CONDITIONS, LEAST = 3, 12, 20
 class Rounding(Figure):
     """Share of successful attacks that rounding the image to 8 bits undoes."""
 
-    section: ClassVar[Section] = "rounding"
-    position: ClassVar[int] = 30
+    section = "rounding"
+    position = 30
 
     def draw(self, scene: Scene) -> Iterator[Sketch]:
         """Per attack and row, the share of successes that are none on the rounded image."""
@@ -69,10 +66,7 @@ def undone(outcomes: list[Outcome]) -> Estimate | None:
         stays = np.where(aimed, outcome.rounded == outcome.targets, outcome.rounded != outcome.labels)
         if success.any():
             parts.append(Measure(float((success & ~stays).sum() / success.sum()), n=int(success.sum())))
-    if not parts:
-        return None
-    mean, n = float(np.mean([part.value for part in parts])), min(part.n for part in parts)
-    return Estimate.of(wilson(mean * n, n), [part.value for part in parts])
+    return Estimate.mean(parts, is_rate=True) if parts else None
 
 
 def _draw(

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import ClassVar
 
 import numpy as np
 
 from robbench.core.registry import register_figure
-from robbench.leaderboards.figure_manifest import Section
 from robbench.leaderboards.markdown import counted
 from robbench.leaderboards.plots._scene import Figure, Scene, Sketch
 from robbench.leaderboards.plots._style import WIDTH, page, place
@@ -26,9 +24,9 @@ _GAP = 0.05
 class SampleImages(Figure):
     """What images of each class look like."""
 
-    section: ClassVar[Section] = "data"
-    position: ClassVar[int] = 20
-    photograph: ClassVar[bool] = True
+    section = "data"
+    position = 20
+    photograph = True
 
     def draw(self, scene: Scene) -> Iterator[Sketch]:
         """Training images of each class."""

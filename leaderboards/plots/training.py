@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 from robbench.core.registry import register_figure
 from robbench.leaderboards.artifact_reader import History
 from robbench.leaderboards.board import IMBALANCE, Row
-from robbench.leaderboards.figure_manifest import Section
 from robbench.leaderboards.markdown import counted
 from robbench.leaderboards.plots._rows import featured, which
 from robbench.leaderboards.plots._scene import Figure, Scene, Sketch
@@ -31,8 +30,8 @@ COLUMNS = 3
 class TrainingCurves(Figure):
     """Loss and accuracy over epochs, on training and validation images."""
 
-    section: ClassVar[Section] = "training"
-    position: ClassVar[int] = 10
+    section = "training"
+    position = 10
 
     def draw(self, scene: Scene) -> Iterator[Sketch]:
         """Loss and accuracy on training and validation images, a column for each of some rows."""
@@ -106,8 +105,8 @@ def _told(row: Row, found: Sequence[History]) -> str:
 class LearningRates(Figure):
     """Loss over epochs for rows that differ in the learning rate alone."""
 
-    section: ClassVar[Section] = "training"
-    position: ClassVar[int] = 20
+    section = "training"
+    position = 20
 
     def draw(self, scene: Scene) -> Iterator[Sketch]:
         """A figure for each group of rows that differ in the learning rate alone."""

@@ -10,17 +10,7 @@ from robbench.leaderboards.ablations import PARTS, Change, Pair, Part
 from robbench.leaderboards.aggregates import Estimate
 from robbench.leaderboards.board import Board, Row
 from robbench.leaderboards.markdown import NONE, probability, reach, signed, value_list
-from robbench.leaderboards.sheet import (
-    Detail,
-    Evidence,
-    Heading,
-    Sheet,
-    SheetLine,
-    TableCell,
-    numbers,
-    texts,
-    words,
-)
+from robbench.leaderboards.sheet import Detail, Evidence, Heading, Sheet, SheetLine, TableCell, numbers, texts, words
 from robbench.leaderboards.tables.parts import single
 from robbench.results.schema import Measure
 

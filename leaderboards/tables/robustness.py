@@ -9,11 +9,11 @@ from statistics import fmean
 from robbench.core.corruption_kinds import EXTRA, MAIN
 from robbench.core.threat_model import format_eps
 from robbench.evaluation.metrics.draws import DRAWS
+from robbench.leaderboards.aggregates import Estimate
 from robbench.leaderboards.board import Board, Row
 from robbench.leaderboards.curves import Curve
 from robbench.leaderboards.entries import Entry
 from robbench.leaderboards.markdown import NONE, value_list
-from robbench.leaderboards.reference_comparison import RECALL, compared
 from robbench.leaderboards.sheet import (
     Detail,
     Evidence,
@@ -29,6 +29,8 @@ from robbench.leaderboards.sheet import (
 )
 from robbench.leaderboards.tables.parts import MODEL, Choose, Column, after, extent, samples, shown, single, usual
 from robbench.results.schema import ConditionSpec, Reference
+
+RECALL = "recall/"
 
 
 def conditions(board: Board, choose: Choose, caption: str) -> Sheet:
@@ -192,15 +194,26 @@ def _by_place(
     return Sheet(caption, (*words("Model", "Condition"), *numbers(*headings)), tuple(lines)).without_empty()
 
 
+def compared(board: Board, reference: Reference) -> Estimate | None:
+    """The board's own figure of the kind of a published one, None where there is none."""
+    entry = next((row.cells.get(reference.condition) for row in board.rows if row.label == reference.row), None)
+    rates = (entry.accuracy or entry.rates) if entry else None
+    if entry is None or rates is None or reference.figure == "accuracy":
+        return rates.share if rates else None
+    if reference.figure.startswith(RECALL):
+        label, names = reference.figure.removeprefix(RECALL), board.dataset.class_names
+        return rates.per_class[names.index(label)] if label in names else None
+    return entry.detail(reference.figure)
+
+
 def references(board: Board, found: Sequence[Reference]) -> Sheet:
     """A line per row and condition, ``theirs → ours`` in a column per kind of figure."""
     names = list(dict.fromkeys(reference.figure for reference in found))
     rows = {row.label: row for row in board.rows}
     cells: dict[tuple[str, str], dict[str, TableCell]] = {}
     remarks: dict[tuple[str, str], dict[str, None]] = {}
-    for line in compared(board, found):
-        there = line.reference
-        place, ours = (there.row, there.condition), TableCell.share(line.ours, ends=True)
+    for there in found:
+        place, ours = (there.row, there.condition), TableCell.share(compared(board, there), ends=True)
         text = f"{100 * there.value:.1f} → {ours.text}"
         cells.setdefault(place, {})[there.figure] = replace(ours, text=text)
         remarks.setdefault(place, {}).update({there.remark: None} if there.remark else {})
