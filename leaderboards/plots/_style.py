@@ -189,7 +189,8 @@ def with_palette(data: bytes, photograph: bool = False) -> bytes:
         plain = image.convert("RGB")
     buffer = io.BytesIO()
     # Dithering would scatter dots over flat colors.
-    plain.quantize(256 if photograph else 64, kmeans=int(photograph), dither=Image.Dither.NONE).save(buffer, format="PNG", optimize=True)
+    few = plain.quantize(256 if photograph else 64, kmeans=int(photograph), dither=Image.Dither.NONE)
+    few.save(buffer, format="PNG", optimize=True)
     return buffer.getvalue()
 
 
