@@ -24,6 +24,12 @@ floats = st.floats(allow_nan=True, allow_infinity=True, width=64) | st.integers(
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=8)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def loaded() -> None:
+    """Libraries for metrics are loaded before examples are made, as one draws random numbers when it is loaded."""
+    built_in_figures(outcome("clean", LABELS))
+
+
 @st.composite
 def outcomes(draw: st.DrawFn, kind: Any = "attack", classes: int = 3) -> Outcome:
     n = draw(st.integers(0, 5))
