@@ -64,7 +64,8 @@ def _draw(scene: Scene, row: Row, name: str, shown: str) -> Sketch:
             axes.set_yticks([])
         axes.tick_params(length=0)
         axes.spines[:].set_visible(False)
-        axes.set_title(f"{_title(scene, label)}, n = {counts.sum():,}")
+        title = "Clean" if label == scene.clean else scene.condition(label, 34)
+        axes.set_title(f"{title}, n = {counts.sum():,}")
         if not beside or place == 0:
             axes.set_ylabel("True class")
         if beside or place == len(matrices) - 1:
@@ -78,10 +79,6 @@ def _draw(scene: Scene, row: Row, name: str, shown: str) -> Sketch:
     caption = f"{told} Rows: true class; columns: predicted class. {counted}hades are shares of the true class."
     alt = f"Confusion matrices of {short(row.label)}. {told}"
     return Sketch(name, f"Confusion: {short(row.label)}", caption + shown, alt, made)
-
-
-def _title(scene: Scene, label: str) -> str:
-    return "Clean" if label == scene.clean else scene.condition(label, 34)
 
 
 def _write(axes: object, counts: NDArray[np.int64], shares: NDArray[np.float64]) -> None:
