@@ -134,7 +134,8 @@ def item(registry: Registry, kind: str, name: str) -> Item:
     """
     if kind in ("attack", "toolbox") and name.startswith("art:"):
         attack = choose(registry, "attack", name, "").component
-        return Item("attack", name, "", _text(type(attack)), *_traits(name, attack, attack.norms))
+        example, traits = _traits(name, attack, attack.norms)
+        return Item("attack", name, "", _text(type(attack)), example, attack=traits)
     known = items(registry, kind)
     if name not in known:
         raise RequestError(f'there is no {kind} "{name}"; {did_you_mean(name, known)}')
@@ -143,20 +144,16 @@ def item(registry: Registry, kind: str, name: str) -> Item:
 
 def _item(entry: Registration) -> Item:
     kind, name = entry.mark.kind, entry.mark.name
-    example, origin, attack = _SETTING.get(kind, "").format(name), None, None
-    if entry.plugin:
-        origin = f"plugin {entry.plugin}: {entry.file}"
+    example, attack = _SETTING.get(kind, "").format(name), None
+    origin = f"plugin {entry.plugin}: {entry.file}" if entry.plugin else None
     parameters = _parameters(entry)
     if issubclass(entry.cls, Attack) and not any(parameter.required for parameter in parameters):
-        component = entry.cls.make(entry.mark.preset, name)
-        example, origin, attack = _traits(name, component, entry.mark.norms, origin)
+        example, attack = _traits(name, entry.cls.make(entry.mark.preset, name), entry.mark.norms)
     return Item(kind, name, entry.brief.replace("``", ""), _text(entry.cls), example, origin, attack, parameters)
 
 
-def _traits(
-    name: str, attack: Attack, norms: tuple[Norm, ...], origin: str | None = None
-) -> tuple[str, str | None, AttackTraits]:
-    """An example of a condition, the origin as it was, and what only attacks have."""
+def _traits(name: str, attack: Attack, norms: tuple[Norm, ...]) -> tuple[str, AttackTraits]:
+    """An example of a condition, and what only attacks have."""
     norm = norms[0]
     eps = 0.1 if attack.bounded and norm != "none" else None
     example = f"{name}@{_EPS[norm]}" if eps else name
@@ -164,7 +161,7 @@ def _traits(
         example += "->next"
     passes = None if attack.needs_peers else attack.passes(CLASSES)
     takes_eps = attack.bounded and norms != ("none",)
-    return example, origin, AttackTraits(norms, attack.needs, passes, takes_eps, attack.targetable)
+    return example, AttackTraits(norms, attack.needs, passes, takes_eps, attack.targetable)
 
 
 def _text(cls: type[Component]) -> str:

@@ -11,7 +11,7 @@ from robbench.cli import _command
 from robbench.core.errors import RequestError, did_you_mean
 
 if TYPE_CHECKING:
-    from robbench.cli._inventory import AttackTraits, Item, Parameter
+    from robbench.cli._inventory import AttackTraits, Item
 
 NORMS = ("linf", "l2", "l1", "l0", "none")
 NEEDS = ("gradients", "scores", "decisions", "nothing")
@@ -163,7 +163,8 @@ def _show_one(listed: Item) -> None:
         made = table("parameter", "default", "values", "meaning")
         made.columns[3].ratio = 1
         for parameter in listed.parameters:
-            made.add_row(parameter.name, _default(parameter), _values(parameter.schema), parameter.about)
+            default = "required" if parameter.required else _value(parameter.default)
+            made.add_row(parameter.name, default, _values(parameter.schema), parameter.about)
         console.print()
         console.print(made)
 
@@ -173,10 +174,6 @@ def _passes(traits: AttackTraits) -> str:
         return "depends on the other models of the grid"
     forwards, backwards = traits.passes
     return f"at most {forwards:,} forward + {backwards:,} backward for an image of ten classes"
-
-
-def _default(parameter: Parameter) -> str:
-    return "required" if parameter.required else _value(parameter.default)
 
 
 def _value(value: Any) -> str:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from robbench.attacks._losses import margin
-from robbench.conformance.rules import Broken, NotApplicable, Rule, RuleResult, Several, crash
+from robbench.conformance.rules import Broken, NotApplicable, Rule, RuleResult, Several, crash, demand
 from robbench.conformance.scenarios import (
     CLASSES,
     COUNT,
@@ -139,16 +139,10 @@ def _nothing_left(bench: Bench) -> str:
         returned = bench.attack.bind([scenario.peer]).perturb(
             model, images, scenario.given(threat).clone(), threat, streams
         )
-        left = {
-            "the returned images still require a gradient": returned.requires_grad,
-            "the images given to it require a gradient now": images.requires_grad,
-            "a gradient is left in a weight that is trained": any(
-                weight.grad is not None for weight in model.parameters()
-            ),
-        }
-        for what, holds in left.items():
-            if holds:
-                raise Broken(f"{describe(threat)}: {what}")
+        clear = all(weight.grad is None for weight in model.parameters())
+        demand(not returned.requires_grad, f"{describe(threat)}: the returned images still require a gradient")
+        demand(not images.requires_grad, f"{describe(threat)}: the images given to it require a gradient now")
+        demand(clear, f"{describe(threat)}: a gradient is left in a weight that is trained")
     return ""
 
 
@@ -278,10 +272,8 @@ def _passes(bench: Bench) -> str:
 
 def _use_of_gradients(bench: Bench) -> str:
     used = any(result.backwards for result in bench.done())
-    if used and not bench.attack.white_box:
-        raise Broken("gradients are asked for, and white_box is False")
-    if bench.attack.white_box and not used:
-        raise Broken("white_box is True, and no gradient was ever asked for")
+    demand(bench.attack.white_box or not used, "gradients are asked for, and white_box is False")
+    demand(used or not bench.attack.white_box, "white_box is True, and no gradient was ever asked for")
     return "uses gradients" if used else "uses none"
 
 

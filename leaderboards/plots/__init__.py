@@ -75,15 +75,8 @@ def draw(
 
 def _picture(scene: Scene, figure: Figure, sketch: Sketch) -> Picture:
     numbered = "" if figure.section in ("ranking", "training", "rounding") else scene.numbered_classes()
-    return Picture(
-        name=sketch.name,
-        section=figure.section,
-        title=sketch.title,
-        caption=sketch.caption + numbered,
-        alt=sketch.alt,
-        main=sketch.main,
-        photograph=figure.photograph,
-    )
+    name, title, caption, alt, _, main = sketch
+    return Picture(name, figure.section, title, caption + numbered, alt, main, figure.photograph)
 
 
 def in_order(pictures: Sequence[Picture]) -> list[Picture]:

@@ -28,7 +28,7 @@ from robbench.leaderboards.sheet import (
     words,
 )
 from robbench.leaderboards.tables.parts import MODEL, Choose, Column, after, extent, samples, shown, single, usual
-from robbench.results.schema import ConditionSpec, Reference
+from robbench.results.schema import ConditionSpec, Reference, StageSpec
 
 RECALL = "recall/"
 
@@ -53,11 +53,12 @@ def specifications(board: Board) -> Sheet:
     lines = []
     for condition in board.conditions:
         label = condition.label
+        stages = (_stage(stage, condition.kind == "attack") for stage in condition.stages)
         evidence = Evidence.of(f"{label}: all rows", [(row.label, label) for row in board.rows])
         entries = [row.cells[label] for row in board.rows]
         sizes = {entry.rates.share.n for entry in entries if entry.rates}
         cells = (
-            *texts(label, condition.kind, _definition(condition), condition.target or NONE),
+            *texts(label, condition.kind, "; then ".join(stages) or "clean images", condition.target or NONE),
             TableCell(str(condition.draws), condition.draws) if condition.kind == "natural" else TableCell(NONE),
             TableCell(extent(sizes), min(sizes), evidence=evidence) if sizes else TableCell(NONE),
             *(TableCell.quantity(_mean(entries, name), evidence) for name in ("forwards", "backwards")),
@@ -81,17 +82,10 @@ def _mean(entries: list[Entry], name: str) -> float | None:
     return fmean(found) if found else None
 
 
-def _definition(condition: ConditionSpec) -> str:
-    if not condition.stages:
-        return "clean images"
-    return "; then ".join(_stage(condition, at) for at in range(len(condition.stages)))
-
-
-def _stage(condition: ConditionSpec, at: int) -> str:
-    stage = condition.stages[at]
+def _stage(stage: StageSpec, adversarial: bool) -> str:
     limit = f"{stage.norm.capitalize()}, minimum norm"
     if stage.norm == "none":
-        limit = "chosen by the model's answers" if condition.kind == "attack" else "natural perturbation"
+        limit = "chosen by the model's answers" if adversarial else "natural perturbation"
     if stage.eps is not None:
         limit = f"{stage.norm.capitalize()} ≤ {format_eps(stage.eps)}"
     traits = ["uses gradients"] * stage.white_box + ["toolbox: global random state, fixed batches"] * stage.global_state

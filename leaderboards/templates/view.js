@@ -48,23 +48,18 @@ function chooser(table) {
   const label = Math.max(0, [...(table.tBodies[0].rows[0]?.cells ?? [])].findIndex((cell) => cell.tagName === "TH"));
   if (!fits && (names.length < 7 || table.rows.length < 3 || table.closest(".matrix"))) return;
   const one = { hidden: new Set(), chosen: false, fits, label };
-  const press = (at) => () => {
+  const edited = (edit) => () => {
     one.chosen = true;
-    one.hidden[one.hidden.has(at) ? "delete" : "add"](at);
+    edit();
     show(table);
     changed();
   };
+  const press = (at) => edited(() => one.hidden[one.hidden.has(at) ? "delete" : "add"](at));
   const boxes = names.map((text, at) => at === label ? null : make("label", null, make("input", { type: "checkbox", "data-at": String(at), input: press(at) }), ` ${text}`));
-  const all = () => {
-    one.chosen = true;
-    one.hidden.clear();
-    show(table);
-    changed();
-  };
   one.control = make(
     "details", { class: "columns control" },
     make("summary", null),
-    make("div", { role: "group", "aria-label": `Columns: ${table.closest(".box").getAttribute("aria-label")}` }, boxes, make("button", { type: "button", click: all }, "All columns")),
+    make("div", { role: "group", "aria-label": `Columns: ${table.closest(".box").getAttribute("aria-label")}` }, boxes, make("button", { type: "button", click: edited(() => one.hidden.clear()) }, "All columns")),
   );
   one.control.addEventListener("keydown", (event) => {
     if (event.key !== "Escape") return;
