@@ -1,4 +1,4 @@
-"""Archives as earlier versions wrote them."""
+"""Published boards, and archives as earlier versions wrote them."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ import numpy as np
 from board_cells import Cell
 
 from robbench.leaderboards.archive import OUTCOMES, RECORDS
+
+PUBLISHED = Path(__file__).resolve().parents[1] / "leaderboards" / "published"
 
 
 def write_format_1(folder: Path, cells: Sequence[Cell]) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from archives import PUBLISHED
 from page_boards import IMAGE, hostile_board, hostile_page
 
 from robbench.leaderboards.archive import read_archive, read_note, read_pictures
@@ -25,7 +26,7 @@ SWITCHES = [
     *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
 ]
 RANKING = "#ranking table >> nth=0"
-PUBLISHED = Path(__file__).resolve().parents[1] / "leaderboards" / "published" / "ensembles-digits"
+BOARD = PUBLISHED / "ensembles-digits"
 
 
 @pytest.fixture(scope="module")
@@ -62,8 +63,8 @@ def address(site: Path) -> str:
 @pytest.fixture(scope="module")
 def published(tmp_path_factory: pytest.TempPathFactory) -> str:
     """The address of a published board's page, made anew."""
-    note, cells = read_note(PUBLISHED), read_archive(PUBLISHED)
-    made = page_of(board_data(note.title, note.grid, cells), note, cells, PUBLISHED, read_pictures(PUBLISHED))
+    note, cells = read_note(BOARD), read_archive(BOARD)
+    made = page_of(board_data(note.title, note.grid, cells), note, cells, BOARD, read_pictures(BOARD))
     path = tmp_path_factory.mktemp("published") / "index.html"
     path.write_text(made, encoding="utf-8")
     return path.as_uri()

@@ -11,8 +11,8 @@ import pytest
 import torch
 from closed_forms import streams
 from PIL import Image
+from scenes import scenes
 from scipy import ndimage, stats
-from test_corruptions import scenes
 from torch import Tensor
 
 from robbench.attacks._corruption_blur import defocus_blur, gaussian_blur, shuffled, zoom_blur

@@ -85,7 +85,7 @@ def reader(made: str) -> Reader:
 
 def plain(page: str) -> str:
     """The JSON that a page's script reads."""
-    return re.findall(r'id="data">(.*)</script>\n<script>', unpacked(page), re.DOTALL)[0]
+    return str(re.findall(r'id="data">(.*)</script>\n<script>', unpacked(page), re.DOTALL)[0])
 
 
 def embedded(text: str) -> dict[str, Any]:

@@ -11,9 +11,9 @@ import sys
 
 import numpy as np
 import pytest
-from test_published import PUBLISHED
+from archives import PUBLISHED
 
-BOARDS = ("ensembles-digits", "generalisation-study-cifar10-fifth")
+BOARDS = ("ensembles-digits", "generalization-study-cifar10-fifth")
 
 MAKE = """
 import hashlib, json, os, sys, tempfile

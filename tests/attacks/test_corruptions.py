@@ -9,6 +9,7 @@ import torch
 from closed_forms import linear, streams
 from hypothesis import given, settings
 from hypothesis import strategies as some
+from scenes import scenes
 from subjects import CLASSES, REGISTRY, condition
 from torch import Tensor
 from torch.nn import functional
@@ -32,16 +33,6 @@ RISING: dict[CorruptionKind, tuple[tuple[int, ...], ...]] = {kind: (SEVERITIES,)
     "spatter": ((1, 2, 3), (4, 5)),  # water, then mud
     "saturate": ((1, 2), (3, 4, 5)),  # towards gray, then towards full color
 }
-
-
-def scenes(count: int, height: int = 32, width: int = 32, dtype: torch.dtype = torch.float32) -> Tensor:
-    """Pictures with detail at several scales."""
-    generator = torch.Generator().manual_seed(height + 100 * width)
-    total = torch.zeros(count, 3, height, width, dtype=torch.float64)
-    for side, weight in ((2, 0.5), (5, 0.3), (11, 0.2), (32, 0.08)):
-        noise = torch.rand(count, 3, side, side, generator=generator, dtype=torch.float64)
-        total += weight * functional.interpolate(noise, size=(height, width), mode="bilinear")
-    return (1.6 * (total - 0.54) + 0.45).clamp(0, 1).to(dtype)
 
 
 def correlation(first: Tensor, second: Tensor) -> float:

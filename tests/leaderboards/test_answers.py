@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[1] / "leaderboards"
+ROOT = Path(__file__).resolve().parents[2] / "leaderboards"
 NUMBER = re.compile(r"\d+(?:\.\d+)?")
 ANSWERS = [
     line

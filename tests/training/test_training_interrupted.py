@@ -97,7 +97,7 @@ KILLED = """
 
 
 def test_a_kill_in_the_middle_of_writing_a_checkpoint_costs_that_epoch_only(tmp_path: Path) -> None:
-    path = os.pathsep.join([str(Path(__file__).parent), *sys.path])
+    path = os.pathsep.join([str(Path(__file__).parents[1]), *sys.path])
     killed = subprocess.run(
         [sys.executable, "-c", textwrap.dedent(KILLED), str(tmp_path)],
         env={**os.environ, "PYTHONPATH": path},
