@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -22,14 +22,8 @@ Work: TypeAlias = "list[tuple[Job, list[Cell]]]"
 Watch: TypeAlias = "Callable[[Plan, Work], AbstractContextManager[Tell]]"
 
 
-@contextlib.contextmanager
-def unwatched(plan: Plan, work: Work) -> Iterator[Tell]:
-    """Nobody looks on."""
-    yield lambda progress: None
-
-
 def run(
-    request: Request, workers: int | None = None, fresh: bool = False, watch: Watch = unwatched
+    request: Request, workers: int | None = None, fresh: bool = False, watch: Watch | None = None
 ) -> Boards | Finished:
     """Train, attack, score and write the boards of a request; what is in the store is not done again.
 
@@ -37,7 +31,7 @@ def run(
         request: What is asked.
         workers: Number of worker processes; None for what suits the device.
         fresh: Whether to do everything again.
-        watch: Shows the work; gives what is to be called as it goes on.
+        watch: Shows the work; gives what is to be called as it goes on. Nobody looks on where it is None.
 
     Returns:
         The boards, or what is known of the request if it was carried out before; that needs no torch.
@@ -66,7 +60,7 @@ def run(
         boards = note_boards(plan, store)
         work = remaining(plan, store)
         refresh(plan, store)
-        with watch(plan, work) as tell:
+        with watch(plan, work) if watch else contextlib.nullcontext(lambda progress: None) as tell:
             run_locally(plan, work, workers, tell)
         written = write_boards(store, boards, plan.registry)
         store.note_request(inputs.key, plan.name, boards)
