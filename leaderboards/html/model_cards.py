@@ -70,9 +70,8 @@ def _seeds(found: Mapping[int, Record]) -> tuple[tuple[int, str, str], ...]:
 
 def _weights(record: Record) -> str:
     """The hash of the weights, of a trained model in the provenance, of somebody's own in what it was built from."""
-    return str(
-        record.provenance.get("weights_sha256") or record.spec.model.architecture.parameters.get("weights_sha256") or ""
-    )
+    built = record.spec.model.architecture.parameters
+    return str(record.provenance.get("weights_sha256") or built.get("weights_sha256") or "")
 
 
 def _part(spec: PartSpec) -> str:

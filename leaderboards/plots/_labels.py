@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -12,6 +12,9 @@ if TYPE_CHECKING:
 Box: TypeAlias = tuple[float, float, float, float]
 """Left, lower, right and upper edge, in points."""
 
+
+_SIZE = 8.0
+"""Of the font, in points."""
 
 @dataclass(frozen=True)
 class PointLabel:
@@ -32,7 +35,7 @@ class PointLabel:
 
 
 def write_labels(
-    axes: Axes, labels: Iterable[PointLabel], taken: Iterable[Box] = (), far: bool = False, fontsize: float = 8
+    axes: Axes, labels: Iterable[PointLabel], taken: Iterable[Box] = (), far: bool = False
 ) -> list[PointLabel]:
     """Write each label on whichever side of its point nothing is yet; those that fit nowhere are left out.
 
@@ -41,7 +44,6 @@ def write_labels(
         labels: The first have the choice.
         taken: What must not be written on, from ``mark_box``.
         far: Whether a label may stand away from its point, joined to it by a line.
-        fontsize: In points.
 
     Returns:
         The labels that were written.
@@ -52,7 +54,7 @@ def write_labels(
     occupied, written = list(taken), []
     for label in labels:
         x, y = _place(axes, label.x, label.y)
-        start, base, wide, high = _bounds(axes, label.text, fontsize)
+        start, base, wide, high = _bounds(axes, label.text, _SIZE)
         for aside, up, away in _offsets(wide, high, label.radius, far):
             box = (x + aside, y + up, x + aside + wide, y + up + high)
             inside = left < box[0] and box[2] < right + 4 and low < box[1] and box[3] < top + 8
@@ -61,20 +63,14 @@ def write_labels(
                 written.append(label)
                 # From that end of the text which is next to the point.
                 end = (0.0 if aside > 0 else 1.0 if aside + wide < 0 else -aside / wide, 0.5)
-                line = {
-                    "relpos": end,
-                    "arrowstyle": "-",
-                    "color": label.color,
-                    "lw": 0.5,
-                    "shrinkA": 0,
-                    "shrinkB": label.radius,
-                }
+                line: dict[str, Any] = {"relpos": end, "arrowstyle": "-", "color": label.color, "lw": 0.5}
+                line |= {"shrinkA": 0, "shrinkB": label.radius}
                 note = axes.annotate(
                     label.text,
                     (label.x, label.y),
                     (aside - start, up - base),
                     textcoords="offset points",
-                    fontsize=fontsize,
+                    fontsize=_SIZE,
                     color=label.color,
                     zorder=5,
                     arrowprops=line if away else None,
