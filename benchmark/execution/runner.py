@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -22,8 +22,14 @@ Work: TypeAlias = "list[tuple[Job, list[Cell]]]"
 Watch: TypeAlias = "Callable[[Plan, Work], AbstractContextManager[Tell]]"
 
 
+@contextlib.contextmanager
+def unwatched(plan: Plan, work: Work) -> Iterator[Tell]:
+    """Nobody looks on."""
+    yield lambda progress: None
+
+
 def run(
-    request: Request, workers: int | None = None, fresh: bool = False, watch: Watch | None = None
+    request: Request, workers: int | None = None, fresh: bool = False, watch: Watch = unwatched
 ) -> Boards | Finished:
     """Train, attack, score and write the boards of a request; what is in the store is not done again.
 
@@ -31,7 +37,7 @@ def run(
         request: What is asked.
         workers: Number of worker processes; None for what suits the device.
         fresh: Whether to do everything again.
-        watch: Shows the work; gives what is to be called as it goes on. Nobody looks on where it is None.
+        watch: Shows the work; gives what is to be called as it goes on.
 
     Returns:
         The boards, or what is known of the request if it was carried out before; that needs no torch.
@@ -60,7 +66,7 @@ def run(
         boards = note_boards(plan, store)
         work = remaining(plan, store)
         refresh(plan, store)
-        with watch(plan, work) if watch else contextlib.nullcontext(lambda progress: None) as tell:
+        with watch(plan, work) as tell:
             run_locally(plan, work, workers, tell)
         written = write_boards(store, boards, plan.registry)
         store.note_request(inputs.key, plan.name, boards)

@@ -1,198 +1,22 @@
-"""Robustness of the rows: what it costs, and the ranking."""
+"""Clean and worst-case robust accuracy, row by row."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
-
-import numpy as np
+from typing import TYPE_CHECKING
 
 from robbench.core.registry import register_figure
 from robbench.leaderboards.aggregates import Estimate
 from robbench.leaderboards.board import Board, Row
 from robbench.leaderboards.markdown import counted, percent
-from robbench.leaderboards.plots._labels import PointLabel, mark_box, write_labels
 from robbench.leaderboards.plots._rows import leading
 from robbench.leaderboards.plots._scene import Figure, Scene, Sketch
-from robbench.leaderboards.plots._style import (
-    ATTACKED,
-    BLUE,
-    CLEAN,
-    GREY,
-    VERMILLION,
-    lay_out,
-    percent_limits,
-    share_axis,
-    sheet,
-    spans,
-)
+from robbench.leaderboards.plots._style import ATTACKED, CLEAN, GREY, share_axis, sheet, spans
 from robbench.leaderboards.plots._words import short
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
     from matplotlib.figure import Figure as Sheet
-
-LABELED = 6
-"""Rows with their name at most."""
-_SMALLEST, _USUAL, _LARGEST = 9.0, 28.0, 240.0
-"""Areas of marks, in square points: at least, of the cheapest training where there is room, and at most."""
-
-
-@dataclass(frozen=True)
-class _Mark:
-    """A row in the figure; passes are multiples of the cheapest training, areas are in square points."""
-
-    row: Row
-    clean: Estimate
-    robust: Estimate
-    passes: float
-    area: float
-
-    @property
-    def radius(self) -> float:
-        return float(np.sqrt(self.area / np.pi))
-
-    @property
-    def color(self) -> str:
-        return VERMILLION if self.row.undefended else BLUE
-
-
-@register_figure("clean-vs-robust")
-@dataclass(frozen=True)
-class CleanVsRobust(Figure):
-    """Worst-case robust against clean accuracy, the area of a mark being the passes of training."""
-
-    section = "ranking"
-    position = 10
-
-    def draw(self, scene: Scene) -> Iterator[Sketch]:
-        """A mark for each ranked row, with the names of those that lead."""
-        board = scene.board
-        marks = _marks(board)
-        if not board.ranked_by or len(marks) < 2:
-            return
-        made, panels = sheet(4.6)
-        axes = panels[0, 0]
-        named = _named(marks)
-        for mark in reversed(marks):
-            _draw_mark(axes, mark, mark in named)
-        percent_limits(axes, "x", [end for mark in marks for end in _ends(mark.clean)])
-        percent_limits(axes, "y", [end for mark in marks for end in _ends(mark.robust)])
-        axes.axline((0, 0), slope=1, color=GREY, lw=0.9, ls=":", zorder=0)
-        axes.set_xlabel("Clean accuracy, averaged over classes")
-        axes.set_ylabel(f"Worst case at {scene.fonts.text(board.ranked_by)}")
-        _explain(made, marks)
-        lay_out(made)
-        labels = [
-            PointLabel(scene.fonts.text(mark.row.label, 60), *_point(mark), mark.color, mark.radius) for mark in named
-        ]
-        taken = [mark_box(axes, *_point(mark), 0.8 * mark.radius) for mark in marks]
-        write_labels(axes, labels, taken, far=True)
-        yield _sketch(scene, marks, made)
-
-
-def _marks(board: Board) -> list[_Mark]:
-    """The ranked rows, best first; those without a count of passes as the cheapest."""
-    ranked = [row for row in board.rows if row.rank]
-    times = {row.label: board.times(ranked[0], row) for row in ranked}
-    least = min((found for found in times.values() if found), default=1.0)
-    unit = min(_USUAL, _LARGEST * least / max((found for found in times.values() if found), default=1.0))
-    marks = []
-    for row in ranked:
-        clean, robust = board.clean(row), board.ranking(row)
-        if clean and robust:
-            passes = (times[row.label] or least) / least
-            marks.append(_Mark(row, clean.balanced, robust.balanced, passes, max(_SMALLEST, unit * passes)))
-    return marks
-
-
-def _named(marks: Sequence[_Mark]) -> list[_Mark]:
-    """The best and the best undefended row, then those that no other beats in both accuracies, then from the top."""
-    lead = {row.label for row in leading([mark.row for mark in marks])}
-    front = [mark for mark in marks if not any(_beats(other, mark) for other in marks)]
-    order = [*(mark for mark in marks if mark.row.label in lead), *front, *marks]
-    return list({mark.row.label: mark for mark in order}.values())[:LABELED]
-
-
-def _beats(one: _Mark, other: _Mark) -> bool:
-    pairs = ((one.clean.value, other.clean.value), (one.robust.value, other.robust.value))
-    return all(a >= b for a, b in pairs) and any(a > b for a, b in pairs)
-
-
-def _point(mark: _Mark) -> tuple[float, float]:
-    return 100 * mark.clean.value, 100 * mark.robust.value
-
-
-def _ends(found: Estimate) -> list[float]:
-    return [100 * end for end in (found.low, found.value, found.high) if end is not None]
-
-
-def _draw_mark(axes: Axes, mark: _Mark, named: bool) -> None:
-    x, y = _point(mark)
-    bars: dict[str, Any] = {"color": mark.color, "alpha": 0.55 if named else 0.18, "lw": 0.8, "zorder": 1}
-    axes.hlines(y, min(_ends(mark.clean)), max(_ends(mark.clean)), **bars)
-    axes.vlines(x, min(_ends(mark.robust)), max(_ends(mark.robust)), **bars)
-    bare = mark.row.undefended
-    axes.scatter(
-        x,
-        y,
-        s=mark.area,
-        marker="D" if bare else "o",
-        facecolor="white" if bare else mark.color,
-        edgecolor=mark.color if bare else "white",
-        linewidth=1.3 if bare else 0.6,
-        alpha=0.9,
-        zorder=3 if named else 2,
-    )
-
-
-def _explain(made: Sheet, marks: Sequence[_Mark]) -> None:
-    """The legend: what marks mean, and how many passes their area stands for."""
-    from matplotlib.lines import Line2D
-
-    def entry(text: str, area: float, color: str, bare: bool = False) -> Line2D:
-        look: dict[str, Any] = {"mec": color if bare else "white", "mfc": "white" if bare else color}
-        return Line2D([], [], ls="", marker="D" if bare else "o", ms=float(np.sqrt(area)), label=text, **look)
-
-    bare = [mark.row.undefended for mark in marks]
-    entries = [entry("defended", _USUAL, BLUE)] * (not all(bare)) + [
-        entry("no defense", _USUAL, VERMILLION, True)
-    ] * any(bare)
-    cheap, dear = min(marks, key=lambda mark: mark.passes), max(marks, key=lambda mark: mark.passes)
-    if dear.passes >= 1.5:
-        entries += [entry("training passes × 1", cheap.area, GREY), entry(f"× {dear.passes:.0f}", dear.area, GREY)]
-    made.legend(handles=entries, loc="outside upper center", ncols=len(entries))
-
-
-def _sketch(scene: Scene, marks: Sequence[_Mark], made: Sheet) -> Sketch:
-    best = marks[0]
-    bare = next((mark for mark in marks if mark.row.undefended), None)
-    told = f"Best: {_told(best)}."
-    if bare is best:
-        told += " It has no defense."
-    elif bare is not None:
-        spent = scene.board.times(bare.row, best.row)
-        gain, cost = (
-            100 * (one.value - other.value) for one, other in ((best.robust, bare.robust), (best.clean, bare.clean))
-        )
-        told += f" Over the best row without defense ({_told(bare)}): {gain:+.1f} points worst case, {cost:+.1f} clean"
-        told += f", {spent:.1f} × the training passes." if spent else "."
-    caption = (
-        f"{told} Accuracy averaged over classes, with 95 % intervals; dotted: nothing lost to attacks. Area: passes of "
-        "training, that of a warm start included."
-    )
-    unnamed = len(marks) - len(_named(marks))
-    if unnamed > 0:
-        caption += f" {counted(unnamed, 'row')} without a name: see the ranking."
-    alt = f"Scatter plot of {counted(len(marks), 'row')} by clean and worst-case robust accuracy. {told}"
-    return Sketch("clean-vs-robust", "What robustness costs", caption, alt, made, main=True)
-
-
-def _told(mark: _Mark) -> str:
-    clean, robust = _point(mark)
-    return f"{short(mark.row.label)}, worst case {robust:.1f} %, clean {clean:.1f} %"
-
 
 ROWS = 20
 
@@ -255,7 +79,7 @@ class Ranking(Figure):
         axes.set_xlim(left=-1.5)
         axes.axvline(100 / len(board.dataset.class_names), color=GREY, lw=0.9, ls=":", label="always the same class")
         made.legend(loc="outside upper center", ncols=3)
-        yield _ranking_sketch(board, ranked, rows, made)
+        yield _sketch(board, ranked, rows, made)
 
 
 def _few(ranked: list[Row]) -> list[Row]:
@@ -270,11 +94,11 @@ def _balanced(board: Board, row: Row, attacked: bool) -> Estimate | None:
     return rates.balanced if rates else None
 
 
-def _ranking_sketch(board: Board, ranked: list[Row], rows: list[Row], made: Sheet) -> Sketch:
+def _sketch(board: Board, ranked: list[Row], rows: list[Row], made: Sheet) -> Sketch:
     first, *others = leading(ranked)
-    caption = f"Best: {_accuracies(board, first)}."
+    caption = f"Best: {_told(board, first)}."
     for row in others:
-        caption += f" Best undefended: {_accuracies(board, row)}."
+        caption += f" Best undefended: {_told(board, row)}."
     worst = f" and in the worst case at {board.ranked_by} (diamonds)" if board.ranked_by else ""
     caption += f" Accuracy on clean images (circles){worst}, averaged over classes, with 95 % intervals."
     caption += " Dotted: always predicting the same class."
@@ -284,12 +108,12 @@ def _ranking_sketch(board: Board, ranked: list[Row], rows: list[Row], made: Shee
     unranked = len(board.rows) - len(ranked)
     if unranked:
         caption += f" Not ranked: {counted(unranked, 'row')}."
-    alt = "; ".join(f"{row.rank} {_accuracies(board, row)}" for row in rows)
+    alt = "; ".join(f"{row.rank} {_told(board, row)}" for row in rows)
     title = "Clean and worst-case robust accuracy" if board.ranked_by else "Clean accuracy"
     return Sketch("ranking", title, caption, f"Dot plot of accuracy by row. {alt}.", made, main=True)
 
 
-def _accuracies(board: Board, row: Row) -> str:
+def _told(board: Board, row: Row) -> str:
     before, after = _balanced(board, row, False), _balanced(board, row, True)
     if board.ranked_by and before and after:
         return f"{short(row.label)}, clean {percent(before)} %, worst case {percent(after)} %"
