@@ -16,6 +16,7 @@ Box: TypeAlias = tuple[float, float, float, float]
 _SIZE = 8.0
 """Of the font, in points."""
 
+
 @dataclass(frozen=True)
 class PointLabel:
     """What stands beside a point.

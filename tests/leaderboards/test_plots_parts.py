@@ -23,8 +23,8 @@ from robbench.leaderboards.plots._scene import Figure, Scene, Sketch
 from robbench.leaderboards.plots._style import Fonts, spans
 from robbench.leaderboards.plots._words import pct, short
 from robbench.leaderboards.plots.embeddings import EmbeddingMaps, project
+from robbench.leaderboards.plots.learning_rates import LearningRates
 from robbench.leaderboards.plots.rounding import undone
-from robbench.leaderboards.plots.training import LearningRates
 from robbench.leaderboards.table import Table
 from robbench.results.schema import ModelSpec
 

@@ -1,70 +1,24 @@
-"""Robust accuracy over the size of the change."""
+"""How much stays right as the change may be larger, as a line for each row."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
-from robbench.core.registry import register_figure
 from robbench.core.threat_model import format_eps
 from robbench.evaluation.statistics import combine, survival
 from robbench.leaderboards.aggregates import Estimate, distance_scores, rates
 from robbench.leaderboards.board import Row
 from robbench.leaderboards.curves import Curve
 from robbench.leaderboards.plots._rows import featured, which
-from robbench.leaderboards.plots._scene import Figure, Scene, Sketch
+from robbench.leaderboards.plots._scene import Scene, Sketch
 from robbench.leaderboards.plots._style import COLORS, MARKERS, share_axis, sheet, spans
 from robbench.leaderboards.plots._words import pct, short
 from robbench.leaderboards.tables.parts import extent, usual
 
 
-@register_figure("robust-accuracy")
-@dataclass(frozen=True)
-class RobustAccuracy(Figure):
-    """Robust accuracy over eps, a drawing for each norm."""
-
-    section = "strength"
-    position = 10
-
-    def draw(self, scene: Scene) -> Iterator[Sketch]:
-        """The drawing of the first norm is a main one."""
-        for place, curve in enumerate(scene.board.strength):
-            yield from _drawn(
-                scene,
-                curve,
-                f"robust-accuracy-{curve.norm}",
-                f"Robust accuracy over eps ({curve.label})",
-                f"Share of test images robust to every {curve.label} attack up to each eps, with 95 % bands.",
-                f"eps ({curve.label})",
-                place == 0,
-            )
-
-
-@register_figure("change-needed")
-@dataclass(frozen=True)
-class ChangeNeeded(Figure):
-    """Robust accuracy over the size of the change, for attacks that minimize it."""
-
-    section = "strength"
-    position = 20
-
-    def draw(self, scene: Scene) -> Iterator[Sketch]:
-        """A drawing for each untargeted attack."""
-        targets = {condition.label: condition.target for condition in scene.board.conditions}
-        curves = [curve for curve in scene.board.sizes if targets[curve.conditions[0]] in (None, "all")]
-        for place, curve in enumerate(curves, 1):
-            caption = (
-                f"Share of test images robust to {short(curve.label)} with a change of at most each size, with 95 % "
-                "bands. Marks: quartiles of its successful changes."
-            )
-            title = f"Change needed: {short(curve.label)}"
-            size = f"Size of the change ({curve.norm.capitalize()})"
-            yield from _drawn(scene, curve, f"change-needed-{place}", title, caption, size, False)
-
-
-def _drawn(scene: Scene, curve: Curve, name: str, title: str, caption: str, size: str, main: bool) -> Iterator[Sketch]:
+def drawn(scene: Scene, curve: Curve, name: str, title: str, caption: str, size: str, main: bool) -> Iterator[Sketch]:
     """A curve of a few rows with its intervals; nothing without a row.
 
     Args:
