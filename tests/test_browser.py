@@ -110,7 +110,7 @@ def test_rows_can_be_filtered(opened: Any, address: str) -> None:
     page.get_by_role("button", name="Show all").click()
     page.locator("#filter output").filter(has_text=re.compile(r"^12 rows$")).wait_for()
     assert len(column(page, "Model")) == ranked
-    page.get_by_label("defense").select_option(SCRIPT)
+    page.locator("#filter").get_by_label("defense").select_option(SCRIPT)
     assert sorted(column(page, "Model", "#strength table >> nth=0")) == sorted(ROWS[1:-1:2])
     assert page.locator("#filter select").count() == 1, "objective, balancer and architecture are the same for all"
 

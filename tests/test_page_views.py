@@ -83,12 +83,12 @@ def test_an_address_shows_the_same_view(opened: Any, address: str) -> None:
     page.locator("#ranking .columns").first.get_by_role("checkbox", name="fgsm@0.1").uncheck()
     page.get_by_role("button", name="Averaged over classes").click()
     page.locator("#filter summary").evaluate("summary => summary.parentElement.open = true")
-    page.get_by_label("defense").select_option(SCRIPT)
+    page.locator("#filter").get_by_label("defense").select_option(SCRIPT)
 
     def view(page: Page) -> list[Any]:
         shown = page.locator("#conditions .view").evaluate_all("views => views.map((view) => view.hidden)")
         headings = page.locator(RANKING).get_by_role("columnheader").all_inner_texts()
-        return [column(page, "Model"), headings, shown, page.get_by_label("defense").input_value()]
+        return [column(page, "Model"), headings, shown, page.locator("#filter").get_by_label("defense").input_value()]
 
     kept = view(page)
     assert kept[0]

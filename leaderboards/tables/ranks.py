@@ -66,7 +66,7 @@ def ranking(board: Board) -> Sheet:
         (heading if at < COLUMNS else replace(heading, detail=max(heading.detail, Detail.PAGE)), cell)
         for at, (heading, cell) in enumerate(columns)
     ]
-    return by_row("Ranking", fitting, rows, label=1)
+    return by_row("Rows from best to worst", fitting, rows, label=1)
 
 
 def _worst_column(board: Board, threat: str, *, leads: bool = False) -> Column:
