@@ -208,3 +208,21 @@ def _rates(board: Board, row: Row) -> Rates:
     found = board.ranking(row)
     assert found is not None, "ranked rows have what they are ranked by"
     return found
+
+
+def weaker_sizes(board: Board) -> str:
+    """At which sizes some of the ranking attacks were not run; empty where all were."""
+    if board.ranked_by is None:
+        return ""
+    wanted = {_attack(label) for label in board.threats[board.ranked_by]}
+    found: dict[tuple[str, ...], list[str]] = {}
+    for threat, labels in board.threats.items():
+        names = dict.fromkeys(map(_attack, labels))
+        if threat.split()[0] == board.ranked_by.split()[0] and wanted - names.keys():
+            found.setdefault(tuple(names), []).append(threat)
+    told = ((listed(list(map(escape, part))) for part in parts) for parts in found.items())
+    return "".join(f" At {sizes} only {attacks} ran, so figures there may be too high." for attacks, sizes in told)
+
+
+def _attack(label: str) -> str:
+    return label.partition("@")[0]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -207,3 +207,24 @@ def model_key(precision: str, device: str, dataset: DatasetSpec, spec: ModelSpec
             "protocol": PROTOCOL,
         }
     )
+
+
+def cell_key(spec: CellSpec, peers: Sequence[str], needs: Sequence[str]) -> str:
+    """The address of a cell: a hash of all that can change its result.
+
+    Args:
+        spec: What is evaluated; labels are no part of the key.
+        peers: Keys of the other models that its attack works through.
+        needs: Keys of the cells whose survivors its samples are drawn from.
+    """
+    identity = {
+        "model": spec.model_key,
+        "condition": condition_identity(spec.condition),
+        "protocol": spec.protocol,
+        "peers": peers,
+        "needs": sorted(needs),
+    }
+    if spec.precision != "float32":
+        # There were stores with attacks in the precision of training.
+        identity["attacked_in"] = "float32"
+    return digest(identity)

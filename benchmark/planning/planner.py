@@ -18,8 +18,8 @@ from robbench.planning.component_spec import Choice, choose, plain, split_outsid
 from robbench.planning.conditions import Condition, ConditionRequest
 from robbench.planning.grid import GridFile, ModelEntry, Request
 from robbench.planning.inputs import FoundDataset, Inputs, find_dataset, read_request
-from robbench.planning.plan import PROTOCOL, Cell, Data, Job, Plan, condition_identity, in_front, model_key
-from robbench.results.schema import CellSpec, ModelSpec, digest
+from robbench.planning.plan import PROTOCOL, Cell, Data, Job, Plan, cell_key, in_front, model_key
+from robbench.results.schema import CellSpec, ModelSpec
 from robbench.training.recipe import Recipe
 
 IMAGENET = "imagenet"
@@ -284,11 +284,7 @@ class _Resolver:
             device=self.device,
             protocol=PROTOCOL,
         )
-        identity = {"model": job.key, "condition": condition_identity(spec.condition), "protocol": PROTOCOL}
-        if self.request.precision != "float32":
-            # There were stores with attacks in the precision of training.
-            identity["attacked_in"] = "float32"
-        key = digest({**identity, "peers": peers, "needs": sorted(needs)})
+        key = cell_key(spec, peers, needs)
         refusal = job.refusal or condition.refusal(job.data.num_classes)
         if not job.recipe.unseen:
             refusal = "no unseen data: the test images are part of its training set"
