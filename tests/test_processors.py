@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from test_published import PUBLISHED
 
-BOARDS = ("ensembles-digits", "generalisation-study-cifar10-fifth")
+BOARDS = ("ensembles-digits", "generalization-study-cifar10-fifth")
 
 MAKE = """
 import hashlib, json, os, sys, tempfile
