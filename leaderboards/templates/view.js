@@ -81,7 +81,10 @@ function show(table) {
   find("input", control).forEach((box) => (box.checked = !hidden.has(Number(box.dataset.at))));
 }
 
+// Paper has room for all columns, and parts that are opened for it tell of that only later.
+let printing = false;
 function fit() {
+  if (printing) return;
   for (const [table, one] of columns) {
     if (one.chosen || !one.fits) continue;
     const box = table.closest(".box");
@@ -211,6 +214,7 @@ restore(address().query);
 
 const closed = new Set();
 addEventListener("beforeprint", () => {
+  printing = true;
   for (const part of find("main details:not([open], .columns)")) closed.add(part).has(part) && (part.open = true);
   for (const view of find(".view[hidden]")) closed.add(view).has(view) && (view.hidden = false);
   for (const [table, one] of columns) if (!one.chosen && one.hidden.size) one.hidden.clear(), show(table);
@@ -218,5 +222,6 @@ addEventListener("beforeprint", () => {
 addEventListener("afterprint", () => {
   for (const part of closed) part.tagName === "DETAILS" ? (part.open = false) : (part.hidden = true);
   closed.clear();
+  printing = false;
   fit();
 });
