@@ -32,7 +32,7 @@ def _action(options: argparse.Namespace) -> int:
 COMMAND = _command.Command(
     place=90,
     summary="show what the store holds, remove what no board needs",
-    about="Removes cells, models and decoded images that no board of the store needs any more, and says what is kept. "
+    about="Removes what no board of the store needs any more, such as unfinished files, and says what is kept. "
     "Refused while another command writes to the store.",
     examples=(
         ("robbench gc --dry-run", "what would be removed, and how large it is"),

@@ -89,9 +89,10 @@ class Display:
 
     def __enter__(self) -> Self:
         """Say what is going to be done."""
-        self._left = {
-            f"{job.data.choice.label} · {job.spec.label} · seed {job.seed}": len(cells) for job, cells in self.work
-        }
+        self._left = {}
+        for job, cells in self.work:
+            # A job comes again for its cells that work through other models.
+            self._left[job.label] = self._left.get(job.label, 0) + len(cells)
         total = sum(len(job.cells) for job in self.plan.jobs)
         self.console.print(
             f"{self.plan.name}: {total} cells of {len(self.plan.jobs)} models; "

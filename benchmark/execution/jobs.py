@@ -103,6 +103,8 @@ def carry_out(plan: Plan, job: Job, cells: Sequence[Cell], tell: Tell) -> None:
         else:
             try:
                 record, result = _evaluate(plan, job, cell, trained, store, facts, tell)
+            except StoreError:
+                raise
             except Exception as error:
                 keep(without_result(cell, "failed", explain(error), facts))
             else:

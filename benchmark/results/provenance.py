@@ -61,7 +61,8 @@ def _code() -> list[Path]:
     names = ("", "attacks", "defenses", "leaderboards", "models")
     packages = [robbench if not name else __import__(f"robbench.{name}", fromlist=["x"]) for name in names]
     files = {path for package in packages for folder in package.__path__ for path in Path(folder).rglob("*")}
-    return sorted(path for path in files if path.suffix in (".py", ".toml", ".jinja") and "published" not in path.parts)
+    kinds = (".py", ".toml", ".jinja", ".css", ".js")
+    return sorted(path for path in files if path.suffix in kinds and "published" not in path.parts)
 
 
 def _git(folder: Path, *words: str) -> str:

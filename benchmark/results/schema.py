@@ -7,7 +7,7 @@ import json
 import re
 from typing import Any, Literal, NamedTuple, TypeAlias
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from robbench.results.outcome import Bools as Bools
 from robbench.results.outcome import ConditionKind as ConditionKind
@@ -285,6 +285,11 @@ class Reference(_Model):
     remark: str = ""
     """What differs between there and here."""
 
+    @field_validator("row")
+    @classmethod
+    def _named_as_now(cls, row: str) -> str:
+        return _row_name(row)
+
 
 class BoardNote(_Model):
     """What a board says that does not follow from its records; kept beside it as ``board.json``."""
@@ -299,6 +304,11 @@ class BoardNote(_Model):
     """Figures from elsewhere."""
     differences: str = ""
     """Paragraphs of plain text: why the board's figures differ from those."""
+
+    @field_validator("grid")
+    @classmethod
+    def _spelled_as_now(cls, grid: str) -> str:
+        return "generalization-study" if grid == "generalisation-study" else grid
 
     def to_json(self) -> str:
         """The note as indented JSON, ending in a newline."""
@@ -342,10 +352,14 @@ def _from_2(data: dict[str, Any]) -> None:
     for name in ("label", "start"):
         # "cross-entropy · clean" was the row of a model without a defense.
         if model.get(name):
-            model[name] = re.sub(r"(?<= · )clean(?= · |$)", "no defense", model[name])
+            model[name] = _row_name(model[name])
     data["traits"] = [_RENAMED.get(trait, trait) for trait in data.get("traits", ())]
     for marks in ("flags", "cautions"):
         data[marks] = {_RENAMED.get(name, name): _reworded(text) for name, text in data.get(marks, {}).items()}
+
+
+def _row_name(label: str) -> str:
+    return re.sub(r"(?<= · )clean(?= · |$)", "no defense", label)
 
 
 def _reworded(text: str) -> str:

@@ -297,11 +297,13 @@ def _show(wanted: Search, trials: Sequence[Trial]) -> None:
 def _earlier(wanted: Search) -> list[Trial]:
     """The trials that a version without Optuna's storage kept as CSV; none where there is no file.
 
-    Those from the first on whose recipe means another model by now are left out: proposals follow from them.
+    Those from the first on whose recipe means another model by now are left out: proposals follow from them. The file
+    stays as ``trials.before.csv``.
     """
     path = wanted.folder / "trials.csv"
     if not path.is_file():
         return []
+    write_atomically(path.with_name("trials.before.csv"), path.read_bytes())
     own = wanted.jobs[0].recipe.parameters()
 
     def trial(line: Mapping[str, str]) -> Trial:

@@ -15,6 +15,14 @@ from robbench.leaderboards.html.rendering import render
 from robbench.leaderboards.sheet import TableCell
 
 
+def _estimate(found: Any) -> Estimate:
+    """A figure of ``leaderboard.json``: a list, or the object that it was in an earlier version."""
+    if isinstance(found, Mapping):
+        found = [found["value"], found.get("low"), found.get("high"), found["n"], found.get("seeds", ())]
+    value, low, high, n, *seeds = found
+    return Estimate(float(value), low, high, int(n), tuple(seeds[0]) if seeds else (value,))
+
+
 @dataclass(frozen=True)
 class IndexEntry:
     """A board of a directory.
@@ -53,8 +61,7 @@ class IndexEntry:
         if ranked:
             clean = next((spec["label"] for spec in data["conditions"] if spec["kind"] == "clean"), None)
             rates = ranked[0]["worst"][by] if by else ranked[0]["cells"][clean]["rates"]
-            value, low, high, n, *seeds = rates["balanced"]
-            figure = Estimate(value, low, high, n, tuple(seeds[0]) if seeds else (value,))
+            figure = _estimate(rates["balanced"])
         return cls(
             folder=folder,
             title=data["title"],

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import cast, get_args
 
 from robbench.core.atomic_io import write_atomically
-from robbench.core.errors import RequestError, StoreError
+from robbench.core.errors import RequestError, StoreError, explain
 from robbench.core.registry import Registry
 from robbench.leaderboards.artifact_reader import Materials
 from robbench.leaderboards.board import Board
@@ -59,7 +60,7 @@ def draw(
     pictures: dict[str, Picture] = {}
     with style(scene.fonts):
         for name, figure in figures(registry or Registry(installed=False)).items():
-            for sketch in figure.draw(scene):
+            for sketch in _drawn(name, figure, scene):
                 if sketch.name in pictures or not re.fullmatch(FILE_STEM, sketch.name):
                     raise RequestError(
                         f'figure "{name}" gives a drawing "{sketch.name}", a name that is taken or no file name'
@@ -71,6 +72,17 @@ def draw(
     write_manifest(directory, list(pictures.values()))
     _remove_others(folder, pictures)
     return tuple(pictures.values())
+
+
+def _drawn(name: str, figure: Figure, scene: Scene) -> list[Sketch]:
+    """The drawings of a figure; none, with a warning, where it fails: the board is worth more than that."""
+    try:
+        return list(figure.draw(scene))
+    except (StoreError, RequestError):
+        raise
+    except Exception as error:
+        warnings.warn(f'figure "{name}" is left out: {explain(error)}', stacklevel=2)
+        return []
 
 
 def _picture(scene: Scene, figure: Figure, sketch: Sketch) -> Picture:

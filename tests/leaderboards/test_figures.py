@@ -273,3 +273,18 @@ def test_a_palette_keeps_charts_as_they_are() -> None:
     Image.fromarray(flat).save(buffer, "PNG")
     with Image.open(io.BytesIO(with_palette(buffer.getvalue()))) as image:
         assert np.array_equal(np.asarray(image.convert("RGB")), flat)
+
+
+def test_a_figure_that_fails_is_left_out_with_a_warning(tmp_path: Path) -> None:
+    path = tmp_path / "mine.py"
+    path.write_text(
+        PLUGIN.format(section="ranking", name="mine").replace(
+            "def draw(self, scene):", "def draw(self, scene):\n        1 / 0", 1
+        )
+    )
+    cells = [cell(model("a"), CLEAN, outcome("clean", [0, 1]))]
+    with pytest.warns(UserWarning, match="left out: ZeroDivisionError"):
+        pictures = draw(
+            tmp_path, board_data("Toys", "small", cells), cells, NOTHING, Registry((path,), installed=False)
+        )
+    assert "mine" not in {picture.name for picture in pictures}

@@ -363,3 +363,17 @@ def test_a_board_that_cannot_be_listed_is_named(tmp_path: Path, content: str) ->
     (tmp_path / "leaderboard.json").write_text(content, encoding="utf-8")
     with pytest.raises(StoreError, match=r"cannot read .*leaderboard.json"):
         IndexEntry.read(tmp_path)
+
+
+def test_an_index_lists_boards_of_an_earlier_version_too() -> None:
+    cells = [
+        cell(model("a"), CLEAN, outcome("clean", [0, 1])),
+        cell(model("a"), PGD, outcome("attack", [0, 1], [0, 1])),
+    ]
+    data = plain_data(board_data("Toys", "small", cells))
+    value, low, high, n = data["rows"][0]["worst"]["Linf 0.1"]["balanced"]
+    earlier = json.loads(json.dumps(data))
+    known = {"value": value, "low": low, "high": high, "n": n, "seeds": [value]}
+    earlier["rows"][0]["worst"]["Linf 0.1"]["balanced"] = known
+    assert IndexEntry.of("toys", earlier) == IndexEntry.of("toys", data)
+    assert f"{100 * value:.1f}" in index_page([IndexEntry.of("toys", earlier)])

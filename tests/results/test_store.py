@@ -369,3 +369,9 @@ def test_records_of_schema_2_are_read_in_the_words_of_today(a_record: Record) ->
     }
     assert found.cautions == {"randomized": "answers the same image differently; attacks follow an average over draws"}
     assert found.model_copy(update={"traits": a_record.traits, "flags": {}, "cautions": {}}) == a_record
+
+
+def test_notes_of_an_earlier_version_are_read_as_they_would_be_written_now() -> None:
+    reference = {"row": "a · clean", "figure": "accuracy", "value": 0.5}
+    note = BoardNote.model_validate({"grid": "generalisation-study", "title": "t", "references": [reference]})
+    assert (note.grid, note.references[0].row) == ("generalization-study", "a · no defense")
