@@ -77,6 +77,7 @@ KILLED = """
     from pathlib import Path
     import torch
     torch.set_num_threads(1)
+    import torch
     import tiny
     from robbench.results.store import Store
     from robbench.training.trainer import train
@@ -89,6 +90,7 @@ KILLED = """
             os.kill(os.getpid(), signal.SIGKILL)
         flush(descriptor)
 
+    torch.set_num_threads(1)  # as in the process that goes on
     folder = Path(sys.argv[1])
     job = tiny.job(folder, "defense = 'fgm'", "epochs = 3")
     os.fsync = killing
