@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import tiny
+import torch
 from trainings import Stop, history, left_behind, stopping_at
 
 from robbench.core.global_rng import GlobalState
@@ -77,7 +78,6 @@ KILLED = """
     from pathlib import Path
     import torch
     torch.set_num_threads(1)
-    import torch
     import tiny
     from robbench.results.store import Store
     from robbench.training.trainer import train
@@ -90,7 +90,6 @@ KILLED = """
             os.kill(os.getpid(), signal.SIGKILL)
         flush(descriptor)
 
-    torch.set_num_threads(1)  # as in the process that goes on
     folder = Path(sys.argv[1])
     job = tiny.job(folder, "defense = 'fgm'", "epochs = 3")
     os.fsync = killing
@@ -107,6 +106,7 @@ def test_a_kill_in_the_middle_of_writing_a_checkpoint_costs_that_epoch_only(tmp_
         timeout=120,
     )
     assert killed.returncode == -signal.SIGKILL, killed.stderr.decode()
+    torch.set_num_threads(1)  # as in the one that was killed
     whole, parts = Store(tmp_path / "whole"), Store(tmp_path / "parts")
     job = tiny.job(tmp_path, "defense = 'fgm'", "epochs = 3")
     assert [path.name for path in parts.model_dir(job.key).glob("*.pt")] == ["checkpoint.pt"]
