@@ -157,7 +157,10 @@ class Sets(Well):
         (Sets(), 2, "lines.linewidth"),
     ],
 )
-def test_a_broken_rule_is_found(figure: Figure, rule: int, part: str) -> None:
+def test_a_broken_rule_is_found(
+    figure: Figure, rule: int, part: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
     before = dict(mpl.rcParams)
     assert all(result.passed for result in judge(FIGURES, Well()))
     found = judge(FIGURES, figure)
