@@ -37,7 +37,7 @@ class Curve:
     Attributes:
         label: What is done: any attack within a ball of the norm, as ``Linf``; or the condition.
         norm: In which changes are measured.
-        conditions: Those whose successes it is made of.
+        conditions: Those whose successes it combines.
         radii: Where it is read off, rising.
         lines: By the models' labels, of those for which all of the conditions are done.
     """

@@ -23,7 +23,7 @@ WIDTH = 7.2
 """Of every figure, in inches: 700 pixels of a page, a column of print; so 8 points are 8 points."""
 DPI = 150
 
-# Okabe and Ito's palette, told apart by color-blind readers.
+# Okabe and Ito's palette, distinguishable for color-blind readers.
 BLUE, VERMILLION, GREEN, ORANGE = "#0072B2", "#D55E00", "#009E73", "#E69F00"
 PURPLE, SKY, BLACK, GREY = "#CC79A7", "#56B4E9", "#000000", "#8A8A8A"
 COLORS = (BLUE, VERMILLION, GREEN, PURPLE, ORANGE, SKY, BLACK, GREY)

@@ -13,7 +13,7 @@ from robbench.leaderboards.tables.parts import single, worst_case
 
 
 def per_class(board: Board) -> Iterator[Sheet]:
-    """Accuracy by class: clean, perturbed, the worst case, then each attack that it is made of, and chains."""
+    """Accuracy by class: clean, perturbed, the worst case, then each attack in it, and chains."""
     chains = [condition.label for condition in board.conditions if condition.kind == "chain"]
     for label in (board.clean_label, board.perturbed):
         if label is not None:
