@@ -16,6 +16,10 @@ from robbench.models._backbone import SequentialBackbone
 class SmallCNN(Architecture):
     """Two convolutions and three linear layers, the last of them the head (LeNet-5's form; LeCun et al., 1998)."""
 
+    def refusal(self, image_shape: tuple[int, int, int]) -> str | None:
+        """Two convolutions and poolings leave nothing of smaller images."""
+        return None if min(image_shape[1:]) >= 16 else "it needs images of at least 16 × 16"
+
     def build(self, image_shape: tuple[int, int, int]) -> Backbone:
         """A backbone of 84 features for images of at least 16 × 16."""
         layers = nn.Sequential(

@@ -97,24 +97,32 @@ def seeds(text: str) -> tuple[int, ...]:
     return tuple(dict.fromkeys(int(part) for part in parts))
 
 
+def path(text: str) -> Path:
+    """A path; ``~`` is the home directory also where a shell leaves it alone, as in ``--data-dir=~/data``."""
+    try:
+        return Path(text).expanduser()
+    except RuntimeError as error:
+        raise argparse.ArgumentTypeError(f"{text!r}: {error}") from None
+
+
 # --- options
 
 
 def add_store(parser: argparse._ActionsContainer) -> None:
     """Add ``--out``."""
-    parser.add_argument("--out", type=Path, default=Path("runs"), metavar="DIR", help="the store (default: runs)")
+    parser.add_argument("--out", type=path, default=Path("runs"), metavar="DIR", help="the store (default: runs)")
 
 
 def add_plugins(parser: argparse._ActionsContainer) -> None:
     """Add ``--plugin``."""
     parser.add_argument(
-        "--plugin", type=Path, action="append", default=[], metavar="FILE.py", help="a file of components; repeatable"
+        "--plugin", type=path, action="append", default=[], metavar="FILE.py", help="a file of components; repeatable"
     )
 
 
 def add_data(parser: argparse._ActionsContainer) -> None:
     """Add ``--data-dir``."""
-    parser.add_argument("--data-dir", type=Path, metavar="DIR", help="where data lies (default: $ROBBENCH_DATA)")
+    parser.add_argument("--data-dir", type=path, metavar="DIR", help="where data lies (default: $ROBBENCH_DATA)")
 
 
 def add_boards(parser: argparse._ActionsContainer) -> None:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from robbench.results.publishing import Published
 
 ROWS_SHOWN = 10
+_NARROWEST = 60
 
 
 class Terminal(Console):
@@ -22,6 +23,8 @@ class Terminal(Console):
 
     def __init__(self, **options: Any) -> None:
         super().__init__(markup=False, highlight=False, emoji=False, **options)
+        # In fewer columns tables lose whole columns; the terminal wraps lines without loss.
+        self.width = max(self.width, _NARROWEST)
 
     def on_broken_pipe(self) -> None:
         """Let the error through, in place of leaving with status 1."""

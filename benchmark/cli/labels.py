@@ -57,6 +57,8 @@ def _show(dataset: str, listing: Listing, files: Sequence[Path]) -> None:
     made = table("class", "suggested most", numbers=("images", "suspects", "share"))
     for name, images, suspects, suggested in listing.counts():
         made.add_row(name, suggested, f"{images:,}", f"{suspects:,}", f"{100 * suspects / images:.1f} %")
+    for remark in listing.decoded.remarks:
+        console.say(f"note: {remark}")
     console.print(f"\n{dataset}\n")
     console.print(made)
     model = f"a simple model with {100 * listing.found.balanced_accuracy:.1f} % balanced accuracy"

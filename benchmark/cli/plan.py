@@ -59,6 +59,8 @@ def _show(plan: Plan, store: Store, every_cell: bool) -> None:
         left.setdefault(job.key, []).extend(cells)
     total, done, count = NOTHING, 0, 0
     console.print(f"{plan.name}: {plan.grid.title}" if plan.grid.title else plan.name)
+    for remark in plan.remarks:
+        console.say(f"note: {remark}")
     for name, jobs in itertools.groupby(plan.jobs, key=lambda job: job.data.choice.label):
         made = table("model", numbers=("seed", "done", "passes left", "time left"))
         for job in jobs:

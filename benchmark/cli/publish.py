@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
 from robbench.cli import _command
 
 
 def _options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--to", type=Path, required=True, metavar="DIR", help="the directory to publish into")
+    parser.add_argument("--to", type=_command.path, required=True, metavar="DIR", help="the directory to publish into")
     _command.add_boards(parser)
     parser.add_argument(
         "--from",
         dest="others",
-        type=Path,
+        type=_command.path,
         action="append",
         default=[],
         metavar="DIR",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
 from robbench.cli import _command
 
@@ -11,7 +10,7 @@ from robbench.cli import _command
 def _options(parser: argparse.ArgumentParser) -> None:
     _command.add_boards(parser)
     parser.add_argument(
-        "--published", type=Path, metavar="DIR", help="write published boards again, from their records"
+        "--published", type=_command.path, metavar="DIR", help="write published boards again, from their records"
     )
     _command.add_plugins(parser)
 

@@ -98,6 +98,8 @@ class Display:
             f"{self.plan.name}: {total} cells of {len(self.plan.jobs)} models; "
             f"{total - self._to_do} done, {self._to_do} to do"
         )
+        for remark in self.plan.remarks:
+            self.console.say(f"note: {remark}")
         if self.console.is_terminal and self.work:
             from rich.progress import BarColumn, Progress, TextColumn
 

@@ -168,6 +168,10 @@ class Backbone(nn.Module, abc.ABC):
 class Architecture(Component):
     """A family of backbones."""
 
+    def refusal(self, image_shape: tuple[int, int, int]) -> str | None:
+        """Why there is no backbone for images of shape ``(C, H, W)``, or None; asked before anything is trained."""
+        return None
+
     @abc.abstractmethod
     def build(self, image_shape: tuple[int, int, int]) -> Backbone:
         """A backbone with random weights for images of shape ``(C, H, W)``; draws from torch's global generator."""

@@ -20,7 +20,7 @@ from robbench.results.schema import digest, dumps
 if TYPE_CHECKING:
     from robbench.data.dataset import Dataset, DecodedImages, Raw
 
-CACHE_FORMAT = 1
+CACHE_FORMAT = 2
 
 T = TypeVar("T")
 
@@ -112,6 +112,7 @@ def _check(raw: Raw, name: str) -> None:
         "images must be uint8 of shape (N, 3, H, W)": raw.images.dtype != np.uint8 or raw.images.shape[1:2] != (3,),
         "images must have three dimensions each": raw.images.ndim != 4,
         "images, labels and test marks must be as many": not len(raw.images) == count == len(raw.is_test),
+        "names of files must be as many as images, or none": len(raw.files) not in (0, count),
         "there must be at least one image": count == 0,
         "labels must be indices of class names": count > 0 and not 0 <= raw.labels.min() <= raw.labels.max() < classes,
         "class names must differ": len(set(raw.class_names)) != classes,
@@ -140,6 +141,8 @@ def _keep(raw: Raw, entry: Path) -> None:
         "fingerprint": _fingerprint(raw),
         "duplicates": len(raw.images) - len(set(image_digests(raw.images))),
         "shape": list(raw.images.shape),
+        "remarks": list(raw.remarks),
+        "files": len(raw.files),
     }
     entry.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{entry.name}-", dir=entry.parent) as work:
@@ -147,9 +150,10 @@ def _keep(raw: Raw, entry: Path) -> None:
         np.save(made / "images.npy", raw.images)
         np.save(made / "labels.npy", raw.labels.astype(np.int64))
         np.save(made / "is_test.npy", raw.is_test.astype(np.bool_))
+        np.save(made / "files.npy", raw.files)
         (made / "meta.json").write_text(dumps(meta), encoding="utf-8")
         # The file that makes an entry valid comes last. Processes that do this at once move files of equal content.
-        for name in ("images.npy", "labels.npy", "is_test.npy", "meta.json"):
+        for name in ("images.npy", "labels.npy", "is_test.npy", "files.npy", "meta.json"):
             os.replace(made / name, entry / name)
 
 
@@ -162,8 +166,13 @@ def _cached(entry: Path) -> DecodedImages | None:
         images = np.load(entry / "images.npy", mmap_mode="r", allow_pickle=False)
         labels = np.load(entry / "labels.npy", allow_pickle=False)
         is_test = np.load(entry / "is_test.npy", allow_pickle=False)
-        whole = list(images.shape) == meta["shape"] and len(images) == len(labels) == len(is_test)
-        names = tuple(meta["class_names"])
-        return DecodedImages(images, labels, names, is_test, meta["fingerprint"], meta["duplicates"]) if whole else None
+        # What holds nothing cannot be mapped.
+        files = np.load(entry / "files.npy", mmap_mode="r" if meta["files"] else None, allow_pickle=False)
+        if list(images.shape) != meta["shape"] or not len(images) == len(labels) == len(is_test):
+            return None
+        names, remarks = tuple(meta["class_names"]), tuple(meta["remarks"])
+        return DecodedImages(
+            images, labels, names, is_test, meta["fingerprint"], meta["duplicates"], remarks=remarks, files=files
+        )
     except (OSError, ValueError, KeyError, TypeError, EOFError):
         return None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import abc
 import mmap
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -27,6 +27,8 @@ class DecodedImages:
         is_test: Which images the publisher set aside as test images, bool, shape ``(N,)``; all False where none.
         fingerprint: SHA-256 over images, labels, class names and test marks.
         duplicates: How many images are equal, to the last bit, to an earlier one.
+        remarks: What its user should know of how it was read, such as files that were not.
+        files: Name of the file of each image below the data set's directory; empty where images have none.
     """
 
     images: NDArray[np.uint8]
@@ -35,20 +37,22 @@ class DecodedImages:
     is_test: NDArray[np.bool_]
     fingerprint: str
     duplicates: int
+    remarks: tuple[str, ...] = ()
+    files: NDArray[np.str_] = field(default_factory=lambda: np.empty(0, np.str_))
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Pickle images that are mapped from a file by its name: a worker maps them again."""
-        fields, images = {**vars(self)}, self.images
-        if isinstance(images, np.memmap) and isinstance(images.base, mmap.mmap):
-            fields["images"] = str(images.filename)
-        return _unpickled, (fields,)
+        """Pickle arrays that are mapped from a file by its name: a worker maps them again."""
+        mapped = {
+            name: str(value.filename)
+            for name, value in vars(self).items()
+            if isinstance(value, np.memmap) and isinstance(value.base, mmap.mmap)
+        }
+        return _unpickled, ({**vars(self), **dict.fromkeys(mapped)}, mapped)
 
 
-def _unpickled(fields: dict[str, Any]) -> DecodedImages:
-    images = fields["images"]
-    if isinstance(images, str):
-        images = np.load(images, mmap_mode="r", allow_pickle=False)
-    return DecodedImages(**{**fields, "images": images})
+def _unpickled(fields: dict[str, Any], mapped: dict[str, str]) -> DecodedImages:
+    arrays = {name: np.load(file, mmap_mode="r", allow_pickle=False) for name, file in mapped.items()}
+    return DecodedImages(**{**fields, **arrays})
 
 
 @dataclass(frozen=True)
@@ -72,6 +76,8 @@ class Raw:
     labels: NDArray[np.int64]
     class_names: tuple[str, ...]
     is_test: NDArray[np.bool_]
+    remarks: tuple[str, ...] = ()
+    files: NDArray[np.str_] = field(default_factory=lambda: np.empty(0, np.str_))
 
 
 @dataclass(frozen=True)

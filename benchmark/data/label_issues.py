@@ -75,7 +75,8 @@ def examine(decoded: DecodedImages, splits: Splits, seed: int = 0) -> Listing:
 def write(listing: Listing, folder: Path, sheet: tuple[bytes, bytes] | None) -> list[Path]:
     """Write ``suspects.csv`` and, where there is one, the sheet as ``suspects.png`` and ``suspects.svg``.
 
-    An id is the position of the image in the order in which the data set reads its files.
+    An id is the position of the image in the order in which the data set reads its files; where each image has a file
+    of its own, that is named, too.
 
     Args:
         listing: What was found.
@@ -88,11 +89,13 @@ def write(listing: Listing, folder: Path, sheet: tuple[bytes, bytes] | None) -> 
     names, found = listing.splits.class_names, listing.found
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["split", "id", "given", "suggested", "score"])
+    files = listing.decoded.files
+    writer.writerow(["split", "id", "given", "suggested", "score", *(["file"] if len(files) else [])])
     for part, id_, given, suggested, score in zip(
         listing.parts, found.ids, found.given, found.suggested, found.scores, strict=True
     ):
-        writer.writerow([part, id_, names[given], names[suggested], score])
+        named = [files[id_]] if len(files) else []
+        writer.writerow([part, id_, names[given], names[suggested], score, *named])
     write_atomically(folder / "suspects.csv", text.getvalue())
     if sheet is None:
         for name in _SHEETS:

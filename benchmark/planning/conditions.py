@@ -7,6 +7,7 @@ data set's reference eps and ``@each`` all of its eps in turn.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Annotated, cast
@@ -149,6 +150,23 @@ class Condition:
         """The condition on at most ``limit`` of the test images, of which so many are available."""
         size = min(size for size in (self.sample, limit, available) if size is not None)
         return replace(self, sample=None if size == available else size)
+
+    def doubts(self, values: int) -> list[str]:
+        """What is odd about its limits.
+
+        Args:
+            values: Number of values of an image, channels times height times width.
+        """
+        largest = {"linf": 1.0, "l2": math.sqrt(values), "l1": float(values), "l0": float(values)}
+        found = []
+        for threat in (stage.threat for stage in self.stages):
+            if threat.eps is not None and threat.eps > largest[threat.norm]:
+                levels = f"; for {threat.eps:g} of 255 levels write {threat.eps:g}/255" if threat.norm == "linf" else ""
+                found.append(
+                    f'"{self.label}": pixels lie in [0, 1], and no change is larger than {largest[threat.norm]:g} in '
+                    f"{threat.norm}{levels}"
+                )
+        return found
 
     def refusal(self, num_classes: int) -> str | None:
         """Why it cannot be run on so many classes, or None."""

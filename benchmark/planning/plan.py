@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -55,6 +56,7 @@ class Data:
             counts={part: self.splits.counts(getattr(self.splits, part)) for part in parts},
             duplicates=self.decoded.duplicates,
             crossing=self.splits.crossing,
+            remarks=self.decoded.remarks,
             eps={norm: sizes.values for norm, sizes in dataset.eps.items()},
             reference={norm: sizes.reference for norm, sizes in dataset.eps.items()},
         )
@@ -140,6 +142,17 @@ class Plan:
     def cells(self) -> Iterable[tuple[Job, Cell]]:
         """Every cell with its job."""
         return ((job, cell) for job in self.jobs for cell in job.cells)
+
+    @property
+    def remarks(self) -> list[str]:
+        """What whoever asked should know before the plan is carried out."""
+        found: list[str] = []
+        for job in self.jobs:
+            decoded = job.data.decoded
+            found += [f"{job.data.choice.label}: {remark}" for remark in decoded.remarks]
+            values = math.prod(decoded.images.shape[1:])
+            found += [doubt for cell in job.cells for doubt in cell.condition.doubts(values)]
+        return list(dict.fromkeys(found))
 
     def starts(self, job: Job) -> list[Job]:
         """The models that a job is warm-started from, the first trained first."""

@@ -213,7 +213,12 @@ class _Resolver:
             raise RequestError(f'{where}" sweeps an empty list: it stands for no model')
         if entry.name is not None and len(combinations) > 1:
             raise RequestError(f'{where}.name" = "{entry.name}": the entry stands for {len(combinations)} models')
+        shape = tuple(data.decoded.images.shape[1:])
         for architecture, objective, defenses, balancer in combinations:
+            reason = architecture.component.refusal(shape)
+            if reason is not None:
+                size = " × ".join(map(str, shape[1:]))
+                raise RequestError(f'{where}.architecture": {architecture.label} for images of {size}: {reason}')
             label = entry.name or _row_label(architecture, objective, defenses, balancer, str(usual))
             start = self._start(entry, architecture.component, data, rows, f'{where}.start"')
             spec = ModelSpec(

@@ -124,6 +124,8 @@ class DatasetSpec(PartSpec):
     """Images that are equal to an earlier one, to the last bit."""
     crossing: int
     """Test images that are equal to a training or validation image."""
+    remarks: tuple[str, ...] = ()
+    """What to know of how its files were read, such as those that were not."""
     eps: dict[str, tuple[float, ...]]
     """Sizes of change at which the data set is attacked, by norm."""
     reference: dict[str, float]

@@ -27,6 +27,11 @@ EXAMPLES = "examples.npz"
 HISTORY = "history.csv"
 
 
+def is_store(folder: Path) -> bool:
+    """Whether somebody keeps results there, or only decoded images so far."""
+    return (folder / ".lock").is_file() or any(folder.glob("data/*/meta.json"))
+
+
 @dataclass(frozen=True)
 class Store:
     """A directory of results.

@@ -90,8 +90,9 @@ def components(board: Board) -> Sheet:
 
 
 def remarks(board: Board) -> Sheet:
-    """Audit flags and what else was noted when a row's cells were run."""
-    lines = [
+    """How the data set was read, audit flags, and what else was noted when a row's cells were run."""
+    lines = [SheetLine(texts("all", "data", remark)) for remark in board.dataset.remarks]
+    lines += [
         SheetLine(texts(row.label, kind, text), row.label)
         for row in board.rows
         for kind, text in (

@@ -166,11 +166,11 @@ def test_folders_that_are_no_data_set_are_refused(tmp_path: Path) -> None:
     folders(tmp_path / "few", ("ape", "bee", "cow"))
     for number in (0, 1):
         (tmp_path / "few" / "bee" / f"{number}.png").unlink()
-    assert f"{tmp_path}/few/bee holds only 2 images" in refused(tmp_path / "few")
+    assert f"in {tmp_path}/few too few images are of bee (2)" in refused(tmp_path / "few")
     ImageFolder(classes=("ape", "cow")).locate(tmp_path / "few")
     folders(tmp_path / "odd" / "train", ("ape", "bee"))
     folders(tmp_path / "odd" / "test", ("ape", "bees"))
-    assert 'class "bee" is in only one of' in refused(tmp_path / "odd")
+    assert "hold folders of the classes bee, bees" in refused(tmp_path / "odd")
 
 
 # ---------------------------------------------------------------------------------------------------- downloadable data

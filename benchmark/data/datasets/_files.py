@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import os
+import unicodedata
+import warnings
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,38 +19,72 @@ from robbench.core.errors import RequestError
 from robbench.data.dataset import Raw
 from robbench.results.schema import digest
 
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
 DATA_VARIABLE = "ROBBENCH_DATA"
-IMAGE_SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
+IMAGE_SUFFIXES = (
+    *(".apng", ".avif", ".bmp", ".dib", ".gif", ".j2k", ".jfif", ".jp2", ".jpe", ".jpeg", ".jpg", ".pbm", ".pgm"),
+    *(".png", ".pnm", ".ppm", ".tga", ".tif", ".tiff", ".webp"),
+)
+_CLUTTER = ("desktop.ini", "thumbs.db")
+"""Files that systems leave behind; so are those whose name begins with a dot."""
+_NAMED = 3
+"""Offending files that a message names; of the others it says how many there are."""
 _CHUNK = 32
 _LARGE = 16_384
 
 
-def download_dir(data_dir: Path | None) -> Path:
-    """Where downloads go: the directory for data that the user names, or the user's cache directory."""
-    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return data_dir or Path(home) / "robbench"
+def download_dir(data_dir: Path | None) -> Path | None:
+    """Where downloads go: the directory that the user names, or the user's cache directory, if there is one."""
+    if data_dir is not None:
+        return data_dir
+    cache = os.environ.get("XDG_CACHE_HOME")
+    try:
+        return (Path(cache) if cache else Path.home() / ".cache") / "robbench"
+    except RuntimeError:  # no HOME, and a user whom the system does not know
+        return None
+
+
+def named_dirs(data_dir: Path | None) -> tuple[Path, ...]:
+    """Where the user says that data lies: ``data_dir`` and the directory in ``ROBBENCH_DATA``."""
+    named = os.environ.get(DATA_VARIABLE)
+    return tuple(
+        dict.fromkeys(place for place in (data_dir, Path(named).expanduser() if named else None) if place is not None)
+    )
 
 
 def roots(data_dir: Path | None) -> tuple[Path, ...]:
     """Where data is looked for, in this order: ``data_dir``, the directory in ``ROBBENCH_DATA``, earlier downloads."""
-    named = os.environ.get(DATA_VARIABLE)
-    places = (data_dir, Path(named) if named else None, download_dir(data_dir))
-    return tuple(dict.fromkeys(place for place in places if place is not None))
+    downloads = download_dir(data_dir)
+    return tuple(dict.fromkeys((*named_dirs(data_dir), *([downloads] if downloads else []))))
 
 
-def download(name: str, wanted: str, places: Sequence[Path], target: Path, fetch: Callable[[Path], object]) -> None:
+def download(
+    name: str, wanted: str, places: Sequence[Path], data_dir: Path | None, fetch: Callable[[Path], object]
+) -> Path:
     """Download a data set that was not found.
 
     Args:
         name: Name of the data set, for the message.
         wanted: Which files were looked for, for the message.
         places: Where they were looked for.
-        target: Directory to download to.
+        data_dir: Where the user says that data lies.
         fetch: What downloads to a directory.
+
+    Returns:
+        The directory that it was downloaded to.
 
     Raises:
         RequestError: If that fails: what was looked for where, and what to do.
     """
+    target = download_dir(data_dir)
+    if target is None:
+        looked = f" in {', '.join(map(str, places))}" if places else ""
+        raise RequestError(
+            f"{name} was not found: no {wanted}{looked}; and there is no home directory to download it to; name a "
+            f"directory with --data-dir or the variable {DATA_VARIABLE}"
+        )
     try:
         target.mkdir(parents=True, exist_ok=True)
         fetch(target)
@@ -56,6 +94,7 @@ def download(name: str, wanted: str, places: Sequence[Path], target: Path, fetch
             f"{name} was not found: no {wanted} in {looked}; and it could not be downloaded to {target} ({error}); "
             f"name the directory that holds it with --data-dir or the variable {DATA_VARIABLE}"
         ) from error
+    return target
 
 
 def stamp(root: Path, files: Sequence[os.DirEntry[str]]) -> str:
@@ -65,6 +104,17 @@ def stamp(root: Path, files: Sequence[os.DirEntry[str]]) -> str:
         status = file.stat()
         lines.append([file.path[len(str(root)) :], status.st_size, status.st_mtime_ns])
     return digest(lines)
+
+
+def shown(name: str) -> str:
+    """A file's name as text: composed Unicode, and bytes that are no UTF-8 as ``\\xe9``."""
+    return unicodedata.normalize("NFC", os.fsencode(name).decode("utf-8", "backslashreplace"))
+
+
+def some(names: Sequence[str]) -> str:
+    """The first of some names, and how many there are beside them."""
+    rest = len(names) - _NAMED
+    return ", ".join(names[:_NAMED]) + (f" and {rest} more" if rest > 0 else "")
 
 
 @dataclass(frozen=True)
@@ -77,6 +127,7 @@ class ImageFiles:
         labels: Class indices, int64, one per file.
         is_test: Which of them are test images, bool, one per file.
         class_names: Names of the classes.
+        unread: Files and folders beside them that are not read.
     """
 
     root: Path
@@ -84,97 +135,206 @@ class ImageFiles:
     labels: NDArray[np.int64]
     is_test: NDArray[np.bool_]
     class_names: tuple[str, ...]
+    unread: tuple[os.DirEntry[str], ...] = ()
 
     def stamp(self) -> str:
-        """A text that changes when one of the files does."""
-        return stamp(self.root, self.files)
+        """A text that changes when one of the files does, or others that are not read come or go."""
+        return digest([stamp(self.root, self.files), self._remarks()])
 
-    def decode(self, size: int) -> Raw:
+    def decode(self, size: int, remarks: Sequence[str] = ()) -> Raw:
         """The images, scaled to a height and width of ``size``.
 
+        Args:
+            size: Height and width.
+            remarks: What the data set's user should know besides.
+
         Raises:
-            RequestError: If a file cannot be read as an image, naming it.
+            RequestError: If files cannot be read as images, naming them.
         """
         images = np.empty((len(self.files), 3, size, size), dtype=np.uint8)
+        damaged: dict[int, str] = {}
 
         def fill(start: int) -> None:
             for i in range(start, min(start + _CHUNK, len(images))):
-                images[i] = decode_image(self.files[i].path, size)
+                try:
+                    images[i] = decode_image(self.files[i].path, size)
+                except RequestError as error:
+                    damaged[i] = str(error)
 
         # Decoders release the interpreter's lock, which pays for photographs and not for thumbnails.
         large = sum(file.stat().st_size for file in self.files) > _LARGE * len(self.files)
-        with ThreadPoolExecutor(None if large else 1) as pool:
+        with warnings.catch_warnings(), ThreadPoolExecutor(None if large else 1) as pool:
+            # They warn of what they then read all the same, and do not say of which file.
+            warnings.simplefilter("ignore")
             list(pool.map(fill, range(0, len(images), _CHUNK)))
-        return Raw(images, self.labels, self.class_names, self.is_test)
+        if damaged:
+            raise RequestError("; ".join([*(damaged[i] for i in sorted(damaged)[:_NAMED]), *_rest(len(damaged))]))
+        names = np.array([shown(file.path[len(str(self.root)) + 1 :]) for file in self.files])
+        return Raw(images, self.labels, self.class_names, self.is_test, (*remarks, *self._remarks()), names)
+
+    def _remarks(self) -> tuple[str, ...]:
+        if not self.unread:
+            return ()
+        kinds = Counter(
+            "folders" if entry.is_dir() else os.path.splitext(entry.name)[1].lower() or "no suffix"
+            for entry in self.unread
+        )
+        counted = ", ".join(f"{count} {shown(kind)}" for kind, count in kinds.most_common(_NAMED + 2))
+        names = some([shown(entry.path[len(str(self.root)) + 1 :]) for entry in self.unread])
+        return (
+            f"{len(self.unread)} files are not read, since their names are not those of images ({counted}): {names}",
+        )
 
 
-def list_images(root: Path, class_names: Sequence[str], parts: Sequence[tuple[str, bool]]) -> ImageFiles:
+def _rest(count: int) -> list[str]:
+    return [f"and {count - _NAMED} more such files"] if count > _NAMED else []
+
+
+def list_images(root: Path, classes: Sequence[str], parts: Sequence[tuple[str, bool]]) -> ImageFiles:
     """The images in folders of classes, at any depth.
 
     Args:
         root: Directory that holds the parts.
-        class_names: Names of the folders in each part; their order is that of the class indices.
+        classes: Names of the classes, which are those of the folders in each part as ``shown``; their order is that of
+            the class indices.
         parts: Folders under ``root`` that hold class folders, each with whether its images are test images.
     """
-    files, labels, is_test = [], [], []
+    files: list[os.DirEntry[str]] = []
+    unread: list[os.DirEntry[str]] = []
+    labels: list[int] = []
+    is_test: list[bool] = []
     for part, test in parts:
-        for label, name in enumerate(class_names):
-            found = sorted(_images_under(root / part / name), key=lambda file: file.path)
+        folders = subfolders(root / part)
+        for label, name in enumerate(classes):
+            found: list[os.DirEntry[str]] = []
+            for entry in _under(folders[name]) if name in folders else ():
+                (found if is_image(entry) else unread).append(entry)
+            found.sort(key=lambda file: file.path)
             files += found
             labels += [label] * len(found)
             is_test += [test] * len(found)
+        unread += [entry for entry in entries(root / part) if entry.is_file() and not is_clutter(entry)]
     return ImageFiles(
-        root, tuple(files), np.array(labels, dtype=np.int64), np.array(is_test, dtype=np.bool_), tuple(class_names)
+        root,
+        tuple(files),
+        np.array(labels, dtype=np.int64),
+        np.array(is_test, dtype=np.bool_),
+        tuple(classes),
+        tuple(sorted(unread, key=lambda entry: entry.path)),
     )
 
 
-def subfolders(folder: Path) -> list[str]:
-    """Names of the folders in a folder, sorted; hidden ones are left out.
+def subfolders(folder: Path) -> dict[str, str]:
+    """Paths of the folders in a folder by their names as ``shown``, sorted; hidden ones are left out.
+
+    Raises:
+        RequestError: If the folder cannot be read, or two names are the same text.
+    """
+    found: dict[str, str] = {}
+    for entry in sorted(entries(folder), key=lambda entry: entry.name):
+        if entry.is_dir():
+            if shown(entry.name) in found:
+                raise RequestError(f'{folder} holds two folders whose names are both written "{shown(entry.name)}"')
+            found[shown(entry.name)] = entry.path
+    return found
+
+
+def entries(folder: Path | str) -> list[os.DirEntry[str]]:
+    """What lies in a folder, hidden things left out.
 
     Raises:
         RequestError: If the folder cannot be read.
     """
-    return sorted(entry.name for entry in _entries(folder) if entry.is_dir())
-
-
-def _entries(folder: Path | str) -> list[os.DirEntry[str]]:
     try:
-        with os.scandir(folder) as entries:
-            return [entry for entry in entries if not entry.name.startswith(".")]
+        with os.scandir(folder) as found:
+            return [entry for entry in found if not entry.name.startswith(".")]
     except OSError as error:
         raise RequestError(f"{folder} cannot be read: {error.strerror}") from error
 
 
-def _images_under(folder: Path | str) -> Iterator[os.DirEntry[str]]:
-    for entry in _entries(folder):
+def is_clutter(entry: os.DirEntry[str]) -> bool:
+    """Whether a system left the file there; nobody misses it."""
+    return entry.name.lower() in _CLUTTER
+
+
+def is_image(entry: os.DirEntry[str]) -> bool:
+    """Whether its name is that of an image file."""
+    return entry.is_file() and os.path.splitext(entry.name)[1].lower() in IMAGE_SUFFIXES
+
+
+def _under(folder: Path | str) -> Iterator[os.DirEntry[str]]:
+    for entry in entries(folder):
         if entry.is_dir(follow_symlinks=False):
-            yield from _images_under(entry.path)
-        elif os.path.splitext(entry.name)[1].lower() in IMAGE_SUFFIXES:
+            yield from _under(entry.path)
+        elif not is_clutter(entry):
             yield entry
 
 
 def decode_image(path: str | Path, size: int) -> NDArray[np.uint8]:
     """An image file in color, its shorter side scaled to ``size`` and the middle of the longer one kept.
 
-    Gray images become color by repetition, transparency is dropped, 16 bits are reduced to 8, the first frame of
-    several is taken, and a camera's note about how it was held is obeyed.
+    Gray images become color by repetition, transparency is dropped, 16 bits are reduced to 8, floating-point numbers in
+    [0, 1] become 0 to 255, the first frame of several is taken, and a camera's note about how it was held is obeyed.
 
     Returns:
         uint8, shape ``(3, size, size)``.
 
     Raises:
-        RequestError: If it is no image, damaged or truncated.
+        RequestError: If it is no image, damaged, truncated, or its numbers have no known range.
     """
     from PIL import Image, ImageOps
 
     try:
         with Image.open(path) as file:
-            upright = ImageOps.exif_transpose(file)
-            if upright.mode.startswith("I"):
-                upright = Image.fromarray((np.asarray(upright) >> 8).clip(0, 255).astype(np.uint8))
-            color = upright.convert("RGB")
+            file.load()
+            color = _turned(_eight_bits(file), _orientation(file))
             if color.size != (size, size):
                 color = ImageOps.fit(color, (size, size), Image.Resampling.BILINEAR)
             return np.asarray(color).transpose(2, 0, 1)
     except Exception as error:  # decoders raise almost anything on damaged files
         raise RequestError(f"{path} cannot be read as an image ({error}); replace or remove it") from error
+
+
+_SIXTEEN = ("PNG", "PPM")
+"""Formats whose numbers are of 16 bits where Pillow keeps them in 32."""
+
+
+def _eight_bits(image: Image) -> Image:
+    """The image in color, 8 bits each.
+
+    Raises:
+        ValueError: If the range of its numbers is not known.
+    """
+    from PIL import Image
+
+    if image.mode.startswith("I;16") or (image.mode == "I" and image.format in _SIXTEEN):
+        return Image.fromarray((np.asarray(image) >> 8).clip(0, 255).astype(np.uint8)).convert("RGB")
+    if image.mode in ("I", "F"):
+        values = np.asarray(image)
+        top = 255 if image.mode == "I" else 1
+        if not ((values >= 0) & (values <= top)).all():
+            kind = "32-bit integers" if image.mode == "I" else "floating-point numbers"
+            raise ValueError(f"{kind} outside 0 to {top}: save it with 8 or 16 bits")
+        return Image.fromarray((values * (255 / top)).round().astype(np.uint8)).convert("RGB")
+    # Where transparency is given entry by entry, Pillow asks for this detour with a warning.
+    by_entry = image.mode == "P" and isinstance(image.info.get("transparency"), bytes)
+    return (image.convert("RGBA") if by_entry else image).convert("RGB")
+
+
+def _orientation(image: Image) -> int:
+    try:
+        return int(image.getexif().get(0x0112, 1))
+    except Exception:  # a note that cannot be read does not cost the image
+        return 1
+
+
+def _turned(image: Image, orientation: int) -> Image:
+    """The image upright (Exif 2.32, tag 0x0112)."""
+    from PIL.Image import Transpose
+
+    turns = (
+        *(None, None, Transpose.FLIP_LEFT_RIGHT, Transpose.ROTATE_180, Transpose.FLIP_TOP_BOTTOM, Transpose.TRANSPOSE),
+        *(Transpose.ROTATE_270, Transpose.TRANSVERSE, Transpose.ROTATE_90),
+    )
+    turn = turns[orientation] if 0 <= orientation < len(turns) else None
+    return image if turn is None else image.transpose(turn)

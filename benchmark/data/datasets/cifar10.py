@@ -14,7 +14,7 @@ from robbench.core.errors import RequestError
 from robbench.core.registry import register_dataset
 from robbench.core.threat_model import Norm
 from robbench.data.dataset import Dataset, EpsList, Raw
-from robbench.data.datasets._files import download, download_dir, list_images, roots, stamp
+from robbench.data.datasets._files import download, list_images, roots, stamp
 
 CLASS_NAMES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 _BATCHES = "cifar-10-batches-py"
@@ -69,8 +69,7 @@ class CIFAR10(Dataset):
         places = [place for root in roots(data_dir) for place in (root, root / "cifar10")]
         found = _find(places)
         if found is None:
-            target = download_dir(data_dir)
-            download("CIFAR-10", f"{_BATCHES} or train/<class> and test/<class>", places, target, _fetch)
+            target = download("CIFAR-10", f"{_BATCHES} or train/<class> and test/<class>", places, data_dir, _fetch)
             found = _find([target])
         if found is None:
             raise RequestError(f"CIFAR-10 was downloaded to {target} and is not there")

@@ -18,7 +18,7 @@ from robbench.core.errors import RequestError
 from robbench.core.registry import register_dataset
 from robbench.core.threat_model import Norm
 from robbench.data.dataset import Dataset, EpsList, Raw
-from robbench.data.datasets._files import download, download_dir, roots
+from robbench.data.datasets._files import download, roots
 from robbench.results.schema import digest
 
 CLASS_NAMES = ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")
@@ -75,8 +75,7 @@ class FashionMNIST(Dataset):
         places = [*(root / folder for root in roots(data_dir) for folder in below), _SYSTEM]
         files = _find(places)
         if files is None:
-            target = download_dir(data_dir)
-            download("Fashion-MNIST", f"{_FILES[0]} (or .gz) and its like", places, target, _fetch)
+            target = download("Fashion-MNIST", f"{_FILES[0]} (or .gz) and its like", places, data_dir, _fetch)
             files = _find([target / "FashionMNIST" / "raw"])
         if files is None:
             raise RequestError(f"Fashion-MNIST was downloaded to {target} and is not there")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, ClassVar
@@ -14,7 +14,26 @@ from robbench.core.errors import RequestError
 from robbench.core.registry import register_dataset
 from robbench.core.threat_model import Norm
 from robbench.data.dataset import Dataset, EpsList, Raw
-from robbench.data.datasets._files import IMAGE_SUFFIXES, list_images, subfolders
+from robbench.data.datasets._files import (
+    DATA_VARIABLE,
+    IMAGE_SUFFIXES,
+    entries,
+    is_image,
+    list_images,
+    named_dirs,
+    shown,
+    some,
+    subfolders,
+)
+from robbench.results.schema import digest
+from robbench.results.store import is_store
+
+_SPLITS = {
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("dev", "val", "valid", "validation"), "validation"),
+    **dict.fromkeys(("test", "testing"), "test"),
+}
+"""Names of folders of splits, in small letters."""
 
 
 @register_dataset("image-folder", brief="your own images, a folder for each class")
@@ -27,9 +46,11 @@ from robbench.data.datasets._files import IMAGE_SUFFIXES, list_images, subfolder
 class ImageFolder(Dataset):
     """Images of any size in folders that are named after their classes.
 
-    The folder holds class folders, or ``train`` and ``test`` which hold class folders of the same names; what else lies
-    there is not read. Images are made square by cutting off what is longer. The imbalanced variant has the first three
-    classes, in the proportions 4949 : 466 : 210.
+    The folder holds class folders, or folders of splits (``train`` with ``test``, ``val`` or both, or names like them)
+    which hold class folders of the same names. Where there is no ``test``, ``val`` holds the test images; where there
+    are both, those of ``val`` are added to those of ``train``, from which validation images are drawn. A store of
+    robbench that lies in the folder is no class. What else is not read is counted and named. Images are made square by
+    cutting off what is longer. The imbalanced variant has the first three classes, in the proportions 4949 : 466 : 210.
 
     Attributes:
         path: The folder; empty for the one given as data directory.
@@ -53,31 +74,97 @@ class ImageFolder(Dataset):
             RequestError: If no folder is named, it holds no classes, or a class that is used has fewer than three
                 images, naming the folder.
         """
-        root = Path(self.path).expanduser() if self.path else data_dir
+        root = Path(self.path).expanduser() if self.path else next(iter(named_dirs(data_dir)), None)
         if root is None:
-            raise RequestError("image-folder: which folder? name it with --data-dir DIR or image-folder[path=DIR]")
+            raise RequestError(
+                f"image-folder: which folder? name it with --data-dir DIR, the variable {DATA_VARIABLE} or "
+                "image-folder[path=DIR]"
+            )
         if not root.is_dir():
             raise RequestError(f"image-folder: {root} is not a folder")
-        official = (root / "train").is_dir() and (root / "test").is_dir()
-        parts = (("train", False), ("test", True)) if official else (("", False),)
-        names = subfolders(root / parts[0][0])
-        for part, _ in parts:
-            if not subfolders(root / part):
-                raise RequestError(
-                    f"image-folder: {root / part} holds no folders; each class needs a folder of its own"
-                )
-            odd = set(names) ^ set(subfolders(root / part))
-            if odd:
-                raise RequestError(f'image-folder: class "{min(odd)}" is in only one of {root}/train and {root}/test')
+        parts, remarks = _parts(root)
+        names = _class_names(root, [part for part, _ in parts])
         images = list_images(root, names, parts)
         if not images.files:
-            raise RequestError(f"image-folder: {root} holds no images ({' '.join(IMAGE_SUFFIXES)})")
+            beside = f"; it holds {some([shown(entry.name) for entry in images.unread])}" if images.unread else ""
+            raise RequestError(f"image-folder: {root} holds no images ({' '.join(IMAGE_SUFFIXES)}){beside}")
         counts = np.bincount(images.labels, minlength=len(names))
-        for name, count in zip(names, counts, strict=True):
-            if count < 3 and name in (self.classes or names):
-                folders = " and ".join(str(root / part / name) for part, _ in parts)
+        few = [
+            f"{name} ({count})"
+            for name, count in zip(names, counts, strict=True)
+            if count < 3 and name in (self.classes or names)
+        ]
+        if few:
+            raise RequestError(
+                f"image-folder: in {root} too few images are of {some(few)}; a class needs at least three, to train, "
+                "validate and test on"
+            )
+        return digest([images.stamp(), remarks]), lambda: images.decode(self.size, remarks)
+
+
+def _parts(root: Path) -> tuple[list[tuple[str, bool]], list[str]]:
+    """The folders that hold class folders, each with whether its images are test images; and what to say of that.
+
+    Raises:
+        RequestError: If it cannot be told which folders are splits and which are classes.
+    """
+    folders = _folders(root)
+    splits: dict[str, str] = {}
+    for name, path in folders.items():
+        split = _SPLITS.get(name.lower())
+        # A class may be called "train", too; then it holds images.
+        if split and _folders(Path(path)) and not any(is_image(entry) for entry in entries(path)):
+            if split in splits:
                 raise RequestError(
-                    f"image-folder: {folders} holds only {count} images; a class needs at least three, to train, "
-                    "validate and test on"
+                    f'image-folder: in {root} both "{splits[split]}" and "{name}" hold {split} images; keep one of them'
                 )
-        return images.stamp(), lambda: images.decode(self.size)
+            splits[split] = name
+    others = [name for name in folders if name not in splits.values()]
+    if not splits:
+        return [("", False)], []
+    train, validation, test = (splits.get(split) for split in ("train", "validation", "test"))
+    if train is None or (len(splits) < 2 and others) or any(name.lower() in _SPLITS for name in others):
+        raise RequestError(
+            f"image-folder: {root} holds {some(sorted(splits.values()))} as splits"
+            + (f" beside {some(others)}" if others else " and no train")
+            + "; put all class folders into train and test, or do without folders of splits"
+        )
+    remarks = [f"beside {train} these folders are not read: {some(others)}"] if others else []
+    if validation is None:
+        return [(train, False), *([(test, True)] if test else [])], remarks
+    if test is None:
+        return [(train, False), (validation, True)], [*remarks, f"there is no test: {validation} holds the test images"]
+    remarks.append(f"the images of {validation} are added to those of {train}; validation images are drawn from both")
+    return [(train, False), (validation, False), (test, True)], remarks
+
+
+def _folders(root: Path) -> dict[str, str]:
+    """The folders of a folder; a store of robbench is none.
+
+    Raises:
+        RequestError: If the folder itself is a store.
+    """
+    if is_store(root):
+        raise RequestError(f"image-folder: {root} is a store of robbench, not images; keep them apart (--out DIR)")
+    return {name: path for name, path in subfolders(root).items() if not is_store(Path(path))}
+
+
+def _class_names(root: Path, parts: Sequence[str]) -> list[str]:
+    """The classes, which each part has.
+
+    Raises:
+        RequestError: If a part has none, or others.
+    """
+    found = {part: list(_folders(root / part)) for part in parts}
+    for part, names in found.items():
+        if not names:
+            raise RequestError(f"image-folder: {root / part} holds no folders; each class needs a folder of its own")
+    names = found[parts[0]]
+    odd = sorted(
+        {name for held in found.values() for name in held if any(name not in other for other in found.values())}
+    )
+    if odd:
+        raise RequestError(
+            f"image-folder: not all of {', '.join(parts)} in {root} hold folders of the classes {some(odd)}"
+        )
+    return names

@@ -1,0 +1,385 @@
+"""Folders of images as people have them: what is read, what is refused, and what is said of the rest."""
+
+from __future__ import annotations
+
+import os
+import struct
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from PIL import Image
+
+from robbench.cli.main import main
+from robbench.core.errors import RequestError
+from robbench.data.cache import load
+from robbench.data.dataset import DecodedImages
+from robbench.data.datasets._files import decode_image, download_dir, roots
+from robbench.data.datasets.image_folder import ImageFolder
+from robbench.results.store import Store
+
+SIZE = 8
+
+
+def fill(folder: Path, count: int = 4, level: int = 50) -> None:
+    """Images of one color."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for number in range(count):
+        Image.new("RGB", (SIZE, SIZE), (level, number, 0)).save(folder / f"{number}.png")
+
+
+def read(root: Path) -> DecodedImages:
+    """What the folder is read as."""
+    return load(ImageFolder(size=SIZE), root, root.parent / "cache")
+
+
+def refusal(root: Path) -> str:
+    """Why the folder is not read."""
+    with pytest.raises(RequestError) as error:
+        read(root)
+    return str(error.value)
+
+
+# -------------------------------------------------- pixel formats
+
+LEVELS = np.arange(0, 256, 4, dtype=np.uint8).reshape(SIZE, SIZE)
+
+
+def saved(path: Path, values: NDArray[np.generic]) -> NDArray[np.uint8]:
+    """The first channel of an image that is saved and read."""
+    Image.fromarray(values).save(path)
+    return decode_image(path, SIZE)[0]
+
+
+@pytest.mark.parametrize(
+    ("name", "encode"),
+    [
+        ("byte.tif", lambda x: x),
+        ("sixteen.png", lambda x: x.astype(np.uint16) * 257),
+        ("sixteen.tif", lambda x: x.astype(np.uint16) * 257),
+        ("integers.tif", lambda x: x.astype(np.int32)),
+        ("floats.tif", lambda x: (x / 255).astype(np.float32)),
+    ],
+)
+def test_every_way_to_store_gray_gives_the_same_levels(
+    name: str, encode: Callable[[NDArray[np.uint8]], NDArray[np.generic]], tmp_path: Path
+) -> None:
+    np.testing.assert_array_equal(saved(tmp_path / name, encode(LEVELS)), LEVELS)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        np.full((SIZE, SIZE), 256, np.int32),
+        np.full((SIZE, SIZE), -1, np.int32),
+        np.full((SIZE, SIZE), 1.5, np.float32),
+        np.full((SIZE, SIZE), np.nan, np.float32),
+        np.full((SIZE, SIZE), -np.inf, np.float32),
+    ],
+)
+def test_numbers_of_unknown_range_are_refused_by_name(values: NDArray[np.generic], tmp_path: Path) -> None:
+    with pytest.raises(RequestError, match=r"odd\.tif cannot be read as an image .*outside 0 to"):
+        saved(tmp_path / "odd.tif", values)
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "I;16", "CMYK", "F", "I", "LAB", "YCbCr"])
+def test_no_mode_becomes_black(mode: str, tmp_path: Path) -> None:
+    white = Image.new("RGB", (SIZE, SIZE), "white")
+    if mode in ("F", "I", "I;16"):
+        top = {"F": 1.0, "I": 255, "I;16": 65535}[mode]
+        image = Image.fromarray(np.full((SIZE, SIZE), top, {"F": "f4", "I": "i4", "I;16": "u2"}[mode]))
+    else:
+        image = white.convert("L").convert(mode) if mode == "LA" else _converted(white, mode)
+    image.save(tmp_path / "x.tif")
+    assert decode_image(tmp_path / "x.tif", SIZE).min() > 250
+
+
+def _converted(image: Image.Image, mode: str) -> Image.Image:
+    if mode != "LAB":
+        return image.convert(mode)
+    from PIL import ImageCms
+
+    to = ImageCms.buildTransform(ImageCms.createProfile("sRGB"), ImageCms.createProfile("LAB"), "RGB", "LAB")
+    made = ImageCms.applyTransform(image, to)
+    assert made is not None
+    return made
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("damaged", [False, True])
+def test_a_camera_s_note_is_obeyed_also_beside_one_that_cannot_be_read(
+    orientation: int, damaged: bool, tmp_path: Path
+) -> None:
+    from PIL import ImageOps
+
+    pixels = np.zeros((SIZE, SIZE, 3), np.uint8)
+    pixels[:3, :2] = 255
+    # Orientation, and a resolution whose denominator is 0.
+    entries = struct.pack("<HHIHH", 0x0112, 3, 1, orientation, 0)
+    odd = struct.pack("<HHII", 0x011A, 10, 1, 38) if damaged else b""
+    header = b"Exif\0\0II*\0" + struct.pack("<IH", 8, 1 + damaged)
+    exif = header + entries + odd + struct.pack("<I", 0) + struct.pack("<ii", -1, 0)
+    Image.fromarray(pixels).save(tmp_path / "x.png", exif=exif)
+    plain = Image.Exif()
+    plain[0x0112] = orientation
+    Image.fromarray(pixels).save(tmp_path / "plain.png", exif=plain)
+    with Image.open(tmp_path / "plain.png") as image:
+        upright = ImageOps.exif_transpose(image)
+    expected = np.asarray(upright.convert("RGB"))
+    np.testing.assert_array_equal(decode_image(tmp_path / "x.png", SIZE).transpose(1, 2, 0), expected)
+
+
+def test_warnings_of_the_decoder_do_not_reach_the_user(tmp_path: Path) -> None:
+    fill(tmp_path / "in" / "a")
+    fill(tmp_path / "in" / "b")
+    Image.open(tmp_path / "in" / "a" / "0.png").convert("P").save(
+        tmp_path / "in" / "a" / "p.png", transparency=bytes([0] * 10 + [255] * 246)
+    )
+    Image.new("1", (9600, 9600)).save(tmp_path / "in" / "b" / "big.png")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert len(read(tmp_path / "in").labels) == 10
+
+
+def test_all_damaged_images_are_named_at_once(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        fill(tmp_path / "in" / name)
+    for name in ("a/0", "a/3", "b/1", "b/2"):
+        (tmp_path / "in" / f"{name}.png").write_bytes(b"\x89PNG")
+    message = refusal(tmp_path / "in")
+    assert all(f"{name}.png" in message for name in ("a/0", "a/3", "b/1"))
+    assert "and 1 more" in message
+
+
+# -------------------------------------------------- files and their names
+
+
+def test_what_is_not_read_is_counted_and_named(tmp_path: Path) -> None:
+    root = tmp_path / "in"
+    for name in ("a", "b"):
+        fill(root / name)
+    (root / "a" / "notes.txt").write_text("no image")
+    (root / "b" / "x").write_bytes((root / "b" / "0.png").read_bytes())
+    (root / "labels.csv").write_text("stray")
+    (root / "a" / "Thumbs.db").write_text("clutter")
+    (root / "a" / ".DS_Store").write_text("clutter")
+    Image.open(root / "a" / "0.png").save(root / "a" / "y.jfif", "JPEG")
+    found = read(root)
+    assert len(found.labels) == 9
+    (remark,) = found.remarks
+    assert remark.startswith("3 files are not read")
+    assert all(name in remark for name in ("a/notes.txt", "b/x", "labels.csv", "1 .txt", "1 no suffix"))
+    (root / "b" / "x").unlink()
+    assert read(root).remarks[0].startswith("2 files")
+
+
+def test_files_that_are_not_read_stand_on_the_board_and_in_the_terminal(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("a", "b"):
+        fill(tmp_path / "in" / name, 12, level=30 if name == "a" else 220)
+    (tmp_path / "in" / "a" / "notes.txt").write_text("no image")
+    (tmp_path / "g.toml").write_text(
+        'dataset = "image-folder"\nconditions = ["clean"]\n[[models]]\narchitecture = "compact-cnn"\n'
+        "recipe = { epochs = 1, batch_size = 8 }\n"
+    )
+    out = tmp_path / "runs"
+    words = ["run", "--grid", str(tmp_path / "g.toml"), "--data-dir", str(tmp_path / "in"), "--out", str(out)]
+    assert main([*words, "--workers", "1"]) == 0
+    assert "1 files are not read" in capsys.readouterr().out
+    (page,) = out.glob("leaderboards/*/index.html")
+    (board,) = Store(out).boards()
+    assert "1 files are not read" in (out / "leaderboards" / board / "README.md").read_text(
+        encoding="utf-8"
+    ) + page.read_text(encoding="utf-8")
+
+
+def test_names_of_any_bytes_and_spelling_are_classes(tmp_path: Path) -> None:
+    root = tmp_path / "in"
+    fill(root / "train" / "caf\u00e9", level=10)
+    fill(root / "test" / "cafe\u0301", level=20)
+    latin = os.fsdecode(b"ma\xeft")
+    for part in ("train", "test"):
+        try:
+            fill(root / part / latin)
+        except OSError:
+            pytest.skip("the file system takes no such name")
+    found = read(root)
+    assert found.class_names == ("caf\u00e9", "ma\\xeft")
+    assert found.is_test.sum() == 8
+    assert found.files[0] == "train/caf\u00e9/0.png"
+
+
+def test_two_folders_of_one_spelling_are_refused(tmp_path: Path) -> None:
+    fill(tmp_path / "in" / "caf\u00e9")
+    fill(tmp_path / "in" / "cafe\u0301")
+    if len(list((tmp_path / "in").iterdir())) == 2:
+        assert "two folders whose names are both written" in refusal(tmp_path / "in")
+
+
+@settings(max_examples=20, deadline=None)
+@given(names=st.lists(st.binary(min_size=1, max_size=12), min_size=2, max_size=4, unique=True))
+def test_whatever_the_system_can_name_is_read_or_refused(
+    names: list[bytes], tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    root = tmp_path_factory.mktemp("names") / "in"
+    made = 0
+    for name in names:
+        if b"/" in name or b"\0" in name or name.startswith(b"."):
+            continue
+        fill(root / os.fsdecode(name), 3)
+        made += 1
+    if made < 2:
+        return
+    try:
+        found = read(root)
+    except RequestError:
+        return
+    assert len(found.class_names) == made
+    assert all(name.encode() for name in (*found.class_names, *found.files))
+
+
+# -------------------------------------------------- splits and classes
+
+
+@pytest.mark.parametrize(
+    ("parts", "test", "said"),
+    [
+        (("train", "test"), 8, ""),
+        (("Train", "Testing"), 8, ""),
+        (("train", "val"), 8, "there is no test"),
+        (("TRAINING", "Validation"), 8, "there is no test"),
+        (("train", "val", "test"), 8, "images of val are added to those of train"),
+        (("train",), 0, ""),
+        (("train", "test", "labels"), 8, "not read: labels"),
+    ],
+)
+def test_folders_of_splits_are_read_as_splits(parts: tuple[str, ...], test: int, said: str, tmp_path: Path) -> None:
+    for part in parts:
+        for name in ("cat", "dog"):
+            fill(tmp_path / "in" / part / name)
+    found = read(tmp_path / "in")
+    assert found.class_names == ("cat", "dog")
+    assert found.is_test.sum() == test
+    assert said in " ".join(found.remarks)
+    assert bool(said) == bool(found.remarks)
+
+
+@pytest.mark.parametrize(
+    "folders",
+    [
+        ("val/cat", "val/dog", "test/cat", "test/dog"),
+        ("train/cat", "train/dog", "cat", "dog"),
+        ("train/cat", "train/dog", "test"),
+        ("train/cat", "train/dog", "training/cat", "training/dog", "test/cat", "test/dog"),
+        ("train/cat", "train/dog", "test/cat"),
+    ],
+)
+def test_what_could_be_splits_or_classes_is_refused(folders: tuple[str, ...], tmp_path: Path) -> None:
+    for folder in folders:
+        fill(tmp_path / "in" / folder)
+    assert str(tmp_path / "in") in refusal(tmp_path / "in")
+
+
+def test_a_class_may_be_called_train(tmp_path: Path) -> None:
+    for name in ("bus", "car", "train"):
+        fill(tmp_path / "in" / name)
+    assert read(tmp_path / "in").class_names == ("bus", "car", "train")
+
+
+def test_a_store_in_the_folder_is_no_class(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        fill(tmp_path / "in" / name)
+    before = read(tmp_path / "in")
+    load(ImageFolder(size=SIZE), tmp_path / "in", tmp_path / "in" / "runs" / "data")
+    with Store(tmp_path / "in" / "other").lock():
+        pass
+    assert read(tmp_path / "in").fingerprint == before.fingerprint
+    with Store(tmp_path / "in").lock():
+        pass
+    assert "is a store of robbench" in refusal(tmp_path / "in")
+
+
+# -------------------------------------------------- where data lies
+
+
+def test_the_variable_and_the_home_directory_are_understood(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("a", "b"):
+        fill(tmp_path / "in" / name)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("ROBBENCH_DATA", "~/in")
+    grid = tmp_path / "g.toml"
+    grid.write_text('dataset = "image-folder"\nconditions = ["clean"]\n[[models]]\narchitecture = "compact-cnn"\n')
+    plan = ["plan", "--grid", str(grid), "--out", str(tmp_path / "runs")]
+    assert main(plan) == 0
+    monkeypatch.delenv("ROBBENCH_DATA")
+    assert main([*plan, "--data-dir=~/in"]) == 0
+    capsys.readouterr()
+    assert main(plan) == 2
+    assert "ROBBENCH_DATA" in capsys.readouterr().err
+
+
+def test_nobody_needs_a_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def homeless() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.delenv("ROBBENCH_DATA", raising=False)
+    monkeypatch.setattr(Path, "home", homeless)
+    assert roots(tmp_path) == (tmp_path,)
+    assert roots(None) == ()
+    assert download_dir(None) is None
+
+
+# -------------------------------------------------- what is odd is said beforehand
+
+
+@pytest.mark.parametrize(
+    ("condition", "said"),
+    [
+        ("fgsm@8", "8/255"),
+        ("pgd@l2:3000", "larger than"),
+        ("fgsm@8/255", ""),
+        ("fgsm@1.0", ""),
+    ],
+)
+def test_a_size_that_no_change_can_have_is_questioned(
+    condition: str, said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    grid = tmp_path / "g.toml"
+    grid.write_text(f'conditions = ["clean", "{condition}"]\n[[models]]\narchitecture = "compact-cnn"\n')
+    assert main(["plan", "--grid", str(grid), "--out", str(tmp_path / "runs")]) == 0
+    printed = capsys.readouterr().out
+    assert ("note:" in printed) == bool(said)
+    assert said in printed
+
+
+def test_images_that_are_too_small_for_a_network_are_refused_before_the_start(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("a", "b"):
+        fill(tmp_path / "in" / name)
+    grid = tmp_path / "g.toml"
+    grid.write_text(
+        'dataset = "image-folder[size=8]"\nconditions = ["clean"]\n[[models]]\narchitecture = "small-cnn"\n'
+    )
+    words = ["plan", "--grid", str(grid), "--data-dir", str(tmp_path / "in"), "--out", str(tmp_path / "runs")]
+    assert main(words) == 2
+    assert "small-cnn for images of 8 × 8: it needs images of at least 16 × 16" in capsys.readouterr().err
+
+
+def test_a_narrow_terminal_loses_no_column(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "20")
+    assert main(["plan", "--grid", "smoke", "--out", str(tmp_path / "runs")]) == 0
+    printed = capsys.readouterr().out
+    assert "cross-entropy" in printed
+    assert "time left" in printed
