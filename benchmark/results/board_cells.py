@@ -19,8 +19,8 @@ from robbench.leaderboards.html import IndexEntry, index_page
 from robbench.results.schema import CellResult, CellSpec, Record
 from robbench.results.store import Store
 
-_NAME = r"[/\\][^\s/\\:'\"<>|,;()\[\]]+"
-_HOME = re.compile(rf"(?:/home|/Users|[A-Za-z]:[/\\]Users){_NAME}")
+_NAME = r"(?:/|\\+)[^\s/\\:'\"<>|,;()\[\]]+"
+_HOME = re.compile(rf"(?:/home|/Users|[A-Za-z]:(?:/|\\+)Users){_NAME}")
 _PLACE = re.compile(rf"(?:file://|(?<![\w/\\.~…]))(?:~|[A-Za-z]:)?(?:{_NAME}){{2,}}")
 
 
