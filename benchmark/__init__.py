@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from robbench.attacks._gradients import input_gradient, steepest_step
     from robbench.attacks._projections import project, uniform_in_ball
     from robbench.attacks._random_transform import RandomTransform
+    from robbench.core.component import NoIdentity
     from robbench.core.contracts import (
         Architecture,
         Attack,
@@ -46,6 +47,7 @@ _MODULES = {
     "attacks._gradients": "input_gradient steepest_step",
     "attacks._projections": "project uniform_in_ball",
     "attacks._random_transform": "RandomTransform",
+    "core.component": "NoIdentity",
     "core.contracts": "Architecture Attack Backbone Balancer Batch Classifier Defense Objective Samples",
     "core.errors": "RequestError",
     "core.metric": "Metric",
@@ -75,6 +77,7 @@ __all__ = [
     "Figure",
     "Measure",
     "Metric",
+    "NoIdentity",
     "Objective",
     "Outcome",
     "Preprocessing",

@@ -56,13 +56,20 @@ class ResNet18(Architecture):
         """From torch's cache, or downloaded to it.
 
         Raises:
-            RequestError: If the file is not the published one, which its name tells the hash of.
+            RequestError: If they cannot be downloaded, or the file is not the published one, which its name tells the
+                hash of.
         """
         file = _cached_weights()
         prefix = file.stem.rpartition("-")[2]
         if not file.is_file():
-            file.parent.mkdir(parents=True, exist_ok=True)
-            torch.hub.download_url_to_file(IMAGENET_WEIGHTS, str(file), hash_prefix=prefix, progress=False)
+            try:
+                file.parent.mkdir(parents=True, exist_ok=True)
+                torch.hub.download_url_to_file(IMAGENET_WEIGHTS, str(file), hash_prefix=prefix, progress=False)
+            except (OSError, ValueError, RuntimeError) as error:
+                raise RequestError(
+                    f"weights from ImageNet cannot be downloaded from {IMAGENET_WEIGHTS} ({error}); run again when it "
+                    f"answers, or put {file.name} into {file.parent}"
+                ) from None
         if not hashlib.sha256(file.read_bytes()).hexdigest().startswith(prefix):
             raise RequestError(f"{file} is not what torchvision published, or damaged; remove it and run again")
         weights: dict[str, Tensor] = torch.load(file, map_location="cpu", weights_only=True)

@@ -13,9 +13,9 @@ from board_cells import A_MODEL, CLEAN, FGSM, PGD, Cell, cell, model, outcome
 from robbench.cli.main import main
 from robbench.core.registry import Registry
 from robbench.evaluation.scoring import scored
-from robbench.execution.boards import audited
 from robbench.leaderboards import write_board
 from robbench.leaderboards.figure_manifest import Picture, read_manifest, write_manifest
+from robbench.results.board_cells import board_cells
 from robbench.results.schema import BoardNote, Costs, ModelSpec, Outcome, Reference
 from robbench.results.store import Store
 
@@ -73,10 +73,8 @@ def write(store: Store) -> None:
     """Write the store's boards with the figures that lie there, and draw none."""
     for board, noted in store.boards().items():
         note = BoardNote.model_validate({name: noted[name] for name in BoardNote.model_fields})
-        records = [record for key in noted["cells"] if (record := store.record(key)) is not None]
         folder = store.root / "leaderboards" / board
-        cells = audited(store, [(record, store.outcome(record)) for record in records])
-        write_board(folder, note, cells, read_manifest(folder))
+        write_board(folder, note, board_cells(store, board, noted), read_manifest(folder))
 
 
 def files(folder: Path) -> dict[str, bytes]:

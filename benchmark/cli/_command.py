@@ -126,8 +126,9 @@ def add_data(parser: argparse._ActionsContainer) -> None:
 
 
 def add_boards(parser: argparse._ActionsContainer) -> None:
-    """Add ``--grid`` for boards that are in the store."""
+    """Add ``--grid`` and ``--board`` for boards that are in the store."""
     parser.add_argument("--grid", action="append", default=[], metavar="GRID", help="only this grid; repeatable")
+    parser.add_argument("--board", action="append", default=[], metavar="NAME", help="only this board; repeatable")
     add_store(parser)
 
 
@@ -177,18 +178,23 @@ def request(options: argparse.Namespace) -> Request:
     )
 
 
-def noted_boards(store: Store, grids: list[str]) -> list[str]:
-    """The boards of a store, or of some of its grids.
+def noted_boards(store: Store, grids: list[str], boards: list[str]) -> list[str]:
+    """The boards of a store, or those of some grids and some others.
 
     Raises:
-        RequestError: If the store holds none, or none of a grid.
+        RequestError: If the store holds none, none of a grid, or none of a name.
     """
     known: dict[str, list[str]] = {}
-    for board, note in store.boards().items():
+    notes = store.boards()
+    for board, note in notes.items():
         known.setdefault(str(note["grid"]), []).append(board)
     if not known:
         raise RequestError(f'"{store.root}" holds no run yet; robbench run makes one', "--out")
     for grid in grids:
         if grid not in known:
             raise RequestError(f'no grid "{grid}" was run into {store.root}; {did_you_mean(grid, known)}', "--grid")
-    return [board for grid in dict.fromkeys(grids or known) for board in known[grid]]
+    for board in boards:
+        if board not in notes:
+            raise RequestError(f'no board "{board}" is in {store.root}; {did_you_mean(board, notes)}', "--board")
+    wanted = known if not grids and not boards else grids
+    return list(dict.fromkeys([*(board for grid in wanted for board in known[grid]), *boards]))

@@ -11,6 +11,7 @@ from robbench.cli import _command
 
 if TYPE_CHECKING:
     from robbench.data.label_issues import Listing
+    from robbench.planning.plan import Data
 
 
 def _options(parser: argparse.ArgumentParser) -> None:
@@ -21,7 +22,6 @@ def _options(parser: argparse.ArgumentParser) -> None:
 
 
 def _action(options: argparse.Namespace) -> int:
-    from robbench.core.atomic_io import file_name
     from robbench.core.registry import Registry
     from robbench.data.label_issues import examine, write
     from robbench.leaderboards.plots._label_sheet import SHOWN, label_sheet
@@ -34,9 +34,17 @@ def _action(options: argparse.Namespace) -> int:
     listing = examine(data.decoded, data.splits)
     sheet = label_sheet(listing.worst(SHOWN)) if len(listing.found) else None
     with store.lock():
-        files = write(listing, store.root / "labels" / file_name(data.choice.label), sheet)
+        files = write(listing, store.root / "labels" / _folder(data), sheet)
     _show(data.choice.label, listing, files)
     return 0
+
+
+def _folder(data: Data) -> str:
+    """A name that tells images apart where the data set's does not, since its files can lie anywhere."""
+    from robbench.core.atomic_io import file_name
+
+    name = file_name(data.choice.label)
+    return f"{name}-{data.decoded.fingerprint[:8]}" if data.choice.component.unidentifying() else name
 
 
 COMMAND = _command.Command(

@@ -30,7 +30,7 @@ def _action(options: argparse.Namespace) -> int:
     from robbench.results.store import Store
 
     store = Store(options.out)
-    boards = _command.noted_boards(store, options.grid)
+    boards = _command.noted_boards(store, options.grid, options.board)
     registry = Registry(tuple(options.plugin))
     published = publish(store, boards, options.to, options.others, registry, options.incomplete)
     return show_published(published, options.to)
@@ -43,6 +43,7 @@ COMMAND = _command.Command(
     "others with their records and outcomes. Use it to share results, or to merge them with those of others.",
     examples=(
         ("robbench publish --to boards", "all boards of the store runs"),
+        ("robbench publish --to boards --board full-digits", "one of them"),
         ("robbench publish --to boards --from theirs/full-digits", "merged with a board of others"),
     ),
     options=_options,

@@ -28,7 +28,7 @@ def _action(options: argparse.Namespace) -> int:
     from robbench.results.store import Store
 
     store = Store(options.out)
-    boards = write_boards(store, _command.noted_boards(store, options.grid), registry)
+    boards = write_boards(store, _command.noted_boards(store, options.grid, options.board), registry)
     show_boards(boards, store.root)
     return 1 if boards.failed() else 0
 

@@ -29,7 +29,11 @@ def _options(parser: argparse.ArgumentParser) -> None:
     running.add_argument(
         "--workers", type=_command.positive, metavar="N", help="worker processes (default: one per core, up to 4)"
     )
-    running.add_argument("--fresh", action="store_true", help="do everything again, whatever the store holds")
+    running.add_argument(
+        "--fresh",
+        action="store_true",
+        help="delete what the store holds of this request and do it again; ask for pretrained weights again, too",
+    )
 
 
 def _action(options: argparse.Namespace) -> int:
@@ -37,9 +41,10 @@ def _action(options: argparse.Namespace) -> int:
     from robbench.planning.inputs import Finished
 
     done = run(_command.request(options), options.workers, options.fresh, _watched)
-    folder = options.out / "leaderboards"
     if isinstance(done, Finished):
-        print(f"Nothing to do: all {done.cells} cells of {done.grid} are done. Boards: {folder}")
+        print(f"Nothing to do: all {done.cells} cells of {done.grid} are done.")
+        for board in done.boards:
+            print(f"Board: {options.out / 'leaderboards' / board / 'index.html'}")
         return 0
     from robbench.cli._display import show_boards
 

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 from robbench.cli import _command
 
 if TYPE_CHECKING:
-    from robbench.training.hyperparameter_search import Search, Trial
+    from robbench.training.hyperparameter_search import Search
+    from robbench.training.trial_table import Trial
 
 
 def _options(parser: argparse.ArgumentParser) -> None:

@@ -62,5 +62,6 @@ def digest_files(files: Sequence[Path]) -> str:
 
 def file_name(text: str) -> str:
     """A name for a file or folder; what does not suit one is replaced, and a short hash of the text tells it apart."""
-    plain = "".join(letter if letter.isalnum() or letter in "-_." else "_" for letter in text)[:80]
+    plain = "".join(letter if letter.isalnum() or letter in "-_." else "_" for letter in text)
+    plain = plain[:80].encode()[:160].decode(errors="ignore")
     return plain if plain == text else f"{plain}-{digest(text)[:6]}"

@@ -14,13 +14,22 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 from robbench.core.errors import RequestError, did_you_mean
 
 
+class NoIdentity:
+    """Marks a field of a component as no part of its identity, as in ``path: Annotated[str, NoIdentity] = ""``.
+
+    For a field that only says where something lies or how it is computed (a path, a cache, a number of threads) and
+    cannot change a result. It is left out of keys, of labels and of records; the files that a path leads to identify
+    themselves by their content.
+    """
+
+
 @dataclass(frozen=True)
 class Component(abc.ABC):  # noqa: B024 - what is abstract differs from kind to kind
     """A named thing of the benchmark.
 
     Fields are checked against their annotations when a component is made; ``Annotated[int, Field(ge=1)]`` with
     ``pydantic.Field`` adds bounds. Together with ``version``, which is raised when a component's results change, they
-    are its cache identity.
+    are its cache identity, except fields marked with ``NoIdentity``.
     """
 
     version: ClassVar[int] = 1
@@ -73,10 +82,19 @@ class Component(abc.ABC):  # noqa: B024 - what is abstract differs from kind to 
         """The hyperparameters by name."""
         return {name: getattr(self, name) for name in self.field_names()}
 
+    def identity(self) -> dict[str, Any]:
+        """The hyperparameters that can change a result, by name."""
+        return {name: value for name, value in self.parameters().items() if name not in self.unidentifying()}
+
+    @classmethod
+    def unidentifying(cls) -> frozenset[str]:
+        """The names of the fields that are marked with ``NoIdentity``."""
+        return _unidentifying(cast(Hashable, cls))
+
     def changed(self, preset: typing.Mapping[str, object]) -> dict[str, Any]:
-        """The hyperparameters that differ from their defaults, or from a preset where it has them."""
+        """Those of ``identity`` that differ from their defaults, or from a preset where it has them."""
         usual = {field.name: field.default for field in fields(self)} | {k: _tuples(v) for k, v in preset.items()}
-        return {name: value for name, value in self.parameters().items() if value != usual[name]}
+        return {name: value for name, value in self.identity().items() if value != usual[name]}
 
 
 def _adapters(cls: type[Component]) -> dict[str, TypeAdapter[Any]]:
@@ -88,6 +106,18 @@ def _cached_adapters(cls: type[Component]) -> dict[str, TypeAdapter[Any]]:
     hints = typing.get_type_hints(cls, include_extras=True)
     config = ConfigDict(arbitrary_types_allowed=True, allow_inf_nan=False)
     return {field.name: TypeAdapter(hints[field.name], config=config) for field in fields(cls)}
+
+
+@functools.cache
+def _unidentifying(cls: type[Component]) -> frozenset[str]:
+    hints = typing.get_type_hints(cls, include_extras=True)
+    return frozenset(field.name for field in fields(cls) if _is_marked(hints[field.name]))
+
+
+def _is_marked(hint: object) -> bool:
+    """Whether a type has the mark, wherever it stands in it."""
+    marks = getattr(hint, "__metadata__", ())
+    return NoIdentity in marks or any(_is_marked(part) for part in typing.get_args(hint))
 
 
 def _tuples(value: object) -> object:

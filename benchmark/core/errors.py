@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import os
 import traceback
 from collections.abc import Iterable
 from pathlib import Path
@@ -39,4 +40,7 @@ def explain(error: Exception) -> str:
     frames = traceback.extract_tb(error.__traceback__)
     place = f" ({Path(frames[-1].filename).name}:{frames[-1].lineno})" if frames else ""
     message = " ".join(str(error).split())
+    home = os.path.expanduser("~")
+    # What happens to a cell is published; a home directory whose name has spaces could not be told from a text later.
+    message = message.replace(f"{home}{os.sep}", f"~{os.sep}") if home != os.sep else message
     return f"{type(error).__name__}: {message[:500]}{place}"

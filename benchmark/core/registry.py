@@ -184,15 +184,18 @@ class Registry:
     Args:
         files: Plugin files, loaded by path.
         installed: Whether to load plugins that installed packages announce as entry points.
+        expected: Hashes of the plugins' sources, which must be found; None for whatever there is.
     """
 
     files: tuple[Path, ...] = ()
     installed: bool = True
+    expected: tuple[str, ...] | None = field(default=None, repr=False, compare=False)
     _found: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Pickle what to look for; another process looks for itself."""
-        return Registry, (self.files, self.installed)
+        """Pickle what to look for; another process looks for itself, and refuses what was edited meanwhile."""
+        loaded = tuple(plugin.source for plugin in self._found["plugins"]) if "plugins" in self._found else None
+        return Registry, (self.files, self.installed, loaded or self.expected)
 
     def plugins(self) -> tuple[Plugin, ...]:
         """The plugins, loaded and compared with the contracts once.
@@ -203,6 +206,8 @@ class Registry:
         if "plugins" not in self._found:
             installed = _installed_plugins() if self.installed else []
             plugins = (*installed, *(_file_plugin(path) for path in dict.fromkeys(self.files)))
+            if self.expected is not None and tuple(plugin.source for plugin in plugins) != self.expected:
+                raise RequestError("a plugin was edited, installed or removed since the run began; run again")
             for plugin, kind in itertools.product(plugins, KINDS):
                 for entry in _marked(plugin.module, kind, plugin):
                     for fault in contract_faults(entry.cls):

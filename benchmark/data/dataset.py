@@ -115,6 +115,9 @@ class Dataset(Component):
     """The sizes of change per norm."""
     recipe: ClassVar[Mapping[str, object]] = {}
     """Fields of ``Recipe`` that suit this data set, ``architecture`` among them; grids may override them."""
+    published: ClassVar[str | None] = None
+    """Fingerprint of the images that published boards are about, where their files can be others; a board of other
+    images has a name of its own."""
     mirror: ClassVar[bool] = False
     """Whether a mirrored image keeps its class, so that augmentation may flip it."""
 

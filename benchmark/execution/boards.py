@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from robbench.core.atomic_io import file_name, write_atomically
-from robbench.evaluation.audit import marked
+from robbench.core.errors import StoreError
+from robbench.results.board_cells import BoardNames, board_cells, list_boards
 from robbench.results.schema import BoardNote, Outcome, Record, Reference, digest
 from robbench.results.store import Store
 
@@ -43,32 +44,35 @@ class Boards:
 
 
 def note_boards(plan: Plan, store: Store) -> dict[str, list[str]]:
-    """Write down which cells the plan's boards are made of; returns their keys by board."""
-    boards: dict[str, list[Job]] = {}
+    """Write down which cells the plan's boards are made of, and what they are called; returns their keys by board."""
+    found: dict[str, list[Job]] = {}
     for job in plan.jobs:
-        boards.setdefault(board_name(plan.name, job.data.choice.label), []).append(job)
-    keys = {board: [cell.key for job in jobs for cell in job.cells] for board, jobs in boards.items()}
-    for board, jobs in boards.items():
+        found.setdefault(job.data.choice.label, []).append(job)
+    keys: dict[str, list[str]] = {}
+    for jobs in found.values():
         data = jobs[0].data
         note = BoardNote(
             grid=plan.name,
             title=plan.grid.title,
             about=plan.grid.about,
             references=tuple(
-                Reference(**found.model_dump(exclude={"dataset"}))
-                for found in plan.grid.references
-                if found.dataset == data.choice.label
+                Reference(**reference.model_dump(exclude={"dataset"}))
+                for reference in plan.grid.references
+                if data.is_called(reference.dataset)
             ),
-            differences=plan.grid.differences.get(data.choice.label, ""),
+            differences=next((text for name, text in plan.grid.differences.items() if data.is_called(name)), ""),
         )
+        specs = {cell.key: cell.spec for job in jobs for cell in job.cells}
         models = list(dict.fromkeys(job.key for job in jobs))
-        store.note_board(board, note, keys[board], models, exhibit(data, store))
+        names = BoardNames.of(specs).model_dump(mode="json")
+        board = file_name(f"{plan.name}-{data.choice.label}")
+        if not plan.as_written:
+            # Keys say what is asked for, whatever option or file it was asked with; names and texts are the grid's own.
+            embedded = [cell.condition.embed for job in jobs for cell in job.cells]
+            board = f"{board}-{digest([list(specs), embedded, models, names, note.model_dump(mode='json')])[:8]}"
+        store.note_board(board, note, list(specs), models, exhibit(data, store), names)
+        keys[board] = list(specs)
     return keys
-
-
-def board_name(grid: str, dataset: str) -> str:
-    """The directory of a board: grid and data set; what does not suit a file name is replaced by a short hash."""
-    return file_name(f"{grid}-{dataset}")
 
 
 def exhibit(data: Data, store: Store) -> str:
@@ -98,7 +102,6 @@ def write_boards(store: Store, boards: Collection[str] | None = None, registry: 
     """
     from robbench.leaderboards import board_data, write_files
     from robbench.leaderboards.artifact_reader import read_materials
-    from robbench.leaderboards.html import IndexEntry, index_page
     from robbench.leaderboards.plots import draw
 
     files: dict[str, list[Path]] = {}
@@ -107,35 +110,19 @@ def write_boards(store: Store, boards: Collection[str] | None = None, registry: 
     for board, note in store.boards().items():
         if boards is not None and board not in boards:
             continue
-        records = [record for record in map(store.record, note["cells"]) if record is not None]
-        missing[board] = len(note["cells"]) - len(records)
-        if records:
-            found[board] = audited(store, [(record, store.outcome(record)) for record in records])
+        cells = board_cells(store, board, note)
+        missing[board] = len(note["cells"]) - len(cells)
+        if cells:
+            found[board] = cells
             folder = store.root / "leaderboards" / board
             shown = BoardNote.model_validate({name: note[name] for name in BoardNote.model_fields if name in note})
-            made = board_data(shown.title, shown.grid, found[board])
+            try:
+                made = board_data(shown.title, shown.grid, cells)
+            except ValueError as error:
+                raise StoreError(f"{board}: its cells make no board: {error}; run its grid again") from error
             materials = read_materials(store, note.get("exhibit"), found[board])
             pictures = draw(folder, made, found[board], materials, registry)
             files[board] = write_files(folder, made, shown, found[board], pictures)
     if files:
-        made_before = [folder for name in store.boards() if (folder := store.root / "leaderboards" / name).is_dir()]
-        entries = [IndexEntry.read(folder) for folder in made_before]
-        write_atomically(store.root / "leaderboards" / "index.html", index_page(entries))
+        list_boards(store)
     return Boards(files, found, missing)
-
-
-def audited(store: Store, cells: Sequence[tuple[Record, Outcome | None]]) -> list[tuple[Record, Outcome | None]]:
-    """The cells of a board with the audit's flags on its rows in their records, which are written where they change.
-
-    Args:
-        store: Where the records are kept.
-        cells: Records with their outcomes, None unless done.
-
-    Raises:
-        StoreError: If a record cannot be written.
-    """
-    result = marked(cells)
-    for (before, _), (after, _) in zip(cells, result, strict=True):
-        if after != before:
-            store.write_cell(after, None)
-    return result

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from robbench.core.errors import RequestError, explain
 from robbench.planning.inputs import Finished, finished, read_request
+from robbench.results.board_cells import renamed
 from robbench.results.schema import Training
 from robbench.results.store import Store
 
@@ -57,7 +58,7 @@ def run(
     from robbench.execution.local import run_locally
     from robbench.planning.planner import make_plan
 
-    plan = make_plan(inputs)
+    plan = make_plan(inputs, fresh)
     if fresh:
         with store.lock(exclusive=True):
             forget(plan, store)
@@ -111,7 +112,9 @@ def forget(plan: Plan, store: Store) -> None:
 
 
 def refresh(plan: Plan, store: Store) -> None:
-    """Bring finished records up to date: the names by which cells are asked for now, and the metrics registered now.
+    """Bring finished records up to date: what is known of their components by now, and the metrics registered now.
+
+    What they call things stays, since other boards may rest on them.
 
     Raises:
         RequestError: If a metric fails.
@@ -124,7 +127,7 @@ def refresh(plan: Plan, store: Store) -> None:
         record = store.record(cell.key)
         if record is None:
             continue
-        fresh = record.model_copy(update={"spec": cell.spec})
+        fresh = record.model_copy(update={"spec": renamed(cell.spec, cell.key, record.spec)})
         if record.status == "done" and record.training is None and store.has_model(job.key):
             fresh = fresh.model_copy(update={"training": Training.of(store.model_info(job.key))})
         if record.status == "done" and record.metrics_digest != wanted:

@@ -103,6 +103,7 @@ def _doubled(registry: Registry, attack: Choice[Attack]) -> Choice[Attack] | Non
     parameters = attack.component.parameters()
     for name in ("steps", "restarts"):
         if name in parameters:
-            options = {**attack.component.changed({}), name: 2 * parameters[name]}
+            kept = {field: parameters[field] for field in attack.component.unidentifying()}
+            options = {**attack.component.changed({}), **kept, name: 2 * parameters[name]}
             return choose(registry, "attack", {"name": attack.name, **options}, "the audit")
     return None

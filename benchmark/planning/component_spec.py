@@ -22,7 +22,8 @@ class Choice(Generic[T]):
         name: Registered name.
         component: The component.
         source: Hash of its source where it comes from a plugin.
-        label: Name and the hyperparameters that differ from what the name means, as it can be asked for again.
+        label: Name and the hyperparameters that differ from what the name means, as it can be asked for again, without
+            those that are no part of the identity.
     """
 
     name: str
@@ -37,7 +38,7 @@ class Choice(Generic[T]):
             label=self.label,
             version=self.component.version,
             source=self.source,
-            parameters=plain(self.component.parameters()),
+            parameters=plain(self.component.identity()),
         )
 
 
@@ -73,7 +74,7 @@ def choose(registry: Registry, kind: Kind, wanted: object, where: str) -> Choice
 
 def full_choice(choice: Choice[T], component: T) -> Choice[T]:
     """Another component of the same name, whose label says every hyperparameter."""
-    return Choice(choice.name, component, choice.source, _label(choice.name, component.parameters()))
+    return Choice(choice.name, component, choice.source, _label(choice.name, component.identity()))
 
 
 def _read(wanted: object, kind: Kind, where: str) -> tuple[str, dict[str, object]]:

@@ -147,12 +147,14 @@ class Grid:
         folder: The folder that its paths are relative to.
         where: What messages call it.
         content: What it says.
+        built_in: Whether it comes with the package.
     """
 
     name: str
     folder: Path
     where: str
     content: GridFile
+    built_in: bool = False
 
 
 def built_in_grids() -> dict[str, str]:
@@ -174,7 +176,7 @@ def read_grid(name: str) -> Grid:
     grids = built_in_grids()
     if name in grids:
         where = f"grid {name}"
-        return Grid(name, Path.cwd(), where, parse_grid(grids[name], where))
+        return Grid(name, Path.cwd(), where, parse_grid(grids[name], where), built_in=True)
     path = Path(name)
     if path.suffix != ".toml" and not path.is_file():
         raise RequestError(f'there is no grid "{name}"; {did_you_mean(name, grids)}; or name a .toml file', "--grid")
@@ -183,7 +185,9 @@ def read_grid(name: str) -> Grid:
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
         raise RequestError(f"cannot be read: {reason}", str(path)) from None
-    return Grid(path.stem, path.parent, name, parse_grid(text, name))
+    # A file name of other bytes than UTF-8 cannot stand on a board.
+    plain = path.stem.encode("utf-8", "replace").decode()
+    return Grid(plain, path.parent, name, parse_grid(text, name))
 
 
 def parse_grid(text: str, where: str) -> GridFile:

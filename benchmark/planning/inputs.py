@@ -58,8 +58,31 @@ class Inputs:
     datasets: tuple[FoundDataset, ...]
 
     @property
+    def as_written(self) -> bool:
+        """Whether the grid is a built-in one and no option changes what it asks for."""
+        request, content = self.request, self.grid.content
+        return (
+            self.grid.built_in
+            and request.dataset in (None, content.dataset)
+            and request.limit is None
+            and not request.seeds
+            and request.precision == "float32"
+            and request.audit in (False, content.audit)
+        )
+
+    @property
+    def asked(self) -> str:
+        """Identifies what the grid's models may ask of the network: paths and options of a run are no part of it."""
+        models = [entry.model_dump(mode="json", exclude={"datasets"}) for entry in self.grid.content.models]
+        return digest([self.grid.name, models, [found.choice.label for found in self.datasets]])
+
+    @property
     def key(self) -> str:
-        """Identifies them: the same key, the same plan."""
+        """Identifies them for finding out quickly that nothing is to be done: the same key, the same plan.
+
+        It changes with the paths of files, too: stamps of files in two places can be the same by chance, and looking
+        closer is all that comes of another key.
+        """
         options = asdict(self.request)
         return digest(
             {
@@ -68,7 +91,7 @@ class Inputs:
                 "data": [[found.choice.label, found.files.stamp] for found in self.datasets],
                 "code": source_digest(),
                 "plugins": [[plugin.label, plugin.source] for plugin in self.registry.plugins()],
-                "devices": [os.environ.get("CUDA_VISIBLE_DEVICES"), shutil.which("nvidia-smi")],
+                "devices": [os.environ.get("CUDA_VISIBLE_DEVICES"), shutil.which("nvidia-smi") is not None],
             }
         )
 
@@ -80,10 +103,12 @@ class Finished:
     Attributes:
         grid: The grid's name.
         cells: The number of its cells.
+        boards: Names of its boards.
     """
 
     grid: str
     cells: int
+    boards: tuple[str, ...] = ()
 
 
 def read_request(request: Request) -> Inputs:
@@ -106,7 +131,7 @@ def read_request(request: Request) -> Inputs:
         for position, wanted in enumerate(names)
     ]
     for position, found in enumerate(datasets):
-        if found.choice.label in [other.choice.label for other in datasets[:position]]:
+        if found.choice in [other.choice for other in datasets[:position]]:
             raise RequestError(f'"{found.choice.label}" is asked for twice', found.where)
     return Inputs(request, grid, registry, tuple(datasets))
 
@@ -136,7 +161,9 @@ def finished(inputs: Inputs, store: Store) -> Finished | None:
         if known.get(board, {}).get("cells") != keys or not written:
             return None
     keys = [key for keys in boards.values() for key in keys]
-    return Finished(str(note["grid"]), len(keys)) if all(store.finished(key) for key in keys) else None
+    if not all(store.finished(key) for key in keys):
+        return None
+    return Finished(str(note["grid"]), len(keys), tuple(boards))
 
 
 def _check(grid: Grid, names: list[Any], dataset: str | None) -> None:

@@ -23,22 +23,42 @@ _LATER = {"train_on": "train"}
 _VERSIONS = {("schedule", "one-cycle"): 2}
 """Values of a recipe whose results changed: keys hold the version beside them."""
 
+_ONCE = {"image-folder": {"path": ""}, "image-folder-imbalanced": {"path": ""}}
+"""By component, what keys hold in place of fields that were part of the identity at first."""
+
 PROTOCOL = 2
 """Raised when training or evaluation give other results for the same specification."""
 
 
 @dataclass(frozen=True)
 class Data:
-    """A data set with its images and splits."""
+    """A data set with its images and splits.
+
+    Attributes:
+        choice: The data set.
+        decoded: Its images.
+        splits: Which of them are for what.
+        asked: What the grid asks for, ``{dataset}`` replaced.
+    """
 
     choice: Choice[Dataset]
     decoded: DecodedImages
     splits: Splits
+    asked: Any = None
 
     @property
     def num_classes(self) -> int:
         """The number of classes K."""
         return len(self.splits.class_names)
+
+    @property
+    def as_published(self) -> bool:
+        """Whether its images are those that published boards are about."""
+        return type(self.choice.component).published in (None, self.decoded.fingerprint)
+
+    def is_called(self, name: str) -> bool:
+        """Whether a grid means the data set by a name."""
+        return name in (self.choice.label, self.asked)
 
     def samples(self, part: str) -> Samples:
         """The images of ``train``, ``validation``, ``test`` or ``gallery``."""
@@ -129,7 +149,17 @@ class Job:
 
 @dataclass(frozen=True)
 class Plan:
-    """All jobs of a request, a warm-started model after the one it starts from. Worker processes are handed it."""
+    """All jobs of a request, a warm-started model after the one it starts from. Worker processes are handed it.
+
+    Attributes:
+        name: Name of the grid.
+        grid: The grid.
+        request: What the user asks.
+        device: Device type.
+        registry: The known components.
+        jobs: The jobs.
+        as_written: Whether the grid is a built-in one and no option changes what it asks for.
+    """
 
     name: str
     grid: GridFile
@@ -137,6 +167,7 @@ class Plan:
     device: str
     registry: Registry
     jobs: tuple[Job, ...]
+    as_written: bool = False
 
     @property
     def cells(self) -> Iterable[tuple[Job, Cell]]:
@@ -173,7 +204,8 @@ def in_front(job: Job) -> list[Defense]:
 
 
 def _part_identity(part: PartSpec) -> dict[str, Any]:
-    return part.model_dump(include={"name", "version", "source", "parameters"}, mode="json")
+    identity = part.model_dump(include={"name", "version", "source", "parameters"}, mode="json")
+    return {**identity, "parameters": {**identity["parameters"], **_ONCE.get(part.name, {})}}
 
 
 def condition_identity(condition: ConditionSpec) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,19 +18,23 @@ from robbench.planning.component_spec import Choice, choose, plain, split_outsid
 from robbench.planning.conditions import Condition, ConditionRequest
 from robbench.planning.grid import GridFile, ModelEntry, Request
 from robbench.planning.inputs import FoundDataset, Inputs, find_dataset, read_request
-from robbench.planning.plan import PROTOCOL, Cell, Data, Job, Plan, cell_key, in_front, model_key
-from robbench.results.schema import CellSpec, ModelSpec
+from robbench.planning.plan import PROTOCOL, Cell, Data, Job, Plan, cell_key, condition_identity, in_front, model_key
+from robbench.results.schema import CellSpec, ModelSpec, digest
+from robbench.results.store import Store
 from robbench.training.recipe import Recipe
 
 IMAGENET = "imagenet"
 """As a start: weights that the architecture has from training on ImageNet."""
 
 
-def make_plan(asked: Request | Inputs) -> Plan:
+def make_plan(asked: Request | Inputs, fresh: bool = False) -> Plan:
     """Resolve a request.
+
+    Weights from elsewhere are asked for once: the answer is kept in the store, and later plans of the grid rest on it.
 
     Args:
         asked: The request, or what was read of it.
+        fresh: Whether to ask for weights from elsewhere again.
 
     Raises:
         RequestError: If anything in it cannot be done, naming where, key and value.
@@ -39,9 +43,16 @@ def make_plan(asked: Request | Inputs) -> Plan:
     inputs = read_request(asked) if isinstance(asked, Request) else asked
     request, grid = inputs.request, inputs.grid
     device = _device(request.device)
-    resolver = _Resolver(request, device, grid.content, inputs.registry, grid.where)
-    jobs = [job for found in inputs.datasets for job in resolver.jobs(found)]
-    return Plan(grid.name, grid.content, request, device, inputs.registry, tuple(jobs))
+    store = Store(request.out)
+    known = store.starts(inputs.asked)
+    resolver = _Resolver(
+        request, device, grid.content, inputs.registry, grid.where, answers={} if fresh else dict(known)
+    )
+    jobs = [job for data in _all_data(inputs) for job in resolver.jobs(data)]
+    if resolver.answers != known:
+        store.note_starts(inputs.asked, resolver.answers)
+    as_written = inputs.as_written and device == "cpu" and all(job.data.as_published for job in jobs)
+    return Plan(grid.name, grid.content, request, device, inputs.registry, tuple(jobs), as_written)
 
 
 def load_data(registry: Registry, wanted: Any, data_dir: Path | None, out: Path, where: str) -> Data:
@@ -54,10 +65,25 @@ def load_data(registry: Registry, wanted: Any, data_dir: Path | None, out: Path,
     return _read_data(find_dataset(registry, wanted, data_dir, where), out)
 
 
+def _all_data(inputs: Inputs) -> Iterator[Data]:
+    """The grid's data sets with their images; those that differ only in where they lie are told by their content."""
+    labels = [found.choice.label for found in inputs.datasets]
+    seen: set[tuple[str, str]] = set()
+    for found in inputs.datasets:
+        data = _read_data(found, inputs.request.out)
+        label, fingerprint = found.choice.label, data.decoded.fingerprint
+        if (label, fingerprint) in seen:
+            raise RequestError(f'"{label}" is asked for twice: two places hold the same images', found.where)
+        seen.add((label, fingerprint))
+        if labels.count(label) > 1:
+            data = replace(data, choice=replace(data.choice, label=f"{label} {fingerprint[:8]}"))
+        yield data
+
+
 def _read_data(found: FoundDataset, out: Path) -> Data:
     try:
         decoded = decode(found.files, out / "data")
-        return Data(found.choice, decoded, split(found.choice.component, decoded))
+        return Data(found.choice, decoded, split(found.choice.component, decoded), found.wanted)
     except RequestError as error:
         raise RequestError(f'"{found.choice.label}": {error}', found.where) from None
 
@@ -96,19 +122,21 @@ class _Resolver:
     grid: GridFile
     registry: Registry
     where: str
+    answers: dict[str, Any]
+    """What came of asking for weights from elsewhere."""
 
-    def jobs(self, found: FoundDataset) -> list[Job]:
+    def jobs(self, data: Data) -> list[Job]:
         """The jobs of one of the grid's data sets."""
-        data = _read_data(found, self.request.out)
         conditions = self._conditions(data)
         seeds = self.request.seeds or tuple(self.grid.seeds)
-        jobs = [job for seed in seeds for job in self._models(found.wanted, data, conditions, seed)]
+        jobs = [job for seed in seeds for job in self._models(data.asked, data, conditions, seed)]
         self._check_models(conditions, data, jobs)
         self._check_references(data, jobs)
         return jobs
 
     def _conditions(self, data: Data) -> list[Condition]:
         found: dict[str, Condition] = {}
+        meanings: dict[str, str] = {}
         for position, wanted in enumerate(self.grid.conditions):
             where = f'{self.where}: key "conditions.{position}"'
             request = ConditionRequest.read(wanted, where)
@@ -116,6 +144,9 @@ class _Resolver:
                 condition = condition.limited(self.request.limit, len(data.splits.test))
                 if condition.label in found:
                     raise RequestError(f'"{condition.label}" is asked for twice', where)
+                other = meanings.setdefault(digest(condition_identity(condition.spec())), condition.label)
+                if other != condition.label:
+                    raise RequestError(f'"{condition.label}" is the same condition as "{other}"', where)
                 found[condition.label] = condition
         if self.grid.audit or self.request.audit:
             resolved = list(found.values())
@@ -174,7 +205,7 @@ class _Resolver:
         for job in jobs:
             rows.setdefault(job.spec.label, set()).update(cell.condition.label for cell in job.cells)
         for position, found in enumerate(self.grid.references):
-            if found.dataset != data.choice.label:
+            if not data.is_called(found.dataset):
                 continue
             for key, value, known in (
                 ("row", found.row, rows),
@@ -220,7 +251,7 @@ class _Resolver:
                 size = " × ".join(map(str, shape[1:]))
                 raise RequestError(f'{where}.architecture": {architecture.label} for images of {size}: {reason}')
             label = entry.name or _row_label(architecture, objective, defenses, balancer, str(usual))
-            start = self._start(entry, architecture.component, data, rows, f'{where}.start"')
+            start = self._start(entry, architecture, data, rows, f'{where}.start"')
             spec = ModelSpec(
                 label=label,
                 architecture=architecture.spec(),
@@ -251,21 +282,30 @@ class _Resolver:
             )
 
     def _start(
-        self, entry: ModelEntry, architecture: Architecture, data: Data, rows: Mapping[str, Job], where: str
+        self, entry: ModelEntry, architecture: Choice[Architecture], data: Data, rows: Mapping[str, Job], where: str
     ) -> Start:
         """The first of an entry's starts that can be had."""
         missing: list[str] = []
         for wanted in entry.starts:
-            notes = tuple(f"starts from {wanted}: {reason}" for reason in missing)
+            notes = tuple(f"does not start from {IMAGENET}: {reason}" for reason in missing)
             if wanted != IMAGENET:
                 return Start(wanted, rows[wanted], notes=notes)
-            name, reason = architecture.pretrained(tuple(data.decoded.images.shape[1:]))
+            name, reason = self._pretrained(architecture, data)
             if name is not None:
                 return Start(name, pretrained=True)
             missing.append(reason)
         if missing:
             raise RequestError(f"{missing[0]}; name a model of the grid behind it to start from instead", where)
         return Start()
+
+    def _pretrained(self, architecture: Choice[Architecture], data: Data) -> tuple[str | None, str]:
+        """What ``Architecture.pretrained`` answered when this was first asked for: a network comes and goes."""
+        shape: tuple[int, int, int] = tuple(data.decoded.images.shape[1:])
+        question = digest([architecture.spec().model_dump(mode="json"), shape])
+        if question not in self.answers:
+            self.answers[question] = list(architecture.component.pretrained(shape))
+        name, reason = self.answers[question]
+        return name, reason
 
     def _swept(self, kind: Kind, wanted: Any, where: str) -> list[Choice[Any]]:
         return [choose(self.registry, kind, item, where) for item in _listed(wanted)]

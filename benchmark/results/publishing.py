@@ -15,6 +15,7 @@ from robbench.leaderboards import board_data, write_board
 from robbench.leaderboards.archive import RECORDS, read_archive, read_note, read_pictures, write_archive
 from robbench.leaderboards.figure_manifest import Picture, write_manifest
 from robbench.leaderboards.table import Table
+from robbench.results.board_cells import board_cells
 from robbench.results.board_directory import (
     Files,
     boards_in,
@@ -26,7 +27,7 @@ from robbench.results.board_directory import (
     write_index,
 )
 from robbench.results.merging import BoardSource, merge
-from robbench.results.schema import BoardNote, CellResult
+from robbench.results.schema import BoardNote
 from robbench.results.store import Store
 from robbench.results.verification import files_follow, one_line, refuse, verify
 
@@ -173,20 +174,13 @@ def _redrawn(folder: Path, source: BoardSource, registry: Registry) -> dict[str,
 
 
 def _own(store: Store, board: str, note: Mapping[str, Any], registry: Registry) -> _Checked:
-    cells: list[CellResult] = []
     with readable(f"{store.root / 'boards' / board}.json"):
         shown = BoardNote.model_validate({name: note[name] for name in BoardNote.model_fields if name in note})
         keys = tuple(str(key) for key in note["cells"])
         twice = next((key for place, key in enumerate(keys) if key in keys[:place]), None)
         if twice:
             raise ValueError(f"cell {twice} is listed twice")
-    for key in keys:
-        with readable(store.cell_dir(key)):
-            record = store.record(key)
-            if record is not None:
-                if record.key != key:
-                    raise ValueError(f"its record is of cell {record.key}")
-                cells.append((record, store.outcome(record)))
+    cells = board_cells(store, board, note)
     if not cells:
         refuse("none of its cells was run yet; robbench run goes on with it")
     source = BoardSource(str(store.root), shown, tuple(cells))

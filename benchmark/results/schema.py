@@ -15,7 +15,7 @@ from robbench.results.outcome import Floats as Floats
 from robbench.results.outcome import Ints as Ints
 from robbench.results.outcome import Outcome as Outcome
 
-SCHEMA = 3
+SCHEMA = 4
 
 
 def dumps(value: object) -> str:
@@ -336,6 +336,8 @@ def _migrate(data: Any) -> Any:
             _from_1(data)
         if schema < 3:
             _from_2(data)
+        if schema < 4:
+            _from_3(data)
     except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"not a record of schema {schema}: {error!r}") from None
     data["schema_version"] = SCHEMA
@@ -358,6 +360,15 @@ def _from_2(data: dict[str, Any]) -> None:
     data["traits"] = [_RENAMED.get(trait, trait) for trait in data.get("traits", ())]
     for marks in ("flags", "cautions"):
         data[marks] = {_RENAMED.get(name, name): _reworded(text) for name, text in data.get(marks, {}).items()}
+
+
+def _from_3(data: dict[str, Any]) -> None:
+    dataset = data["spec"]["dataset"]
+    if dataset["name"] in ("image-folder", "image-folder-imbalanced"):
+        # Where the folder lies was part of what a data set is called.
+        path = f"path={dataset['parameters'].pop('path', '')}"
+        for text, left in ((f"[{path}]", ""), (f"[{path},", "["), (f",{path}", "")):
+            dataset["label"] = dataset["label"].replace(text, left)
 
 
 def _row_name(label: str) -> str:

@@ -25,6 +25,11 @@ from robbench.results.schema import BoardNote, Outcome, Record, dumps
 EMBEDDINGS = "embeddings.npz"
 EXAMPLES = "examples.npz"
 HISTORY = "history.csv"
+_NOTED: Mapping[str, tuple[tuple[str, type], ...]] = {
+    "boards": (("grid", str), ("cells", list), ("models", list)),
+    "requests": (("grid", str), ("boards", dict)),
+}
+"""What the notes of each kind hold at least."""
 
 
 def is_store(folder: Path) -> bool:
@@ -161,7 +166,13 @@ class Store:
         return not embedded or record.status != "done" or (self.cell_dir(key) / EMBEDDINGS).is_file()
 
     def note_board(
-        self, board: str, note: BoardNote, cells: Sequence[str], models: Sequence[str], exhibit: str | None = None
+        self,
+        board: str,
+        note: BoardNote,
+        cells: Sequence[str],
+        models: Sequence[str],
+        exhibit: str | None = None,
+        names: Mapping[str, Any] | None = None,
     ) -> None:
         """Note which cells a board is made of, so that it can be made again from the store alone.
 
@@ -171,8 +182,11 @@ class Store:
             cells: Keys of the cells, in order.
             models: Keys of their models.
             exhibit: Name of the sample images of its data set under ``exhibits``.
+            names: What it calls them; see ``robbench.results.board_cells``. None for the names in the records.
         """
-        parts = {"cells": list(cells), "models": list(models), "exhibit": exhibit}
+        parts: dict[str, Any] = {"cells": list(cells), "models": list(models), "exhibit": exhibit}
+        if names is not None:
+            parts["names"] = names
         write_atomically(self.root / "boards" / f"{board}.json", dumps(note.model_dump(mode="json") | parts))
 
     def boards(self) -> dict[str, dict[str, Any]]:
@@ -181,7 +195,15 @@ class Store:
         Raises:
             StoreError: If a note cannot be read.
         """
-        return {path.stem: self._note(path) for path in sorted((self.root / "boards").glob("*.json"))}
+        return self._notes("boards")
+
+    def forget_board(self, board: str) -> None:
+        """Take the note of a board back, the requests that named it, and its files; its cells stay."""
+        for standing, request in self.requests().items():
+            if board in request["boards"]:
+                self.forget_request(standing)
+        (self.root / "boards" / f"{board}.json").unlink(missing_ok=True)
+        shutil.rmtree(self.root / "leaderboards" / board, ignore_errors=True)
 
     def note_request(self, standing: str, grid: str, boards: Mapping[str, Sequence[str]]) -> None:
         """Note that a request was carried out.
@@ -197,6 +219,14 @@ class Store:
         """Take the note of a request back, while its cells are worked on."""
         (self.root / "requests" / f"{standing}.json").unlink(missing_ok=True)
 
+    def requests(self) -> dict[str, dict[str, Any]]:
+        """What ``note_request`` noted, by what identifies it.
+
+        Raises:
+            StoreError: If a note cannot be read.
+        """
+        return self._notes("requests")
+
     def request(self, standing: str) -> dict[str, Any] | None:
         """What ``note_request`` noted, or None.
 
@@ -204,12 +234,36 @@ class Store:
             StoreError: If the note cannot be read.
         """
         path = self.root / "requests" / f"{standing}.json"
-        return self._note(path) if path.is_file() else None
+        return self._note(path, _NOTED["requests"]) if path.is_file() else None
 
-    def _note(self, path: Path) -> dict[str, Any]:
+    def note_starts(self, asked: str, starts: Mapping[str, Any]) -> None:
+        """Note what came of asking for weights from elsewhere, so that it is asked once.
+
+        Args:
+            asked: Identifies what asks; see ``robbench.planning.planner``.
+            starts: The answers.
+        """
+        write_atomically(self.root / "starts" / f"{asked}.json", dumps(starts))
+
+    def starts(self, asked: str) -> dict[str, Any]:
+        """What ``note_starts`` noted; nothing where it was not asked before.
+
+        Raises:
+            StoreError: If the note cannot be read.
+        """
+        path = self.root / "starts" / f"{asked}.json"
+        found = self._note(path, ()) if path.is_file() else {}
+        if not all(isinstance(answer, list) and len(answer) == 2 for answer in found.values()):
+            raise StoreError(f"cannot read {path}: it is not what robbench writes; remove it and run its grid again")
+        return found
+
+    def _notes(self, kind: str) -> dict[str, dict[str, Any]]:
+        return {path.stem: self._note(path, _NOTED[kind]) for path in sorted((self.root / kind).glob("*.json"))}
+
+    def _note(self, path: Path, parts: Sequence[tuple[str, type]]) -> dict[str, Any]:
         try:
             note = json.loads(path.read_text(encoding="utf-8"))
-            if not isinstance(note, dict):
+            if not isinstance(note, dict) or not all(isinstance(note.get(name), kind) for name, kind in parts):
                 raise ValueError("it is not what robbench writes")
         except (OSError, ValueError) as error:
             raise StoreError(f"cannot read {path}: {error}; remove it and run its grid again") from error

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import itertools
 import math
 import os
 import sqlite3
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, get_args, get_type_hints
+from typing import TYPE_CHECKING, Any, get_args, get_type_hints
 
 from robbench.core.atomic_io import write_atomically
 from robbench.core.device import require_float32
@@ -24,6 +22,7 @@ from robbench.planning.plan import Job, Plan
 from robbench.results.schema import digest, dumps
 from robbench.results.store import Store
 from robbench.training.recipe import Recipe
+from robbench.training.trial_table import Trial, read_trials, trials_csv
 
 if TYPE_CHECKING:
     from optuna import Study
@@ -33,34 +32,6 @@ LR = (1e-5, 1.0)
 WEIGHT_DECAY = (1e-6, 1e-1)
 DIGITS = 3
 """Significant digits of what is drawn, so that a recipe can be copied without loss."""
-FIELDS = ("optimizer", "lr", "schedule", "weight_decay", "batch_size")
-"""The fields of a recipe that are searched."""
-_MEASURED = ("balanced_accuracy", "validation_loss", "seconds")
-_HEADER = ["trial", "state", *_MEASURED, *FIELDS, "models"]
-
-
-@dataclass(frozen=True)
-class Trial:
-    """A recipe that was tried.
-
-    Attributes:
-        number: Its place in the search, from 1.
-        state: Whether training came to its end or its loss stopped being a number, with any of the seeds.
-        recipe: The recipe.
-        models: Keys of the models, one per seed.
-        balanced_accuracy: Of the weights that the recipe keeps, on the validation images; mean over seeds. None where
-            training diverged.
-        validation_loss: Of the same weights.
-        seconds: That training took, whenever it was done; summed over seeds.
-    """
-
-    number: int
-    state: Literal["done", "diverged"]
-    recipe: Recipe
-    models: tuple[str, ...]
-    balanced_accuracy: float | None = None
-    validation_loss: float | None = None
-    seconds: float | None = None
 
 
 @dataclass(frozen=True)
@@ -227,16 +198,35 @@ def _distributions(batch_sizes: Sequence[int], decay: bool) -> dict[str, Any]:
 
 @contextmanager
 def _study(wanted: Search) -> Iterator[Study]:
-    """The trials of a search in Optuna's storage, those that an earlier version kept as CSV included."""
+    """The trials of a search in Optuna's storage, those that an earlier version kept as CSV included.
+
+    Those from the first on whose recipe means another model by now are left out: proposals follow from them. What held
+    them stays as ``optuna.before.db`` or ``trials.before.csv``.
+    """
     path = wanted.folder / "optuna.db"
-    if not path.is_file():
+    kept: list[Trial] | None = None
+    if path.is_file():
+        with _opened(path) as study:
+            try:
+                kept = [_read(trial) for trial in study.get_trials(deepcopy=False)]
+            except ValueError as error:
+                raise StoreError(f"cannot read {path}: {error}; remove it and search again") from error
+    current = _current(wanted, _earlier(wanted) if kept is None else kept)
+    if current != kept:
         work = path.with_suffix(".new")
         work.unlink(missing_ok=True)
         with _opened(work) as study:
-            study.add_trials([_frozen(trial, wanted.batch_sizes) for trial in _earlier(wanted)])
+            study.add_trials([_frozen(trial, wanted.batch_sizes) for trial in current])
+        if kept is not None:
+            write_atomically(path.with_suffix(".before.db"), path.read_bytes())
         os.replace(work, path)
     with _opened(path) as study:
         yield study
+
+
+def _current(wanted: Search, trials: Sequence[Trial]) -> list[Trial]:
+    """The trials before the first whose recipe means another model by now."""
+    return list(itertools.takewhile(lambda trial: trial.models == _keys(_jobs(wanted, trial.recipe)), trials))
 
 
 @contextmanager
@@ -277,52 +267,30 @@ def _frozen(trial: Trial, batch_sizes: Sequence[int]) -> FrozenTrial:
 
 
 def _read(kept: FrozenTrial) -> Trial:
-    """A trial that Optuna kept."""
+    """A trial that Optuna kept.
+
+    Raises:
+        ValueError: If it is not what ``_frozen`` makes.
+    """
     facts = kept.user_attrs
-    return Trial(**{**facts, "recipe": Recipe.make(facts["recipe"], "a trial"), "models": tuple(facts["models"])})
+    try:
+        return Trial(**{**facts, "recipe": Recipe.make(facts["recipe"], "a trial"), "models": tuple(facts["models"])})
+    except (KeyError, TypeError, RequestError) as error:
+        raise ValueError(f"trial {kept.number + 1} is not what robbench writes: {error}") from None
 
 
 def _show(wanted: Search, trials: Sequence[Trial]) -> None:
     """Write the trials as CSV, for people."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(_HEADER)
-    for trial in trials:
-        measured = (getattr(trial, name) for name in _MEASURED)
-        chosen = (getattr(trial.recipe, name) for name in FIELDS)
-        writer.writerow([trial.number, trial.state, *measured, *chosen, " ".join(trial.models)])
-    write_atomically(wanted.folder / "trials.csv", text.getvalue())
+    write_atomically(wanted.folder / "trials.csv", trials_csv(trials))
 
 
 def _earlier(wanted: Search) -> list[Trial]:
-    """The trials that a version without Optuna's storage kept as CSV; none where there is no file.
-
-    Those from the first on whose recipe means another model by now are left out: proposals follow from them. The file
-    stays as ``trials.before.csv``.
-    """
+    """The trials that a version without Optuna's storage kept as CSV; none where there is no file."""
     path = wanted.folder / "trials.csv"
     if not path.is_file():
         return []
     write_atomically(path.with_name("trials.before.csv"), path.read_bytes())
-    own = wanted.jobs[0].recipe.parameters()
-
-    def trial(line: Mapping[str, str]) -> Trial:
-        accuracy, loss, seconds = (float(line[name]) if line[name] else None for name in _MEASURED)
-        state: Literal["done", "diverged"] = "diverged" if accuracy is None else "done"
-        if line["state"] != state:
-            raise ValueError(f"trial {line['trial']} is damaged")
-        recipe = Recipe.make({**own, **{name: line[name] for name in FIELDS}}, f"trial {line['trial']}")
-        return Trial(int(line["trial"]), state, recipe, tuple(line["models"].split()), accuracy, loss, seconds)
-
-    try:
-        with path.open(encoding="utf-8", newline="") as file:
-            header, *lines = csv.reader(file)
-        if header != _HEADER:
-            raise ValueError("its columns are others")
-        trials = [trial(dict(zip(_HEADER, line, strict=True))) for line in lines]
-    except (OSError, ValueError, csv.Error, RequestError) as error:
-        raise StoreError(f"cannot read {path}: {error}; remove it and search again") from error
-    return list(itertools.takewhile(lambda trial: trial.models == _keys(_jobs(wanted, trial.recipe)), trials))
+    return read_trials(path, wanted.jobs[0].recipe)
 
 
 def _jobs(wanted: Search, recipe: Recipe) -> list[Job]:

@@ -282,15 +282,15 @@ def test_a_report_with_failed_cells_ends_as_the_run_did(folder: Path, capsys: py
 # --- cleaning up
 
 
-def test_gc_removes_what_no_board_needs_and_nothing_else(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_gc_deletes_leftovers_and_a_board_that_is_named(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     store = Store(folder / "runs")
     before, had = results(store.root), {kind: set(store.keys(kind)) for kind in ("cells", "models")}
+    (first,) = store.boards()
     write_grid(folder / "grid.toml", {**GRID, "models": [{}, {"defense": "fgm"}]})
-    assert main(["run", "--workers", "1", *words(folder)]) == 0
-    write_grid(folder / "grid.toml", GRID)
     assert main(["run", "--workers", "1", *words(folder)]) == 0
     assert len(store.keys("cells")) == 6
     assert len(store.keys("models")) == 2
+    (second,) = store.boards().keys() - {first}
     leftover = store.root / "cells" / min(had["cells"]) / ".record.json.12345678.tmp"
     leftover.write_text("half a rec", encoding="utf-8")
     foreign = store.root / "notes" / ".mine.tmp"
@@ -299,14 +299,21 @@ def test_gc_removes_what_no_board_needs_and_nothing_else(folder: Path, capsys: p
 
     whole = files(store.root)
     capsys.readouterr()
-    assert main(["gc", "--dry-run", "--out", str(store.root)]) == 0
-    assert "would be removed" in capsys.readouterr().out
-    assert files(store.root) == whole
+    for dry in (["--dry-run"], ["--dry-run", "--board", second]):
+        assert main(["gc", *dry, "--out", str(store.root)]) == 0
+        assert f"would be deleted: {leftover}" in capsys.readouterr().out
+        assert files(store.root) == whole
 
     assert main(["gc", "--out", str(store.root)]) == 0
-    assert not leftover.exists()
-    assert foreign.exists()
+    assert f"deleting: {leftover}" in capsys.readouterr().out
+    del whole[str(leftover.relative_to(store.root))]
+    assert files(store.root) == whole, "what a run has finished stays"
     shutil.rmtree(foreign.parent)
+
+    assert f'no board "{second}x"' in refused(["gc", "--board", f"{second}x", "--out", str(store.root)], capsys)
+    assert main(["gc", "--board", second, "--out", str(store.root)]) == 0
+    assert second in capsys.readouterr().out
+    write_grid(folder / "grid.toml", GRID)
     assert {kind: set(store.keys(kind)) for kind in had} == had
     assert results(store.root) == before
     assert main(["run", "--workers", "1", *words(folder)]) == 0

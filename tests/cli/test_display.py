@@ -10,7 +10,7 @@ from robbench.cli.run import Display
 from robbench.execution.boards import note_boards, write_boards
 from robbench.execution.local import run_locally
 from robbench.execution.runner import remaining
-from robbench.results.garbage_collection import clean
+from robbench.results.garbage_collection import remove, survey
 from robbench.results.store import Store
 
 
@@ -36,7 +36,7 @@ def test_what_an_interrupted_run_finished_survives_cleaning(tmp_path: Path) -> N
     run_locally(plan, work[:1], 1, lambda event: None)
     (store.model_dir(work[1][0].key)).mkdir(parents=True)
     (store.model_dir(work[1][0].key) / "checkpoint.pt").write_bytes(b"half way")
-    clean(store, dry_run=False)
+    remove(survey(store))
     assert len(store.keys("cells")) == 2
     assert len(store.keys("models")) == 2
     assert [count for count in write_boards(store).missing.values()] == [2]

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import Field
 
-from robbench.core.component import Component, number
+from robbench.core.component import Component, NoIdentity, number
 from robbench.core.contracts import Attack
 from robbench.core.errors import RequestError
 from robbench.core.registry import Mark, Registration, Registry
@@ -272,3 +272,43 @@ def test_any_text_is_read_or_refused(text: str) -> None:
         return
     assert name == name.strip() != ""
     assert all(key.strip() and str(value).strip() for key, value in options.items())
+
+
+# --- fields that are no part of the identity
+
+
+@dataclass(frozen=True)
+class Placed(Component):
+    size: int = 3
+    path: Annotated[str, NoIdentity] = ""
+    threads: Annotated[int, Field(ge=1), NoIdentity] = 1
+    cache: Annotated[str | None, NoIdentity] = None
+    nested: Annotated[str, NoIdentity] | None = None
+
+
+@dataclass(frozen=True)
+class More(Placed):
+    scale: float = 1.0
+
+
+@pytest.mark.parametrize("cls", [Placed, More])
+@pytest.mark.parametrize(
+    "values", [{"path": "/home/me/x"}, {"threads": 4}, {"cache": "c"}, {"nested": "n"}, {"path": "a", "threads": 2}]
+)
+def test_where_something_lies_changes_neither_keys_nor_labels(cls: type[Placed], values: dict[str, Any]) -> None:
+    usual, moved = (Choice("x", made, None, "x") for made in (cls(), cls(**values)))
+    assert moved.component != usual.component
+    assert moved.spec() == usual.spec()
+    assert moved.component.changed({}) == moved.component.changed({"path": "elsewhere"}) == {}
+    assert moved.component.identity() == cls().identity()
+    assert not moved.component.identity().keys() & values.keys()
+    assert moved.component.parameters() | values == moved.component.parameters()
+    assert cls(size=4, **values).changed({}) == {"size": 4}
+
+
+def test_a_field_without_identity_is_checked_like_any_other() -> None:
+    with pytest.raises(RequestError, match="threads = 0"):
+        Placed(threads=0)
+    assert Placed.make({"path": "/x", "threads": "2"}, "here") == Placed(path="/x", threads=2)
+    assert Placed.unidentifying() == More.unidentifying() == {"path", "threads", "cache", "nested"}
+    assert not Sample.unidentifying()

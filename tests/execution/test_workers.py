@@ -82,6 +82,35 @@ def test_a_plugin_that_changes_during_a_run_ends_it(tmp_path: Path, monkeypatch:
         local._plan()
 
 
+@pytest.mark.parametrize("edit", ["edited", "removed", "another"])
+def test_an_installed_plugin_that_changes_during_a_run_ends_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, edit: str
+) -> None:
+    """Its modules keep their names, so that unpickling alone would take the new code for the old."""
+    write(tmp_path / "site" / "gray_plugin.py", GRAY)
+    points = tmp_path / "site" / "gray_plugin-1.5.dist-info" / "entry_points.txt"
+    write(points.with_name("METADATA"), "Metadata-Version: 2.1\nName: gray-plugin\nVersion: 1.5\n")
+    write(points, "[robbench.plugins]\ngray = gray_plugin\n")
+    monkeypatch.syspath_prepend(tmp_path / "site")
+    monkeypatch.delitem(__import__("sys").modules, "gray_plugin", raising=False)
+    plan = tiny.make(tmp_path, conditions=["gray@ref"])
+    registry, packed = pickle.dumps(plan.registry), pickle.dumps(plan)
+    worker = {"registry": pickle.loads(registry), "plan": packed}
+    monkeypatch.setattr(local, "_worker", dict(worker))
+    assert local._plan().jobs[0].key == plan.jobs[0].key
+
+    if edit == "edited":
+        write(tmp_path / "site" / "gray_plugin.py", GRAY.replace("1.0", "0.5"))
+    elif edit == "removed":
+        points.write_text("", encoding="utf-8")
+    else:
+        write(tmp_path / "site" / "more.py", "")
+        points.write_text("[robbench.plugins]\ngray = gray_plugin\nmore = more\n", encoding="utf-8")
+    monkeypatch.setattr(local, "_worker", {**worker, "registry": pickle.loads(registry)})
+    with pytest.raises(StoreError, match="a plugin or data set was changed while the run was going on; run again"):
+        local._plan()
+
+
 def test_workers_load_the_plugins_of_a_run(tmp_path: Path) -> None:
     plugin = write(tmp_path / "gray.py", GRAY)
     text = tiny.grid_text(["", "objective = 'angular'"], ["gray@ref"], recipe="epochs = 1")

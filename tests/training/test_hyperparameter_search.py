@@ -24,11 +24,9 @@ from robbench.data.splits import Splits
 from robbench.planning.plan import Job
 from robbench.results.store import Store
 from robbench.training.hyperparameter_search import (
-    FIELDS,
     LR,
     WEIGHT_DECAY,
     Search,
-    Trial,
     prepare,
     propose,
     ranked,
@@ -36,6 +34,7 @@ from robbench.training.hyperparameter_search import (
     standard_error,
 )
 from robbench.training.recipe import Recipe
+from robbench.training.trial_table import FIELDS, Trial
 
 COUNT = 4
 
@@ -316,6 +315,53 @@ def test_trials_that_an_earlier_version_kept_as_csv_are_taken_over(
     (wanted.folder / "trials.csv").write_text(table.replace(whole[2].models[0], "0" * 20))
     assert timeless(search(wanted, COUNT)) == timeless(whole)
     assert (wanted.folder / "trials.csv").read_text() == table
+
+
+@pytest.mark.parametrize("stale", [0, 2, COUNT - 1])
+def test_trials_that_mean_other_models_by_now_are_made_again(
+    finished: tuple[Search, list[Trial]],
+    tmp_path: Path,
+    trained: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    stale: int,
+) -> None:
+    """As after a change of what one schedule does: what was measured then says nothing of today's models."""
+    before, whole = finished
+    shutil.copytree(before.plan.request.out, tmp_path / "runs")
+    wanted = prepare(tiny.make(tmp_path, recipe="epochs = 2, keep = 'best'"))
+    kept = (wanted.folder / "optuna.db").read_bytes()
+    with_recipe, changed = type(wanted.plan).with_recipe, whole[stale].recipe
+
+    def other(self: Any, job: Job, recipe: Recipe) -> Job:
+        made = with_recipe(self, job, recipe)
+        return replace(made, key=made.key[::-1]) if recipe == changed else made
+
+    monkeypatch.setattr(type(wanted.plan), "with_recipe", other)
+    again = search(wanted, COUNT)
+    assert trained == [whole[stale].models[0][::-1]], "models of the same key are taken from the store"
+    assert again[:stale] == whole[:stale]
+    assert [trial.models[0] for trial in again] == [
+        key[::-1] if at == stale else key for at, (key,) in enumerate(trial.models for trial in whole)
+    ]
+    assert (wanted.folder / "optuna.before.db").read_bytes() == kept
+    assert search(wanted, COUNT) == again
+    assert len(trained) == 1
+
+
+@pytest.mark.parametrize("damage", ["recipe", "models"])
+def test_a_trial_that_is_not_what_is_written_is_named(
+    finished: tuple[Search, list[Trial]], tmp_path: Path, damage: str
+) -> None:
+    import optuna
+
+    shutil.copytree(finished[0].plan.request.out, tmp_path / "runs")
+    wanted = prepare(tiny.make(tmp_path, recipe="epochs = 2, keep = 'best'"))
+    path = wanted.folder / "optuna.db"
+    study = optuna.load_study(storage=f"sqlite:///{path}", study_name="recipe")
+    attributes = {key: value for key, value in study.trials[0].user_attrs.items() if key != damage}
+    study.add_trial(optuna.create_trial(value=0.5, user_attrs=attributes))
+    with pytest.raises(StoreError, match=rf"cannot read {path}: trial {COUNT + 1} is not what robbench writes"):
+        search(wanted, COUNT)
 
 
 def test_trials_are_kept_as_they_are(finished: tuple[Search, list[Trial]]) -> None:

@@ -16,7 +16,7 @@ from torchvision.models import resnet18 as torchvision_resnet18
 from trainings import history
 
 from robbench.core.contracts import Samples
-from robbench.core.errors import RequestError
+from robbench.core.errors import RequestError, StoreError
 from robbench.evaluation.artifacts import EXAMPLED, examples
 from robbench.evaluation.evaluator import evaluate
 from robbench.evaluation.subject import Subject
@@ -24,6 +24,7 @@ from robbench.execution.jobs import carry_out
 from robbench.execution.runner import remaining
 from robbench.models import resnet18
 from robbench.planning.grid import Request
+from robbench.planning.inputs import read_request
 from robbench.planning.planner import make_plan
 from robbench.results.store import EMBEDDINGS, EXAMPLES, Store
 from robbench.training.trainer import load_model, train
@@ -91,6 +92,79 @@ def test_weights_that_are_not_the_published_ones_are_refused(
     job = tiny.job(tmp_path, "architecture = 'resnet18'\nstart = 'imagenet'")
     with pytest.raises(RequestError, match="is not what torchvision published"):
         train(job, Store(tmp_path / "runs"), "cpu", "float32")
+
+
+def cached(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The published file in torch's cache, under a name that stays while the file comes and goes."""
+    published(folder, monkeypatch)
+    (file,) = folder.iterdir()
+    return file
+
+
+CHOOSY = ["name = 'first'\narchitecture = 'resnet18'", "architecture = 'resnet18'\nstart = ['imagenet', 'first']"]
+
+
+@pytest.mark.parametrize("up_at_first", [False, True])
+def test_the_network_is_asked_once(
+    tmp_path: Path, offline: Path, monkeypatch: pytest.MonkeyPatch, up_at_first: bool
+) -> None:
+    file = cached(offline, monkeypatch)
+    away = file.rename(tmp_path / "away")
+
+    def keys(folder: str = "one", limit: int | None = None, fresh: bool = False) -> list[str]:
+        grid = tmp_path / folder / "tiny.toml"
+        grid.parent.mkdir(exist_ok=True)
+        grid.write_text(tiny.grid_text(CHOOSY), encoding="utf-8")
+        request = Request(grid=str(grid), out=tmp_path / folder / "runs", device="cpu", limit=limit)
+        plan = make_plan(read_request(request), fresh)
+        return [job.key for job in plan.jobs]
+
+    def turn(up: bool) -> None:
+        if file.exists() is not up:
+            (away if up else file).rename(file if up else away)
+
+    turn(up_at_first)
+    before = keys()
+    turn(not up_at_first)
+    assert keys() == keys(limit=9) == before, "neither the network nor another option changes what was resolved"
+    other = keys("two")
+    assert other[0] == before[0]
+    assert other[1] != before[1], "another store asks for itself"
+    assert keys(fresh=True) == other, "unless it is asked for again"
+    turn(up_at_first)
+    assert keys() == other
+
+
+def test_weights_that_were_resolved_and_cannot_be_had_fail_their_row_and_no_other(
+    tmp_path: Path, offline: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = cached(offline, monkeypatch)
+    plan = tiny.make(tmp_path, CHOOSY, recipe="epochs = 1")
+    file.unlink()
+    again = tiny.make(tmp_path, CHOOSY, recipe="epochs = 1")
+    assert [job.key for job in again.jobs] == [job.key for job in plan.jobs]
+    store, job = Store(again.request.out), again.jobs[1]
+    carry_out(again, job, job.cells, lambda progress: None)
+    record = store.record(job.cells[0].key)
+    assert record is not None
+    assert record.status == "failed"
+    for part in ("weights from ImageNet cannot be downloaded", "run again when it answers", f"put {file.name} into"):
+        assert part in str(record.reason)
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"a": 1}', '{"a": ["x"]}'])
+def test_a_damaged_answer_is_named(tmp_path: Path, offline: Path, monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+    cached(offline, monkeypatch)
+    tiny.make(tmp_path, CHOOSY)
+    (path,) = (tmp_path / "runs" / "starts").iterdir()
+    path.write_text(text)
+    with pytest.raises(StoreError, match=f"cannot read {path}: .*; remove it and run its grid again"):
+        tiny.make(tmp_path, CHOOSY)
+
+
+def test_a_grid_that_asks_for_nothing_leaves_no_answers(tmp_path: Path) -> None:
+    tiny.make(tmp_path)
+    assert not (tmp_path / "runs" / "starts").exists()
 
 
 @pytest.mark.parametrize(

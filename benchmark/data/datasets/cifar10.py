@@ -55,6 +55,7 @@ class CIFAR10(Dataset):
         "l1": EpsList((4.0, 8.0, 12.0), reference=12.0),
     }
     recipe: ClassVar[Mapping[str, object]] = {"architecture": "resnet18", "epochs": 15, "batch_size": 128, "lr": 0.001}
+    published: ClassVar[str | None] = "812dd3b73d5fb12fe1617f0d10eaecd6f433ee688c56a42f1c1496d92bd020dc"
     mirror: ClassVar[bool] = True
 
     def locate(self, data_dir: Path | None) -> tuple[str, Callable[[], Raw]]:

@@ -10,6 +10,7 @@ from typing import Annotated, ClassVar
 import numpy as np
 from pydantic import Field
 
+from robbench.core.component import NoIdentity
 from robbench.core.errors import RequestError
 from robbench.core.registry import register_dataset
 from robbench.core.threat_model import Norm
@@ -57,7 +58,7 @@ class ImageFolder(Dataset):
         size: Height and width to which images are scaled.
     """
 
-    path: str = ""
+    path: Annotated[str, NoIdentity] = ""
     size: Annotated[int, Field(ge=8)] = 32
 
     eps: ClassVar[Mapping[Norm, EpsList]] = {
