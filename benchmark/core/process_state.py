@@ -82,7 +82,7 @@ class ProcessState:
     def restore(self) -> None:
         """Put the settings back, each of them even where another one cannot be."""
         with ExitStack() as stack:
-            for name, before in reversed(self.values.items()):
+            for name, before in reversed(list(self.values.items())):
                 stack.callback(SWITCHES[name].put_back, before)
 
 
@@ -109,7 +109,7 @@ def _attribute(owner: Any, name: str) -> Switch:
     return Switch(lambda: getattr(owner, name), lambda value: setattr(owner, name, value))
 
 
-# ----------------------------------------------------------------------------------------------------------- the process
+# --- the process
 
 
 def _working_directory() -> str | None:
@@ -148,7 +148,7 @@ def _set_decimal(before: Mapping[str, Any]) -> None:
         setattr(decimal.getcontext(), name, value)
 
 
-# ----------------------------------------------------------------------------------------------------------------- torch
+# --- torch
 
 
 def _set_default_device(before: torch.device) -> None:
@@ -262,7 +262,9 @@ SWITCHES: Mapping[str, Switch] = {
     "the standard output": _attribute(sys, "stdout"),
     "the standard error": _attribute(sys, "stderr"),
     "the handling of signals": Switch(_signals, _set_signals),
-    "the locale": Switch(lambda: locale.setlocale(locale.LC_ALL), lambda before: locale.setlocale(locale.LC_ALL, before)),
+    "the locale": Switch(
+        lambda: locale.setlocale(locale.LC_ALL), lambda before: locale.setlocale(locale.LC_ALL, before)
+    ),
     "the decimal context": Switch(_decimal, _set_decimal),
     "the recursion limit": Switch(sys.getrecursionlimit, sys.setrecursionlimit),
     "garbage collection": Switch(gc.isenabled, lambda before: gc.enable() if before else gc.disable()),

@@ -112,13 +112,13 @@ class PassCounter:
             if self._here.network is module:
                 self._here.network = None
                 images, rows = _entering(given, channels), self._here.rows
-                for output in found if isinstance(found, tuple) else (found,):
-                    if images is not None and isinstance(output, Tensor) and output.requires_grad:
-                        each = _passes(module, images) / _hidden(images)
-                        output.register_hook(lambda gradient: self.charge(1, each * _hidden(gradient), rows))
-                        break
+                outputs = found if isinstance(found, tuple) else (found,)
+                output = next((part for part in outputs if isinstance(part, Tensor) and part.requires_grad), None)
+                if images is not None and output is not None:
+                    each = _passes(module, images) / _hidden(images)
+                    output.register_hook(lambda gradient: self.charge(1, each * _hidden(gradient), rows))
 
-        # Torch's compiler leaves such functions alone; ``torch.compiler.disable`` says so too, and imports the compiler.
+        # As ``torch.compiler.disable`` does, which would import the compiler.
         for hook in (enter, leave):
             vars(hook)["_torchdynamo_disable"] = True
         self._here.network = None
@@ -154,7 +154,7 @@ def _entering(given: tuple[Any, ...], channels: int) -> Tensor | None:
     images = next((value for value in given if isinstance(value, Tensor)), None)
     if images is None or images.ndim not in (3, 4) or images.shape[-3] != channels:
         return None
-    recorded = torch.jit.is_tracing() or type(images) not in (Tensor, nn.Parameter)
+    recorded = torch._C._get_tracing_state() is not None or type(images) not in (Tensor, nn.Parameter)
     if recorded or (images.is_cuda and torch.cuda.is_current_stream_capturing()):
         raise Breach(RULE, f"the model was traced or captured, with {type(images).__name__} for images")
     return images
@@ -235,7 +235,7 @@ class Oracle(Classifier):
         """A view of the model with other scores that shares the count."""
         return self._view(self.model.surrogate(name), self.rows)
 
-    def _view(self, model: Classifier, rows: Tensor) -> Oracle:
+    def _view(self, model: Classifier, rows: Ints) -> Oracle:
         view = Oracle(model, 0)
         view.counter, view.rows = self.counter, rows
         return view

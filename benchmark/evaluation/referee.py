@@ -14,8 +14,8 @@ from robbench.core.contracts import Classifier
 from robbench.core.errors import Breach as Breach
 from robbench.core.global_rng import GlobalState
 from robbench.core.process_state import ProcessState
+from robbench.core.tensor_check import plain, shown
 from robbench.core.threat_model import Norm, Threat
-
 
 _PARTS = frozenset(name for name, value in vars(nn.Module()).items() if isinstance(value, dict))
 """What a module keeps of weights, statistics, modules and hooks."""
@@ -30,26 +30,6 @@ def change_norms(images: Tensor, changed: Tensor) -> dict[Norm, Tensor]:
         "l1": change.abs().sum(dim=1),
         "l0": (change != 0).sum(dim=1).double(),
     }
-
-
-def plain(found: object, rule: str) -> Tensor:
-    """Check that something is a tensor as torch makes it: dense, and of no subclass, which may answer as it likes.
-
-    Args:
-        found: What a component returned.
-        rule: What it should have returned.
-
-    Returns:
-        The tensor, detached.
-
-    Raises:
-        Breach: If it is something else.
-    """
-    if type(found) is not Tensor:
-        raise Breach(rule, f"got {type(found).__module__}.{type(found).__qualname__}, not a plain torch.Tensor")
-    if found.is_nested or found.layout != torch.strided:
-        raise Breach(rule, f"got a tensor of layout {'nested' if found.is_nested else found.layout}")
-    return found.detach()
 
 
 def check_images(images: Tensor, changed: object, threat: Threat) -> Tensor:
@@ -110,7 +90,7 @@ def check_scores(scores: object, count: int, num_classes: int) -> Tensor:
     """
     found = plain(scores, SCORES)
     if found.shape != (count, num_classes) or not found.is_floating_point():
-        raise Breach(SCORES, f"got {_described(found)} for {count} images and {num_classes} classes")
+        raise Breach(SCORES, f"got {shown(found)} for {count} images and {num_classes} classes")
     return found
 
 
@@ -127,7 +107,7 @@ def check_predictions(predicted: object, count: int, num_classes: int) -> Tensor
     """
     found = plain(predicted, PREDICTIONS)
     if found.shape != (count,) or found.dtype != torch.int64:
-        raise Breach(PREDICTIONS, f"got {_described(found)} for {count} images")
+        raise Breach(PREDICTIONS, f"got {shown(found)} for {count} images")
     if bool(((found < 0) | (found >= num_classes)).any()):
         raise Breach(PREDICTIONS, f"got {int(found.min())} to {int(found.max())} of {num_classes} classes")
     return found
@@ -145,7 +125,7 @@ def check_embeddings(features: object, count: int) -> Tensor:
     """
     found = plain(features, EMBEDDINGS)
     if found.ndim != 2 or len(found) != count or not found.is_floating_point():
-        raise Breach(EMBEDDINGS, f"got {_described(found)} for {count} images")
+        raise Breach(EMBEDDINGS, f"got {shown(found)} for {count} images")
     if not bool(found.isfinite().all()):
         raise Breach(EMBEDDINGS, f"{int((~found.isfinite()).sum())} values are not finite")
     return found
@@ -162,7 +142,9 @@ def check_classes(model: Classifier, num_classes: int) -> None:
         Breach: If it says that it has another number.
     """
     if model.num_classes != num_classes:
-        raise Breach("the model has the classes of its data", f"its num_classes is {model.num_classes}, not {num_classes}")
+        raise Breach(
+            "the model has the classes of its data", f"its num_classes is {model.num_classes}, not {num_classes}"
+        )
 
 
 def check_answers(model: Classifier, images: Tensor) -> None:
@@ -191,10 +173,6 @@ def check_answers(model: Classifier, images: Tensor) -> None:
         raise Breach(AGREEMENT, f"scores differ by up to {float((both[0] - scores).abs().max()):.6g}")
     if not torch.equal(both[1], predicted):
         raise Breach(AGREEMENT, f"{int((both[1] != predicted).sum())} of {count} predictions differ")
-
-
-def _described(found: Tensor) -> str:
-    return f"{found.dtype} of shape {tuple(found.shape)}"
 
 
 @contextmanager

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from robbench.core.errors import Breach
+from robbench.core.errors import Breach, explain
 from robbench.core.global_rng import seeded
 from robbench.core.metric import Metric
 from robbench.core.process_state import settings_kept
@@ -58,18 +58,23 @@ def figures_of(metric: Metric, outcome: Outcome, name: str) -> dict[str, Measure
         name: What it is called in messages.
 
     Raises:
-        Breach: If they are no numbers inside their intervals, have names that cannot be shown, or the outcome was
-            written to.
+        Breach: If it raises an error, gives no numbers inside their intervals or names that cannot be shown, or writes
+            to the outcome.
     """
     before = outcome.sha256()
-    found: object = metric.measure(replace(outcome))
+    try:
+        found: object = metric.measure(replace(outcome))
+    except Exception as error:
+        raise Breach("metrics can measure every outcome", f'metric "{name}": {explain(error)}') from error
     if outcome.sha256() != before:
         raise Breach("outcomes stay as they are", f'metric "{name}" wrote to the arrays that it was given')
     if not isinstance(found, Mapping):
         raise Breach(FORM, f'metric "{name}": got {type(found).__name__}, not names with a Measure each')
     figures = {_name(figure, outcome, name): _measure(value, figure, name) for figure, value in found.items()}
     if len({figure.partition("/")[0] for figure in figures}) > MOST_FIGURES:
-        raise Breach(NAMES, f'metric "{name}": {len(figures)} figures are more than the {MOST_FIGURES} that it may give')
+        raise Breach(
+            NAMES, f'metric "{name}": {len(figures)} figures are more than the {MOST_FIGURES} that it may give'
+        )
     return figures
 
 
@@ -113,7 +118,8 @@ def _measure(found: object, figure: object, metric: str) -> Measure:
         raise Breach(FORM, f"{place} = {value} lies outside its interval, {low} to {high}")
     if isinstance(count, bool) or not isinstance(count, int | np.integer) or count < 0:
         raise Breach(FORM, f"{place} rests on {count!r} samples, which is no number of them")
-    return Measure(float(value), *(map(float, ends) if ends else (None, None)), int(count))
+    low, high = (float(low), float(high)) if ends else (None, None)
+    return Measure(float(value), low, high, int(count))
 
 
 def _finite(number: object) -> bool:

@@ -120,16 +120,20 @@ def test_a_setting_that_was_changed_is_named_and_put_back(name: str, flip: Calla
 @pytest.mark.parametrize("flip", [flip for flips in FLIPS.values() for flip in flips])
 def test_settings_are_put_back_after_an_error_which_stays_the_error(flip: Callable[[], object]) -> None:
     before = ProcessState.now()
-    with pytest.raises(ZeroDivisionError), settings_kept():
+
+    def fail() -> None:
         flip()
         raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError), settings_kept():
+        fail()
     HELD.clear()
     before.demand()
 
 
 def test_values_of_the_environment_are_not_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TOKEN", "secret")
-    with pytest.raises(Breach, match="the environment stays: TOKEN changed$"), settings_kept():
+    with pytest.raises(Breach, match=r"the environment stays: TOKEN changed$"), settings_kept():
         os.environ["TOKEN"] = "other secret"
     assert os.environ["TOKEN"] == "secret"
 

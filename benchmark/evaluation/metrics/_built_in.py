@@ -15,15 +15,11 @@ from robbench.results.schema import Measure, Outcome
 BUILT_IN_METRICS = (Decisions(), Robustness(), Draws(), Success(), Agreement(), ChangeNorms(), Passes())
 
 BUILT_IN_FIGURES = frozenset(
-    """
-    accuracy balanced_accuracy worst_class_accuracy clean_accuracy balanced_clean_accuracy
-    precision recall f1 support macro_precision macro_recall macro_f1 weighted_precision weighted_recall weighted_f1
-    robust_accuracy balanced_robust_accuracy worst_class_robust_accuracy robust_accuracy_8bit
-    draws_mean draws_std draws_min draws_max success_rate targeted_success targeted_success_mean surrogate_agreement
-    forwards backwards
-    """.split()
-) | frozenset(
-    [f"worst_of_{draws}" for draws in DRAWS]
+    [f"{mean}{of}" for of in ("precision", "recall", "f1") for mean in ("", "macro_", "weighted_")]
+    + [f"{of}{accuracy}" for of in ("", "balanced_", "worst_class_") for accuracy in ("accuracy", "robust_accuracy")]
+    + ["support", "clean_accuracy", "balanced_clean_accuracy", "robust_accuracy_8bit"]
+    + ["draws_mean", "draws_std", "draws_min", "draws_max", *(f"worst_of_{draws}" for draws in DRAWS)]
+    + ["success_rate", "targeted_success", "targeted_success_mean", "surrogate_agreement", "forwards", "backwards"]
     + [f"{norm}_{of}{where}" for norm in LP_NORMS for of in ("mean", "median", "max") for where in ("", "_success")]
 )
 """Names of all of them, without classes; no other metric may use one, whatever the condition."""
