@@ -152,12 +152,12 @@ def _entering(given: tuple[Any, ...], channels: int) -> Tensor | None:
         Breach: If the model is about to be recorded, to be run where nobody counts.
     """
     images = next((value for value in given if isinstance(value, Tensor)), None)
-    if images is None or images.ndim not in (3, 4) or images.shape[-3] != channels:
+    if images is None:
         return None
     recorded = torch._C._get_tracing_state() is not None or type(images) not in (Tensor, nn.Parameter)
     if recorded or (images.is_cuda and torch.cuda.is_current_stream_capturing()):
         raise Breach(RULE, f"the model was traced or captured, with {type(images).__name__} for images")
-    return images
+    return images if images.ndim in (3, 4) and images.shape[-3] == channels else None
 
 
 def _passes(module: nn.Module, images: Tensor) -> int:
