@@ -32,9 +32,26 @@ from robbench.core.process_state import settings_kept
 from robbench.core.sample_rng import Streams
 from robbench.data.dataset import Dataset, Raw
 from robbench.evaluation.referee import check_answers, check_embeddings
+from robbench.training.balancing import check_class_weights, check_samples
 
 CLASSES = 3
 COUNTS = (12, 6, 4)
+
+
+@contextmanager
+def breaches_told(where: str = "") -> Iterator[None]:
+    """Turn a breach of what a run asks into one of a rule of the suite.
+
+    Args:
+        where: What stands before the message.
+
+    Raises:
+        Broken: With the breach in its message.
+    """
+    try:
+        yield
+    except Breach as breach:
+        raise Broken(f"{where}{breach}") from breach
 
 
 @contextmanager
@@ -46,11 +63,9 @@ def nothing_left_behind() -> Iterator[None]:
     """
     before = GlobalState.now()
     try:
-        with settings_kept():
+        with breaches_told(), settings_kept():
             yield
             demand(GlobalState.now() == before, "the global random state is drawn from or set; draw from the streams")
-    except Breach as breach:
-        raise Broken(str(breach)) from breach
     finally:
         before.restore()
 
@@ -76,11 +91,9 @@ def _descends(loss: Tensor, model: nn.Module) -> None:
 
 def _answers(model: Classifier, images: Tensor) -> Tensor:
     """Predictions of a model whose answers have the right form, and whose ways of being asked agree."""
-    try:
+    with breaches_told():
         check_answers(model, images)
         check_embeddings(model.embed(images), len(images))
-    except Breach as breach:
-        raise Broken(str(breach)) from breach
     with torch.no_grad():
         demand(bool(model(images).isfinite().all()), "scores are not finite")
         return model.predict(images)
@@ -182,26 +195,22 @@ def _resampled(balancer: Balancer) -> str:
     before = copy.deepcopy(samples)
     with nothing_left_behind():
         (made, notes), (again, _) = (balancer.resample(samples, _NoFiles(), 0) for _ in range(2))
+    with breaches_told():
+        check_samples(made, samples, CLASSES)
     for name in ("images", "labels", "ids"):
         new, old = getattr(made, name), getattr(samples, name)
-        demand(new.dtype == old.dtype and new.shape[1:] == old.shape[1:], f"{name} change their type or shape")
-        demand(len(new) == len(made.labels), f"there are {len(new)} {name} for {len(made.labels)} labels")
         demand(torch.equal(new, getattr(again, name)), f"a seed gives other {name} the second time")
         demand(torch.equal(old, getattr(before, name)), f"the {name} that it was given are written to")
-    demand(len(set(made.ids.tolist())) == len(made), "two samples share an id, and with it their random draws")
     demand(bool(torch.isin(made.labels, samples.labels).all()), "there are labels that were not there before")
     demand(all(isinstance(note, str) for note in notes), "notes are not text")
     return "/".join(str(count) for count in COUNTS) + " became " + "/".join(map(str, made.counts(CLASSES).tolist()))
 
 
 def _class_weights(balancer: Balancer) -> str:
-    weights = balancer.class_weights(torch.tensor(COUNTS))
+    with breaches_told():
+        weights = check_class_weights(balancer.class_weights(torch.tensor(COUNTS)), CLASSES)
     if weights is None:
         return "none"
-    demand(weights.shape == (CLASSES,), f"weights have shape {tuple(weights.shape)}, not ({CLASSES},)")
-    demand(
-        weights.is_floating_point() and bool((weights.isfinite() & (weights > 0)).all()), "a weight is no number > 0"
-    )
     return ", ".join(f"{weight:.3g}" for weight in weights.tolist())
 
 

@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from robbench.conformance.components import CLASSES, nothing_left_behind
-from robbench.conformance.rules import Broken, NotApplicable, Rule, demand
-from robbench.core.errors import Breach, RequestError
+from robbench.conformance.components import CLASSES, breaches_told, nothing_left_behind
+from robbench.conformance.rules import NotApplicable, Rule, demand
+from robbench.core.errors import RequestError
 from robbench.core.metric import Metric
 from robbench.core.threat_model import LP_NORMS
 from robbench.data.cache import load, locate
@@ -133,10 +133,8 @@ def _outcomes() -> Mapping[str, Outcome]:
 def _figures(metric: Metric) -> str:
     told = []
     for name, outcome in _outcomes().items():
-        try:
+        with breaches_told(f"{name}: "):
             figures = figures_of(metric, outcome, type(metric).__name__)
-        except Breach as breach:
-            raise Broken(f"{name}: {breach}") from breach
         told.append(f"{len(figures)} of {name}")
     return ", ".join(told)
 
@@ -146,11 +144,9 @@ def _own_names(metric: Metric) -> str:
         raise NotApplicable("the metric is built in")
     names: dict[str, None] = {}
     for name, outcome in _outcomes().items():
-        figures = figures_of(metric, outcome, type(metric).__name__)
-        try:
+        with breaches_told(f"{name}: "):
+            figures = figures_of(metric, outcome, type(metric).__name__)
             refuse_taken(figures, {}, type(metric).__name__)
-        except Breach as breach:
-            raise Broken(f"{name}: {breach}") from breach
         names |= dict.fromkeys(figure.partition("/")[0] for figure in figures)
     return ", ".join(names)
 

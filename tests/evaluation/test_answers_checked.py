@@ -63,7 +63,7 @@ def test_nothing_but_a_plain_dense_tensor_is_taken(found: object) -> None:
         lambda: check_predictions(found, 4, 3),
         lambda: check_embeddings(found, 4),
     ):
-        with pytest.raises(Breach, match="not a plain torch.Tensor|a tensor of layout"):
+        with pytest.raises(Breach, match=r"not a plain torch\.Tensor|a tensor of layout"):
             check()
 
 
@@ -252,7 +252,7 @@ class LiesUnderAttack(Odd):
 def test_a_model_that_answers_attacks_otherwise_than_the_judge_is_found_out_on_attacked_images() -> None:
     here = subject(LiesUnderAttack(exact(4)), samples(40, 4))
     assert len(evaluate(here, condition("clean")).outcome) == 40
-    with pytest.raises(Breach, match="decide gives .*: [0-9]+ of [0-9]+ predictions differ"):
+    with pytest.raises(Breach, match=r"decide gives .*: [0-9]+ of [0-9]+ predictions differ"):
         evaluate(here, condition("fgsm@0.1"))
 
 
@@ -365,6 +365,6 @@ class Switching(Odd):
 
 def test_a_model_that_switches_a_setting_of_the_process_fails_its_cell_and_no_other() -> None:
     here = subject(exact(4))
-    with pytest.raises(Breach, match="the default type stays: torch.float32 became torch.float64"):
+    with pytest.raises(Breach, match=r"the default type stays: torch\.float32 became torch\.float64"):
         evaluate(replace(here, model=Switching(exact(4))), put_to(Idle()))
     assert torch.get_default_dtype() == torch.float32
