@@ -163,7 +163,8 @@ class Outcome:
         """Let nobody write to what was judged: an array over bytes cannot be made writeable."""
         for name in self.arrays():
             array = np.asarray(getattr(self, name))
-            if type(array.base) is not bytes:
+            owner: object = array.base
+            if not isinstance(owner, bytes):
                 array = np.ndarray(array.shape, array.dtype, array.tobytes())
             object.__setattr__(self, name, array)
 

@@ -32,11 +32,7 @@ IMAGES = torch.rand(4, 3, 5, 5, generator=torch.Generator().manual_seed(0))
 
 
 class Lying(Tensor):
-    """A tensor that says what it likes."""
-
-    @classmethod
-    def __torch_function__(cls, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        return super().__torch_function__(function, types, args, kwargs or {})
+    """A tensor that could say what it likes."""
 
 
 with warnings.catch_warnings():
@@ -57,12 +53,13 @@ NO_TENSORS = [
 
 @pytest.mark.parametrize("found", NO_TENSORS)
 def test_nothing_but_a_plain_dense_tensor_is_taken(found: object) -> None:
-    for check in (
+    checks: list[Callable[[], Tensor]] = [
         lambda: check_images(IMAGES, found, Threat("none")),
         lambda: check_scores(found, 4, 3),
         lambda: check_predictions(found, 4, 3),
         lambda: check_embeddings(found, 4),
-    ):
+    ]
+    for check in checks:
         with pytest.raises(Breach, match=r"not a plain torch\.Tensor|a tensor of layout"):
             check()
 
@@ -200,7 +197,8 @@ class DecidesOtherwise(Odd):
         return scores, (scores.argmax(dim=1) + 1) % self.num_classes
 
     def predict(self, images: Tensor) -> Tensor:
-        return self(images).argmax(dim=1)
+        predicted: Tensor = self(images).argmax(dim=1)
+        return predicted
 
 
 class ScoresOtherwise(Odd):
@@ -214,7 +212,8 @@ class DecidesAlone(Odd):
         return self(images)
 
     def predict(self, images: Tensor) -> Tensor:
-        return self(images).argmax(dim=1)
+        predicted: Tensor = self(images).argmax(dim=1)
+        return predicted
 
 
 SPOILED: list[tuple[Callable[[Exact], Classifier], str]] = [
@@ -246,7 +245,8 @@ class LiesUnderAttack(Odd):
         return scores, torch.where(clean, predicted, (predicted + 1) % self.num_classes)
 
     def predict(self, images: Tensor) -> Tensor:
-        return self(images).argmax(dim=1)
+        predicted: Tensor = self(images).argmax(dim=1)
+        return predicted
 
 
 def test_a_model_that_answers_attacks_otherwise_than_the_judge_is_found_out_on_attacked_images() -> None:
@@ -260,7 +260,7 @@ class OneForAllUnderAttack(LiesUnderAttack):
     decide = Odd.decide
 
     def predict(self, images: Tensor) -> Tensor:
-        predicted = self(images).argmax(dim=1)
+        predicted: Tensor = self(images).argmax(dim=1)
         return predicted if torch.equal(images, to_float((images * 255).round().to(torch.uint8))) else predicted[:1]
 
 

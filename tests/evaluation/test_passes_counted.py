@@ -38,7 +38,7 @@ def frozen(model: Classifier) -> Classifier:
 
 
 def neighbors() -> Classifier:
-    return frozen(NeighborClassifier(Features(SHAPE[1:]), 6, 3, torch.arange(12) % 3, 2, 0.1))  # type: ignore[arg-type]
+    return frozen(NeighborClassifier(Features(SHAPE[1:]), 6, 3, torch.arange(12) % 3, 2, 0.1))
 
 
 def passes(ask: Callable[[Oracle], object], model: Classifier | None = None) -> tuple[list[float], list[float]]:
@@ -214,7 +214,7 @@ def test_counting_ends_with_the_attack_and_leaves_no_hook() -> None:
     "make",
     [
         lambda: frozen(Network()),
-        lambda: frozen(LogitClassifier(Features(SHAPE[1:]), 3)),  # type: ignore[arg-type]
+        lambda: frozen(LogitClassifier(Features(SHAPE[1:]), 3)),
         neighbors,
         lambda: Jpeg().wrap(neighbors()),
         lambda: Smoothed(frozen(Network()), 0.1, 5, 7).eval(),

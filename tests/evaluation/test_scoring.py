@@ -67,7 +67,7 @@ WRITES: list[Callable[[Outcome], object]] = [
     lambda given: np.copyto(given.final, given.labels),
     lambda given: given.final[:2].setflags(write=True),
     lambda given: given.final.view(np.uint8).setflags(write=True),
-    lambda given: np.asarray(memoryview(given.final)).__setitem__(0, 1),
+    lambda given: np.asarray(given.final.data).__setitem__(0, 1),
 ]
 
 
@@ -250,9 +250,9 @@ def registry(folder: Path, first: str = "pass", second: str = "other") -> Regist
 def test_figures_of_plugins_stand_beside_the_built_in_ones_and_are_repeatable(tmp_path: Path) -> None:
     known = registry(tmp_path)
     found = measure(ATTACK, known)
-    state = np.random.get_state()[1].tolist()  # type: ignore[index, union-attr]
+    state = np.random.get_state()[1].tolist()  # type: ignore[index]
     assert found == measure(ATTACK, known), "random draws of a metric are the same each time"
-    assert np.random.get_state()[1].tolist() == state  # type: ignore[index, union-attr]
+    assert np.random.get_state()[1].tolist() == state  # type: ignore[index]
     assert found.keys() == built_in_figures(ATTACK).keys() | {"mine", "other"}
     assert {name: found[name] for name in built_in_figures(ATTACK)} == built_in_figures(ATTACK)
 
