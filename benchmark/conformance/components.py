@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from robbench.conformance.rules import NotApplicable, Rule, demand
+from robbench.conformance.rules import Broken, NotApplicable, Rule, demand
 from robbench.conformance.scenarios import SHAPE, Features, network
 from robbench.core.contracts import (
     Architecture,
@@ -26,26 +26,46 @@ from robbench.core.contracts import (
     Samples,
     to_float,
 )
-from robbench.core.errors import RequestError
+from robbench.core.errors import Breach, RequestError
 from robbench.core.global_rng import GlobalState, seeded
+from robbench.core.process_state import settings_kept
 from robbench.core.sample_rng import Streams
 from robbench.data.dataset import Dataset, Raw
+from robbench.evaluation.referee import check_answers, check_embeddings
+from robbench.training.balancing import check_class_weights, check_samples
 
 CLASSES = 3
 COUNTS = (12, 6, 4)
 
 
 @contextmanager
-def no_global_randomness() -> Iterator[None]:
-    """Watch over the global random state, and put it back.
+def breaches_told(where: str = "") -> Iterator[None]:
+    """Turn a breach of what a run asks into one of a rule of the suite.
+
+    Args:
+        where: What stands before the message.
 
     Raises:
-        Broken: If it was drawn from or set.
+        Broken: With the breach in its message.
+    """
+    try:
+        yield
+    except Breach as breach:
+        raise Broken(f"{where}{breach}") from breach
+
+
+@contextmanager
+def nothing_left_behind() -> Iterator[None]:
+    """Watch over the global random state and the settings of the process, and put them back.
+
+    Raises:
+        Broken: If the state was drawn from or set, or a setting changed.
     """
     before = GlobalState.now()
     try:
-        yield
-        demand(GlobalState.now() == before, "the global random state is drawn from or set; draw from the streams")
+        with breaches_told(), settings_kept():
+            yield
+            demand(GlobalState.now() == before, "the global random state is drawn from or set; draw from the streams")
     finally:
         before.restore()
 
@@ -70,19 +90,13 @@ def _descends(loss: Tensor, model: nn.Module) -> None:
 
 
 def _answers(model: Classifier, images: Tensor) -> Tensor:
-    """Predictions of a model whose scores and predictions have the right shapes, and whose two ways to ask agree."""
-    count = len(images)
+    """Predictions of a model whose answers have the right form, and whose ways of being asked agree."""
+    with breaches_told():
+        check_answers(model, images)
+        check_embeddings(model.embed(images), len(images))
     with torch.no_grad():
-        scores, (again, predicted), hard = model(images), model.decide(images), model.predict(images)
-    for found in (scores, again):
-        demand(found.shape == (count, model.num_classes), f"scores have shape {tuple(found.shape)}, not (N, K)")
-        demand(bool(found.isfinite().all()), "scores are not finite")
-    for found in (predicted, hard):
-        demand(found.shape == (count,) and found.dtype == torch.int64, "predictions are not int64 of shape (N,)")
-        demand(bool(((found >= 0) & (found < model.num_classes)).all()), "a prediction is none of the classes")
-    if model.draws == 1 and not model.votes:
-        demand(torch.equal(predicted, hard), "predict and decide differ")
-    return hard
+        demand(bool(model(images).isfinite().all()), "scores are not finite")
+        return model.predict(images)
 
 
 # --- defenses
@@ -103,7 +117,7 @@ def _training_loss(defense: Defense) -> str:
     model = network(CLASSES).requires_grad_(True)
     batch = _step(model)
     before = batch.images.clone()
-    with no_global_randomness():
+    with nothing_left_behind():
         loss = defense.training_loss(batch)
     _descends(loss, model)
     demand(torch.equal(batch.images, before), "the training images are written to")
@@ -124,9 +138,8 @@ def _defended(defense: Defense) -> str:
     model, images = _wrapped(defense), to_float(_samples().images)
     demand(model.num_classes == CLASSES, f"num_classes is {model.num_classes}, not {CLASSES}")
     before = images.clone()
-    with no_global_randomness():
+    with nothing_left_behind():
         _answers(model, images)
-        model.embed(images)
     demand(torch.equal(images, before), "the images are written to")
     return f"{model.draws} passes a call" if model.draws > 1 else ""
 
@@ -180,35 +193,31 @@ def _balancer_refusal(balancer: Balancer) -> str:
 def _resampled(balancer: Balancer) -> str:
     samples = _samples()
     before = copy.deepcopy(samples)
-    with no_global_randomness():
+    with nothing_left_behind():
         (made, notes), (again, _) = (balancer.resample(samples, _NoFiles(), 0) for _ in range(2))
+    with breaches_told():
+        check_samples(made, samples, CLASSES)
     for name in ("images", "labels", "ids"):
         new, old = getattr(made, name), getattr(samples, name)
-        demand(new.dtype == old.dtype and new.shape[1:] == old.shape[1:], f"{name} change their type or shape")
-        demand(len(new) == len(made.labels), f"there are {len(new)} {name} for {len(made.labels)} labels")
         demand(torch.equal(new, getattr(again, name)), f"a seed gives other {name} the second time")
         demand(torch.equal(old, getattr(before, name)), f"the {name} that it was given are written to")
-    demand(len(set(made.ids.tolist())) == len(made), "two samples share an id, and with it their random draws")
     demand(bool(torch.isin(made.labels, samples.labels).all()), "there are labels that were not there before")
     demand(all(isinstance(note, str) for note in notes), "notes are not text")
     return "/".join(str(count) for count in COUNTS) + " became " + "/".join(map(str, made.counts(CLASSES).tolist()))
 
 
 def _class_weights(balancer: Balancer) -> str:
-    weights = balancer.class_weights(torch.tensor(COUNTS))
+    with breaches_told():
+        weights = check_class_weights(balancer.class_weights(torch.tensor(COUNTS)), CLASSES)
     if weights is None:
         return "none"
-    demand(weights.shape == (CLASSES,), f"weights have shape {tuple(weights.shape)}, not ({CLASSES},)")
-    demand(
-        weights.is_floating_point() and bool((weights.isfinite() & (weights > 0)).all()), "a weight is no number > 0"
-    )
     return ", ".join(f"{weight:.3g}" for weight in weights.tolist())
 
 
 def _augmented(balancer: Balancer) -> str:
     samples = _samples()
     images, streams = to_float(samples.images), Streams.of(samples.ids, 0, "training")
-    with no_global_randomness():
+    with nothing_left_behind():
         whole = balancer.augment(images.clone(), _NoFiles(), streams)
         part = balancer.augment(images[:1], _NoFiles(), streams[:1])
     demand(whole.shape == images.shape and whole.dtype == images.dtype, "images change their type or shape")
@@ -279,8 +288,6 @@ def _classifies(objective: Objective) -> str:
     model, images = _classifier(objective).eval().requires_grad_(False), to_float(_samples().images)
     objective.finish(model, _gallery())
     predicted = _answers(model, images)
-    features = model.embed(images)
-    demand(features.ndim == 2 and len(features) == len(images), f"embed gives shape {tuple(features.shape)}")
     copied = _classifier(objective).eval()
     copied.load_state_dict(model.state_dict())
     demand(torch.equal(copied.predict(images), predicted), "a copy with the same state predicts otherwise")

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from robbench.conformance.components import CLASSES, no_global_randomness
+from robbench.conformance.components import CLASSES, breaches_told, nothing_left_behind
 from robbench.conformance.rules import NotApplicable, Rule, demand
 from robbench.core.errors import RequestError
 from robbench.core.metric import Metric
@@ -19,7 +19,9 @@ from robbench.core.threat_model import LP_NORMS
 from robbench.data.cache import load, locate
 from robbench.data.dataset import Dataset, DecodedImages
 from robbench.data.splits import Splits, split
-from robbench.results.schema import Measure, Outcome
+from robbench.evaluation.metrics._built_in import BUILT_IN_METRICS
+from robbench.evaluation.scoring import figures_of, refuse_taken
+from robbench.results.schema import Outcome
 from robbench.training.recipe import Recipe
 
 # --- data sets
@@ -131,23 +133,28 @@ def _outcomes() -> Mapping[str, Outcome]:
 def _figures(metric: Metric) -> str:
     told = []
     for name, outcome in _outcomes().items():
-        figures = metric.measure(outcome)
-        for figure, measure in figures.items():
-            demand(isinstance(measure, Measure), f'{name}: "{figure}" is a {type(measure).__name__}, not a Measure')
-            numbers = [number for number in measure if number is not None]
-            demand(bool(np.isfinite(numbers).all()), f'{name}: "{figure}" is not finite: {measure}')
-            low, high = (measure.value if end is None else end for end in (measure.low, measure.high))
-            demand(
-                low - 1e-9 <= measure.value <= high + 1e-9, f'{name}: "{figure}" lies outside its interval: {measure}'
-            )
+        with breaches_told(f"{name}: "):
+            figures = figures_of(metric, outcome, type(metric).__name__)
         told.append(f"{len(figures)} of {name}")
     return ", ".join(told)
+
+
+def _own_names(metric: Metric) -> str:
+    if type(metric) in map(type, BUILT_IN_METRICS):
+        raise NotApplicable("the metric is built in")
+    names: dict[str, None] = {}
+    for name, outcome in _outcomes().items():
+        with breaches_told(f"{name}: "):
+            figures = figures_of(metric, outcome, type(metric).__name__)
+            refuse_taken(figures, {}, type(metric).__name__)
+        names |= dict.fromkeys(figure.partition("/")[0] for figure in figures)
+    return ", ".join(names)
 
 
 def _pure(metric: Metric) -> str:
     for name, outcome in _outcomes().items():
         before = outcome.sha256()
-        with no_global_randomness():
+        with nothing_left_behind():
             first, again = (dict(metric.measure(outcome)) for _ in range(2))
         demand(first == again, f"{name}: the second time the figures are others")
         demand(outcome.sha256() == before, f"{name}: the outcome is written to")
@@ -161,4 +168,8 @@ DATASETS = (
     Rule("sizes of change are in order", _sizes),
     Rule("its recipe is one", _recipe),
 )
-METRICS = (Rule("figures are measures", _figures), Rule("outcomes stay as they are", _pure))
+METRICS = (
+    Rule("figures are measures", _figures),
+    Rule("figures have names of their own", _own_names),
+    Rule("outcomes stay as they are", _pure),
+)

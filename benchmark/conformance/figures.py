@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from robbench.conformance.components import no_global_randomness
+from robbench.conformance.components import nothing_left_behind
 from robbench.conformance.rules import NotApplicable, Rule, demand
 from robbench.leaderboards.artifact_reader import Embeddings, Examples, ExhibitedImages, History, Materials
 from robbench.leaderboards.board import board_data
@@ -209,7 +209,7 @@ def _leaves_nothing(figure: Figure) -> str:
     import matplotlib as mpl
 
     before = dict(mpl.rcParams)
-    with _elsewhere() as folder, no_global_randomness():
+    with _elsewhere() as folder, nothing_left_behind():
         scene = _scene()
         list(figure.draw(scene))
         files = sorted(path.name for path in folder.iterdir())

@@ -10,11 +10,12 @@ from torch import Tensor, nn
 
 from robbench.conformance.rules import Broken, NotApplicable
 from robbench.core.contracts import Attack, Backbone, Classifier
+from robbench.core.errors import Breach
 from robbench.core.global_rng import seeded
 from robbench.core.sample_rng import Streams
 from robbench.core.threat_model import Norm, Threat
 from robbench.evaluation.query_counter import Oracle
-from robbench.evaluation.referee import Breach, check_images, fair_play
+from robbench.evaluation.referee import check_images, fair_play
 from robbench.models.cross_entropy import LogitClassifier
 
 SHAPE = (3, 8, 8)
@@ -207,7 +208,7 @@ def run(attack: Attack, scenario: Scenario, threat: Threat) -> Run:
     breaches: list[Breach] = []
     returned: object = None
     try:
-        with fair_play(scenario.model, images, labels):
+        with fair_play(scenario.model, images, labels), oracle.watching(images):
             returned = attack.bind([scenario.peer]).perturb(oracle, images, labels, threat, streams)
     except Breach as breach:
         breaches.append(breach)

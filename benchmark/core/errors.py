@@ -26,6 +26,24 @@ class StoreError(Exception):
     """The store could not be read or written (a full disk, missing permission); what is in it stays."""
 
 
+class Breach(Exception):
+    """A component broke a rule; its cell fails.
+
+    Args:
+        rule: The rule, in a few words.
+        detail: What was found.
+    """
+
+    def __init__(self, rule: str, detail: str) -> None:
+        super().__init__(f"{rule}: {detail}")
+        self.rule = rule
+        self.detail = detail
+
+    def __reduce__(self) -> tuple[type[Breach], tuple[str, str]]:
+        """Pickle both arguments, so that a breach can come from a worker."""
+        return Breach, (self.rule, self.detail)
+
+
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """A hint at the nearest of the known names, or at all of them where none is near."""
     options = sorted(known)

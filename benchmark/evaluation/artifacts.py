@@ -14,6 +14,7 @@ from torch import Tensor
 
 from robbench.core.contracts import Classifier, Samples, to_float
 from robbench.data.splits import stratified
+from robbench.evaluation.referee import check_embeddings, check_scores
 from robbench.evaluation.subject import Subject
 from robbench.planning.conditions import Condition
 from robbench.results.schema import Ints, Outcome
@@ -84,7 +85,10 @@ def embeddings(model: Classifier, samples: Samples, images: Tensor, size: int, s
     index = torch.from_numpy(stratified(samples.labels.numpy(), size, seed))
     taken = images[index] if images.is_floating_point() else to_float(images[index])
     with torch.no_grad():
-        parts = [model.embed(part.to(device)).float().cpu() for part in torch.split(taken, JUDGING_BATCH)]
+        parts = [
+            check_embeddings(model.embed(part.to(device)), len(part)).float().cpu()
+            for part in torch.split(taken, JUDGING_BATCH)
+        ]
     chosen = samples[index]
     found = torch.cat(parts).numpy() if parts else np.zeros((0, 0), dtype=np.float32)
     return _npz(ids=chosen.ids.numpy(), labels=chosen.labels.numpy(), embeddings=found)
@@ -111,7 +115,8 @@ def _in_turn(labels: Ints) -> Ints:
 def _shares(model: Classifier, images: Tensor, device: str) -> NDArray[np.float32]:
     """The model's scores as shares that sum to 1, float32, shape ``(N, K)``."""
     with torch.no_grad():
-        shares: NDArray[np.float32] = model(images.to(device)).softmax(dim=1).float().cpu().numpy()
+        scores = check_scores(model(images.to(device)), len(images), model.num_classes)
+        shares: NDArray[np.float32] = scores.softmax(dim=1).float().cpu().numpy()
     return shares
 
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from robbench.core.contracts import Classifier, to_float
 from robbench.core.sample_rng import Streams
 from robbench.evaluation.query_counter import Oracle
-from robbench.evaluation.referee import change_norms, check_images, check_predictions, fair_play
+from robbench.evaluation.referee import change_norms, check_images, check_predictions, check_scores, fair_play
 from robbench.evaluation.subject import Subject
 from robbench.planning.conditions import Condition, Stage
 from robbench.results.schema import Outcome
@@ -78,7 +78,8 @@ class AttackRunner:
         if rule == "least-likely":
             with torch.no_grad():
                 parts = torch.split(subject.samples.images, JUDGING_BATCH)
-                return torch.cat([subject.model(to_float(p, subject.device)).argmin(dim=1).cpu() for p in parts])
+                scores = [check_scores(subject.model(to_float(p, subject.device)), len(p), classes) for p in parts]
+            return torch.cat([score.argmin(dim=1).cpu() for score in scores])
         return torch.full_like(labels, subject.class_names.index(rule))
 
     def run(self, index: Tensor, targets: Tensor | None, draw: int = 0) -> AttackRun:
@@ -149,19 +150,20 @@ class AttackRunner:
 
     def _stage(self, stage: Stage, oracle: Oracle, images: Tensor, labels: Tensor, streams: Streams) -> Tensor:
         given = images.clone()
-        with fair_play(self.attacked, given, labels):
+        with fair_play(self.attacked, given, labels), oracle.watching(given):
             changed = stage.attack.component.perturb(oracle, given, labels, stage.threat, streams)
         return check_images(images, changed, stage.threat)
 
     def _judged(self, images: Tensor, changed: Tensor) -> dict[str, Tensor]:
         """Predictions on the changed images, and norms of the change."""
-        model = self.judge.model
+        model, count, classes = self.judge.model, len(changed), self.judge.num_classes
         with torch.no_grad():
-            final = check_predictions(model.predict(changed), len(changed), model.num_classes)
+            final = check_predictions(model.predict(changed), count, classes)
             # Rounding can undo an attack; a natural perturbation has no adversary.
             attacked = self.condition.kind != "natural"
-            rounded = model.predict((changed * 255).round() / 255) if attacked else final
-            scored = model(changed).argmax(dim=1) if attacked else final
+            eight_bit = (changed * 255).round() / 255
+            rounded = check_predictions(model.predict(eight_bit), count, classes) if attacked else final
+            scored = check_scores(model(changed), count, classes).argmax(dim=1) if attacked else final
         norms = {str(norm): sizes for norm, sizes in change_norms(images, changed).items()}
         return {"final": final, "rounded": rounded, "scored": scored, **norms}
 

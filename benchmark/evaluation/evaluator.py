@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -10,10 +11,14 @@ import torch
 from torch import Tensor
 
 from robbench.core.contracts import Classifier, to_float
+from robbench.core.global_rng import seeded
+from robbench.core.process_state import settings_kept
+from robbench.core.sample_rng import digest64
 from robbench.evaluation.artifacts import artifacts
 from robbench.evaluation.attack_run import ATTACK_BATCH, AttackRunner, Report
 from robbench.evaluation.gradient_diagnostics import traits, zero_gradients
-from robbench.evaluation.subject import Subject
+from robbench.evaluation.referee import check_answers, check_scores
+from robbench.evaluation.subject import ANSWERED, Subject
 from robbench.planning.conditions import Condition
 from robbench.results.schema import Ints, Outcome
 
@@ -64,8 +69,16 @@ def evaluate(
         survivors: Ids of the samples to draw from, where the condition asks for those that other attacks left.
 
     Raises:
-        Breach: If an attack breaks a rule of the referee.
+        Breach: If an attack or the model breaks a rule of the referee.
     """
+    # A model that draws from global random state draws the same in every run, whatever was evaluated before.
+    with settings_kept(), seeded(digest64("evaluation", subject.seed, condition.label)), warnings.catch_warnings():
+        return _evaluated(subject, condition, report, peers, survivors)
+
+
+def _evaluated(
+    subject: Subject, condition: Condition, report: Report, peers: Sequence[Classifier], survivors: Ints | None
+) -> Result:
     subject = _drawn(subject, condition, survivors)
     runner = AttackRunner.of(subject, condition, peers, report)
     if condition.kind == "clean":
@@ -75,6 +88,8 @@ def evaluate(
     else:
         applied = _attacked(runner)
     extras = artifacts(runner.judge, condition, applied.outcome, applied.index, applied.images)
+    if condition.kind != "clean" and len(applied.images):
+        check_answers(runner.judge.model, applied.images[:ANSWERED].to(subject.device))
     return Result(applied.outcome, extras, applied.traits, tuple(runner.notes))
 
 
@@ -97,7 +112,7 @@ def _clean(subject: Subject) -> _Applied:
         if not scored:
             seen = traits(model, images)
         with torch.no_grad():
-            scored.append(model(images).argmax(dim=1).cpu())
+            scored.append(check_scores(model(images), len(part), subject.num_classes).argmax(dim=1).cpu())
         flat.append(zero_gradients(model, images, samples.labels[part].to(subject.device)).cpu())
     if scored:
         outcome = replace(outcome, scored=torch.cat(scored).numpy(), flat=torch.cat(flat).numpy())

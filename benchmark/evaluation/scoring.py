@@ -3,13 +3,28 @@
 from __future__ import annotations
 
 import math
+import re
+from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
+import numpy as np
+
+from robbench.core.errors import Breach, explain
+from robbench.core.global_rng import seeded
+from robbench.core.metric import Metric
+from robbench.core.process_state import settings_kept
 from robbench.core.registry import Registry
 from robbench.evaluation.evaluator import Result
+from robbench.evaluation.metrics._built_in import BUILT_IN_FIGURES, built_in_figures
 from robbench.evaluation.metrics.decisions import confusion
 from robbench.planning.plan import Cell
 from robbench.results.schema import Costs, Measure, Outcome, Record, Training, digest
+
+FORM, NAMES = "figures are numbers in their intervals", "figures have names of their own"
+MOST_FIGURES = 100
+"""Figures that a plugin's metric may give, those of single classes not counted."""
+_FIGURE = re.compile(r"[A-Za-z][A-Za-z0-9_.-]{0,59}(/(0|[1-9][0-9]{0,5}))?")
 
 
 def metrics_digest(registry: Registry) -> str:
@@ -21,18 +36,99 @@ def measure(outcome: Outcome, registry: Registry) -> dict[str, Measure]:
     """All registered metrics of an outcome.
 
     Raises:
-        ValueError: If a figure is no finite number.
+        Breach: If a plugin's metric gives something else than figures with names of their own, or leaves a trace.
     """
-    figures: dict[str, Measure] = {}
+    figures = built_in_figures(outcome)
     for name, entry in registry.entries("metric").items():
-        component: Any = entry.cls.make(entry.mark.preset, f'metric "{name}"')
-        for figure, found in component.measure(outcome).items():
-            value, low, high, count = found
-            plain = [None if number is None else float(number) for number in (value, low, high)]
-            if plain[0] is None or not all(number is None or math.isfinite(number) for number in plain):
-                raise ValueError(f'metric "{name}": {figure} = {value} ({low} to {high}) is not a finite number')
-            figures[str(figure)] = Measure(plain[0], plain[1], plain[2], int(count))
+        if entry.source is not None:
+            component: Any = entry.cls.make(entry.mark.preset, f'metric "{name}"')
+            with settings_kept(), seeded(0):
+                found = figures_of(component, outcome, name)
+            refuse_taken(found, figures, name)
+            figures |= found
     return figures
+
+
+def figures_of(metric: Metric, outcome: Outcome, name: str) -> dict[str, Measure]:
+    """The figures of a metric, as plain numbers.
+
+    Args:
+        metric: The metric.
+        outcome: What it is to measure; it gets a copy.
+        name: What it is called in messages.
+
+    Raises:
+        Breach: If it raises an error, gives no numbers inside their intervals or names that cannot be shown, or writes
+            to the outcome.
+    """
+    before = outcome.sha256()
+    try:
+        found: object = metric.measure(replace(outcome))
+    except Exception as error:
+        raise Breach("metrics can measure every outcome", f'metric "{name}": {explain(error)}') from error
+    if outcome.sha256() != before:
+        raise Breach("outcomes stay as they are", f'metric "{name}" wrote to the arrays that it was given')
+    if not isinstance(found, Mapping):
+        raise Breach(FORM, f'metric "{name}": got {type(found).__name__}, not names with a Measure each')
+    figures = {_name(figure, outcome, name): _measure(value, figure, name) for figure, value in found.items()}
+    if len({figure.partition("/")[0] for figure in figures}) > MOST_FIGURES:
+        raise Breach(
+            NAMES, f'metric "{name}": {len(figures)} figures are more than the {MOST_FIGURES} that it may give'
+        )
+    return figures
+
+
+def refuse_taken(figures: Mapping[str, Measure], known: Mapping[str, Measure], name: str) -> None:
+    """See that no figure of a plugin's metric has a name that is taken.
+
+    Args:
+        figures: Its figures by name.
+        known: Those of the metrics before it.
+        name: What the metric is called in messages.
+
+    Raises:
+        Breach: At the first whose name a built-in metric may use, whatever the condition, or one before it does.
+    """
+    for figure in figures:
+        if figure.partition("/")[0] in BUILT_IN_FIGURES:
+            raise Breach(NAMES, f'metric "{name}": "{figure}" is a figure of robbench itself; call it otherwise')
+        if figure in known:
+            raise Breach(NAMES, f'metric "{name}": another metric gives "{figure}" as well')
+
+
+def _name(figure: object, outcome: Outcome, metric: str) -> str:
+    if not isinstance(figure, str) or not _FIGURE.fullmatch(figure):
+        shown = repr(figure)[:60]
+        raise Breach(NAMES, f'metric "{metric}": {shown} is no name of up to 60 letters, digits, "_", "-" and "."')
+    label = figure.partition("/")[2]
+    if label and int(label) >= outcome.num_classes:
+        raise Breach(NAMES, f'metric "{metric}": "{figure}" is of a class that is not there; "/" is for classes')
+    return figure
+
+
+def _measure(found: object, figure: object, metric: str) -> Measure:
+    place = f'metric "{metric}": "{figure}"'
+    if not isinstance(found, tuple) or len(found) != len(Measure._fields):
+        raise Breach(FORM, f"{place} is a {type(found).__name__}, not a Measure")
+    value, low, high, count = found
+    ends = [] if low is None and high is None else [low, high]
+    if not all(_finite(number) for number in (value, *ends)):
+        raise Breach(FORM, f"{place} = {value!r} ({low!r} to {high!r}) is not a finite number")
+    if ends and not low - 1e-9 <= value <= high + 1e-9:
+        raise Breach(FORM, f"{place} = {value} lies outside its interval, {low} to {high}")
+    if isinstance(count, bool) or not isinstance(count, int | np.integer) or count < 0:
+        raise Breach(FORM, f"{place} rests on {count!r} samples, which is no number of them")
+    low, high = (float(low), float(high)) if ends else (None, None)
+    return Measure(float(value), low, high, int(count))
+
+
+def _finite(number: object) -> bool:
+    if isinstance(number, bool) or not isinstance(number, int | float | np.integer | np.floating):
+        return False
+    try:
+        return math.isfinite(float(number))
+    except OverflowError:
+        return False
 
 
 def scored(record: Record, outcome: Outcome, registry: Registry) -> Record:

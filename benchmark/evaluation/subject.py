@@ -8,11 +8,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from robbench.core.contracts import Classifier, Samples
+from robbench.core.contracts import Classifier, Samples, to_float
 from robbench.data.splits import stratified
-from robbench.evaluation.referee import check_predictions
+from robbench.evaluation.query_counter import put_under_test
+from robbench.evaluation.referee import check_answers, check_classes, check_predictions
 from robbench.results.schema import ConditionKind, Ints, Outcome
-from robbench.training.trainer import predictions
+from robbench.training.trainer import JUDGING_BATCH
+
+ANSWERED = 32
+"""Images, clean and attacked, on which a model's ways of being asked must agree."""
 
 
 @dataclass(frozen=True)
@@ -44,11 +48,20 @@ class Subject:
         """A subject with its clean predictions.
 
         Raises:
-            Breach: If the model does not predict a class for each image.
+            Breach: If the model does not predict one of the data's classes for each image, or what it answers to other
+                questions does not fit.
         """
-        clean = predictions(model, samples.images, rest.get("device", "cpu"))
-        check_predictions(clean, len(samples), model.num_classes)
-        return cls(model, samples, clean, **rest)
+        check_classes(model, rest["num_classes"])
+        put_under_test(model)
+        device, parts = rest.get("device", "cpu"), torch.split(samples.images, JUDGING_BATCH)
+        with torch.no_grad():
+            clean = [
+                check_predictions(model.predict(to_float(part, device)), len(part), model.num_classes).cpu()
+                for part in parts
+            ]
+        if len(samples):
+            check_answers(model, to_float(parts[0][:ANSWERED], device))
+        return cls(model, samples, torch.cat(clean), **rest)
 
     @property
     def right(self) -> Tensor:

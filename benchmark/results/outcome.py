@@ -160,10 +160,12 @@ class Outcome:
     """Kind of the condition."""
 
     def __post_init__(self) -> None:
-        """Let nobody write to what was judged."""
+        """Let nobody write to what was judged: an array over bytes cannot be made writeable."""
         for name in self.arrays():
-            array = np.asarray(getattr(self, name)).view()
-            array.flags.writeable = False
+            array = np.asarray(getattr(self, name))
+            owner: object = array.base
+            if not isinstance(owner, bytes):
+                array = np.ndarray(array.shape, array.dtype, array.tobytes())
             object.__setattr__(self, name, array)
 
     def __len__(self) -> int:

@@ -19,12 +19,14 @@ from torch import Tensor
 from robbench.core.atomic_io import write_atomically
 from robbench.core.contracts import Backbone, Batch, Classifier, Defense, Samples, joined, to_float
 from robbench.core.global_rng import seeded
+from robbench.core.process_state import settings_kept
 from robbench.core.sample_rng import Streams, digest64
 from robbench.data.splits import stratified
 from robbench.planning.plan import Job
 from robbench.results.provenance import provenance
 from robbench.results.schema import dumps
 from robbench.results.store import HISTORY, Store
+from robbench.training.balancing import augmented, check_inside, class_weights, resampled
 from robbench.training.optimizer import make_optimizer, make_scheduler
 
 BACKBONE = "backbone."
@@ -128,6 +130,7 @@ def predictions(model: Classifier, images: Tensor, device: str) -> Tensor:
     return torch.cat(parts)
 
 
+@settings_kept()
 def train(
     job: Job, store: Store, device: str, precision: str, report: Callable[[int, int], None] = lambda done, of: None
 ) -> None:
@@ -142,6 +145,7 @@ def train(
 
     Raises:
         Diverged: If the loss is no longer finite.
+        Breach: If what the balancer made is no training set, or a setting of the process was changed.
     """
     folder = store.model_dir(job.key)
     started = time.perf_counter()
@@ -254,13 +258,13 @@ class _Run:
         elif job.pretrained:
             given = job.architecture.component.pretrained_weights()
             _warm_start(model, {f"{BACKBONE}network.{name}": value for name, value in given.items()}, job, own=True)
-        balancer, recipe = job.balancer.component, job.recipe
-        samples, notes = balancer.resample(original, job.data.choice.component, job.seed)
+        recipe = job.recipe
+        samples, notes = resampled(job, original)
         if not recipe.unseen:
             test = job.data.samples("test")
             samples = joined(samples, test)
             notes = (*notes, f"no unseen data: trained on {len(test)} test images as well")
-        weights = balancer.class_weights(samples.counts(job.data.num_classes))
+        weights = class_weights(job, samples)
         steps = len(list(job.objective.component.batches(samples.labels, recipe.batch_size, _generator(job, 0))))
         model = model.to(device)
         return cls(
@@ -273,7 +277,7 @@ class _Run:
             seen=original[torch.from_numpy(stratified(original.labels.numpy(), 1000, job.seed))],
             validation=job.data.samples("validation"),
             gallery=gallery.images,
-            weights=None if weights is None else weights.float().to(device),
+            weights=None if weights is None else weights.to(device),
             steps_per_epoch=steps,
             epochs=recipe.epochs_for(steps),
             notes=(*job.notes, *notes),
@@ -281,7 +285,7 @@ class _Run:
 
     def train_epoch(self, epoch: int) -> tuple[float, float, int]:
         """The learning rate of the first step, the mean loss, and the images that went forward and backward."""
-        objective, balancer = self.job.objective.component, self.job.balancer.component
+        objective = self.job.objective.component
         dataset = self.job.data.choice.component
         descend = compose([choice.component for choice in self.job.defenses])
         eps = dataset.eps["linf"].reference if "linf" in dataset.eps else 0.0
@@ -289,6 +293,7 @@ class _Run:
         (rate,) = set(scheduler.get_last_lr())
         losses: list[Tensor] = []
         passes: list[int] = []
+        inside: list[Tensor] = []
         with seeded(digest64("epoch", self.job.seed, epoch)):
             self.model.train()
             for step, index in enumerate(
@@ -296,7 +301,7 @@ class _Run:
             ):
                 samples = self.train[index]
                 rng = Streams.of(samples.ids.to(self.device), self.job.seed, "training", epoch, step)
-                images = balancer.augment(to_float(samples.images, self.device), dataset, rng.fork("augment"))
+                images = augmented(self.job, to_float(samples.images, self.device), rng.fork("augment"), inside)
                 labels = samples.labels.to(self.device)
 
                 def attack_loss(changed: Tensor, clean: Tensor, labels: Tensor = labels) -> Tensor:
@@ -313,6 +318,7 @@ class _Run:
                 self.optimizer.step()
                 scheduler.step()
                 losses.append(value.detach())
+        check_inside(inside)
         return float(rate), float(torch.stack(losses).double().mean()), sum(passes)
 
     def _loss(self, images: Tensor, labels: Tensor, anchor: Tensor | None = None) -> Tensor:

@@ -1,9 +1,9 @@
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -243,8 +243,7 @@ class Writing(Metric):
 @dataclass(frozen=True)
 class Stealthy(Metric):
     def measure(self, outcome: Outcome) -> Mapping[str, Measure]:
-        base: Any = outcome.final.base
-        base.sort()
+        ctypes.memset(outcome.final.ctypes.data, 0, outcome.final.nbytes)
         return {}
 
 

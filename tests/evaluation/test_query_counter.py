@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 from networks import SHAPE, Network
@@ -70,6 +72,28 @@ def test_subsets_are_charged_exactly(model: Classifier) -> None:
     assert oracle.backwards.tolist() == [0, 1, 0, 1, 1, 0]
     assert inner.forwards is not None
     assert not inner.training
+
+
+def test_subsets_are_told_to_the_model() -> None:
+    class PerSample(Network):
+        """Adds to the scores of each sample a number of its own."""
+
+        offsets = torch.arange(4.0)
+
+        def subset(self, index: Tensor) -> Classifier:
+            part = copy.copy(self)
+            part.offsets = self.offsets[index]
+            return part
+
+        def forward(self, images: Tensor) -> Tensor:
+            return super().forward(images) + self.offsets[:, None]
+
+    oracle, images = oracle_and_images(PerSample().eval().requires_grad_(False))
+    whole, some, of_these = oracle(images), torch.tensor([3, 1]), torch.tensor([False, True])
+    torch.testing.assert_close(oracle.subset(some)(images[some]), whole[some])
+    last = oracle.subset(some).subset(of_these)
+    torch.testing.assert_close(last(images[some][of_these]), whole[some][of_these])
+    assert oracle.forwards.tolist() == [1, 3, 1, 2]
 
 
 def test_counting_leaves_no_trace_in_the_model(model: Classifier) -> None:

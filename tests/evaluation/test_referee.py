@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import random
 from collections.abc import Callable
 
@@ -218,6 +219,14 @@ def switch_default_type(model: Classifier, images: Tensor, labels: Tensor) -> No
     torch.set_default_dtype(torch.float64)
 
 
+def move_away(model: Classifier, images: Tensor, labels: Tensor) -> None:
+    os.chdir("/")
+
+
+def replace_a_method(model: Classifier, images: Tensor, labels: Tensor) -> None:
+    setattr(torch.Tensor, "argmax", torch.Tensor.argmin)  # noqa: B010
+
+
 FOULS: list[tuple[Callable[[Classifier, Tensor, Tensor], None], str]] = [
     (write_weights, "weights"),
     (write_one_weight, "head.bias"),
@@ -236,6 +245,8 @@ FOULS: list[tuple[Callable[[Classifier, Tensor, Tensor], None], str]] = [
     (draw_from_torch, "random state"),
     (seed_torch, "random state"),
     (switch_default_type, "default type"),
+    (move_away, "the working directory stays"),
+    (replace_a_method, "the code of torch.Tensor stays: argmax changed"),
 ]
 
 
@@ -251,6 +262,8 @@ def everything(model: Classifier, images: Tensor, labels: Tensor) -> list[object
         torch.is_grad_enabled(),
         torch.get_default_dtype(),
         GlobalState.now(),
+        os.getcwd(),
+        torch.Tensor.argmax,
     ]
 
 
@@ -321,6 +334,26 @@ def test_a_model_that_was_rebuilt_is_a_breach(kind: str, model: Classifier) -> N
     with pytest.raises(Breach, match="rebuilt"), fair_play(model, images, labels):
         rebuild()
     assert everything(model, images, labels) == before
+
+
+def test_hooks_that_were_left_are_taken_out_and_those_before_them_stay(model: Classifier) -> None:
+    images, labels = batch()
+    calls: list[str] = []
+    own = network(model).head.register_forward_hook(lambda *rest: calls.append("own"))
+    with fair_play(model, images, labels):
+        network(model).head.register_forward_hook(lambda *rest: calls.append("left"))
+        network(model).body.register_forward_pre_hook(lambda *rest: calls.append("left"))
+    model(images)
+    assert calls == ["own"]
+    own.remove()
+    model(images)
+    assert calls == ["own"]
+
+
+def test_weights_of_another_type_are_a_breach(model: Classifier) -> None:
+    images, labels = batch()
+    with pytest.raises(Breach, match="weights and statistics stay"), fair_play(model, images, labels):
+        network(model).head.double()
 
 
 def test_fair_play_is_let_pass(model: Classifier) -> None:
