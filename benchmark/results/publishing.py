@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -30,6 +31,9 @@ from robbench.results.merging import BoardSource, merge
 from robbench.results.schema import BoardNote
 from robbench.results.store import Store
 from robbench.results.verification import files_follow, one_line, refuse, verify
+
+_PLACED = re.compile(r"image-folder(?:-imbalanced)?_(?:.*_)?path_")
+"""What an earlier version called boards of images that a path led to."""
 
 
 @dataclass
@@ -181,6 +185,10 @@ def _own(store: Store, board: str, note: Mapping[str, Any], registry: Registry) 
         if twice:
             raise ValueError(f"cell {twice} is listed twice")
     cells = board_cells(store, board, note)
+    if _PLACED.search(board):
+        refuse(
+            "its name says where images lie; run its grid again for a board without, and robbench gc --board this one"
+        )
     if not cells:
         refuse("none of its cells was run yet; robbench run goes on with it")
     source = BoardSource(str(store.root), shown, tuple(cells))

@@ -6,11 +6,14 @@ import json
 from pathlib import Path
 
 import pytest
+from board_cells import A_MODEL
 from grid_files import tiny, write_grid
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 from plugin_files import write
+from stores import BOARD, complaint, fill, publish, row
+from stores import write as write_store
 
 from robbench.cli.main import main
 from robbench.core.errors import explain
@@ -117,7 +120,18 @@ def test_an_error_calls_the_home_directory_by_its_sign(monkeypatch: pytest.Monke
     assert explain(ValueError("no /x/y")) == "ValueError: no /x/y"
 
 
-# --- records of the version before
+# --- what the version before left
+
+
+def test_a_board_whose_name_says_where_images_lie_is_not_published(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store = fill(tmp_path / "runs", row(A_MODEL))
+    name = "mine-image-folder_path__home_jane_pictures_size_8_-66a61a"
+    (store.root / "boards" / f"{BOARD}.json").rename(store.root / "boards" / f"{name}.json")
+    write_store(store)
+    assert "its name says where images lie; run its grid again" in complaint(publish(store, tmp_path / "site"), capsys)
+    assert not (tmp_path / "site").exists()
 
 
 def test_records_of_schema_3_lose_the_place_of_their_images(tmp_path: Path) -> None:
