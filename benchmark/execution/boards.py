@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from robbench.core.atomic_io import file_name, write_atomically
+from robbench.core.errors import StoreError, unless_damaged, warn
 from robbench.evaluation.audit import marked
 from robbench.results.schema import BoardNote, Outcome, Record, Reference, digest
 from robbench.results.store import Store
@@ -74,14 +75,14 @@ def board_name(grid: str, dataset: str) -> str:
 def exhibit(data: Data, store: Store) -> str:
     """Keep some training images of each class for figures; returns their name under ``exhibits``."""
     name = digest([data.decoded.fingerprint, data.splits.train.tolist(), EXHIBITED])[:16]
-    path = store.root / "exhibits" / f"{name}.npz"
-    if not path.is_file():
+    path = store.exhibit(name)
+    if unless_damaged(lambda: store.read_archive(path), None, "it is to be made again") is None:
         splits = data.splits
         labels = splits.labels[splits.train]
         picked = np.concatenate([splits.train[labels == c][:EXHIBITED] for c in range(data.num_classes)])
         buffer = io.BytesIO()
         np.savez_compressed(buffer, images=data.decoded.images[picked], labels=splits.labels[picked])
-        write_atomically(path, buffer.getvalue())
+        store.write_archive(path, buffer.getvalue())
     return name
 
 
@@ -104,9 +105,10 @@ def write_boards(store: Store, boards: Collection[str] | None = None, registry: 
     files: dict[str, list[Path]] = {}
     found: dict[str, list[tuple[Record, Outcome | None]]] = {}
     missing: dict[str, int] = {}
-    for board, note in store.boards().items():
+    for board in store.board_names():
         if boards is not None and board not in boards:
             continue
+        note = store.board(board)
         records = [record for record in map(store.record, note["cells"]) if record is not None]
         missing[board] = len(note["cells"]) - len(records)
         if records:
@@ -115,12 +117,21 @@ def write_boards(store: Store, boards: Collection[str] | None = None, registry: 
             shown = BoardNote.model_validate({name: note[name] for name in BoardNote.model_fields if name in note})
             made = board_data(shown.title, shown.grid, found[board])
             materials = read_materials(store, note.get("exhibit"), found[board])
-            pictures = draw(folder, made, found[board], materials, registry)
-            files[board] = write_files(folder, made, shown, found[board], pictures)
+            with store.lease("leaderboards", board):
+                pictures = draw(folder, made, found[board], materials, registry)
+                files[board] = write_files(folder, made, shown, found[board], pictures)
     if files:
-        made_before = [folder for name in store.boards() if (folder := store.root / "leaderboards" / name).is_dir()]
-        entries = [IndexEntry.read(folder) for folder in made_before]
+        entries = []
+        for board in store.board_names():
+            folder = store.root / "leaderboards" / board
+            try:
+                if folder.is_dir() and (board in files or store.check_files(board)):
+                    entries.append(IndexEntry.read(folder))
+            except StoreError as error:
+                # Another grid's board, which that grid's run makes again.
+                warn(f"{error}; the list of boards goes without it")
         write_atomically(store.root / "leaderboards" / "index.html", index_page(entries))
+        store.note_files(list(files))
     return Boards(files, found, missing)
 
 
@@ -136,6 +147,5 @@ def audited(store: Store, cells: Sequence[tuple[Record, Outcome | None]]) -> lis
     """
     result = marked(cells)
     for (before, _), (after, _) in zip(cells, result, strict=True):
-        if after != before:
-            store.write_cell(after, None)
+        store.replace_record(before, after)
     return result

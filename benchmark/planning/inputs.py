@@ -12,15 +12,15 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from robbench.core.errors import RequestError, did_you_mean
+from robbench.core.errors import Damaged, RequestError, did_you_mean
 from robbench.core.registry import Registry
-from robbench.data.cache import Located, locate
+from robbench.data.cache import Located, check, locate
 from robbench.data.dataset import Dataset
 from robbench.planning.component_spec import Choice, choose
 from robbench.planning.grid import Grid, Request, read_grid
 from robbench.results.provenance import source_digest
 from robbench.results.schema import digest
-from robbench.results.store import Store
+from robbench.results.store import INDEX, Store
 from robbench.training.recipe import Recipe
 
 
@@ -126,17 +126,42 @@ def find_dataset(registry: Registry, wanted: Any, data_dir: Path | None, where: 
 
 def finished(inputs: Inputs, store: Store) -> Finished | None:
     """What is known of the inputs if all their cells are done and their boards are written, otherwise None."""
-    note = store.request(inputs.key)
-    if note is None:
+    try:
+        note = store.request(inputs.key)
+        return Finished(str(note["grid"]), _count(note["boards"], inputs, store)) if note is not None else None
+    except (Damaged, _Unfinished):
         return None
-    boards: dict[str, list[str]] = note["boards"]
-    known = store.boards()
-    for board, keys in boards.items():
-        written = (store.root / "leaderboards" / board / "README.md").is_file()
-        if known.get(board, {}).get("cells") != keys or not written:
-            return None
-    keys = [key for keys in boards.values() for key in keys]
-    return Finished(str(note["grid"]), len(keys)) if all(store.finished(key) for key in keys) else None
+
+
+class _Unfinished(Exception):
+    """Something is left to do."""
+
+
+def _count(boards: dict[str, list[str]], inputs: Inputs, store: Store) -> int:
+    """The number of the boards' cells, every file that they rest on being there and whole.
+
+    Raises:
+        Damaged: If one is not what was written.
+        _Unfinished: If a cell or a board is not there.
+    """
+    notes = {board: store.board(board) for board in boards}
+    cells = [key for keys in boards.values() for key in keys]
+    whole = (
+        all(note["cells"] == boards[board] for board, note in notes.items())
+        and all(map(store.check_cell, cells))
+        and all(map(store.check_files, [*boards, INDEX]))
+    )
+    if not whole:
+        raise _Unfinished
+    # Models, images for figures and decoded images need not be there any more; but if they are, they have to be whole.
+    for note in notes.values():
+        for key in note["models"]:
+            store.check_model(key)
+            store.check_embeddings(key)
+        store.read_archive(store.exhibit(str(note["exhibit"])))
+    for found in inputs.datasets:
+        check(found.files, store.root / "data")
+    return len(cells)
 
 
 def _check(grid: Grid, names: list[Any], dataset: str | None) -> None:

@@ -74,9 +74,14 @@ def _leftovers(root: Path) -> Iterator[Path]:
     # Only where the store writes: the directory may hold other things, too.
     folders = (root / name for name in _WRITTEN)
     found = itertools.chain(
-        *(folder.rglob(".*.tmp") for folder in folders), (root / "data").glob(".*/**/*"), _checkpoints(root)
+        *(folder.rglob(name) for folder in folders for name in (".*.tmp", ".*.lock*")),
+        root.glob(".*.tmp"),
+        (root / "data").glob(".*/**/*"),
+        _checkpoints(root),
     )
-    return (path for path in found if path.is_file())
+    # What lay where a file belongs was renamed, and may be a directory.
+    files = (inside for path in found for inside in (path.rglob("*") if path.is_dir() else [path]))
+    return (path for path in files if path.is_file())
 
 
 def _checkpoints(root: Path) -> Iterator[Path]:

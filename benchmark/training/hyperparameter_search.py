@@ -19,6 +19,7 @@ from robbench.core.device import require_float32
 from robbench.core.errors import RequestError, StoreError, did_you_mean, explain
 from robbench.core.extras import require
 from robbench.core.sample_rng import digest64
+from robbench.core.sealed import SEAL
 from robbench.planning.component_spec import plain
 from robbench.planning.plan import Job, Plan
 from robbench.results.schema import digest, dumps
@@ -35,6 +36,7 @@ DIGITS = 3
 """Significant digits of what is drawn, so that a recipe can be copied without loss."""
 FIELDS = ("optimizer", "lr", "schedule", "weight_decay", "batch_size")
 """The fields of a recipe that are searched."""
+_DATABASE = "optuna.db"
 _MEASURED = ("balanced_accuracy", "validation_loss", "seconds")
 _HEADER = ["trial", "state", *_MEASURED, *FIELDS, "models"]
 
@@ -153,7 +155,7 @@ def search(wanted: Search, count: int, tell: Callable[[Trial], None] = lambda tr
     """
     store = Store(wanted.plan.request.out)
     with store.lock(), Store(wanted.folder).lock(exclusive=True), _study(wanted) as study:
-        trials = [_read(trial) for trial in study.get_trials(deepcopy=False)]
+        trials = [_read(trial, wanted.folder / _DATABASE) for trial in study.get_trials(deepcopy=False)]
         _show(wanted, trials)
         if len(trials) >= count:
             return trials
@@ -228,7 +230,7 @@ def _distributions(batch_sizes: Sequence[int], decay: bool) -> dict[str, Any]:
 @contextmanager
 def _study(wanted: Search) -> Iterator[Study]:
     """The trials of a search in Optuna's storage, those that an earlier version kept as CSV included."""
-    path = wanted.folder / "optuna.db"
+    path = wanted.folder / _DATABASE
     if not path.is_file():
         work = path.with_suffix(".new")
         work.unlink(missing_ok=True)
@@ -265,10 +267,11 @@ def _frozen(trial: Trial, batch_sizes: Sequence[int]) -> FrozenTrial:
 
     values = {**trial.recipe.parameters(), "decay": trial.recipe.weight_decay > 0}
     space = _distributions(batch_sizes, values["decay"])
+    facts = plain({**vars(trial), "recipe": trial.recipe.parameters()})
     kept: dict[str, Any] = {
         # What diverges is worth nothing; the sampler learns to keep away from it.
         "value": trial.balanced_accuracy or 0.0,
-        "user_attrs": plain({**vars(trial), "recipe": trial.recipe.parameters()}),
+        "user_attrs": {**facts, SEAL: digest(facts)},
     }
     try:
         return optuna.create_trial(params={name: values[name] for name in space}, distributions=space, **kept)
@@ -276,9 +279,12 @@ def _frozen(trial: Trial, batch_sizes: Sequence[int]) -> FrozenTrial:
         return optuna.create_trial(**kept)
 
 
-def _read(kept: FrozenTrial) -> Trial:
-    """A trial that Optuna kept."""
-    facts = kept.user_attrs
+def _read(kept: FrozenTrial, path: Path) -> Trial:
+    """A trial that Optuna kept; those of older versions have no seal."""
+    facts = dict(kept.user_attrs)
+    seal = facts.pop(SEAL, None)
+    if seal not in (None, digest(facts)):
+        raise StoreError(f"trial {kept.number + 1} of the search is damaged; remove {path} and search again")
     return Trial(**{**facts, "recipe": Recipe.make(facts["recipe"], "a trial"), "models": tuple(facts["models"])})
 
 
@@ -366,18 +372,11 @@ def _train_starts(wanted: Search, store: Store) -> None:
 
 
 def _train(plan: Plan, job: Job, store: Store) -> None:
-    """Train a model unless it is trained.
+    """Train a model unless it is trained; raises ``Diverged`` where its loss stops being a number."""
+    from robbench.training.trainer import Diverged, train_once
 
-    Raises:
-        Diverged: If its loss stops being a number.
-        RequestError: If it cannot be trained.
-    """
-    from robbench.training.trainer import Diverged, train
-
-    if store.has_model(job.key):
-        return
     try:
-        train(job, store, plan.device, plan.request.precision)
+        train_once(job, store, plan.device, plan.request.precision)
     except (Diverged, StoreError):
         raise
     except Exception as error:

@@ -14,7 +14,6 @@ from stores import B_MODEL, BOARD, LABELS, PICTURE, attacked, complaint, draw, f
 from robbench.leaderboards import write_board
 from robbench.leaderboards.archive import read_archive, read_note, read_pictures
 from robbench.leaderboards.figure_manifest import write_manifest
-from robbench.results.schema import Record
 from robbench.results.store import Store
 
 
@@ -100,9 +99,10 @@ def test_only_the_boards_of_some_grids(store: Store, tmp_path: Path, capsys: pyt
 
 def edit_record(store: Store, change: Callable[[dict[str, object]], object], place: int = 2) -> None:
     path = store.cell_dir(whole()[place][0].key) / "record.json"
-    data = json.loads(path.read_text())
+    data = store.read(path)
+    assert data is not None
     change(data)
-    path.write_text(json.dumps(data))
+    store.write(path, data)
 
 
 def edit_board(store: Store, name: str, old: str, new: str) -> None:
@@ -125,9 +125,9 @@ def bad_array(**arrays: np.ndarray) -> Callable[[Store], object]:
 
 def list_twice(store: Store) -> None:
     path = store.root / "boards" / f"{BOARD}.json"
-    note = json.loads(path.read_text())
+    note = store.board(BOARD)
     note["cells"].append(note["cells"][0])
-    path.write_text(json.dumps(note))
+    store.write(path, note)
 
 
 KEY = whole()[2][0].key
@@ -155,12 +155,12 @@ TAMPERING: dict[str, tuple[Callable[[Store], object], tuple[str, ...]]] = {
     "an outcome": (swap_outcome, ("record.json", KEY, "0.525")),
     "bytes of an outcome": (
         lambda store: (store.cell_dir(KEY) / "outcome.npz").write_bytes(attacked(21).to_bytes()),
-        ("outcome.npz", KEY, "is not what its record was made from"),
+        ("outcome.npz", KEY, "its content is not what was written there; robbench run"),
     ),
     "no outcome": (lambda store: (store.cell_dir(KEY) / "outcome.npz").unlink(), ("outcome.npz", KEY)),
     "a record of another cell": (
         lambda store: shutil.copy(store.cell_dir(whole()[1][0].key) / "record.json", store.cell_dir(KEY)),
-        (KEY, whole()[1][0].key),
+        ("record.json", KEY, "its content is not what was written there"),
     ),
     "a class that is not there": (bad_array(final=np.full(40, 7)), ("record.json", KEY, "final", "classes")),
     "decisions of other weights": (
@@ -208,9 +208,10 @@ def test_a_flag_that_was_taken_away_is_missed(tmp_path: Path, capsys: pytest.Cap
         for name in json.loads((flagged.cell_dir(key) / "record.json").read_text())["flags"]
     }
     assert name == "single-step-wins"
-    for path in (flagged.root / "cells").glob("*/record.json"):
-        record = Record.from_json(path.read_text())
-        path.write_text(record.model_copy(update={"flags": {}}).to_json())
+    for key in flagged.keys("cells"):
+        record = flagged.record(key)
+        assert record is not None
+        flagged.write_cell(record.model_copy(update={"flags": {}}), None)
     shown = complaint(publish(flagged, tmp_path / "site"), capsys)
     for part in ('flag "single-step-wins" is written as nothing', "fgsm@0.1 fools 10 of 40"):
         assert part in shown
