@@ -366,7 +366,8 @@ class Store(SealedDirectory):
         Raises:
             Damaged: If the note is not what was written.
         """
-        return self.read(self._request(standing))
+        note, sealed = self.read_sealed(self._request(standing))
+        return note if sealed else None
 
     def keys(self, kind: str) -> list[str]:
         """The keys under ``models`` or ``cells``, finished or not."""
