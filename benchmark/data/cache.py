@@ -202,7 +202,8 @@ def _cached(entry: Path) -> DecodedImages | None:
         whole = types and list(images.shape) == meta["shape"] and _fingerprint(found) == found.fingerprint
     except Exception as error:
         # What a damaged file makes of the libraries is not limited to their own errors.
-        raise Damaged(entry, str(error)) from error
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        raise Damaged(entry, reason) from error
     if not whole:
         raise Damaged(entry, CHANGED)
     return found

@@ -333,17 +333,17 @@ class Store(SealedDirectory):
             fresh = {str(path.relative_to(folder)): _sha256(path.read_bytes()) for path in paths if path.is_file()}
             self.write(self.root / _WRITTEN, kept | fresh)
 
-    def check_files(self, part: str) -> bool:
-        """Whether a board, or the list of boards ``index.html``, was written and noted.
-
-        Raises:
-            Damaged: If one of its files is not what was written.
-        """
-        folder = self.root / "leaderboards"
+    def board_files(self, part: str) -> dict[Path, str]:
+        """The noted files of a board, or of the list of boards ``index.html``, with their hashes."""
         known = self.read(self.root / _WRITTEN) or {}
-        own = {name: sha for name, sha in known.items() if name.partition("/")[0] == part}
-        for name, sha in own.items():
-            verify_hash(folder / name, sha)
+        own = (name for name in known if name.partition("/")[0] == part)
+        return {self.root / "leaderboards" / name: known[name] for name in own}
+
+    def check_files(self, part: str) -> bool:
+        """Whether there are ``board_files``; raises ``Damaged`` if one is not what was written."""
+        own = self.board_files(part)
+        for path, sha in own.items():
+            verify_hash(path, sha)
         return bool(own)
 
     def note_request(self, standing: str, grid: str, boards: Mapping[str, Sequence[str]]) -> None:

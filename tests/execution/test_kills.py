@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 import tiny
 import torch
-from test_resume import await_end, descendants, finished_cells, repeatable, trained_models
+from interruptions import await_end, descendants, finished_cells, repeatable, trained_models
 
 from robbench.cli.main import main
 
