@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import inspect
+import io
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -174,13 +175,13 @@ def read_materials(store: Store, exhibit: str | None, cells: Sequence[CellResult
         spec = record.spec
         models[spec.model.label, spec.seed] = store.model_dir(spec.model_key)
         places[spec.model.label, spec.condition.label, spec.seed] = store.cell_dir(record.key)
-    samples = FigureFiles(_there({exhibit: store.root / "exhibits"}, f"{exhibit}.npz"), _arrays(ExhibitedImages))
+    samples = FigureFiles(_there({exhibit: store.root / "exhibits"}, f"{exhibit}.npz"), _arrays(store, ExhibitedImages))
     return Materials(
         samples=samples.get(exhibit),
-        histories=FigureFiles(_there(models, "history.csv"), _history),
-        examples=FigureFiles(_there(places, "examples.npz"), _arrays(Examples)),
-        train=FigureFiles(_there(models, "embeddings.npz"), _arrays(Embeddings)),
-        test=FigureFiles(_there(places, "embeddings.npz"), _arrays(Embeddings)),
+        histories=FigureFiles(_there(models, "history.csv"), lambda path: _history(store.content(path))),
+        examples=FigureFiles(_there(places, "examples.npz"), _arrays(store, Examples)),
+        train=FigureFiles(_there(models, "embeddings.npz"), _arrays(store, Embeddings)),
+        test=FigureFiles(_there(places, "embeddings.npz"), _arrays(store, Embeddings)),
     )
 
 
@@ -189,12 +190,11 @@ def _there(folders: Mapping[K, Path], name: str) -> dict[K, Path]:
     return {key: path for key, path in paths.items() if path.is_file()}
 
 
-def _arrays(kind: Callable[..., V]) -> Callable[[Path], V]:
+def _arrays(store: Store, kind: Callable[..., V]) -> Callable[[Path], V]:
     names = inspect.signature(kind).parameters
 
     def read(path: Path) -> V:
-        # Opened here, since NumPy leaves open what it cannot read.
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+        with np.load(io.BytesIO(store.content(path)), allow_pickle=False) as arrays:
             found = {name: arrays[name] for name in arrays.files if name in names}
         if len({len(array) for array in found.values()}) > 1:
             raise ValueError("its arrays are of different lengths")
@@ -203,9 +203,8 @@ def _arrays(kind: Callable[..., V]) -> Callable[[Path], V]:
     return read
 
 
-def _history(path: Path) -> History:
-    with path.open(encoding="utf-8", newline="") as file:
-        lines: list[dict[str, Any]] = list(csv.DictReader(file))
+def _history(content: bytes) -> History:
+    lines: list[dict[str, Any]] = list(csv.DictReader(io.StringIO(content.decode(), newline="")))
     if not lines:
         raise ValueError("it has no epoch")
     return History(

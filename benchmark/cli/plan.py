@@ -70,15 +70,23 @@ def _show(plan: Plan, store: Store, every_cell: bool) -> None:
             total, done, count = total + expected, done + finished, count + len(job.cells)
             made.add_row(job.spec.label, str(job.seed), f"{finished}/{len(job.cells)}", *_forecast(expected))
             for cell in job.cells if every_cell else ():
-                record = store.record(cell.key)
-                state = "to do" if record is None else record.status
-                made.add_row(f"  {cell.condition.label}", "", state, cell.key[:8], "")
+                made.add_row(f"  {cell.condition.label}", "", _state(store, cell.key), cell.key[:8], "")
         console.print(f"\n{name}\n")
         console.print(made)
     passes, seconds = _forecast(total)
     time_left = f"{seconds} on one worker" if seconds != "?" else "time unknown"
     left_over = f"at most {passes} passes left, {time_left}" if done < count else "nothing left"
     console.print(f"\n{count} cells, {done} done; {left_over}")
+
+
+def _state(store: Store, key: str) -> str:
+    from robbench.core.errors import Damaged
+
+    try:
+        record = store.record(key)
+    except Damaged:
+        return "damaged"
+    return "to do" if record is None else record.status
 
 
 def _forecast(expected: Cost) -> tuple[str, str]:

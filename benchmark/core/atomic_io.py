@@ -33,6 +33,20 @@ def write_atomically(path: Path, data: bytes | str) -> None:
         raise StoreError(f"cannot write {path}: {error.strerror or error}; what was finished is kept") from error
 
 
+def make_way(path: Path) -> None:
+    """Rename what keeps a file of ours from being written: a directory in its place, or a file in that of its folder.
+
+    It stays beside them as an unfinished file, for ``gc`` to remove.
+
+    Raises:
+        OSError: If it cannot be renamed.
+    """
+    folder = path.parent
+    for place, wrong in ((folder, folder.exists() and not folder.is_dir()), (path, path.is_dir())):
+        if wrong:
+            place.rename(place.with_name(f".{place.name}.{uuid.uuid4().hex[:8]}.tmp"))
+
+
 def check_writable(directory: Path, option: str) -> None:
     """See, without writing anything, whether a directory that may not be there yet can be written to.
 

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import os
+import sys
 import traceback
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import TypeVar
+
+T = TypeVar("T")
 
 
 class RequestError(Exception):
@@ -42,6 +47,44 @@ class Breach(Exception):
     def __reduce__(self) -> tuple[type[Breach], tuple[str, str]]:
         """Pickle both arguments, so that a breach can come from a worker."""
         return Breach, (self.rule, self.detail)
+
+
+class Damaged(StoreError):
+    """A stored file is not what was written; the next run makes it again.
+
+    Args:
+        path: The file.
+        reason: How that shows.
+    """
+
+    def __init__(self, path: Path, reason: str) -> None:
+        super().__init__(path, reason)
+        self.path, self.reason = path, " ".join(reason.split())
+
+    def __str__(self) -> str:
+        """The file, the reason and the remedy."""
+        return f"{self.path} is damaged: {self.reason}; robbench run with its grid makes it again"
+
+
+def warn(message: str) -> None:
+    """Tell the user of something that does not end the command: one line on standard error."""
+    with contextlib.suppress(OSError, ValueError):
+        print(f"robbench: {' '.join(message.split())}", file=sys.stderr, flush=True)
+
+
+def unless_damaged(question: Callable[[], T], otherwise: T, consequence: str) -> T:
+    """The answer to a question about the store; where a file is damaged, a warning and another answer.
+
+    Args:
+        question: Reads the store.
+        otherwise: What a damaged file amounts to.
+        consequence: What happens then, for the warning.
+    """
+    try:
+        return question()
+    except Damaged as error:
+        warn(f"{error.path} is damaged: {error.reason}; {consequence}")
+        return otherwise
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -9,13 +10,16 @@ import tempfile
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from robbench.core.errors import RequestError, StoreError
-from robbench.results.schema import digest, dumps
+from robbench.core.atomic_io import make_way
+from robbench.core.errors import Damaged, RequestError, StoreError, unless_damaged
+from robbench.core.lease import leased
+from robbench.core.sealed import CHANGED, SealedDirectory, sealed_json
+from robbench.results.schema import digest
 
 if TYPE_CHECKING:
     from robbench.data.dataset import Dataset, DecodedImages, Raw
@@ -61,8 +65,8 @@ def load(dataset: Dataset, data_dir: Path | None, cache: Path) -> DecodedImages:
 def decode(located: Located, cache: Path) -> DecodedImages:
     """The decoded images of a data set, before selection and split.
 
-    They are decoded once and kept under ``cache``; the images of the result are mapped from there, so that what needs
-    only labels reads only labels.
+    They are decoded once and kept under ``cache``, and decoded again where what is kept there is damaged. The images of
+    the result are mapped from there.
 
     Args:
         located: The data set with its files.
@@ -72,19 +76,41 @@ def decode(located: Located, cache: Path) -> DecodedImages:
         RequestError: If the files cannot be read.
         StoreError: If the cache cannot be written.
     """
+    entry = _entry(located, cache)
+    decoded = unless_damaged(lambda: _cached(entry), None, "its images are decoded again")
+    return _kept(located, entry) if decoded is None else decoded
+
+
+def check(located: Located, cache: Path) -> bool:
+    """Whether a data set's decoded images are kept under ``cache``.
+
+    Raises:
+        Damaged: If they are not what was written there.
+    """
+    return _cached(_entry(located, cache)) is not None
+
+
+def _entry(located: Located, cache: Path) -> Path:
     dataset = located.dataset
-    entry = cache / f"{type(dataset).__name__.lower()}-{_key(dataset, located.stamp)}"
-    decoded = _cached(entry)
-    if decoded is None:
-        raw = _guarded(dataset, located.read)
-        _check(raw, type(dataset).__name__)
-        try:
+    return cache / f"{type(dataset).__name__.lower()}-{_key(dataset, located.stamp)}"
+
+
+def _kept(located: Located, entry: Path) -> DecodedImages:
+    raw = _guarded(located.dataset, located.read)
+    _check(raw, type(located.dataset).__name__)
+    try:
+        entry.parent.mkdir(parents=True, exist_ok=True)
+        with leased(entry.with_name(f".{entry.name}.lock")):
+            with contextlib.suppress(Damaged):
+                decoded = _cached(entry)
+                if decoded is not None:  # somebody else has kept them meanwhile
+                    return decoded
             _keep(raw, entry)
-        except OSError as error:
-            raise StoreError(f"decoded images cannot be kept in {cache}: {error.strerror or error}") from error
-        decoded = _cached(entry)
-        if decoded is None:
-            raise StoreError(f"decoded images were written to {entry} and cannot be read from there")
+            decoded = _cached(entry)
+    except OSError as error:
+        raise StoreError(f"decoded images cannot be kept in {entry.parent}: {error.strerror or error}") from error
+    if decoded is None:
+        raise StoreError(f"decoded images were written to {entry} and cannot be read from there")
     return decoded
 
 
@@ -127,7 +153,7 @@ def image_digests(images: Iterable[NDArray[np.uint8]]) -> list[bytes]:
     return [hashlib.sha256(image.tobytes()).digest() for image in images]
 
 
-def _fingerprint(raw: Raw) -> str:
+def _fingerprint(raw: Raw | DecodedImages) -> str:
     header = json.dumps([list(raw.images.shape), list(raw.class_names)])
     total = hashlib.sha256(header.encode())
     for array in (raw.images, raw.labels.astype("<i8"), raw.is_test.astype(np.uint8)):
@@ -143,7 +169,9 @@ def _keep(raw: Raw, entry: Path) -> None:
         "shape": list(raw.images.shape),
         "remarks": list(raw.remarks),
         "files": len(raw.files),
+        "files_sha256": _digest(raw.files),
     }
+    make_way(entry / "meta.json")
     entry.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{entry.name}-", dir=entry.parent) as work:
         made = Path(work)
@@ -151,28 +179,44 @@ def _keep(raw: Raw, entry: Path) -> None:
         np.save(made / "labels.npy", raw.labels.astype(np.int64))
         np.save(made / "is_test.npy", raw.is_test.astype(np.bool_))
         np.save(made / "files.npy", raw.files)
-        (made / "meta.json").write_text(dumps(meta), encoding="utf-8")
-        # The file that makes an entry valid comes last. Processes that do this at once move files of equal content.
+        (made / "meta.json").write_text(sealed_json(meta, f"{entry.name}/meta.json"), encoding="utf-8")
+        # The file that makes an entry valid comes last.
         for name in ("images.npy", "labels.npy", "is_test.npy", "files.npy", "meta.json"):
+            make_way(entry / name)
             os.replace(made / name, entry / name)
 
 
 def _cached(entry: Path) -> DecodedImages | None:
-    """What a whole entry holds, or None where there is none or it is damaged."""
+    """What a whole entry holds, or None where there is none.
+
+    Raises:
+        Damaged: If its content is not that of its fingerprint.
+    """
     from robbench.data.dataset import DecodedImages
 
+    meta = SealedDirectory(entry.parent).read(entry / "meta.json")
+    if meta is None:
+        return None
     try:
-        meta = json.loads((entry / "meta.json").read_text(encoding="utf-8"))
         images = np.load(entry / "images.npy", mmap_mode="r", allow_pickle=False)
         labels = np.load(entry / "labels.npy", allow_pickle=False)
         is_test = np.load(entry / "is_test.npy", allow_pickle=False)
         # What holds nothing cannot be mapped.
         files = np.load(entry / "files.npy", mmap_mode="r" if meta["files"] else None, allow_pickle=False)
-        if list(images.shape) != meta["shape"] or not len(images) == len(labels) == len(is_test):
-            return None
         names, remarks = tuple(meta["class_names"]), tuple(meta["remarks"])
-        return DecodedImages(
+        found = DecodedImages(
             images, labels, names, is_test, meta["fingerprint"], meta["duplicates"], remarks=remarks, files=files
         )
-    except (OSError, ValueError, KeyError, TypeError, EOFError):
-        return None
+        types = (images.dtype, labels.dtype, is_test.dtype) == (np.uint8, np.int64, np.bool_)
+        sizes = list(images.shape) == meta["shape"] and len(files) == meta["files"]
+        whole = types and sizes and _fingerprint(found) == found.fingerprint and _digest(files) == meta["files_sha256"]
+    except Exception as error:
+        # What a damaged file makes of the libraries is not limited to their own errors.
+        raise Damaged(entry, str(error)) from error
+    if not whole:
+        raise Damaged(entry, CHANGED)
+    return found
+
+
+def _digest(array: NDArray[Any]) -> str:
+    return hashlib.sha256(np.ascontiguousarray(array).data).hexdigest()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +12,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from robbench.core.contracts import Classifier, Samples, to_float
+from robbench.core.errors import Damaged
 from robbench.data.splits import stratified
 from robbench.evaluation.referee import check_embeddings, check_scores
 from robbench.evaluation.subject import Subject
 from robbench.planning.conditions import Condition
 from robbench.results.schema import Ints, Outcome
-from robbench.results.store import EMBEDDINGS, EXAMPLES
+from robbench.results.store import EMBEDDINGS, EXAMPLES, Store
 from robbench.training.trainer import JUDGING_BATCH
 
 EXAMPLED = 16
@@ -94,12 +94,12 @@ def embeddings(model: Classifier, samples: Samples, images: Tensor, size: int, s
     return _npz(ids=chosen.ids.numpy(), labels=chosen.labels.numpy(), embeddings=found)
 
 
-def embedded(path: Path) -> int:
-    """How many embeddings a file holds; 0 where it is missing or damaged."""
+def embedded(store: Store, path: Path) -> int:
+    """How many embeddings a file of a store holds; 0 where it is missing or damaged."""
     try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as found:
+        with np.load(io.BytesIO(store.content(path)), allow_pickle=False) as found:
             return len(found["ids"])
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile):
+    except (Damaged, ValueError, KeyError):
         return 0
 
 

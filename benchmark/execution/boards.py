@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from robbench.core.atomic_io import file_name, write_atomically
-from robbench.core.errors import StoreError
+from robbench.core.atomic_io import file_name
+from robbench.core.errors import StoreError, unless_damaged
 from robbench.results.board_cells import BoardNames, board_cells, list_boards
 from robbench.results.schema import BoardNote, Outcome, Record, Reference, digest
 from robbench.results.store import Store
@@ -78,14 +78,14 @@ def note_boards(plan: Plan, store: Store) -> dict[str, list[str]]:
 def exhibit(data: Data, store: Store) -> str:
     """Keep some training images of each class for figures; returns their name under ``exhibits``."""
     name = digest([data.decoded.fingerprint, data.splits.train.tolist(), EXHIBITED])[:16]
-    path = store.root / "exhibits" / f"{name}.npz"
-    if not path.is_file():
+    path = store.exhibit(name)
+    if unless_damaged(lambda: store.read_archive(path), None, "it is to be made again") is None:
         splits = data.splits
         labels = splits.labels[splits.train]
         picked = np.concatenate([splits.train[labels == c][:EXHIBITED] for c in range(data.num_classes)])
         buffer = io.BytesIO()
         np.savez_compressed(buffer, images=data.decoded.images[picked], labels=splits.labels[picked])
-        write_atomically(path, buffer.getvalue())
+        store.write_archive(path, buffer.getvalue())
     return name
 
 
@@ -107,9 +107,10 @@ def write_boards(store: Store, boards: Collection[str] | None = None, registry: 
     files: dict[str, list[Path]] = {}
     found: dict[str, list[tuple[Record, Outcome | None]]] = {}
     missing: dict[str, int] = {}
-    for board, note in store.boards().items():
+    for board in store.board_names():
         if boards is not None and board not in boards:
             continue
+        note = store.board(board)
         cells = board_cells(store, board, note)
         missing[board] = len(note["cells"]) - len(cells)
         if cells:
@@ -121,8 +122,10 @@ def write_boards(store: Store, boards: Collection[str] | None = None, registry: 
             except ValueError as error:
                 raise StoreError(f"{board}: its cells make no board: {error}; run its grid again") from error
             materials = read_materials(store, note.get("exhibit"), found[board])
-            pictures = draw(folder, made, found[board], materials, registry)
-            files[board] = write_files(folder, made, shown, found[board], pictures)
+            with store.lease("leaderboards", board):
+                store.make_way(board)
+                pictures = draw(folder, made, found[board], materials, registry)
+                files[board] = write_files(folder, made, shown, found[board], pictures)
     if files:
-        list_boards(store)
+        list_boards(store, list(files))
     return Boards(files, found, missing)

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from robbench.core.atomic_io import write_atomically
 from robbench.core.device import require_float32
 from robbench.core.errors import RequestError, StoreError, explain
 from robbench.planning.plan import Cell, Job, Plan, in_front
@@ -69,7 +68,7 @@ def carry_out(plan: Plan, job: Job, cells: Sequence[Cell], tell: Tell) -> None:
         StoreError: If results cannot be kept.
     """
     from robbench.evaluation.scoring import without_result
-    from robbench.training.trainer import Diverged, train
+    from robbench.training.trainer import Diverged, train_once
 
     require_float32(plan.device)
     store = Store(plan.request.out)
@@ -85,10 +84,12 @@ def carry_out(plan: Plan, job: Job, cells: Sequence[Cell], tell: Tell) -> None:
     trained: _Trained | None = None
     failure = ("", "")
     try:
-        if not job.refusal and (wanted or shipped or not cells) and not store.has_model(job.key):
-            train(job, store, plan.device, plan.request.precision, _reporter(tell, job, "training"))
+        if not job.refusal and (wanted or shipped or not cells):
+            train_once(job, store, plan.device, plan.request.precision, _reporter(tell, job, "training"))
         if wanted:
             trained = _load(job, wanted, store, plan.device)
+        elif not cells and not job.refusal:
+            _embed_training(job, store, plan.device)
     except StoreError:
         raise
     except Diverged as error:
@@ -96,19 +97,23 @@ def carry_out(plan: Plan, job: Job, cells: Sequence[Cell], tell: Tell) -> None:
     except Exception as error:
         failure = ("failed", f"the model: {explain(error)}")
     for cell in cells:
-        if cell.refusal and not (shipped and failure[0]):
-            keep(without_result(cell, "unsupported", cell.refusal, facts))
-        elif trained is None:
-            keep(without_result(cell, *failure, facts))
-        else:
-            try:
-                record, result = _evaluate(plan, job, cell, trained, store, facts, tell)
-            except StoreError:
-                raise
-            except Exception as error:
-                keep(without_result(cell, "failed", explain(error), facts))
+        with store.lease("cells", cell.key):
+            if store.finished(cell.key, embedded=cell.condition.embed > 0):
+                # Another run has done it since this one looked.
+                tell(Progress(job.label, cell.condition.label, finished=store.record(cell.key)))
+            elif cell.refusal and not (shipped and failure[0]):
+                keep(without_result(cell, "unsupported", cell.refusal, facts))
+            elif trained is None:
+                keep(without_result(cell, *failure, facts))
             else:
-                keep(record, result.outcome, result.extras)
+                try:
+                    record, result = _evaluate(plan, job, cell, trained, store, facts, tell)
+                except StoreError:
+                    raise
+                except Exception as error:
+                    keep(without_result(cell, "failed", explain(error), facts))
+                else:
+                    keep(record, result.outcome, result.extras)
 
 
 def _provenance(plan: Plan) -> dict[str, Any]:
@@ -155,14 +160,14 @@ def _embed_training(job: Job, store: Store, device: str) -> None:
     from robbench.training.trainer import load_model
 
     # Of all cells and not of those that are left, or the figures would tell where a run was interrupted.
-    size = max(cell.condition.embed for cell in job.cells if not cell.refusal)
+    size = max((cell.condition.embed for cell in job.cells if not cell.refusal), default=0)
     path = store.model_dir(job.key) / EMBEDDINGS
     # Another grid may have asked for more; its board must not change.
-    if min(size, len(job.data.splits.train)) > embedded(path):
+    if min(size, len(job.data.splits.train)) > embedded(store, path):
         model = load_model(job, store, device, defended=True)
         samples = job.data.samples("train")
         seed = job.data.choice.component.split_seed
-        write_atomically(path, embeddings(model, samples, samples.images, size, seed, device))
+        store.write_archive(path, embeddings(model, samples, samples.images, size, seed, device))
 
 
 def _evaluate(

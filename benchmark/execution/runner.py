@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, TypeAlias
 
-from robbench.core.errors import RequestError, explain
+from robbench.core.errors import RequestError, explain, unless_damaged
 from robbench.planning.inputs import Finished, finished, read_request
 from robbench.results.board_cells import renamed
 from robbench.results.schema import Training
@@ -66,7 +66,7 @@ def run(
         store.forget_request(inputs.key)
         boards = note_boards(plan, store)
         work = remaining(plan, store)
-        refresh(plan, store)
+        refresh(plan, store, {cell.key for _, cells in work for cell in cells})
         with watch(plan, work) as tell:
             run_locally(plan, work, workers, tell)
         written = write_boards(store, boards, plan.registry)
@@ -77,13 +77,17 @@ def run(
 def remaining(plan: Plan, store: Store) -> Work:
     """The jobs that have cells to be done, and those whose weights another of them needs; largest first.
 
-    Cells that work through other models stand apart from their job's other cells, and come last.
+    Cells that work through other models stand apart from their job's other cells, and come last. What is damaged is to
+    be done again.
     """
     work: Work = []
     late: Work = []
     by_key = {job.key: job for job in plan.jobs}
+    trained = {job.key: _answer(store.check_model, job.key, "its model is to be trained again") for job in plan.jobs}
+    figured = {job.key: _answer(store.check_embeddings, job.key, "it is to be made again") for job in plan.jobs}
+    damaged = {key for states in (trained, figured) for key, state in states.items() if state is None}
     for job in plan.jobs:
-        cells = [cell for cell in job.cells if not store.finished(cell.key, embedded=cell.condition.embed > 0)]
+        cells = [cell for cell in job.cells if not _finished(store, cell)]
         alone = [cell for cell in cells if not cell.peers]
         if alone:
             work.append((job, alone))
@@ -91,16 +95,26 @@ def remaining(plan: Plan, store: Store) -> Work:
             late.append((job, [cell for cell in cells if cell.peers]))
     needed = {key for job, cells in late for cell in cells for key in (job.key, *cell.peers)}
     begun = {job.key for job, _ in work}
-    work += [(by_key[key], []) for key in sorted(needed - begun) if not store.has_model(key)]
+    work += [(by_key[key], []) for key in sorted((needed | damaged) - begun) if key in damaged or not trained[key]]
     listed = {job.key for job, _ in work}
     for job, cells in list(work):
         wanted = not cells or not job.recipe.unseen or any(not cell.refusal for cell in cells)
-        for start in reversed(plan.starts(job)) if wanted and not store.has_model(job.key) else ():
-            if start.key in listed or store.has_model(start.key):
+        for start in reversed(plan.starts(job)) if wanted and not trained[job.key] else ():
+            if start.key in listed or trained[start.key]:
                 break
             work.append((start, []))
             listed.add(start.key)
     return sorted(work, key=lambda item: -len(item[0].data.splits.train)) + late
+
+
+def _answer(check: Callable[[str], bool], key: str, consequence: str) -> bool | None:
+    """Whether something is there; None, with a warning, where it is damaged."""
+    return unless_damaged(lambda: check(key), None, consequence)
+
+
+def _finished(store: Store, cell: Cell) -> bool:
+    embedded = cell.condition.embed > 0
+    return unless_damaged(lambda: store.check_cell(cell.key, embedded), False, "its cell is to be done again")
 
 
 def forget(plan: Plan, store: Store) -> None:
@@ -111,10 +125,15 @@ def forget(plan: Plan, store: Store) -> None:
             store.remove("cells", cell.key)
 
 
-def refresh(plan: Plan, store: Store) -> None:
+def refresh(plan: Plan, store: Store, left: Collection[str] = ()) -> None:
     """Bring finished records up to date: what is known of their components by now, and the metrics registered now.
 
     What they call things stays, since other boards may rest on them.
+
+    Args:
+        plan: The plan whose records they are.
+        store: Where they are kept.
+        left: Keys of cells that are going to be done anyway; their records may be damaged.
 
     Raises:
         RequestError: If a metric fails.
@@ -124,7 +143,7 @@ def refresh(plan: Plan, store: Store) -> None:
 
     wanted = metrics_digest(plan.registry)
     for job, cell in plan.cells:
-        record = store.record(cell.key)
+        record = None if cell.key in left else store.record(cell.key)
         if record is None:
             continue
         fresh = record.model_copy(update={"spec": renamed(cell.spec, cell.key, record.spec)})
@@ -137,5 +156,4 @@ def refresh(plan: Plan, store: Store) -> None:
                 fresh = scored(fresh, outcome, plan.registry)
             except Exception as error:
                 raise RequestError(f"a metric fails on finished cells: {explain(error)}") from error
-        if fresh != record:
-            store.write_cell(fresh, None)
+        store.replace_record(record, fresh)

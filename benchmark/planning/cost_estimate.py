@@ -46,7 +46,7 @@ class Throughput:
             trained[0] += info["timings"]["training_seconds"]
             trained[1] += info["costs"]["forwards"] + 2 * info["costs"]["backwards"]
             for cell in job.cells:
-                record = store.record(cell.key)
+                record = store.record(cell.key) if store.finished(cell.key) else None
                 if record is not None and record.status == "done":
                     attacked[0] += record.timings["seconds"]
                     attacked[1] += _weight(cell.condition, job.data.num_classes) * _samples(job, cell)

@@ -8,19 +8,20 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from robbench.core.errors import RequestError, did_you_mean
+from robbench.core.errors import Damaged, RequestError, did_you_mean
 from robbench.core.registry import Registry
-from robbench.data.cache import Located, locate
+from robbench.data.cache import Located, check, locate
 from robbench.data.dataset import Dataset
 from robbench.planning.component_spec import Choice, choose
 from robbench.planning.grid import Grid, Request, read_grid
 from robbench.results.provenance import source_digest
 from robbench.results.schema import digest
-from robbench.results.store import Store
+from robbench.results.store import INDEX, Store
 from robbench.training.recipe import Recipe
 
 
@@ -151,19 +152,43 @@ def find_dataset(registry: Registry, wanted: Any, data_dir: Path | None, where: 
 
 def finished(inputs: Inputs, store: Store) -> Finished | None:
     """What is known of the inputs if all their cells are done and their boards are written, otherwise None."""
-    note = store.request(inputs.key)
-    if note is None:
+    try:
+        note = store.request(inputs.key)
+        return None if note is None else _finished(note, inputs, store)
+    except (Damaged, _Unfinished):
         return None
+
+
+class _Unfinished(Exception):
+    """Something is left to do."""
+
+
+def _finished(note: Mapping[str, Any], inputs: Inputs, store: Store) -> Finished:
+    """What is known of a request that was carried out, every file that its boards rest on being there and whole.
+
+    Raises:
+        Damaged: If one is not what was written.
+        _Unfinished: If a cell or a board is not there.
+    """
     boards: dict[str, list[str]] = note["boards"]
-    known = store.boards()
-    for board, keys in boards.items():
-        written = (store.root / "leaderboards" / board / "README.md").is_file()
-        if known.get(board, {}).get("cells") != keys or not written:
-            return None
-    keys = [key for keys in boards.values() for key in keys]
-    if not all(store.finished(key) for key in keys):
-        return None
-    return Finished(str(note["grid"]), len(keys), tuple(boards))
+    notes = {board: store.board(board) for board in boards}
+    cells = [key for keys in boards.values() for key in keys]
+    whole = (
+        all(note["cells"] == boards[board] for board, note in notes.items())
+        and all(map(store.check_cell, cells))
+        and all(map(store.check_files, [*boards, INDEX]))
+    )
+    if not whole:
+        raise _Unfinished
+    # Models, images for figures and decoded images need not be there any more; but if they are, they have to be whole.
+    for note in notes.values():
+        for key in note["models"]:
+            store.check_model(key)
+            store.check_embeddings(key)
+        store.read_archive(store.exhibit(str(note["exhibit"])))
+    for found in inputs.datasets:
+        check(found.files, store.root / "data")
+    return Finished(str(note["grid"]), len(cells), tuple(boards))
 
 
 def _check(grid: Grid, names: list[Any], dataset: str | None) -> None:

@@ -7,17 +7,17 @@ is no part of them: it is noted with the board and applied when its cells are re
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from robbench.core.atomic_io import write_atomically
-from robbench.core.errors import StoreError
+from robbench.core.errors import StoreError, warn
 from robbench.evaluation.audit import marked
 from robbench.leaderboards.html import IndexEntry, index_page
 from robbench.results.schema import CellResult, CellSpec, Record
-from robbench.results.store import Store
+from robbench.results.store import INDEX, Store
 
 _NAME = r"(?:/|\\+)[^\s/\\:'\"<>|,;()\[\]]+"
 _HOME = re.compile(rf"(?:/home|/Users|[A-Za-z]:(?:/|\\+)Users){_NAME}")
@@ -135,12 +135,25 @@ def without_places(text: str) -> str:
     return _PLACE.sub(lambda found: "…/" + re.split(r"[/\\]", found[0])[-1], _HOME.sub("~", text))
 
 
-def list_boards(store: Store) -> None:
+def list_boards(store: Store, changed: Sequence[str]) -> None:
     """Write the page that leads to the boards of a store.
 
+    Args:
+        store: The store.
+        changed: Boards that have just been made or removed.
+
     Raises:
-        StoreError: If a board cannot be read or the page cannot be written.
+        StoreError: If the page cannot be written.
     """
-    folder = store.root / "leaderboards"
-    made: Iterable[str] = (name for name in store.boards() if (folder / name / "leaderboard.json").is_file())
-    write_atomically(folder / "index.html", index_page([IndexEntry.read(folder / name) for name in made]))
+    entries = []
+    for board in store.board_names():
+        folder = store.root / "leaderboards" / board
+        try:
+            if folder.is_dir() and (board in changed or store.check_files(board)):
+                entries.append(IndexEntry.read(folder))
+        except StoreError as error:
+            # Another grid's board, which that grid's run makes again.
+            warn(f"{error}; the list of boards goes without it")
+    store.make_way(INDEX)
+    write_atomically(store.root / "leaderboards" / INDEX, index_page(entries))
+    store.note_files(changed)

@@ -112,7 +112,7 @@ def remove(found: Survey) -> None:
     for board in found.boards:
         found.store.forget_board(board)
     if found.boards:
-        list_boards(found.store)
+        list_boards(found.store, found.boards)
 
 
 def _union(sets: Iterable[Iterable[str]]) -> set[str]:
@@ -146,8 +146,10 @@ def _leftovers(store: Store, noted: set[str]) -> Iterator[Path]:
     """What unfinished work left that will not go on: half-written files, and failures that no board shows."""
     root = store.root
     # Only where the store writes: the directory may hold other things, too.
+    # What lay where a file belongs was renamed, and may be a directory; leases are free, since nobody holds the store.
     for name in _WRITTEN:
-        yield from (path for path in (root / name).rglob(".*.tmp") if path.is_file())
+        yield from (path for kind in (".*.tmp", ".*.lock*") for path in (root / name).rglob(kind))
+    yield from root.glob(".*.tmp")
     yield from (path for path in (root / "data").glob(".*") if path.is_dir())
     wanted = _union(note["models"] for note in store.boards().values())
     for path in root.glob("models/*/checkpoint.pt"):

@@ -266,7 +266,12 @@ class Record(_Model):
         Raises:
             ValueError: If it is not a record, or from a newer robbench.
         """
-        return cls.model_validate(_migrate(json.loads(text)))
+        return cls.from_data(json.loads(text))
+
+    @classmethod
+    def from_data(cls, data: object) -> Record:
+        """Read a record from plain data; see ``from_json``."""
+        return cls.model_validate(_migrate(data))
 
 
 CellResult: TypeAlias = tuple[Record, Outcome | None]

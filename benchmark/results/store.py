@@ -2,29 +2,39 @@
 
 Every file is written to a temporary name, flushed to disk and renamed; the file that says that an entry is complete
 (``model.json``, ``record.json``) comes last. A reader sees a whole entry or none.
+
+Every file is verified when it is read: JSON and archives by their seals, the others by a hash in sealed JSON. What is
+damaged is not there for a run, which makes it again; for everybody else it is an error that names the file.
 """
 
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
-import json
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
+from robbench.core.atomic_io import check_writable
+from robbench.core.errors import Damaged, RequestError, StoreError
+from robbench.core.lease import Busy, leased, shared
+from robbench.core.sealed import CHANGED, MISSING, SealedDirectory, verify_hash
+from robbench.results.schema import SCHEMA, BoardNote, Outcome, Record
 
-from robbench.core.atomic_io import check_writable, write_atomically
-from robbench.core.errors import RequestError, StoreError
-from robbench.results.schema import BoardNote, Outcome, Record, dumps
-
+CHECKPOINT = "checkpoint.pt"
 EMBEDDINGS = "embeddings.npz"
 EXAMPLES = "examples.npz"
 HISTORY = "history.csv"
+INDEX = "index.html"
+MODEL = "model.json"
+OUTCOME = "outcome.npz"
+RECORD = "record.json"
+WEIGHTS = "weights.safetensors"
+_DIVERGED = "diverged.json"
+_WRITTEN = "leaderboards.json"
 _NOTED: Mapping[str, tuple[tuple[str, type], ...]] = {
     "boards": (("grid", str), ("cells", list), ("models", list)),
     "requests": (("grid", str), ("boards", dict)),
@@ -38,14 +48,12 @@ def is_store(folder: Path) -> bool:
 
 
 @dataclass(frozen=True)
-class Store:
+class Store(SealedDirectory):
     """A directory of results.
 
     Attributes:
         root: The directory, made when something is written to it.
     """
-
-    root: Path
 
     def check(self) -> None:
         """See, without writing anything, whether the directory can be written to.
@@ -62,17 +70,27 @@ class Store:
         Raises:
             RequestError: If somebody holds it in a way that excludes this, or it cannot be written to.
         """
-        try:
-            self.root.mkdir(parents=True, exist_ok=True)
-            file = (self.root / ".lock").open("a")
-        except OSError as error:
-            raise RequestError(f'"{self.root}" cannot be written to: {error.strerror or error}', "--out") from None
-        with file:
+        with contextlib.ExitStack() as stack:
             try:
-                fcntl.flock(file, (fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH) | fcntl.LOCK_NB)
-            except OSError:
+                self.root.mkdir(parents=True, exist_ok=True)
+                stack.enter_context(shared(self.root / ".lock", exclusive))
+            except Busy:
                 raise RequestError(f'"{self.root}" is in use by another robbench; try again later', "--out") from None
+            except OSError as error:
+                raise RequestError(f'"{self.root}" cannot be written to: {error.strerror or error}', "--out") from None
             yield
+
+    def lease(self, kind: str, key: str) -> AbstractContextManager[None]:
+        """Be the only one to write an entry; whoever is at it is waited for, so look again afterwards.
+
+        Args:
+            kind: ``models``, ``cells`` or ``leaderboards``.
+            key: Its address.
+
+        Raises:
+            StoreError: If there can be no lease.
+        """
+        return leased(self.root / kind / f".{key}.lock")
 
     def model_dir(self, key: str) -> Path:
         """Where a trained model lies."""
@@ -83,22 +101,86 @@ class Store:
         return self.root / "cells" / key
 
     def has_model(self, key: str) -> bool:
-        """Whether a model is trained."""
+        """Whether a model is trained and none of its files is damaged."""
+        try:
+            return self.check_model(key)
+        except Damaged:
+            return False
+
+    def check_model(self, key: str) -> bool:
+        """Whether a model is trained; raises ``Damaged`` if a file of its training is not what was written."""
         folder = self.model_dir(key)
-        return (folder / "model.json").is_file() and (folder / "weights.safetensors").is_file()
+        info = self.read(folder / MODEL)
+        if info is None:
+            diverged = self.read(folder / _DIVERGED)
+            if diverged is not None:
+                verify_hash(folder / HISTORY, diverged["history_sha256"])
+            return False
+        _check_key(folder / MODEL, info.get("key"), key)
+        verify_hash(folder / WEIGHTS, info.get("weights_sha256"))
+        if "history_sha256" in info:
+            verify_hash(folder / HISTORY, info["history_sha256"])
+        return True
 
     def model_info(self, key: str) -> dict[str, Any]:
         """What is recorded of a trained model.
 
         Raises:
-            StoreError: If it cannot be read.
+            Damaged: If it is missing or not what was written.
         """
-        path = self.model_dir(key) / "model.json"
-        try:
-            info: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise StoreError(f"cannot read {path}: {error}; remove {path.parent} and run again") from error
+        path = self.model_dir(key) / MODEL
+        info = self.read(path)
+        if info is None:
+            raise Damaged(path, MISSING)
+        _check_key(path, info.get("key"), key)
         return info
+
+    def weights(self, key: str) -> bytes:
+        """The weights of a trained model, as safetensors.
+
+        Raises:
+            Damaged: If they are missing or not what was written.
+        """
+        path = self.model_dir(key) / WEIGHTS
+        return self.read_hashed(path, self.model_info(key).get("weights_sha256"))
+
+    def write_model(self, key: str, info: Mapping[str, Any], weights: bytes, history: str) -> None:
+        """Keep a trained model: its weights as safetensors, its history as CSV, what is recorded of it last."""
+        folder = self.model_dir(key)
+        hashes = {"weights_sha256": _sha256(weights), "history_sha256": _sha256(history.encode())}
+        self.put(folder / WEIGHTS, weights)
+        self.put(folder / HISTORY, history)
+        self.write(folder / MODEL, {**info, "key": key, **hashes})
+
+    def write_diverged(self, key: str, history: str) -> None:
+        """Keep how a training went that came to no model."""
+        folder = self.model_dir(key)
+        self.put(folder / HISTORY, history)
+        self.write(folder / _DIVERGED, {"key": key, "history_sha256": _sha256(history.encode())})
+
+    def check_embeddings(self, key: str) -> bool:
+        """Whether there are embeddings of a model's training images.
+
+        Raises:
+            Damaged: If they are not what was written.
+        """
+        return self.read_archive(self.model_dir(key) / EMBEDDINGS) is not None
+
+    def checkpoint(self, key: str) -> bytes | None:
+        """What ``write_checkpoint`` kept of an unfinished training, or None.
+
+        Raises:
+            Damaged: If it is not what was written.
+        """
+        return self.read_archive(self.model_dir(key) / CHECKPOINT)
+
+    def write_checkpoint(self, key: str, data: bytes | None) -> None:
+        """Keep the state of an unfinished training, a zip archive; None removes it."""
+        path = self.model_dir(key) / CHECKPOINT
+        if data is None:
+            self.drop(path)
+        else:
+            self.write_archive(path, data)
 
     def write_cell(self, record: Record, outcome: Outcome | None, extras: Mapping[str, bytes] | None = None) -> Record:
         """Keep a cell, its record last.
@@ -114,56 +196,97 @@ class Store:
         folder = self.cell_dir(record.key)
         if outcome is not None:
             data = outcome.to_bytes()
-            record = record.model_copy(update={"outcome_sha256": hashlib.sha256(data).hexdigest()})
-            write_atomically(folder / "outcome.npz", data)
+            record = record.model_copy(update={"outcome_sha256": _sha256(data)})
+            self.put(folder / OUTCOME, data)
         for name, content in (extras or {}).items():
-            write_atomically(folder / name, content)
-        write_atomically(folder / "record.json", record.to_json())
+            self.write_archive(folder / name, content)
+        self.write(folder / RECORD, record.model_dump(mode="json"))
         return record
+
+    def replace_record(self, before: Record, after: Record) -> None:
+        """Write a record that was read, unless somebody has done the cell again since."""
+        if after != before:
+            with self.lease("cells", before.key):
+                if self.record(before.key) == before:
+                    self.write_cell(after, None)
 
     def record(self, key: str) -> Record | None:
         """A cell's record, or None where there is none.
 
         Raises:
-            StoreError: If there is one and it cannot be read.
+            Damaged: If there is one and it is not what was written.
+            StoreError: If a newer robbench wrote it.
         """
-        path = self.cell_dir(key) / "record.json"
-        try:
-            return Record.from_json(path.read_text(encoding="utf-8"))
-        except FileNotFoundError:
+        path = self.cell_dir(key) / RECORD
+        value, sealed = self.read_sealed(path)
+        if value is None:
             return None
-        except (OSError, ValueError, ValidationError) as error:
+        try:
+            record = Record.from_data(value)
+        except ValueError as error:
             reason = str(error).split("\n")[0]
-            raise StoreError(f"cannot read {path}: {reason}; remove {path.parent} and run again") from error
+            if sealed:
+                raise StoreError(f"cannot read {path}: {reason}; use the robbench that wrote it") from error
+            raise Damaged(path, reason) from error
+        _check_key(path, record.key, key)
+        return record
 
     def outcome(self, record: Record) -> Outcome | None:
         """The outcome that a record rests on, or None where it has none.
 
         Raises:
-            StoreError: If it is missing or is not the one that the record was made from.
+            Damaged: If it is missing or is not the one that the record was made from.
         """
         if record.outcome_sha256 is None:
             return None
-        path = self.cell_dir(record.key) / "outcome.npz"
-        try:
-            data = path.read_bytes()
-        except OSError as error:
-            raise StoreError(f"cannot read {path}: {error.strerror}; remove {path.parent} and run again") from error
-        if hashlib.sha256(data).hexdigest() != record.outcome_sha256:
-            raise StoreError(f"{path} is not what its record was made from; remove {path.parent} and run again")
-        return Outcome.from_bytes(data)
+        return Outcome.from_bytes(self.read_hashed(self.cell_dir(record.key) / OUTCOME, record.outcome_sha256))
 
     def finished(self, key: str, embedded: bool = False) -> bool:
-        """Whether a cell needs no more work; a failed one does.
+        """Whether a cell needs no more work; a failed or damaged one does.
 
         Args:
             key: The cell's address.
             embedded: Whether embeddings are asked for as well.
         """
-        record = self.record(key)
-        if record is None or record.status == "failed":
+        try:
+            return self.check_cell(key, embedded)
+        except Damaged:
             return False
-        return not embedded or record.status != "done" or (self.cell_dir(key) / EMBEDDINGS).is_file()
+
+    def check_cell(self, key: str, embedded: bool = False) -> bool:
+        """Whether a cell needs no more work; see ``finished``.
+
+        Raises:
+            Damaged: If one of its files is not what was written.
+        """
+        folder = self.cell_dir(key)
+        facts, sealed = self.read_sealed(folder / RECORD)
+        if facts is None:
+            return False
+        if not sealed or facts["schema_version"] != SCHEMA:
+            record = self.record(key)
+            facts = record.model_dump() if record else {}
+        _check_key(folder / RECORD, facts.get("key"), key)
+        if facts["status"] == "failed":
+            return False
+        if facts["outcome_sha256"] is not None:
+            verify_hash(folder / OUTCOME, facts["outcome_sha256"])
+        found = [name for name in (EXAMPLES, EMBEDDINGS) if self.read_archive(folder / name) is not None]
+        return not embedded or facts["status"] != "done" or EMBEDDINGS in found
+
+    def content(self, path: Path) -> bytes:
+        """A file that figures are drawn from: an archive, or the history of a training.
+
+        Raises:
+            Damaged: If it is not what was written.
+        """
+        if path.name != HISTORY:
+            archive = self.read_archive(path)
+            if archive is None:
+                raise Damaged(path, MISSING)
+            return archive
+        info = self.read(path.with_name(MODEL)) or self.read(path.with_name(_DIVERGED)) or {}
+        return self.read_hashed(path, info.get("history_sha256"))
 
     def note_board(
         self,
@@ -187,23 +310,75 @@ class Store:
         parts: dict[str, Any] = {"cells": list(cells), "models": list(models), "exhibit": exhibit}
         if names is not None:
             parts["names"] = names
-        write_atomically(self.root / "boards" / f"{board}.json", dumps(note.model_dump(mode="json") | parts))
+        self.write(self._board(board), note.model_dump(mode="json") | parts)
+
+    def exhibit(self, name: str) -> Path:
+        """Where sample images of a data set lie."""
+        return self.root / "exhibits" / f"{name}.npz"
 
     def boards(self) -> dict[str, dict[str, Any]]:
         """What ``note_board`` noted, by board.
 
         Raises:
-            StoreError: If a note cannot be read.
+            Damaged: If a note is not what was written.
         """
-        return self._notes("boards")
+        return {board: self.board(board) for board in self.board_names()}
+
+    def board_names(self) -> list[str]:
+        """The boards that were noted."""
+        return sorted(path.stem for path in (self.root / "boards").glob("[!.]*.json"))
+
+    def board(self, board: str) -> dict[str, Any]:
+        """What ``note_board`` noted of a board.
+
+        Raises:
+            Damaged: If it is missing or not what was written.
+        """
+        note = self._note("boards", self._board(board))
+        if note is None:
+            raise Damaged(self._board(board), MISSING)
+        return note
 
     def forget_board(self, board: str) -> None:
         """Take the note of a board back, the requests that named it, and its files; its cells stay."""
         for standing, request in self.requests().items():
             if board in request["boards"]:
                 self.forget_request(standing)
-        (self.root / "boards" / f"{board}.json").unlink(missing_ok=True)
+        self.drop(self._board(board))
         shutil.rmtree(self.root / "leaderboards" / board, ignore_errors=True)
+
+    def note_files(self, boards: Sequence[str]) -> None:
+        """Note what the files of some boards are, and the list of all, so that ``check_files`` can tell."""
+        folder = self.root / "leaderboards"
+        with self.lease("leaderboards", "files"):
+            try:
+                known = self.read(self.root / _WRITTEN) or {}
+            except Damaged:
+                known = {}
+            kept = {name: sha for name, sha in known.items() if name.partition("/")[0] not in boards}
+            paths = [path for board in boards for path in (folder / board).rglob("[!.]*")] + [folder / INDEX]
+            fresh = {str(path.relative_to(folder)): _sha256(path.read_bytes()) for path in paths if path.is_file()}
+            self.write(self.root / _WRITTEN, kept | fresh)
+
+    def board_files(self, part: str) -> dict[Path, str]:
+        """The noted files of a board, or of the list of boards ``index.html``, with their hashes."""
+        known = self.read(self.root / _WRITTEN) or {}
+        own = (name for name in known if name.partition("/")[0] == part)
+        return {self.root / "leaderboards" / name: known[name] for name in own}
+
+    def make_way(self, part: str) -> None:
+        """Rename directories that lie where ``board_files`` belong."""
+        with contextlib.suppress(Damaged):
+            for path in self.board_files(part):
+                if path.is_dir():
+                    self.drop(path)
+
+    def check_files(self, part: str) -> bool:
+        """Whether there are ``board_files``; raises ``Damaged`` if one is not what was written."""
+        own = self.board_files(part)
+        for path, sha in own.items():
+            verify_hash(path, sha)
+        return bool(own)
 
     def note_request(self, standing: str, grid: str, boards: Mapping[str, Sequence[str]]) -> None:
         """Note that a request was carried out.
@@ -213,28 +388,29 @@ class Store:
             grid: Name of its grid.
             boards: Keys of its cells, by board.
         """
-        write_atomically(self.root / "requests" / f"{standing}.json", dumps({"grid": grid, "boards": boards}))
+        self.write(self._request(standing), {"grid": grid, "boards": boards})
 
     def forget_request(self, standing: str) -> None:
         """Take the note of a request back, while its cells are worked on."""
-        (self.root / "requests" / f"{standing}.json").unlink(missing_ok=True)
+        self.drop(self._request(standing))
 
     def requests(self) -> dict[str, dict[str, Any]]:
         """What ``note_request`` noted, by what identifies it.
 
         Raises:
-            StoreError: If a note cannot be read.
+            Damaged: If a note is not what was written.
         """
-        return self._notes("requests")
+        paths = sorted((self.root / "requests").glob("[!.]*.json"))
+        return {path.stem: note for path in paths if (note := self._note("requests", path)) is not None}
 
     def request(self, standing: str) -> dict[str, Any] | None:
         """What ``note_request`` noted, or None.
 
         Raises:
-            StoreError: If the note cannot be read.
+            Damaged: If the note is not what was written.
         """
-        path = self.root / "requests" / f"{standing}.json"
-        return self._note(path, _NOTED["requests"]) if path.is_file() else None
+        path = self._request(standing)
+        return self._note("requests", path) if self.read_sealed(path)[1] else None
 
     def note_starts(self, asked: str, starts: Mapping[str, Any]) -> None:
         """Note what came of asking for weights from elsewhere, so that it is asked once.
@@ -243,36 +419,33 @@ class Store:
             asked: Identifies what asks; see ``robbench.planning.planner``.
             starts: The answers.
         """
-        write_atomically(self.root / "starts" / f"{asked}.json", dumps(starts))
+        self.write(self._starts(asked), starts)
 
     def starts(self, asked: str) -> dict[str, Any]:
         """What ``note_starts`` noted; nothing where it was not asked before.
 
         Raises:
-            StoreError: If the note cannot be read.
+            Damaged: If the note is not what was written.
         """
-        path = self.root / "starts" / f"{asked}.json"
-        found = self._note(path, ()) if path.is_file() else {}
+        path = self._starts(asked)
+        found = self.read(path) or {}
         if not all(isinstance(answer, list) and len(answer) == 2 for answer in found.values()):
-            raise StoreError(f"cannot read {path}: it is not what robbench writes; remove it and run its grid again")
+            raise Damaged(path, CHANGED)
         return found
 
-    def _notes(self, kind: str) -> dict[str, dict[str, Any]]:
-        return {path.stem: self._note(path, _NOTED[kind]) for path in sorted((self.root / kind).glob("*.json"))}
+    def _starts(self, asked: str) -> Path:
+        return self.root / "starts" / f"{asked}.json"
 
-    def _note(self, path: Path, parts: Sequence[tuple[str, type]]) -> dict[str, Any]:
-        try:
-            note = json.loads(path.read_text(encoding="utf-8"))
-            if not isinstance(note, dict) or not all(isinstance(note.get(name), kind) for name, kind in parts):
-                raise ValueError("it is not what robbench writes")
-        except (OSError, ValueError) as error:
-            raise StoreError(f"cannot read {path}: {error}; remove it and run its grid again") from error
+    def _note(self, kind: str, path: Path) -> dict[str, Any] | None:
+        note = self.read(path)
+        if note is not None and not all(isinstance(note.get(name), type_) for name, type_ in _NOTED[kind]):
+            raise Damaged(path, CHANGED)
         return note
 
     def keys(self, kind: str) -> list[str]:
         """The keys under ``models`` or ``cells``, finished or not."""
         folder = self.root / kind
-        return sorted(item.name for item in folder.iterdir() if item.is_dir()) if folder.is_dir() else []
+        return sorted(item.name for item in folder.glob("[!.]*") if item.is_dir()) if folder.is_dir() else []
 
     def size(self, kind: str, key: str) -> int:
         """Bytes of one entry."""
@@ -281,3 +454,18 @@ class Store:
     def remove(self, kind: str, key: str) -> None:
         """Remove one entry."""
         shutil.rmtree(self.root / kind / key, ignore_errors=True)
+
+    def _board(self, board: str) -> Path:
+        return self.root / "boards" / f"{board}.json"
+
+    def _request(self, standing: str) -> Path:
+        return self.root / "requests" / f"{standing}.json"
+
+
+def _check_key(path: Path, found: object, key: str) -> None:
+    if found != key:
+        raise Damaged(path, f"it is of {found}")
+
+
+def _sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()

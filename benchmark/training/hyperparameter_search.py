@@ -17,6 +17,7 @@ from robbench.core.device import require_float32
 from robbench.core.errors import RequestError, StoreError, did_you_mean, explain
 from robbench.core.extras import require
 from robbench.core.sample_rng import digest64
+from robbench.core.sealed import SEAL
 from robbench.planning.component_spec import plain
 from robbench.planning.plan import Job, Plan
 from robbench.results.schema import digest, dumps
@@ -32,6 +33,7 @@ LR = (1e-5, 1.0)
 WEIGHT_DECAY = (1e-6, 1e-1)
 DIGITS = 3
 """Significant digits of what is drawn, so that a recipe can be copied without loss."""
+_DATABASE = "optuna.db"
 
 
 @dataclass(frozen=True)
@@ -203,7 +205,7 @@ def _study(wanted: Search) -> Iterator[Study]:
     Those from the first on whose recipe means another model by now are left out: proposals follow from them. What held
     them stays as ``optuna.before.db`` or ``trials.before.csv``.
     """
-    path = wanted.folder / "optuna.db"
+    path = wanted.folder / _DATABASE
     kept: list[Trial] | None = None
     if path.is_file():
         with _opened(path) as study:
@@ -255,10 +257,11 @@ def _frozen(trial: Trial, batch_sizes: Sequence[int]) -> FrozenTrial:
 
     values = {**trial.recipe.parameters(), "decay": trial.recipe.weight_decay > 0}
     space = _distributions(batch_sizes, values["decay"])
+    facts = plain({**vars(trial), "recipe": trial.recipe.parameters()})
     kept: dict[str, Any] = {
         # What diverges is worth nothing; the sampler learns to keep away from it.
         "value": trial.balanced_accuracy or 0.0,
-        "user_attrs": plain({**vars(trial), "recipe": trial.recipe.parameters()}),
+        "user_attrs": {**facts, SEAL: digest(facts)},
     }
     try:
         return optuna.create_trial(params={name: values[name] for name in space}, distributions=space, **kept)
@@ -267,12 +270,15 @@ def _frozen(trial: Trial, batch_sizes: Sequence[int]) -> FrozenTrial:
 
 
 def _read(kept: FrozenTrial) -> Trial:
-    """A trial that Optuna kept.
+    """A trial that Optuna kept; those of older versions have no seal.
 
     Raises:
         ValueError: If it is not what ``_frozen`` makes.
     """
-    facts = kept.user_attrs
+    facts = dict(kept.user_attrs)
+    seal = facts.pop(SEAL, None)
+    if seal not in (None, digest(facts)):
+        raise ValueError(f"trial {kept.number + 1} is damaged")
     try:
         return Trial(**{**facts, "recipe": Recipe.make(facts["recipe"], "a trial"), "models": tuple(facts["models"])})
     except (KeyError, TypeError, RequestError) as error:
@@ -334,18 +340,11 @@ def _train_starts(wanted: Search, store: Store) -> None:
 
 
 def _train(plan: Plan, job: Job, store: Store) -> None:
-    """Train a model unless it is trained.
+    """Train a model unless it is trained; raises ``Diverged`` where its loss stops being a number."""
+    from robbench.training.trainer import Diverged, train_once
 
-    Raises:
-        Diverged: If its loss stops being a number.
-        RequestError: If it cannot be trained.
-    """
-    from robbench.training.trainer import Diverged, train
-
-    if store.has_model(job.key):
-        return
     try:
-        train(job, store, plan.device, plan.request.precision)
+        train_once(job, store, plan.device, plan.request.precision)
     except (Diverged, StoreError):
         raise
     except Exception as error:

@@ -2,31 +2,28 @@
 
 from __future__ import annotations
 
-import csv
-import hashlib
 import io
-import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save
+from safetensors.torch import load, save
 from torch import Tensor
 
-from robbench.core.atomic_io import write_atomically
 from robbench.core.contracts import Backbone, Batch, Classifier, Defense, Samples, joined, to_float
+from robbench.core.errors import Damaged, explain, warn
 from robbench.core.global_rng import seeded
 from robbench.core.process_state import settings_kept
 from robbench.core.sample_rng import Streams, digest64
 from robbench.data.splits import stratified
 from robbench.planning.plan import Job
 from robbench.results.provenance import provenance
-from robbench.results.schema import dumps
-from robbench.results.store import HISTORY, Store
+from robbench.results.store import CHECKPOINT, Store
 from robbench.training.balancing import augmented, check_inside, class_weights, resampled
+from robbench.training.history import Epoch, as_csv, kept
 from robbench.training.optimizer import make_optimizer, make_scheduler
 
 BACKBONE = "backbone."
@@ -36,25 +33,6 @@ JUDGING_BATCH = 256
 
 class Diverged(Exception):
     """The training or the validation loss is no longer a finite number."""
-
-
-@dataclass(frozen=True)
-class Epoch:
-    """One line of a training history; ``passes`` counts images that went forward and backward."""
-
-    epoch: int
-    lr: float
-    passes: int
-    train_loss: float
-    train_accuracy: float
-    validation_loss: float
-    validation_accuracy: float
-    validation_balanced_accuracy: float
-
-    @property
-    def finite(self) -> bool:
-        """Whether both losses are numbers: the last step can spoil weights whose own loss was still one."""
-        return math.isfinite(self.train_loss) and math.isfinite(self.validation_loss)
 
 
 class NormalizedBackbone(Backbone):
@@ -117,7 +95,7 @@ def load_model(job: Job, store: Store, device: str, defended: bool = True) -> Cl
     labels = torch.from_numpy(job.data.splits.labels[job.data.splits.gallery])
     channels = job.data.decoded.images.shape[1]
     model = build(job, labels, torch.zeros(channels), torch.ones(channels))
-    model.load_state_dict(load_file(store.model_dir(job.key) / "weights.safetensors"))
+    model.load_state_dict(load(store.weights(job.key)))
     for choice in reversed(job.defenses if defended else ()):
         model = choice.component.wrap(model)
     return model.to(device).eval().requires_grad_(False)
@@ -130,11 +108,20 @@ def predictions(model: Classifier, images: Tensor, device: str) -> Tensor:
     return torch.cat(parts)
 
 
+def train_once(
+    job: Job, store: Store, device: str, precision: str, report: Callable[[int, int], None] = lambda done, of: None
+) -> None:
+    """Train a job's model unless that is done, by this or by another run that is at it; see ``train``."""
+    with store.lease("models", job.key):
+        if not store.has_model(job.key):
+            train(job, store, device, precision, report)
+
+
 @settings_kept()
 def train(
     job: Job, store: Store, device: str, precision: str, report: Callable[[int, int], None] = lambda done, of: None
 ) -> None:
-    """Train a job's model and keep it, continuing from the latest checkpoint if there is one.
+    """Train a job's model and keep it, continuing from the latest checkpoint if there is a whole one.
 
     Args:
         job: What to train.
@@ -147,25 +134,21 @@ def train(
         Diverged: If the loss is no longer finite.
         Breach: If what the balancer made is no training set, or a setting of the process was changed.
     """
-    folder = store.model_dir(job.key)
     started = time.perf_counter()
     run = _Run.start(job, store, device, precision)
-    seconds = 0.0
-    history: list[Epoch] = []
-    best: tuple[float, dict[str, Tensor]] | None = None
-    checkpoint = folder / "checkpoint.pt"
-    if checkpoint.is_file():
-        saved = torch.load(checkpoint, map_location="cpu", weights_only=True)
-        run.model.load_state_dict(saved["model"])
-        run.optimizer.load_state_dict(saved["optimizer"])
-        history = [Epoch(**line) for line in saved["history"]]
-        best, seconds = saved["best"], saved["seconds"]
+    try:
+        history, best, seconds = _resumed(run, store.checkpoint(job.key))
+    except Exception as error:
+        # Whatever a damaged checkpoint leads to: nothing of it may stay in the run.
+        warn(f"{store.model_dir(job.key) / CHECKPOINT} is damaged: {_reason(error)}; its training starts anew")
+        run = _Run.start(job, store, device, precision)
+        history, best, seconds = _resumed(run, None)
     for epoch in range(len(history), run.epochs):
         report(epoch, run.epochs)
         history.append(run.judge(epoch, *run.train_epoch(epoch)))
         if not history[-1].finite:
-            write_atomically(folder / HISTORY, _history(history))
-            checkpoint.unlink(missing_ok=True)
+            store.write_diverged(job.key, as_csv(history))
+            store.write_checkpoint(job.key, None)
             losses = f"training {history[-1].train_loss}, validation {history[-1].validation_loss}"
             raise Diverged(f"its training diverged: loss in epoch {epoch + 1} of {run.epochs}: {losses}")
         if job.recipe.keep == "best":
@@ -181,21 +164,38 @@ def train(
         }
         buffer = io.BytesIO()
         torch.save(state, buffer)
-        write_atomically(checkpoint, buffer.getvalue())
+        store.write_checkpoint(job.key, buffer.getvalue())
     report(run.epochs, run.epochs)
     if best is not None:
         run.model.load_state_dict(best[1])
         run.finish()
     _keep(run, history, store, seconds + time.perf_counter() - started)
-    checkpoint.unlink(missing_ok=True)
+    store.write_checkpoint(job.key, None)
+
+
+_Progress: TypeAlias = "tuple[list[Epoch], tuple[float, dict[str, Tensor]] | None, float]"
+"""The history, the best epoch's score and weights where they are kept, and the seconds that it took."""
+
+
+def _resumed(run: _Run, checkpoint: bytes | None) -> _Progress:
+    """Put a run to where a checkpoint was written; without one, to the start."""
+    if checkpoint is None:
+        return [], None, 0.0
+    saved = torch.load(io.BytesIO(checkpoint), map_location="cpu", weights_only=True)
+    run.model.load_state_dict(saved["model"])
+    run.optimizer.load_state_dict(saved["optimizer"])
+    return [Epoch(**line) for line in saved["history"]], saved["best"], saved["seconds"]
+
+
+def _reason(error: Exception) -> str:
+    return error.reason if isinstance(error, Damaged) else explain(error)
 
 
 def _keep(run: _Run, history: Sequence[Epoch], store: Store, seconds: float) -> None:
-    job, folder = run.job, store.model_dir(run.job.key)
+    job = run.job
     weights = save({name: value.detach().cpu().contiguous() for name, value in run.model.state_dict().items()})
     steps = run.steps_per_epoch * run.epochs
     info: dict[str, Any] = {
-        "key": job.key,
         "spec": job.spec.model_dump(mode="json"),
         "dataset": job.data.spec.model_dump(mode="json"),
         "seed": job.seed,
@@ -208,29 +208,11 @@ def _keep(run: _Run, history: Sequence[Epoch], store: Store, seconds: float) -> 
         "steps": steps,
         "costs": {"forwards": sum(line.passes for line in history), "backwards": sum(line.passes for line in history)},
         "last": vars(history[-1]),
-        "kept": vars(_kept(history, job)),
-        "weights_sha256": hashlib.sha256(weights).hexdigest(),
+        "kept": vars(kept(history, job.recipe)),
         "provenance": provenance(run.device),
         "timings": {"training_seconds": seconds},
     }
-    write_atomically(folder / "weights.safetensors", weights)
-    write_atomically(folder / HISTORY, _history(history))
-    write_atomically(folder / "model.json", dumps(info))
-
-
-def _kept(history: Sequence[Epoch], job: Job) -> Epoch:
-    """The epoch whose weights are the model."""
-    if job.recipe.keep == "last":
-        return history[-1]
-    return max(history, key=lambda line: (line.validation_balanced_accuracy, -line.epoch))
-
-
-def _history(history: Sequence[Epoch]) -> str:
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(Epoch.__dataclass_fields__), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(vars(line) for line in history)
-    return text.getvalue()
+    store.write_model(job.key, info, weights, as_csv(history))
 
 
 @dataclass(frozen=True)
@@ -254,7 +236,7 @@ class _Run:
         original, gallery = job.data.samples("train"), job.data.samples("gallery")
         model = build(job, gallery.labels, *pixel_statistics(original.images))
         if job.start is not None:
-            _warm_start(model, load_file(store.model_dir(job.start) / "weights.safetensors"), job)
+            _warm_start(model, load(store.weights(job.start)), job)
         elif job.pretrained:
             given = job.architecture.component.pretrained_weights()
             _warm_start(model, {f"{BACKBONE}network.{name}": value for name, value in given.items()}, job, own=True)

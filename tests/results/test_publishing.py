@@ -14,7 +14,6 @@ from stores import B_MODEL, BOARD, LABELS, PICTURE, attacked, complaint, draw, f
 from robbench.leaderboards import write_board
 from robbench.leaderboards.archive import read_archive, read_note, read_pictures
 from robbench.leaderboards.figure_manifest import write_manifest
-from robbench.results.schema import Record
 from robbench.results.store import Store
 
 
@@ -100,9 +99,10 @@ def test_only_the_boards_of_some_grids(store: Store, tmp_path: Path, capsys: pyt
 
 def edit_record(store: Store, change: Callable[[dict[str, object]], object], place: int = 2) -> None:
     path = store.cell_dir(whole()[place][0].key) / "record.json"
-    data = json.loads(path.read_text())
+    data = store.read(path)
+    assert data is not None
     change(data)
-    path.write_text(json.dumps(data))
+    store.write(path, data)
 
 
 def edit_board(store: Store, name: str, old: str, new: str) -> None:
@@ -125,9 +125,9 @@ def bad_array(**arrays: np.ndarray) -> Callable[[Store], object]:
 
 def list_twice(store: Store) -> None:
     path = store.root / "boards" / f"{BOARD}.json"
-    note = json.loads(path.read_text())
+    note = store.board(BOARD)
     note["cells"].append(note["cells"][0])
-    path.write_text(json.dumps(note))
+    store.write(path, note)
 
 
 KEY = whole()[2][0].key
@@ -155,12 +155,12 @@ TAMPERING: dict[str, tuple[Callable[[Store], object], tuple[str, ...]]] = {
     "an outcome": (swap_outcome, ("record.json", KEY, "0.525")),
     "bytes of an outcome": (
         lambda store: (store.cell_dir(KEY) / "outcome.npz").write_bytes(attacked(21).to_bytes()),
-        ("outcome.npz", KEY, "is not what its record was made from"),
+        ("outcome.npz", KEY, "its content is not what was written there; robbench run"),
     ),
     "no outcome": (lambda store: (store.cell_dir(KEY) / "outcome.npz").unlink(), ("outcome.npz", KEY)),
     "a record of another cell": (
         lambda store: shutil.copy(store.cell_dir(whole()[1][0].key) / "record.json", store.cell_dir(KEY)),
-        (KEY, whole()[1][0].key),
+        ("record.json", KEY, "its content is not what was written there"),
     ),
     "a class that is not there": (bad_array(final=np.full(40, 7)), ("record.json", KEY, "final", "classes")),
     "decisions of other weights": (
@@ -203,9 +203,10 @@ def test_what_does_not_follow_is_refused_and_nothing_is_written(
 @pytest.mark.parametrize("written", [{}, {"noise-wins": "so"}])
 def test_a_flag_follows_from_the_cells_whatever_is_written(tmp_path: Path, written: dict[str, str]) -> None:
     flagged = fill(tmp_path / "runs", row(A_MODEL, (10, 20)))
-    for path in (flagged.root / "cells").glob("*/record.json"):
-        record = Record.from_json(path.read_text())
-        path.write_text(record.model_copy(update={"flags": written}).to_json())
+    for key in flagged.keys("cells"):
+        record = flagged.record(key)
+        assert record is not None
+        flagged.write_cell(record.model_copy(update={"flags": written}), None)
     assert publish(flagged, tmp_path / "site") == 0
     flags = {record.spec.condition.label: record.flags for record, _ in read_archive(tmp_path / "site" / BOARD)}
     assert {label: list(found) for label, found in flags.items() if found} == {"fgsm@0.1": ["single-step-wins"]}

@@ -17,11 +17,11 @@ from hypothesis import strategies as st
 from pydantic import BaseModel
 
 from robbench.cli.main import main
+from robbench.core import sealed
 from robbench.core.atomic_io import write_atomically
-from robbench.core.errors import RequestError, StoreError
+from robbench.core.errors import Damaged, RequestError, StoreError
 from robbench.execution.jobs import carry_out
 from robbench.execution.runner import remaining
-from robbench.results import store as store_module
 from robbench.results.schema import SCHEMA, BoardNote, Outcome, Record
 from robbench.results.store import Store
 
@@ -53,6 +53,9 @@ def outcome(count: int = 12, seed: int = 0) -> Outcome:
         num_classes=4,
         kind="natural",
     )
+
+
+EXAMPLES = outcome(3).to_bytes()
 
 
 @pytest.fixture(scope="module")
@@ -118,7 +121,7 @@ def test_a_crash_between_writing_and_renaming_leaves_no_entry(
     monkeypatch.undo()
     assert store.record(a_record.key) is None
     assert not store.finished(a_record.key)
-    written = store.write_cell(a_record, outcome(), {"examples.npz": b"examples"})
+    written = store.write_cell(a_record, outcome(), {"examples.npz": EXAMPLES})
     assert store.record(a_record.key) == written
     assert store.finished(a_record.key)
 
@@ -130,8 +133,8 @@ def test_the_record_is_written_last(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         order.append(path.name)
         write_atomically(path, data)
 
-    monkeypatch.setattr(store_module, "write_atomically", noting)
-    Store(tmp_path).write_cell(a_record, outcome(), {"examples.npz": b"examples"})
+    monkeypatch.setattr(sealed, "write_atomically", noting)
+    Store(tmp_path).write_cell(a_record, outcome(), {"examples.npz": EXAMPLES})
     assert order == ["outcome.npz", "examples.npz", "record.json"]
 
 
@@ -197,9 +200,13 @@ def test_a_record_of_a_newer_robbench_is_refused(tmp_path: Path, schema: object,
     store = Store(tmp_path)
     store.write_cell(a_record, outcome())
     path = store.cell_dir(a_record.key) / "record.json"
-    path.write_text(json.dumps({**json.loads(path.read_text()), "schema_version": schema}))
-    with pytest.raises(StoreError, match="schema"):
-        store.record(a_record.key)
+    data = {**json.loads(path.read_text()), "schema_version": schema}
+    del data["seal"]
+    store.write(path, data)
+    for read in (store.record, store.check_cell):
+        with pytest.raises(StoreError, match=r"schema .*; use the robbench that wrote it$") as caught:
+            read(a_record.key)
+        assert not isinstance(caught.value, Damaged), "a run must not replace it"
 
 
 @pytest.mark.parametrize(
@@ -210,12 +217,13 @@ def test_a_damaged_record_is_named(tmp_path: Path, content: str, a_record: Recor
     store.write_cell(a_record, outcome())
     path = store.cell_dir(a_record.key) / "record.json"
     path.write_bytes(content.encode(errors="surrogateescape"))
-    for read in (store.record, store.finished):
-        with pytest.raises(StoreError) as caught:
+    for read in (store.record, store.check_cell):
+        with pytest.raises(Damaged) as caught:
             read(a_record.key)
-        assert str(path) in str(caught.value)
-        assert f"remove {path.parent} and run again" in str(caught.value)
+        assert str(caught.value).startswith(f"{path} is damaged: ")
+        assert str(caught.value).endswith("; robbench run with its grid makes it again")
         assert "\n" not in str(caught.value)
+    assert not store.finished(a_record.key)
 
 
 @pytest.mark.parametrize("damage", ["gone", "short", "changed"])
@@ -247,16 +255,17 @@ def test_failed_cells_are_not_finished_and_unsupported_ones_are(tmp_path: Path, 
     store = Store(tmp_path)
     assert store.record("nothing") is None
     for status, finished in (("failed", False), ("unsupported", True), ("done", True)):
-        store.write_cell(a_record.model_copy(update={"status": status}), None)
+        store.write_cell(a_record.model_copy(update={"status": status, "outcome_sha256": None}), None)
         assert store.finished(a_record.key) is finished
 
 
 def test_keys_sizes_and_removal(tmp_path: Path, a_record: Record) -> None:
     store = Store(tmp_path)
     assert store.keys("cells") == []
-    store.write_cell(a_record, None, {"examples.npz": b"12345"})
+    store.write_cell(a_record, None, {"examples.npz": EXAMPLES})
     assert store.keys("cells") == [a_record.key]
-    assert store.size("cells", a_record.key) == 5 + len(a_record.to_json().encode())
+    seals = 64 + len(f' "seal": "{"0" * 20}",\n')
+    assert store.size("cells", a_record.key) == len(EXAMPLES) + len(a_record.to_json().encode()) + seals
     store.remove("cells", a_record.key)
     assert store.keys("cells") == []
     store.remove("cells", a_record.key)
