@@ -170,11 +170,19 @@ class Registration:
 
 @dataclass(frozen=True)
 class Plugin:
-    """A module in which to look for components, and the hash of its source."""
+    """A module in which to look for components.
+
+    Attributes:
+        label: Its name and version.
+        module: The module.
+        source: Hash of its source.
+        file: Where it was loaded from by path; None for an installed package.
+    """
 
     label: str
     module: ModuleType
     source: str
+    file: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -282,7 +290,7 @@ def _file_plugin(path: Path) -> Plugin:
         except (Exception, SystemExit) as error:
             del sys.modules[name]
             raise RequestError(f"plugin {path} cannot be loaded: {type(error).__name__}: {error}") from error
-    return Plugin(f"{path.name} {source}", module, source)
+    return Plugin(f"{path.name} {source}", module, source, path)
 
 
 def _installed_plugins() -> list[Plugin]:

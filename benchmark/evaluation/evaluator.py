@@ -11,7 +11,7 @@ from torch import Tensor
 
 from robbench.core.contracts import Classifier, to_float
 from robbench.evaluation.artifacts import artifacts
-from robbench.evaluation.attack_run import ATTACK_BATCH, AttackRunner, Report
+from robbench.evaluation.attack_run import ATTACK_BATCH, AttackRunner, MakeImages, Report
 from robbench.evaluation.gradient_diagnostics import traits, zero_gradients
 from robbench.evaluation.subject import Subject
 from robbench.planning.conditions import Condition
@@ -51,6 +51,7 @@ def evaluate(
     report: Report = lambda done, of: None,
     peers: Sequence[Classifier] = (),
     survivors: Ints | None = None,
+    attack: MakeImages | None = None,
 ) -> Result:
     """Apply a condition to a model and judge what comes of it.
 
@@ -62,12 +63,13 @@ def evaluate(
         report: Called after every batch with the number of samples done and to do.
         peers: Other models, for attacks that work through them.
         survivors: Ids of the samples to draw from, where the condition asks for those that other attacks left.
+        attack: Makes attacked images elsewhere; None to make them in this process.
 
     Raises:
         Breach: If an attack breaks a rule of the referee.
     """
     subject = _drawn(subject, condition, survivors)
-    runner = AttackRunner.of(subject, condition, peers, report)
+    runner = AttackRunner.of(subject, condition, peers, report, attack)
     if condition.kind == "clean":
         applied = _clean(runner.judge)
     elif condition.target == "all":

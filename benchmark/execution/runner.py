@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, TypeAlias
 
-from robbench.core.errors import RequestError, explain
+from robbench.core.errors import RequestError
 from robbench.planning.inputs import Finished, finished, read_request
 from robbench.results.schema import Training
 from robbench.results.store import Store
@@ -29,7 +29,11 @@ def unwatched(plan: Plan, work: Work) -> Iterator[Tell]:
 
 
 def run(
-    request: Request, workers: int | None = None, fresh: bool = False, watch: Watch = unwatched
+    request: Request,
+    workers: int | None = None,
+    fresh: bool = False,
+    watch: Watch = unwatched,
+    timeout: float | None = None,
 ) -> Boards | Finished:
     """Train, attack, score and write the boards of a request; what is in the store is not done again.
 
@@ -38,6 +42,7 @@ def run(
         workers: Number of worker processes; None for what suits the device.
         fresh: Whether to do everything again.
         watch: Shows the work; gives what is to be called as it goes on.
+        timeout: Seconds that one cell, or one epoch of training, may take; None for a day.
 
     Returns:
         The boards, or what is known of the request if it was carried out before; that needs no torch.
@@ -46,6 +51,8 @@ def run(
         RequestError: If the request is wrong; nothing is written then.
         StoreError: If results cannot be kept.
     """
+    # A plugin may change the working directory when it is loaded.
+    request = request.absolute()
     store = Store(request.out)
     store.check()
     inputs = read_request(request)
@@ -54,10 +61,14 @@ def run(
         return before
 
     from robbench.execution.boards import note_boards, write_boards
-    from robbench.execution.local import run_locally
+    from robbench.execution.local import CELL_TIMEOUT, run_locally
+    from robbench.execution.portion import check_plan
+    from robbench.execution.processes import prepare
     from robbench.planning.planner import make_plan
 
+    prepare()
     plan = make_plan(inputs)
+    check_plan(plan)
     if fresh:
         with store.lock(exclusive=True):
             forget(plan, store)
@@ -67,7 +78,7 @@ def run(
         work = remaining(plan, store)
         refresh(plan, store)
         with watch(plan, work) as tell:
-            run_locally(plan, work, workers, tell)
+            run_locally(plan, work, workers, tell, timeout or CELL_TIMEOUT)
         written = write_boards(store, boards, plan.registry)
         store.note_request(inputs.key, plan.name, boards)
     return written
@@ -76,30 +87,42 @@ def run(
 def remaining(plan: Plan, store: Store) -> Work:
     """The jobs that have cells to be done, and those whose weights another of them needs; largest first.
 
-    Cells that work through other models stand apart from their job's other cells, and come last.
+    Cells that work through other models stand apart from their job's other cells, and come last; after them, those that
+    cost their process when they were last tried.
     """
+    from robbench.execution.jobs import lethal
+
     work: Work = []
     late: Work = []
+    last: Work = []
     by_key = {job.key: job for job in plan.jobs}
     for job in plan.jobs:
         cells = [cell for cell in job.cells if not store.finished(cell.key, embedded=cell.condition.embed > 0)]
+        feared: list[Cell] = []
+        for cell in cells:
+            if lethal(store.record(cell.key)) or {other.key for other in feared}.intersection(cell.needs):
+                feared.append(cell)
+        cells = [cell for cell in cells if cell not in feared]
         alone = [cell for cell in cells if not cell.peers]
         if alone:
             work.append((job, alone))
         if len(alone) < len(cells):
             late.append((job, [cell for cell in cells if cell.peers]))
+        if feared:
+            last.append((job, feared))
     needed = {key for job, cells in late for cell in cells for key in (job.key, *cell.peers)}
-    begun = {job.key for job, _ in work}
+    needed |= {key for _, cells in last for cell in cells for key in cell.peers}
+    begun = {job.key for job, _ in (*work, *last)}
     work += [(by_key[key], []) for key in sorted(needed - begun) if not store.has_model(key)]
-    listed = {job.key for job, _ in work}
-    for job, cells in list(work):
+    listed = {job.key for job, _ in (*work, *last)}
+    for job, cells in (*work, *last):
         wanted = not cells or not job.recipe.unseen or any(not cell.refusal for cell in cells)
         for start in reversed(plan.starts(job)) if wanted and not store.has_model(job.key) else ():
             if start.key in listed or store.has_model(start.key):
                 break
             work.append((start, []))
             listed.add(start.key)
-    return sorted(work, key=lambda item: -len(item[0].data.splits.train)) + late
+    return sorted(work, key=lambda item: -len(item[0].data.splits.train)) + late + last
 
 
 def forget(plan: Plan, store: Store) -> None:
@@ -117,7 +140,10 @@ def refresh(plan: Plan, store: Store) -> None:
         RequestError: If a metric fails.
         StoreError: If a record cannot be read or written.
     """
-    from robbench.evaluation.scoring import metrics_digest, scored
+    from robbench.evaluation.scoring import metrics_digest
+    from robbench.execution.jobs import reason
+    from robbench.execution.local import CELL_TIMEOUT
+    from robbench.execution.rescoring import rescored
 
     wanted = metrics_digest(plan.registry)
     for job, cell in plan.cells:
@@ -131,8 +157,8 @@ def refresh(plan: Plan, store: Store) -> None:
             outcome = store.outcome(record)
             assert outcome is not None
             try:
-                fresh = scored(fresh, outcome, plan.registry)
+                fresh = rescored(fresh, outcome, plan.registry, CELL_TIMEOUT)
             except Exception as error:
-                raise RequestError(f"a metric fails on finished cells: {explain(error)}") from error
+                raise RequestError(f"a metric fails on finished cells: {reason(error)}") from error
         if fresh != record:
             store.write_cell(fresh, None)
