@@ -23,7 +23,10 @@ from robbench.planning.plan import Plan
 from robbench.results.schema import Record
 from robbench.results.store import Store
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="signals, and processes in /proc")
+pytestmark = [
+    pytest.mark.skipif(sys.platform != "linux", reason="signals, and processes in /proc"),
+    pytest.mark.usefixtures("one_core"),
+]
 
 HEAD = """
 import ctypes, os, random, signal, subprocess, sys, threading, time, warnings
@@ -306,13 +309,12 @@ def test_a_metric_that_crashes_fails_the_cells_that_it_measures(tmp_path: Path) 
     assert found["clean"].reason == "crash: the process ended with SIGABRT"
 
 
-def test_memory_runs_out_where_it_is_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_memory_runs_out_where_it_is_taken() -> None:
     code = """
-import resource, sys
+import numpy as np
 from robbench.execution import processes
 processes.free_memory = lambda: 200 * 2**20
 processes._limit_memory()
-import numpy as np
 kept = []
 try:
     for _ in range(100):
