@@ -176,7 +176,7 @@ class _Run:
 
     def _hand(self, job: Job, cells: Sequence[Cell]) -> None:
         loaded = frozenset(judge_sources(self.plan, job, cells))
-        idle = next((worker for worker in self.pool if worker.job is None), None)
+        idle = next((worker for worker in self.pool if worker.job is None and worker.child.process.is_alive()), None)
         if loaded or idle is None:
             # Where plugins are loaded, nothing but the cell at hand is judged.
             worker = _Worker(self._start(work, self.threads, apart=bool(loaded)))

@@ -62,7 +62,7 @@ class Child:
             apart: Whether it runs code of plugins.
         """
         ours, theirs = multiprocessing.Pipe()
-        process = _CONTEXT.Process(target=_begin, args=(target, theirs, arguments, device, apart))
+        process = _CONTEXT.Process(target=_begin, args=(target, theirs, arguments, device, apart, dict(os.environ)))
         with theirs, _no_main_module():
             process.start()
         return cls(process, ours, apart)
@@ -112,13 +112,21 @@ def _no_main_module() -> Iterator[None]:
 
 
 def _begin(
-    target: Callable[..., None], connection: Connection, arguments: tuple[Any, ...], device: str, apart: bool
+    target: Callable[..., None],
+    connection: Connection,
+    arguments: tuple[Any, ...],
+    device: str,
+    apart: bool,
+    environment: dict[str, str],
 ) -> None:
     # Ctrl-C reaches every process of a terminal; the parent ends the others.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if apart:
         os.setsid()
     _end_with_parent(apart)
+    # That of the process that this one was forked from may be older.
+    os.environ.clear()
+    os.environ.update(environment)
     # Standard output is the parent's: what a library or a plugin prints is no part of it.
     with contextlib.suppress(OSError):
         os.dup2(2, 1)
