@@ -41,10 +41,10 @@ def test_a_run_goes_on_without_its_reader_and_without_letters(tmp_path: Path) ->
         assert left.stdout is not None
         left.stdout.readline()
         left.stdout.close()
-        shown, complaints = plain.communicate(timeout=120)
+        shown, complaints = plain.communicate(timeout=400)
         assert left.stderr is not None
         assert left.stderr.read() == b""
-        assert left.wait(120) == 0
+        assert left.wait(400) == 0
     assert (plain.returncode, complaints) == (0, b"")
     assert b"cross-entropy ? no defense" in shown
     for name in ("head", "ascii"):
@@ -80,7 +80,7 @@ def test_the_time_left_is_weighed_by_passes(tmp_path: Path) -> None:
     (job,) = plan.jobs
     training, each = weights(job, job.cells, store)
     clean, pgd = job.cells
-    assert (each[clean.key], each[pgd.key]) == (2 * 20, (100 + 2 * 100 + 2) * 20)
+    assert (each[clean.key], each[pgd.key]) == (2 * 20, (101 + 2 * 100 + 2) * 20)
     assert training == 3 * max(len(job.data.splits.train), job.recipe.min_steps * job.recipe.batch_size)
     with Display(plan, work, Terminal(quiet=True)) as display:
         display._started = time.monotonic() - 100

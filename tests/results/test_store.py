@@ -325,7 +325,7 @@ def test_a_full_disk_ends_a_run_with_one_line_and_keeps_what_was_finished(tmp_pa
     store = Store(out)
     left = remaining(plan, store)
     assert sum(len(cells) for _, cells in left) == 2
-    kept = {path: path.stat().st_mtime_ns for path in out.glob("cells/*/record.json")}
+    kept = {path: path.stat().st_mtime_ns for path in out.glob("cells/*/outcome.npz")}
     assert len(kept) == 2
     assert main(words) == 0
     assert not remaining(plan, store)
