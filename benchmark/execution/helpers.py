@@ -79,7 +79,7 @@ class Helpers:
     def notes(self, cell: Cell) -> tuple[str, ...]:
         """What the record of a cell should say of where it was judged."""
         shared = attack_sources(cell) & self.task.loaded
-        return ("judged where the plugin of the attack is loaded, which the model is of as well",) if shared else ()
+        return ("judged in a process that had loaded the attack's plugin: the model is from it, too",) if shared else ()
 
     @contextmanager
     def attacker(self, cell: Cell) -> Iterator[RemoteAttacker | None]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import multiprocessing.connection
 import os
 import time
@@ -16,9 +17,9 @@ from robbench.evaluation.scoring import metrics_digest, without_result
 from robbench.execution.helpers import Facts, Gone, Task, Wanted
 from robbench.execution.jobs import Progress, Tell, provenance_of
 from robbench.execution.plugin_process import attack, measure_outcomes
-from robbench.execution.portion import check_plan, judge_sources, portion_to_attack, portion_to_judge
+from robbench.execution.portion import judge_sources, portion_to_attack, portion_to_judge
 from robbench.execution.processes import Child, prepare
-from robbench.execution.worker import Over, work
+from robbench.execution.worker import Begun, Over, work
 from robbench.planning.plan import Cell, Job, Plan
 from robbench.results.store import Store
 
@@ -55,12 +56,10 @@ def run_locally(plan: Plan, work: Work, workers: int | None, tell: Tell, timeout
         timeout: Seconds that one cell, or one epoch of training, may take.
 
     Raises:
-        RequestError: If a plugin's component cannot be handed to a worker.
         StoreError: If results cannot be kept.
     """
     if not work:
         return
-    check_plan(plan)
     prepare()
     workers = workers or default_workers(plan.device)
     run = _Run.of(plan, work, max(1, cores() // workers), tell, timeout)
@@ -112,7 +111,7 @@ class _Worker:
         job: The job that it was handed, or None while it waits.
         left: The cells of it that have no record yet.
         cell: Key of the cell that it is at; empty in training.
-        since: When that began.
+        since: When that began; infinite while the process starts.
         helper: The process that runs plugins for it, or None.
         verdict: How the helper ended, or empty.
     """
@@ -121,7 +120,7 @@ class _Worker:
     job: Job | None = None
     left: list[Cell] = field(default_factory=list)
     cell: str = ""
-    since: float = 0.0
+    since: float = math.inf
     helper: Child | None = None
     verdict: str = ""
 
@@ -183,9 +182,9 @@ class _Run:
             self.pool.append(worker)
         else:
             worker = idle
-        worker.job, worker.left, worker.cell, worker.since = job, list(cells), "", time.monotonic()
+        worker.job, worker.left, worker.cell, worker.since = job, list(cells), "", math.inf
         portion = portion_to_judge(self.plan, job, cells)
-        # One that died before it listened is found dead where it is listened to.
+        # One that died is found dead where it is listened to.
         with contextlib.suppress(OSError):
             worker.child.connection.send(Task(portion, tuple(cell.key for cell in cells), loaded, self.facts))
 
@@ -201,12 +200,13 @@ class _Run:
             self._attend(worker)
 
     def _attend(self, worker: _Worker) -> None:
-        try:
-            while worker.job is not None and worker.child.connection.poll():
-                self._take(worker, worker.child.connection.recv())
-        except (EOFError, OSError):
-            self._bury(worker, worker.child.death())
-            return
+        while worker.job is not None and worker.child.connection.poll():
+            try:
+                message = worker.child.connection.recv()
+            except Exception:  # nothing more comes, or nothing that a worker of ours sends
+                self._bury(worker, worker.child.death())
+                return
+            self._take(worker, message)
         if worker.job is not None and not worker.child.process.is_alive():
             self._bury(worker, worker.child.death())
         elif worker.helper is not None and not worker.verdict and not worker.helper.process.is_alive():
@@ -223,13 +223,17 @@ class _Run:
                 if message.cell != worker.cell or not message.cell:
                     worker.cell, worker.since = message.cell, time.monotonic()
                 self.tell(message)
+            case Begun():
+                worker.since = time.monotonic()
             case Wanted():
                 worker.end_helper()
                 worker.helper = self._helper(worker, message)
-                send_handle(worker.child.connection, worker.helper.connection.fileno(), worker.child.pid)
+                with contextlib.suppress(OSError):
+                    send_handle(worker.child.connection, worker.helper.connection.fileno(), worker.child.pid)
             case Gone():
                 assert worker.helper is not None
-                worker.child.connection.send(worker.verdict or worker.helper.death())
+                with contextlib.suppress(OSError):
+                    worker.child.connection.send(worker.verdict or worker.helper.death())
                 worker.end_helper()
             case Over():
                 if message.error:

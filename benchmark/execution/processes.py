@@ -76,7 +76,8 @@ class Child:
     def end(self) -> None:
         """Kill the process and all that it started."""
         pid = self.pid
-        if self.process.is_alive():
+        # 255: whoever was to tell how it ended has ended, and it may go on.
+        if self.process.exitcode in (None, 255):
             for other in (*_descendants(pid), pid):
                 with contextlib.suppress(OSError):
                     os.kill(other, signal.SIGKILL)

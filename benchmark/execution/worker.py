@@ -13,6 +13,11 @@ from robbench.execution.jobs import carry_out
 
 
 @dataclass(frozen=True)
+class Begun:
+    """Says that a task is begun: the process has started."""
+
+
+@dataclass(frozen=True)
 class Over:
     """Says that a task is over.
 
@@ -31,6 +36,7 @@ def work(parent: Connection, threads: int) -> None:
             task: Task = parent.recv()
         except EOFError:
             return
+        parent.send(Begun())
         parent.send(Over(_error(parent, task)))
 
 

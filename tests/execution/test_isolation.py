@@ -395,7 +395,7 @@ def test_a_record_says_that_attack_and_model_are_of_one_plugin(tmp_path: Path) -
     notes = {
         (record.spec.model.label.split(" · ")[-1], record.spec.condition.label): record.notes for record in run(plan)
     }
-    assert any("judged where the plugin of the attack is loaded" in note for note in notes["spoils", "gray@0.1"])
+    assert any("had loaded the attack's plugin" in note for note in notes["spoils", "gray@0.1"])
     assert not any(
         "judged where" in note for key, found in notes.items() if key != ("spoils", "gray@0.1") for note in found
     )
