@@ -19,16 +19,12 @@ _NARROWEST = 60
 
 
 class Terminal(Console):
-    """A console that prints text as it is, and leaves it to the command what to do when its reader goes away."""
+    """A console that prints text as it is."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(markup=False, highlight=False, emoji=False, **options)
         # In fewer columns tables lose whole columns; the terminal wraps lines without loss.
         self.width = max(self.width, _NARROWEST)
-
-    def on_broken_pipe(self) -> None:
-        """Let the error through, in place of leaving with status 1."""
-        raise BrokenPipeError
 
     def say(self, text: str) -> None:
         """Print one line, which the terminal may wrap, so that a path or an error can be copied."""

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib
-import os
 import pkgutil
 import sys
 from collections.abc import Sequence
@@ -12,7 +12,8 @@ from typing import NoReturn
 
 import robbench.cli
 from robbench.cli._command import Command, Parser
-from robbench.core.errors import RequestError, StoreError, did_you_mean
+from robbench.cli._output import lasting
+from robbench.core.errors import RequestError, StoreError, did_you_mean, explain
 
 EPILOG = """\
 start here:
@@ -55,8 +56,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         0 all done, 1 some cells failed or the store could not be written, 2 the request was wrong, 130 interrupted.
     """
+    with contextlib.redirect_stdout(lasting(sys.stdout)), contextlib.redirect_stderr(lasting(sys.stderr)):
+        try:
+            return _status(list(sys.argv[1:] if arguments is None else arguments))
+        finally:
+            sys.stdout.flush()
+
+
+def _status(words: list[str]) -> int:
     try:
-        return _dispatch(list(sys.argv[1:] if arguments is None else arguments))
+        return _dispatch(words)
     except RequestError as error:
         print(f"robbench: {error}", file=sys.stderr)
         return 2
@@ -66,9 +75,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("robbench: interrupted; finished work is kept, run again to go on", file=sys.stderr)
         return 130
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
 
 
 def _dispatch(words: list[str]) -> int:
@@ -86,7 +92,11 @@ def _dispatch(words: list[str]) -> int:
     if options.command is None:
         top.print_help()
         return 0
-    status: int = options.action(options)
+    try:
+        status: int = options.action(options)
+    except (SystemExit, GeneratorExit) as error:
+        # Nothing here ends the command so; exit status 0 is for work that was done.
+        raise RequestError(f"a plugin tried to end the command: {explain(error)}") from error
     return status
 
 

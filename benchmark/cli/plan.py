@@ -58,24 +58,27 @@ def _show(plan: Plan, store: Store, every_cell: bool) -> None:
     for job, cells in remaining(plan, store):
         left.setdefault(job.key, []).extend(cells)
     total, done, count = NOTHING, 0, 0
+    timed = rates.training is not None or rates.attacking is not None
     console.print(f"{plan.name}: {plan.grid.title}" if plan.grid.title else plan.name)
     for remark in plan.remarks:
         console.say(f"note: {remark}")
     for name, jobs in itertools.groupby(plan.jobs, key=lambda job: job.data.choice.label):
-        made = table("model", numbers=("seed", "done", "passes left", "time left"))
+        made = table("model", numbers=("seed", "done", "passes left", *(("time left",) if timed else ())))
         for job in jobs:
             cells = left.get(job.key, [])
             expected = cost(job, cells, store, rates) if job.key in left else NOTHING
             finished = len(job.cells) - len(cells)
             total, done, count = total + expected, done + finished, count + len(job.cells)
-            made.add_row(job.spec.label, str(job.seed), f"{finished}/{len(job.cells)}", *_forecast(expected))
+            made.add_row(
+                job.spec.label, str(job.seed), f"{finished}/{len(job.cells)}", *_forecast(expected)[: 1 + timed]
+            )
             for cell in job.cells if every_cell else ():
-                made.add_row(f"  {cell.condition.label}", "", _state(store, cell.key), cell.key[:8], "")
+                made.add_row(f"  {cell.condition.label}", "", _state(store, cell.key), cell.key[:8])
         console.print(f"\n{name}\n")
         console.print(made)
     passes, seconds = _forecast(total)
-    time_left = f"{seconds} on one worker" if seconds != "?" else "time unknown"
-    left_over = f"at most {passes} passes left, {time_left}" if done < count else "nothing left"
+    time_left = f", {seconds} on one worker" if total.seconds is not None else ""
+    left_over = f"at most {passes} passes left{time_left}" if done < count else "nothing left"
     console.print(f"\n{count} cells, {done} done; {left_over}")
 
 

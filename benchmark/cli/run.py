@@ -30,6 +30,13 @@ def _options(parser: argparse.ArgumentParser) -> None:
         "--workers", type=_command.positive, metavar="N", help="worker processes (default: one per core, up to 4)"
     )
     running.add_argument(
+        "--cell-timeout",
+        type=_command.seconds,
+        metavar="TIME",
+        help="most time for one cell, or one epoch of training, as 90s, 30m or 6h; what takes longer is ended and "
+        "fails (default: 24h)",
+    )
+    running.add_argument(
         "--fresh",
         action="store_true",
         help="delete what the store holds of this request and do it again; ask for pretrained weights again, too",
@@ -40,7 +47,7 @@ def _action(options: argparse.Namespace) -> int:
     from robbench.execution.runner import run
     from robbench.planning.inputs import Finished
 
-    done = run(_command.request(options), options.workers, options.fresh, _watched)
+    done = run(_command.request(options), options.workers, options.fresh, _watched, options.cell_timeout)
     if isinstance(done, Finished):
         print(f"Nothing to do: all {done.cells} cells of {done.grid} are done.")
         for board in done.boards:
@@ -49,7 +56,7 @@ def _action(options: argparse.Namespace) -> int:
     from robbench.cli._display import show_boards
 
     show_boards(done, options.out)
-    return 1 if done.failed() else 0
+    return 1 if done.failed() or any(done.missing.values()) else 0
 
 
 @contextlib.contextmanager
@@ -89,15 +96,22 @@ class Display:
     _overall: TaskID | None = None
     _tasks: dict[str, TaskID] = field(default_factory=dict)
     _left: dict[str, int] = field(default_factory=dict)
+    _weights: dict[str, float] = field(default_factory=dict)
+    _shares: dict[str, float] = field(default_factory=dict)
     _finished: int = 0
     _failed: int = 0
 
     def __enter__(self) -> Self:
         """Say what is going to be done."""
-        self._left = {}
+        from robbench.planning.cost_estimate import weights
+        from robbench.results.store import Store
+
+        store = Store(self.plan.request.out)
         for job, cells in self.work:
             # A job comes again for its cells that work through other models.
             self._left[job.label] = self._left.get(job.label, 0) + len(cells)
+            self._weights[job.label], each = weights(job, cells, store)
+            self._weights |= each
         total = sum(len(job.cells) for job in self.plan.jobs)
         self.console.print(
             f"{self.plan.name}: {total} cells of {len(self.plan.jobs)} models; "
@@ -141,14 +155,16 @@ class Display:
         from robbench.cli._display import duration
 
         left = "time left unknown"
-        if self._finished:
+        behind = sum(self._weights[name] * share for name, share in self._shares.items())
+        if behind:
             elapsed = time.monotonic() - self._started
-            left = f"about {duration(elapsed / self._finished * (self._to_do - self._finished))} left"
+            left = f"about {duration(elapsed * (sum(self._weights.values()) / behind - 1))} left"
         return f"{self._finished}/{self._to_do}, {self._elapsed()}, {left}"
 
     def tell(self, event: Event) -> None:
         """Show that something happened."""
         record = event.finished
+        self._count(event)
         if record is not None:
             self._finished += 1
             self._left[event.job] -= 1
@@ -167,11 +183,19 @@ class Display:
             task = self._tasks.get(event.job)
             if task is None:
                 task = self._tasks[event.job] = self._bars.add_task(_short(event.job), total=1, state="")
-            self._bars.update(
-                task, completed=event.done, total=event.of, state=f"{event.activity} {event.done}/{event.of}"
-            )
+            count = f" {event.done}/{event.of}" if event.of else ""
+            self._bars.update(task, completed=event.done, total=event.of or 1, state=f"{event.activity}{count}")
         assert self._overall is not None
         self._bars.update(self._overall, completed=self._finished, state=self._state())
+
+    def _count(self, event: Event) -> None:
+        """Count what is behind, by passes: of models how far they are trained, of cells whether they are finished."""
+        if event.finished is not None:
+            self._shares[event.cell] = 1.0
+        if event.cell:
+            self._shares[event.job] = 1.0
+        elif event.of:
+            self._shares[event.job] = event.done / event.of
 
 
 def _short(label: str, width: int = 32) -> str:

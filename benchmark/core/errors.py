@@ -96,11 +96,12 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     return f"known: {', '.join(options)}" if options else "none is known"
 
 
-def explain(error: Exception) -> str:
+def explain(error: BaseException) -> str:
     """An error in one line: its type, its message, and where it was raised."""
     frames = traceback.extract_tb(error.__traceback__)
     place = f" ({Path(frames[-1].filename).name}:{frames[-1].lineno})" if frames else ""
-    message = " ".join(str(error).split())
+    # A message of somebody else's may hold what no file can.
+    message = " ".join(str(error).encode("utf-8", "backslashreplace").decode().split())
     home = os.path.expanduser("~")
     # What happens to a cell is published; a home directory whose name has spaces could not be told from a text later.
     message = message.replace(f"{home}{os.sep}", f"~{os.sep}") if home != os.sep else message

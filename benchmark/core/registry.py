@@ -170,11 +170,19 @@ class Registration:
 
 @dataclass(frozen=True)
 class Plugin:
-    """A module in which to look for components, and the hash of its source."""
+    """A module in which to look for components.
+
+    Attributes:
+        label: Its name and version.
+        module: The module.
+        source: Hash of its source.
+        file: Where it was loaded from by path; None for an installed package.
+    """
 
     label: str
     module: ModuleType
     source: str
+    file: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -287,7 +295,7 @@ def _file_plugin(path: Path) -> Plugin:
         except (Exception, SystemExit) as error:
             del sys.modules[name]
             raise RequestError(f"plugin {path} cannot be loaded: {type(error).__name__}: {error}") from error
-    return Plugin(f"{path.name} {source}", module, source)
+    return Plugin(f"{path.name} {source}", module, source, path)
 
 
 def _installed_plugins() -> list[Plugin]:
@@ -303,6 +311,11 @@ def _installed_plugins() -> list[Plugin]:
         version = point.dist.version if point.dist else "?"
         plugins.append(Plugin(f"{point.name} {version}", module, digest_files(_package_files(module))))
     return plugins
+
+
+def installed_source(name: str) -> str:
+    """Hash of the source of an installed plugin's module, which is imported."""
+    return digest_files(_package_files(importlib.import_module(name)))
 
 
 def _package_files(module: ModuleType) -> list[Path]:

@@ -15,7 +15,7 @@ from robbench.core.sample_rng import Streams
 from robbench.evaluation.query_counter import Oracle
 from robbench.evaluation.referee import change_norms, check_images, check_predictions, check_scores, fair_play
 from robbench.evaluation.subject import Subject
-from robbench.planning.conditions import Condition, Stage
+from robbench.planning.conditions import Condition
 from robbench.results.schema import Outcome
 from robbench.training.trainer import JUDGING_BATCH
 
@@ -23,6 +23,38 @@ ATTACK_BATCH = 128
 """Images per call of an attack; a constant, halved only where memory runs out."""
 
 Report = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class AttackInput:
+    """A batch that is to be attacked.
+
+    Attributes:
+        images: Clean images, float in [0, 1], shape ``(N, C, H, W)``.
+        labels: Their classes, int64, shape ``(N,)``.
+        ids: Their sample ids, int64, shape ``(N,)``.
+        targets: Target classes, int64, shape ``(N,)``, or None without a rule.
+        draw: Number of the random draw.
+    """
+
+    images: Tensor
+    labels: Tensor
+    ids: Tensor
+    targets: Tensor | None
+    draw: int
+
+
+@dataclass(frozen=True)
+class AttackedImages:
+    """What one stage of a condition returned, not checked, and the passes spent per sample so far."""
+
+    images: Tensor
+    forwards: Tensor
+    backwards: Tensor
+
+
+MakeImages = Callable[[AttackInput], Iterator[AttackedImages]]
+"""Attacks a batch, one stage after the other; the next stage starts once the images of the last one were checked."""
 
 
 @dataclass(frozen=True)
@@ -41,28 +73,91 @@ class AttackRun:
 
 
 @dataclass(frozen=True)
+class Attacker:
+    """Runs a condition's attacks in this process.
+
+    Attributes:
+        model: The copy of the model that attacks get their hands on, in evaluation mode.
+        condition: The condition, bound to its peers.
+        seed: Seed of all attacks.
+    """
+
+    model: Classifier
+    condition: Condition
+    seed: int
+
+    def __call__(self, given: AttackInput) -> Iterator[AttackedImages]:
+        """Attack a batch, stage by stage, under the eyes of the referee."""
+        self.model.redraw(2 * given.draw + 1)
+        oracle = Oracle(self.model, len(given.labels))
+        changed = given.images
+        for position, stage in enumerate(self.condition.stages):
+            targeted = stage.threat.targeted and given.targets is not None
+            labels = given.targets if targeted and given.targets is not None else given.labels
+            streams = Streams.of(given.ids, self.seed, stage.attack.name, position, given.draw)
+            inputs = changed.clone()
+            with fair_play(self.model, inputs, labels), oracle.watching(inputs):
+                changed = stage.attack.component.perturb(oracle, inputs, labels, stage.threat, streams)
+            yield AttackedImages(changed, oracle.forwards, oracle.backwards)
+            changed = changed.detach()
+
+
+def checked_stages(condition: Condition, images: Tensor, made: Iterator[AttackedImages]) -> Iterator[AttackedImages]:
+    """The stages of a condition, each held to its own limits around what the stage before it returned.
+
+    Args:
+        condition: The condition.
+        images: The clean images, shape ``(N, C, H, W)``.
+        made: What its stages returned, in order.
+
+    Raises:
+        Breach: If a stage breaks a rule on images.
+    """
+    changed = images
+    for stage, after in zip(condition.stages, made, strict=True):
+        changed = check_images(changed, after.images, stage.threat)
+        yield replace(after, images=changed)
+
+
+@dataclass(frozen=True)
 class AttackRunner:
-    """Runs a condition's attacks on a subject.
+    """Judges what a condition's attacks make of a subject's images.
 
     Attributes:
         judge: The subject with the copy of the model that judges.
-        attacked: The copy that attacks get their hands on.
-        condition: The condition, bound to its peers.
+        attack: Makes attacked images.
+        condition: The condition.
         report: Called after every batch with the number of samples done and to do.
         notes: What happened on the way, appended to.
     """
 
     judge: Subject
-    attacked: Classifier
+    attack: MakeImages
     condition: Condition
     report: Report
     notes: list[str] = field(default_factory=list)
 
     @classmethod
-    def of(cls, subject: Subject, condition: Condition, peers: Sequence[Classifier], report: Report) -> AttackRunner:
-        """A runner with copies of the subject's model, so that a random defense draws the same in every cell."""
-        judge, attacked = copy.deepcopy(subject.model), copy.deepcopy(subject.model)
-        return cls(replace(subject, model=judge), attacked, condition.bound(peers), report)
+    def of(
+        cls,
+        subject: Subject,
+        condition: Condition,
+        peers: Sequence[Classifier],
+        report: Report,
+        attack: MakeImages | None = None,
+    ) -> AttackRunner:
+        """A runner with copies of the subject's model, so that a random defense draws the same in every cell.
+
+        Args:
+            subject: Model and images.
+            condition: What is done to the images.
+            peers: Other models, for attacks that work through them.
+            report: Called after every batch.
+            attack: Makes attacked images elsewhere; None to make them in this process.
+        """
+        judge = replace(subject, model=copy.deepcopy(subject.model))
+        here = attack or Attacker(copy.deepcopy(subject.model), condition.bound(peers), subject.seed)
+        return cls(judge, here, condition, report)
 
     def targets(self) -> Tensor | None:
         """The target class of each sample by the condition's rule, int64, shape ``(N,)``, or None without a rule."""
@@ -122,7 +217,7 @@ class AttackRunner:
             try:
                 run = self._batch(part, targets, draw)
             except (RuntimeError, MemoryError) as error:
-                if size == 1 or not _out_of_memory(error):
+                if size == 1 or not out_of_memory(error):
                     raise
                 size = max(1, size // 2)
                 self.notes.append(f"batch size halved to {size}: {type(error).__name__}")
@@ -131,28 +226,18 @@ class AttackRunner:
             start += len(part)
 
     def _batch(self, index: Tensor, targets: Tensor | None, draw: int) -> AttackRun:
-        subject = self.judge
+        subject, device = self.judge, self.judge.device
         samples = subject.samples[index]
-        images = to_float(samples.images, subject.device)
-        self.attacked.redraw(2 * draw + 1)
+        images = to_float(samples.images, device)
+        aims = None if targets is None else targets[index].to(device)
+        given = AttackInput(images, samples.labels.to(device), samples.ids.to(device), aims, draw)
         subject.model.redraw(2 * draw)
-        oracle = Oracle(self.attacked, len(index))
-        changed = images
-        for position, stage in enumerate(self.condition.stages):
-            labels = targets[index] if stage.threat.targeted and targets is not None else samples.labels
-            streams = Streams.of(samples.ids.to(subject.device), subject.seed, stage.attack.name, position, draw)
-            changed = self._stage(stage, oracle, changed, labels.to(subject.device), streams)
-        arrays = {"attempted": torch.ones(len(index), dtype=torch.bool), **self._judged(images, changed)}
-        arrays |= {"forwards": oracle.forwards, "backwards": oracle.backwards}
+        *_, last = checked_stages(self.condition, images, self.attack(given))
+        arrays = {"attempted": torch.ones(len(index), dtype=torch.bool), **self._judged(images, last.images)}
+        arrays |= {"forwards": last.forwards, "backwards": last.backwards}
         if targets is not None:
             arrays["targets"] = targets[index]
-        return AttackRun(index, changed.cpu(), {name: values.cpu() for name, values in arrays.items()})
-
-    def _stage(self, stage: Stage, oracle: Oracle, images: Tensor, labels: Tensor, streams: Streams) -> Tensor:
-        given = images.clone()
-        with fair_play(self.attacked, given, labels), oracle.watching(given):
-            changed = stage.attack.component.perturb(oracle, given, labels, stage.threat, streams)
-        return check_images(images, changed, stage.threat)
+        return AttackRun(index, last.images.cpu(), {name: values.cpu() for name, values in arrays.items()})
 
     def _judged(self, images: Tensor, changed: Tensor) -> dict[str, Tensor]:
         """Predictions on the changed images, and norms of the change."""
@@ -168,6 +253,7 @@ class AttackRunner:
         return {"final": final, "rounded": rounded, "scored": scored, **norms}
 
 
-def _out_of_memory(error: Exception) -> bool:
+def out_of_memory(error: Exception) -> bool:
+    """Whether an error says that memory ran out."""
     # On the CPU torch has no type of its own for it.
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)

@@ -15,7 +15,7 @@ from robbench.core.global_rng import seeded
 from robbench.core.process_state import settings_kept
 from robbench.core.sample_rng import digest64
 from robbench.evaluation.artifacts import artifacts
-from robbench.evaluation.attack_run import ATTACK_BATCH, AttackRunner, Report
+from robbench.evaluation.attack_run import ATTACK_BATCH, AttackRunner, MakeImages, Report
 from robbench.evaluation.gradient_diagnostics import traits, zero_gradients
 from robbench.evaluation.referee import check_answers, check_scores
 from robbench.evaluation.subject import ANSWERED, Subject
@@ -56,6 +56,7 @@ def evaluate(
     report: Report = lambda done, of: None,
     peers: Sequence[Classifier] = (),
     survivors: Ints | None = None,
+    attack: MakeImages | None = None,
 ) -> Result:
     """Apply a condition to a model and judge what comes of it.
 
@@ -67,20 +68,18 @@ def evaluate(
         report: Called after every batch with the number of samples done and to do.
         peers: Other models, for attacks that work through them.
         survivors: Ids of the samples to draw from, where the condition asks for those that other attacks left.
+        attack: Makes attacked images elsewhere; None to make them in this process.
 
     Raises:
         Breach: If an attack or the model breaks a rule of the referee.
     """
     # A model that draws from global random state draws the same in every run, whatever was evaluated before.
     with settings_kept(), seeded(digest64("evaluation", subject.seed, condition.label)), warnings.catch_warnings():
-        return _evaluated(subject, condition, report, peers, survivors)
+        runner = AttackRunner.of(_drawn(subject, condition, survivors), condition, peers, report, attack)
+        return _evaluated(runner, condition)
 
 
-def _evaluated(
-    subject: Subject, condition: Condition, report: Report, peers: Sequence[Classifier], survivors: Ints | None
-) -> Result:
-    subject = _drawn(subject, condition, survivors)
-    runner = AttackRunner.of(subject, condition, peers, report)
+def _evaluated(runner: AttackRunner, condition: Condition) -> Result:
     if condition.kind == "clean":
         applied = _clean(runner.judge)
     elif condition.target == "all":

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +20,7 @@ from robbench.results.store import EMBEDDINGS, Store
 if TYPE_CHECKING:
     from robbench.evaluation.evaluator import Result
     from robbench.evaluation.subject import Subject
+    from robbench.execution.helpers import Helpers
 
 
 @dataclass(frozen=True)
@@ -30,6 +33,7 @@ class Progress:
         done: Epochs or samples done.
         of: Epochs or samples to do.
         finished: The record of a cell that has just been finished, or None.
+        cell: Key of the cell that is worked on; empty in training.
     """
 
     job: str
@@ -37,9 +41,18 @@ class Progress:
     done: int = 0
     of: int = 0
     finished: Record | None = None
+    cell: str = ""
 
 
 Tell = Callable[[Progress], None]
+
+LETHAL = ("crash", "time limit")
+"""How the reasons of cells begin that cost their process."""
+
+
+def lethal(record: Record | None) -> bool:
+    """Whether a cell cost its process when it was last tried."""
+    return record is not None and record.status == "failed" and (record.reason or "").partition(":")[0] in LETHAL
 
 
 @dataclass(frozen=True)
@@ -55,14 +68,17 @@ class _Trained:
     info: dict[str, Any]
 
 
-def carry_out(plan: Plan, job: Job, cells: Sequence[Cell], tell: Tell) -> None:
+def carry_out(plan: Plan, job: Job, cells: Sequence[Cell], tell: Tell, helpers: Helpers | None = None) -> None:
     """Do what a job has left to do; every cell ends as a record.
+
+    Where plugins are loaded to judge, one cell is evaluated and the others are left.
 
     Args:
         plan: The plan that the job is of.
         job: The job.
         cells: Those of its cells that are to be done.
         tell: Called as work goes on.
+        helpers: Where plugins are run; None to run them in this process.
 
     Raises:
         StoreError: If results cannot be kept.
@@ -72,17 +88,22 @@ def carry_out(plan: Plan, job: Job, cells: Sequence[Cell], tell: Tell) -> None:
 
     require_float32(plan.device)
     store = Store(plan.request.out)
-    facts = _provenance(plan)
+    labels = helpers.plugins if helpers else tuple(plugin.label for plugin in plan.registry.plugins())
+    facts = provenance_of(plan.device, labels)
+    tell = _only_here(tell)
 
     def keep(record: Record, *parts: Any) -> None:
+        tell(Progress(job.label, record.spec.condition.label, cell=record.key))
         kept = store.write_cell(record, *(parts or (None,)))
-        tell(Progress(job.label, record.spec.condition.label, finished=kept))
+        tell(Progress(job.label, record.spec.condition.label, finished=kept, cell=record.key))
 
     wanted = [cell for cell in cells if not cell.refusal]
     # A model to ship has nothing to be scored on, and is trained all the same.
     shipped = not job.recipe.unseen
     trained: _Trained | None = None
     failure = ("", "")
+    tell(Progress(job.label, "loading"))
+    # A plugin may raise SystemExit and its like; the user's Ctrl-C does not reach workers.
     try:
         if not job.refusal and (wanted or shipped or not cells):
             train_once(job, store, plan.device, plan.request.precision, _reporter(tell, job, "training"))
@@ -94,42 +115,70 @@ def carry_out(plan: Plan, job: Job, cells: Sequence[Cell], tell: Tell) -> None:
         raise
     except Diverged as error:
         failure = ("unsupported", str(error))
-    except Exception as error:
+    except BaseException as error:
         failure = ("failed", f"the model: {explain(error)}")
     for cell in cells:
         with store.lease("cells", cell.key):
             if store.finished(cell.key, embedded=cell.condition.embed > 0):
                 # Another run has done it since this one looked.
-                tell(Progress(job.label, cell.condition.label, finished=store.record(cell.key)))
+                tell(Progress(job.label, cell.condition.label, finished=store.record(cell.key), cell=cell.key))
             elif cell.refusal and not (shipped and failure[0]):
                 keep(without_result(cell, "unsupported", cell.refusal, facts))
             elif trained is None:
                 keep(without_result(cell, *failure, facts))
             else:
+                tell(Progress(job.label, cell.condition.label, cell=cell.key))
                 try:
-                    record, result = _evaluate(plan, job, cell, trained, store, facts, tell)
+                    record, result = _evaluate(plan, job, cell, trained, store, facts, tell, helpers)
                 except StoreError:
                     raise
-                except Exception as error:
-                    keep(without_result(cell, "failed", explain(error), facts))
+                except BaseException as error:
+                    keep(without_result(cell, "failed", reason(error), facts))
                 else:
                     keep(record, result.outcome, result.extras)
+                if helpers and helpers.task.loaded:
+                    return
 
 
-def _provenance(plan: Plan) -> dict[str, Any]:
+def reason(error: BaseException) -> str:
+    """Why a cell failed, in one line."""
+    from robbench.execution.plugin_process import PluginFailure
+
+    return str(error) if isinstance(error, PluginFailure) else explain(error)
+
+
+def _only_here(tell: Tell) -> Tell:
+    own = os.getpid()
+
+    def told(progress: Progress) -> None:
+        # A plugin that forked comes back twice; its copy must not go on as a second worker.
+        if os.getpid() != own:
+            os._exit(1)
+        tell(progress)
+
+    return told
+
+
+def provenance_of(device: str, plugins: Sequence[str]) -> dict[str, Any]:
+    """What the records of a run say they were made with.
+
+    Args:
+        device: Device type.
+        plugins: Labels of the plugins of the run.
+    """
     from robbench.evaluation.attack_run import ATTACK_BATCH
     from robbench.results.provenance import provenance
     from robbench.training.trainer import JUDGING_BATCH
 
     return {
-        **provenance(plan.device),
-        "plugins": [plugin.label for plugin in plan.registry.plugins()],
+        **provenance(device),
+        "plugins": list(plugins),
         "batch": {"attacking": ATTACK_BATCH, "judging": JUDGING_BATCH},
     }
 
 
-def _reporter(tell: Tell, job: Job, activity: str) -> Callable[[int, int], None]:
-    return lambda done, of: tell(Progress(job.label, activity, done, of))
+def _reporter(tell: Tell, job: Job, activity: str, cell: str = "") -> Callable[[int, int], None]:
+    return lambda done, of: tell(Progress(job.label, activity, done, of, cell=cell))
 
 
 def _load(job: Job, wanted: Sequence[Cell], store: Store, device: str) -> _Trained:
@@ -171,7 +220,14 @@ def _embed_training(job: Job, store: Store, device: str) -> None:
 
 
 def _evaluate(
-    plan: Plan, job: Job, cell: Cell, trained: _Trained, store: Store, facts: dict[str, Any], tell: Tell
+    plan: Plan,
+    job: Job,
+    cell: Cell,
+    trained: _Trained,
+    store: Store,
+    facts: dict[str, Any],
+    tell: Tell,
+    helpers: Helpers | None,
 ) -> tuple[Record, Result]:
     """Put the model to one condition and score what comes of it."""
     from robbench.evaluation.evaluator import evaluate
@@ -179,15 +235,21 @@ def _evaluate(
     from robbench.training.trainer import load_model
 
     started = time.perf_counter()
-    jobs = {other.key: other for other in plan.jobs}
-    peers = [load_model(jobs[key], store, plan.device) for key in cell.peers]
     survivors = _survivors(store, cell) if cell.condition.survivors else None
     subject = trained.subjects[not cell.condition.undefended]
-    result = evaluate(subject, cell.condition, _reporter(tell, job, cell.condition.label), peers, survivors)
+    report = _reporter(tell, job, cell.condition.label, cell.key)
+    with helpers.attacker(cell) if helpers else nullcontext() as attack:
+        jobs = {other.key: other for other in plan.jobs}
+        peers = [] if attack else [load_model(jobs[key], store, plan.device) for key in cell.peers]
+        result = evaluate(subject, cell.condition, report, peers, survivors, attack)
     seconds = time.perf_counter() - started
     if cell.condition.kind == "clean":
         result = replace(result, traits=(*result.traits, *_defended(job)))
-    return done(cell, result, trained.info, facts, seconds, plan.registry), result
+    record = done(cell, result, trained.info, facts, seconds, plan.registry)
+    if helpers:
+        record = helpers.measured(record, result.outcome)
+        record = record.model_copy(update={"notes": (*record.notes, *helpers.notes(cell))})
+    return record, result
 
 
 def _defended(job: Job) -> tuple[str, ...]:

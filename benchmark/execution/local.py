@@ -1,24 +1,35 @@
-"""Carrying out a plan on this machine, in worker processes."""
+"""Carrying out a plan on this machine, in worker processes that this one watches."""
 
 from __future__ import annotations
 
-import multiprocessing
+import contextlib
+import math
+import multiprocessing.connection
 import os
-import pickle
-import queue
-import threading
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass, field
+from multiprocessing.reduction import send_handle
 from typing import Any
 
-from robbench.core.errors import RequestError, StoreError
-from robbench.core.registry import Registry
-from robbench.execution.jobs import Progress, Tell, carry_out
+from robbench.core.errors import StoreError
+from robbench.evaluation.scoring import metrics_digest, without_result
+from robbench.execution.helpers import Facts, Gone, Task, Wanted
+from robbench.execution.jobs import Progress, Tell, provenance_of
+from robbench.execution.plugin_process import attack, measure_outcomes
+from robbench.execution.portion import judge_sources, portion_to_attack, portion_to_judge
+from robbench.execution.processes import Child, prepare
+from robbench.execution.worker import Begun, Over, work
 from robbench.planning.plan import Cell, Job, Plan
+from robbench.results.store import Store
 
 Work = Sequence[tuple[Job, Sequence[Cell]]]
+
+CELL_TIMEOUT = 24 * 3600.0
+"""Seconds that one cell, or one epoch of training, may take."""
+_MOMENT = 0.5
+_GRACE = 30.0
+"""Seconds for a worker to write down that the process that attacks for it was ended."""
 
 
 def default_workers(device: str) -> int:
@@ -31,134 +42,254 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def run_locally(plan: Plan, work: Work, workers: int | None, tell: Tell) -> None:
-    """Carry out the jobs, each worker with its share of the cores.
+def run_locally(plan: Plan, work: Work, workers: int | None, tell: Tell, timeout: float = CELL_TIMEOUT) -> None:
+    """Carry out the jobs in worker processes, each with its share of the cores.
 
-    A job whose model starts from another's waits for it.
+    A job whose model starts from another's waits for it. A cell that costs its worker ends as a failed record, and
+    another worker goes on with the rest.
 
     Args:
         plan: The plan.
         work: Jobs with those of their cells that are to be done.
-        workers: Number of worker processes, None for what suits the device; with one, the work is done in this process.
+        workers: Number of worker processes, None for what suits the device.
         tell: Called in this process as work goes on.
+        timeout: Seconds that one cell, or one epoch of training, may take.
 
     Raises:
-        RequestError: If a plugin's component cannot be handed to a worker.
-        StoreError: If results cannot be kept, or a worker dies.
+        StoreError: If results cannot be kept.
     """
     if not work:
         return
+    prepare()
     workers = workers or default_workers(plan.device)
-    threads = max(1, cores() // workers)
-    if workers == 1:
-        import torch
-
-        torch.set_num_threads(threads)
-        order = {job.key: position for position, job in enumerate(plan.jobs)}
-        for job, cells in sorted(work, key=lambda item: (_is_late(item[1]), order[item[0].key])):
-            carry_out(plan, job, cells, tell)
-        return
-    context = multiprocessing.get_context("spawn")
-    messages: Any = context.Queue()
-    pool = ProcessPoolExecutor(
-        max_workers=min(workers, len(work)),
-        mp_context=context,
-        initializer=_begin,
-        initargs=(plan.registry, _packed(plan), threads, messages, os.getpid()),
-    )
+    run = _Run.of(plan, work, max(1, cores() // workers), tell, timeout)
     try:
-        _dispatch(pool, work, lambda: _pass_on(messages, tell))
+        while run.waiting or run.busy:
+            run.hand_out(workers)
+            run.listen()
+            run.end_overdue()
     finally:
-        pool.shutdown(wait=False, cancel_futures=True)
-        _pass_on(messages, tell)
-        for process in multiprocessing.active_children():
-            process.terminate()
+        for worker in run.pool:
+            worker.end()
 
 
-def _dispatch(pool: ProcessPoolExecutor, work: Work, drain: Callable[[], None]) -> None:
-    # A job whose cells work through other models comes as two items, and only the first of them trains.
-    unfinished = {job.key for job, cells in work if not _is_late(cells)}
-    waiting = list(work)
-    running: dict[Future[None], str] = {}
-    while waiting or running:
-        ready = [item for item in waiting if not unfinished.intersection(_awaited(*item))]
-        for item in ready:
-            waiting.remove(item)
-            future = pool.submit(_do, item[0].key, tuple(cell.key for cell in item[1]))
-            running[future] = item[0].key
-        finished, _ = wait(running, timeout=0.2, return_when=FIRST_COMPLETED)
-        drain()
-        for future in finished:
-            unfinished.discard(running.pop(future))
+@dataclass(frozen=True)
+class _Item:
+    """Some cells of a job that wait.
+
+    Attributes:
+        job: The job.
+        cells: The cells.
+        awaited: Keys of the models that must be trained first.
+    """
+
+    job: Job
+    cells: Sequence[Cell]
+    awaited: frozenset[str] = frozenset()
+
+
+def _items(plan: Plan, work: Work) -> list[_Item]:
+    """Work with what it waits for: of the items of one job, the first one trains."""
+    store = Store(plan.request.out)
+    listed = {job.key for job, _ in work}
+    earlier: set[str] = set()
+    items: list[_Item] = []
+    for job, cells in work:
+        start = {job.start} & listed if job.start is not None and not store.has_model(job.start) else set()
+        others = {job.key, *(key for cell in cells for key in cell.peers)} & earlier
+        items.append(_Item(job, cells, frozenset(start | others)))
+        earlier.add(job.key)
+    return items
+
+
+@dataclass
+class _Worker:
+    """A worker process and what it is at.
+
+    Attributes:
+        child: The process.
+        job: The job that it was handed, or None while it waits.
+        left: The cells of it that have no record yet.
+        cell: Key of the cell that it is at; empty in training.
+        since: When that began; infinite while the process starts.
+        helper: The process that runs plugins for it, or None.
+        verdict: How the helper ended, or empty.
+    """
+
+    child: Child
+    job: Job | None = None
+    left: list[Cell] = field(default_factory=list)
+    cell: str = ""
+    since: float = math.inf
+    helper: Child | None = None
+    verdict: str = ""
+
+    def end_helper(self) -> None:
+        """End the helper, if there is one."""
+        if self.helper is not None:
+            self.helper.end()
+        self.helper, self.verdict = None, ""
+
+    def end(self) -> None:
+        """End the process and its helper."""
+        self.end_helper()
+        self.child.end()
+
+
+@dataclass
+class _Run:
+    """What is waiting, what is being done, and by whom."""
+
+    plan: Plan
+    waiting: list[_Item]
+    unfinished: set[str]
+    threads: int
+    tell: Tell
+    timeout: float
+    facts: Facts
+    pool: list[_Worker] = field(default_factory=list)
+
+    @classmethod
+    def of(cls, plan: Plan, work: Work, threads: int, tell: Tell, timeout: float) -> _Run:
+        metrics = plan.registry.entries("metric").values()
+        facts = Facts(
+            tuple(plugin.label for plugin in plan.registry.plugins()),
+            metrics_digest(plan.registry),
+            any(entry.source is not None for entry in metrics),
+        )
+        return cls(plan, _items(plan, work), {job.key for job, _ in work}, threads, tell, timeout, facts)
+
+    @property
+    def busy(self) -> list[_Worker]:
+        """The workers that have something to do."""
+        return [worker for worker in self.pool if worker.job is not None]
+
+    def hand_out(self, workers: int) -> None:
+        """Hand what can be done to workers that wait, and to new ones."""
+        for item in list(self.waiting):
+            if len(self.busy) == workers:
+                return
+            if not self.unfinished & item.awaited:
+                self.waiting.remove(item)
+                self._hand(item.job, item.cells)
+
+    def _hand(self, job: Job, cells: Sequence[Cell]) -> None:
+        loaded = frozenset(judge_sources(self.plan, job, cells))
+        idle = next((worker for worker in self.pool if worker.job is None and worker.child.process.is_alive()), None)
+        if loaded or idle is None:
+            # Where plugins are loaded, nothing but the cell at hand is judged.
+            worker = _Worker(self._start(work, self.threads, apart=bool(loaded)))
+            self.pool.append(worker)
+        else:
+            worker = idle
+        worker.job, worker.left, worker.cell, worker.since = job, list(cells), "", math.inf
+        portion = portion_to_judge(self.plan, job, cells)
+        # One that died is found dead where it is listened to.
+        with contextlib.suppress(OSError):
+            worker.child.connection.send(Task(portion, tuple(cell.key for cell in cells), loaded, self.facts))
+
+    def listen(self) -> None:
+        """Wait until a worker says something or ends, a moment at the most."""
+        waited: dict[object, _Worker] = {}
+        for worker in self.busy:
+            waited |= {worker.child.connection: worker, worker.child.process.sentinel: worker}
+            if worker.helper is not None and not worker.verdict:
+                waited[worker.helper.process.sentinel] = worker
+        ready: Any = multiprocessing.connection.wait(waited, _MOMENT)  # type: ignore[arg-type]
+        for worker in {id(waited[item]): waited[item] for item in ready}.values():
+            self._attend(worker)
+
+    def _attend(self, worker: _Worker) -> None:
+        while worker.job is not None and worker.child.connection.poll():
             try:
-                future.result()
-            except BrokenProcessPool as error:
-                raise StoreError(
-                    "a worker process died (out of memory?); what was finished is kept; run again with fewer --workers"
-                ) from error
+                message = worker.child.connection.recv()
+            except Exception:  # nothing more comes, or nothing that a worker of ours sends
+                self._bury(worker, worker.child.death())
+                return
+            self._take(worker, message)
+        if worker.job is not None and not worker.child.process.is_alive():
+            self._bury(worker, worker.child.death())
+        elif worker.helper is not None and not worker.verdict and not worker.helper.process.is_alive():
+            # What it left behind may keep the pipe open.
+            worker.verdict = worker.helper.death()
 
+    def _take(self, worker: _Worker, message: object) -> None:
+        match message:
+            case Progress():
+                if message.finished is not None:
+                    worker.left = [cell for cell in worker.left if cell.key != message.cell]
+                    worker.end_helper()
+                # An epoch is as long as a cell; batches of a cell are not.
+                if message.cell != worker.cell or not message.cell:
+                    worker.cell, worker.since = message.cell, time.monotonic()
+                self.tell(message)
+            case Begun():
+                worker.since = time.monotonic()
+            case Wanted():
+                worker.end_helper()
+                worker.helper = self._helper(worker, message)
+                with contextlib.suppress(OSError):
+                    send_handle(worker.child.connection, worker.helper.connection.fileno(), worker.child.pid)
+            case Gone():
+                assert worker.helper is not None
+                with contextlib.suppress(OSError):
+                    worker.child.connection.send(worker.verdict or worker.helper.death())
+                worker.end_helper()
+            case Over():
+                if message.error:
+                    raise StoreError(message.error)
+                self._release(worker)
+                if worker.child.apart:
+                    self._remove(worker)
 
-def _is_late(cells: Sequence[Cell]) -> bool:
-    return any(cell.peers for cell in cells)
+    def _helper(self, worker: _Worker, wanted: Wanted) -> Child:
+        job = worker.job
+        assert job is not None
+        if wanted.what == "measure":
+            return self._start(measure_outcomes, self.plan.registry, apart=True)
+        cell = next(cell for cell in worker.left if cell.key == worker.cell)
+        return self._start(attack, portion_to_attack(self.plan, job, cell), self.threads, apart=True)
 
+    def _start(self, target: Callable[..., None], *arguments: object, apart: bool) -> Child:
+        return Child.start(target, *arguments, device=self.plan.device, apart=apart)
 
-def _awaited(job: Job, cells: Sequence[Cell]) -> set[str]:
-    """Keys of the models that must be trained first."""
-    own = {job.key} if _is_late(cells) else set()
-    return own | ({job.start} if job.start else set()) | {key for cell in cells for key in cell.peers}
+    def end_overdue(self) -> None:
+        """End what takes longer than it may."""
+        for worker in self.busy:
+            seconds = time.monotonic() - worker.since
+            reason = f"time limit: not done after {self.timeout:g} seconds (--cell-timeout)"
+            if worker.helper is not None and not worker.verdict and seconds > self.timeout:
+                worker.verdict = reason
+                worker.helper.end()
+            elif seconds > self.timeout + (_GRACE if worker.helper is not None else 0):
+                self._bury(worker, reason)
 
+    def _bury(self, worker: _Worker, reason: str) -> None:
+        """Write down what a dead worker was at, and have another one do the rest."""
+        job, store = worker.job, Store(self.plan.request.out)
+        assert job is not None
+        self._remove(worker)
+        facts = provenance_of("cpu", self.facts.plugins)
+        # In training, and while a model is loaded, all of the job's cells are at stake.
+        lost = [cell for cell in worker.left if worker.cell in ("", cell.key)]
+        for cell in lost:
+            worker.left.remove(cell)
+            record = store.record(cell.key)
+            if record is None or record.status == "failed":
+                about = reason if worker.cell else f"{reason} in training, or while the model was loaded"
+                record = store.write_cell(without_result(cell, "failed", about, facts), None)
+            self.tell(Progress(job.label, cell.condition.label, finished=record, cell=cell.key))
+        self._release(worker)
 
-def _pass_on(messages: Any, tell: Tell) -> None:
-    while True:
-        try:
-            message: Progress = messages.get_nowait()
-        except (queue.Empty, OSError, ValueError):
-            return
-        tell(message)
+    def _release(self, worker: _Worker) -> None:
+        assert worker.job is not None
+        worker.end_helper()
+        if worker.left:
+            self.waiting.insert(0, _Item(worker.job, worker.left))
+        else:
+            self.unfinished.discard(worker.job.key)
+        worker.job, worker.left = None, []
 
-
-_worker: dict[str, Any] = {}
-
-
-def _packed(plan: Plan) -> bytes:
-    try:
-        return pickle.dumps(plan)
-    except (pickle.PicklingError, AttributeError, TypeError) as error:
-        raise RequestError(
-            f"worker processes cannot be handed the plan: {error}; define a plugin's classes at the top level of their "
-            "file, or run with --workers 1"
-        ) from None
-
-
-def _begin(registry: Registry, plan: bytes, threads: int, messages: Any, parent: int) -> None:
-    import torch
-
-    torch.set_num_threads(threads)
-    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
-    _worker.update(registry=registry, plan=plan, messages=messages)
-
-
-def _plan() -> Plan:
-    """The plan that this worker was handed."""
-    if isinstance(_worker["plan"], bytes):
-        try:
-            # The plan's components are pickled by the names of their modules, and those of plugins are made by loading.
-            _worker["registry"].plugins()
-            _worker["plan"] = pickle.loads(_worker["plan"])
-        except (RequestError, ImportError, AttributeError, OSError) as error:
-            raise StoreError("a plugin or data set was changed while the run was going on; run again") from error
-    plan: Plan = _worker["plan"]
-    return plan
-
-
-def _end_with(parent: int) -> None:
-    """A worker whose parent was killed must not go on writing beside the run that resumes."""
-    while os.getppid() == parent:
-        time.sleep(0.2)
-    os._exit(1)
-
-
-def _do(key: str, cells: Sequence[str]) -> None:
-    plan = _plan()
-    job = next(job for job in plan.jobs if job.key == key)
-    carry_out(plan, job, [cell for cell in job.cells if cell.key in set(cells)], _worker["messages"].put)
+    def _remove(self, worker: _Worker) -> None:
+        worker.end()
+        self.pool.remove(worker)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Iterator
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, TypeAlias
 
-from robbench.core.errors import RequestError, explain, unless_damaged
+from robbench.core.errors import Damaged, RequestError, unless_damaged
 from robbench.planning.inputs import Finished, finished, read_request
 from robbench.results.board_cells import renamed
 from robbench.results.schema import Training
@@ -30,7 +30,11 @@ def unwatched(plan: Plan, work: Work) -> Iterator[Tell]:
 
 
 def run(
-    request: Request, workers: int | None = None, fresh: bool = False, watch: Watch = unwatched
+    request: Request,
+    workers: int | None = None,
+    fresh: bool = False,
+    watch: Watch = unwatched,
+    timeout: float | None = None,
 ) -> Boards | Finished:
     """Train, attack, score and write the boards of a request; what is in the store is not done again.
 
@@ -39,6 +43,7 @@ def run(
         workers: Number of worker processes; None for what suits the device.
         fresh: Whether to do everything again.
         watch: Shows the work; gives what is to be called as it goes on.
+        timeout: Seconds that one cell, or one epoch of training, may take; None for a day.
 
     Returns:
         The boards, or what is known of the request if it was carried out before; that needs no torch.
@@ -47,6 +52,8 @@ def run(
         RequestError: If the request is wrong; nothing is written then.
         StoreError: If results cannot be kept.
     """
+    # A plugin may change the working directory when it is loaded.
+    request = request.absolute()
     store = Store(request.out)
     store.check()
     inputs = read_request(request)
@@ -55,10 +62,14 @@ def run(
         return before
 
     from robbench.execution.boards import note_boards, write_boards
-    from robbench.execution.local import run_locally
+    from robbench.execution.local import CELL_TIMEOUT, run_locally
+    from robbench.execution.portion import check_plan
+    from robbench.execution.processes import prepare
     from robbench.planning.planner import make_plan
 
+    prepare()
     plan = make_plan(inputs, fresh)
+    check_plan(plan)
     if fresh:
         with store.lock(exclusive=True):
             forget(plan, store)
@@ -68,7 +79,7 @@ def run(
         work = remaining(plan, store)
         refresh(plan, store, {cell.key for _, cells in work for cell in cells})
         with watch(plan, work) as tell:
-            run_locally(plan, work, workers, tell)
+            run_locally(plan, work, workers, tell, timeout or CELL_TIMEOUT)
         written = write_boards(store, boards, plan.registry)
         store.note_request(inputs.key, plan.name, boards)
     return written
@@ -77,34 +88,43 @@ def run(
 def remaining(plan: Plan, store: Store) -> Work:
     """The jobs that have cells to be done, and those whose weights another of them needs; largest first.
 
-    Cells that work through other models stand apart from their job's other cells, and come last. What is damaged is to
-    be done again.
+    Cells that work through other models stand apart from their job's other cells, and come last; after them, those that
+    cost their process when they were last tried. What is damaged is to be done again.
     """
     work: Work = []
     late: Work = []
+    last: Work = []
     by_key = {job.key: job for job in plan.jobs}
     trained = {job.key: _answer(store.check_model, job.key, "its model is to be trained again") for job in plan.jobs}
     figured = {job.key: _answer(store.check_embeddings, job.key, "it is to be made again") for job in plan.jobs}
     damaged = {key for states in (trained, figured) for key, state in states.items() if state is None}
     for job in plan.jobs:
         cells = [cell for cell in job.cells if not _finished(store, cell)]
+        feared: list[Cell] = []
+        for cell in cells:
+            if _lethal(store, cell) or {other.key for other in feared}.intersection(cell.needs):
+                feared.append(cell)
+        cells = [cell for cell in cells if cell not in feared]
         alone = [cell for cell in cells if not cell.peers]
         if alone:
             work.append((job, alone))
         if len(alone) < len(cells):
             late.append((job, [cell for cell in cells if cell.peers]))
+        if feared:
+            last.append((job, feared))
     needed = {key for job, cells in late for cell in cells for key in (job.key, *cell.peers)}
-    begun = {job.key for job, _ in work}
+    needed |= {key for _, cells in last for cell in cells for key in cell.peers}
+    begun = {job.key for job, _ in (*work, *last)}
     work += [(by_key[key], []) for key in sorted((needed | damaged) - begun) if key in damaged or not trained[key]]
-    listed = {job.key for job, _ in work}
-    for job, cells in list(work):
+    listed = {job.key for job, _ in (*work, *last)}
+    for job, cells in (*work, *last):
         wanted = not cells or not job.recipe.unseen or any(not cell.refusal for cell in cells)
         for start in reversed(plan.starts(job)) if wanted and not trained[job.key] else ():
             if start.key in listed or trained[start.key]:
                 break
             work.append((start, []))
             listed.add(start.key)
-    return sorted(work, key=lambda item: -len(item[0].data.splits.train)) + late
+    return sorted(work, key=lambda item: -len(item[0].data.splits.train)) + late + last
 
 
 def _answer(check: Callable[[str], bool], key: str, consequence: str) -> bool | None:
@@ -115,6 +135,14 @@ def _answer(check: Callable[[str], bool], key: str, consequence: str) -> bool | 
 def _finished(store: Store, cell: Cell) -> bool:
     embedded = cell.condition.embed > 0
     return unless_damaged(lambda: store.check_cell(cell.key, embedded), False, "its cell is to be done again")
+
+
+def _lethal(store: Store, cell: Cell) -> bool:
+    from robbench.execution.jobs import lethal
+
+    with contextlib.suppress(Damaged):
+        return lethal(store.record(cell.key))
+    return False
 
 
 def forget(plan: Plan, store: Store) -> None:
@@ -139,7 +167,10 @@ def refresh(plan: Plan, store: Store, left: Collection[str] = ()) -> None:
         RequestError: If a metric fails.
         StoreError: If a record cannot be read or written.
     """
-    from robbench.evaluation.scoring import metrics_digest, scored
+    from robbench.evaluation.scoring import metrics_digest
+    from robbench.execution.jobs import reason
+    from robbench.execution.local import CELL_TIMEOUT
+    from robbench.execution.rescoring import rescored
 
     wanted = metrics_digest(plan.registry)
     for job, cell in plan.cells:
@@ -153,7 +184,7 @@ def refresh(plan: Plan, store: Store, left: Collection[str] = ()) -> None:
             outcome = store.outcome(record)
             assert outcome is not None
             try:
-                fresh = scored(fresh, outcome, plan.registry)
+                fresh = rescored(fresh, outcome, plan.registry, CELL_TIMEOUT)
             except Exception as error:
-                raise RequestError(f"a metric fails on finished cells: {explain(error)}") from error
+                raise RequestError(f"a metric fails on finished cells: {reason(error)}") from error
         store.replace_record(record, fresh)

@@ -74,6 +74,20 @@ def cost(job: Job, cells: Iterable[Cell], store: Store, rates: Throughput) -> Co
     return total
 
 
+def weights(job: Job, cells: Iterable[Cell], store: Store) -> tuple[float, dict[str, float]]:
+    """How much of a job's work is training, and each of its cells: weighted passes, a backward pass counting twice.
+
+    Args:
+        job: The job.
+        cells: Those of its cells that are to be done.
+        store: Where models are that need no training.
+    """
+    classes = job.data.num_classes
+    each = {cell.key: 0.0 if cell.refusal else _weight(cell.condition, classes) * _samples(job, cell) for cell in cells}
+    training = cost(job, (), store, Throughput(None, None))
+    return training.forwards + 2 * training.backwards, each
+
+
 def _samples(job: Job, cell: Cell) -> int:
     return min(len(job.data.splits.test), cell.condition.sample or len(job.data.splits.test))
 

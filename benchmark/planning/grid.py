@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.resources
 import tomllib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -44,6 +44,12 @@ class Request:
     precision: str = "float32"
     plugins: tuple[Path, ...] = ()
     audit: bool = False
+
+    def absolute(self) -> Request:
+        """The same request, whatever becomes of the working directory."""
+        data = None if self.data_dir is None else self.data_dir.absolute()
+        plugins = tuple(plugin.absolute() for plugin in self.plugins)
+        return replace(self, out=self.out.absolute(), data_dir=data, plugins=plugins)
 
 
 class _Table(BaseModel):

@@ -124,7 +124,7 @@ def read_request(request: Request) -> Inputs:
         if not plugin.is_file():
             named = grid.content.plugins[position]
             raise RequestError(f'key "plugins.{position}" = "{named}": {plugin} is not a file', grid.where)
-    registry = Registry((*request.plugins, *plugins))
+    registry = Registry(tuple(plugin.absolute() for plugin in (*request.plugins, *plugins)))
     names = [grid.content.filled(wanted, request.dataset) for wanted in grid.content.datasets]
     _check(grid, names, request.dataset)
     datasets = [

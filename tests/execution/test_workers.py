@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pickle
+import re
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +15,9 @@ from plugin_files import GRAY, write
 
 import robbench.planning.grid
 from robbench.cli.main import main
-from robbench.core.errors import RequestError, StoreError
-from robbench.core.registry import Registry
+from robbench.core.errors import StoreError
 from robbench.data.dataset import DecodedImages
-from robbench.execution import local
+from robbench.execution.portion import portion_to_attack
 from robbench.planning.plan import Plan
 
 
@@ -60,29 +61,32 @@ def test_a_grid_is_read_once_in_a_run(tmp_path: Path, monkeypatch: pytest.Monkey
     assert read == [str(grid)]
 
 
-def test_components_that_no_worker_could_find_are_refused(tmp_path: Path) -> None:
+def test_components_that_no_worker_could_find_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     text = GRAY.replace("@register_attack", "def make():\n    @register_attack").replace("@dataclass", "    @dataclass")
     head, _, body = text.partition("class Gray")
     indented = "\n".join(f"    {line}" if line else line for line in f"class Gray{body}".splitlines())
     plugin = write(tmp_path / "gray.py", f"{head}{indented}\n    return Gray\n\nGray = make()\n")
-    plan = tiny.make(tmp_path, conditions=["gray@ref"], plugins=[plugin])
-    with pytest.raises(RequestError, match=r"cannot be handed the plan: .*Gray.*top level.*--workers 1") as error:
-        local.run_locally(plan, [(job, job.cells) for job in plan.jobs], 2, lambda progress: None)
-    assert len(str(error.value).splitlines()) == 1
+    grid = write(tmp_path / "grid.toml", tiny.grid_text(conditions=["gray@ref"]))
+    words = ["--grid", str(grid), "--out", str(tmp_path / "runs"), "--plugin", str(plugin)]
+    assert main(["run", "--workers", "1", *words]) == 2
+    error = capsys.readouterr().err
+    assert re.search(r"cannot be handed the plan: .*Gray.*top level", error)
+    assert len(error.splitlines()) == 1
+    assert not (tmp_path / "runs" / "boards").exists(), "no board is noted for a request that is refused"
 
 
 def test_a_plugin_that_changes_during_a_run_ends_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     plan, plugin = gray(tmp_path)
-    packed = pickle.dumps(plan)
+    (job,) = plan.jobs
+    portion = portion_to_attack(plan, job, job.cells[1])
     for attack in [stage.attack for _, cell in plan.cells for stage in cell.condition.stages if stage.attack.source]:
-        monkeypatch.delitem(__import__("sys").modules, type(attack.component).__module__)
+        monkeypatch.delitem(sys.modules, type(attack.component).__module__)
     write(plugin, GRAY.replace("1.0", "0.5"))
-    monkeypatch.setattr(local, "_worker", {"registry": Registry((plugin,)), "plan": packed})
     with pytest.raises(StoreError, match="a plugin or data set was changed while the run was going on; run again"):
-        local._plan()
+        portion.open()
 
 
-@pytest.mark.parametrize("edit", ["edited", "removed", "another"])
+@pytest.mark.parametrize("edit", ["edited", "removed"])
 def test_an_installed_plugin_that_changes_during_a_run_ends_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, edit: str
 ) -> None:
@@ -94,21 +98,17 @@ def test_an_installed_plugin_that_changes_during_a_run_ends_it(
     monkeypatch.syspath_prepend(tmp_path / "site")
     monkeypatch.delitem(__import__("sys").modules, "gray_plugin", raising=False)
     plan = tiny.make(tmp_path, conditions=["gray@ref"])
-    registry, packed = pickle.dumps(plan.registry), pickle.dumps(plan)
-    worker = {"registry": pickle.loads(registry), "plan": packed}
-    monkeypatch.setattr(local, "_worker", dict(worker))
-    assert local._plan().jobs[0].key == plan.jobs[0].key
+    (job,) = plan.jobs
+    portion = portion_to_attack(plan, job, job.cells[0])
+    assert portion.open().jobs[0].key == plan.jobs[0].key
 
     if edit == "edited":
         write(tmp_path / "site" / "gray_plugin.py", GRAY.replace("1.0", "0.5"))
-    elif edit == "removed":
-        points.write_text("", encoding="utf-8")
     else:
-        write(tmp_path / "site" / "more.py", "")
-        points.write_text("[robbench.plugins]\ngray = gray_plugin\nmore = more\n", encoding="utf-8")
-    monkeypatch.setattr(local, "_worker", {**worker, "registry": pickle.loads(registry)})
+        (tmp_path / "site" / "gray_plugin.py").unlink()
+        monkeypatch.delitem(sys.modules, "gray_plugin")
     with pytest.raises(StoreError, match="a plugin or data set was changed while the run was going on; run again"):
-        local._plan()
+        portion.open()
 
 
 def test_workers_load_the_plugins_of_a_run(tmp_path: Path) -> None:

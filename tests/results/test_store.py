@@ -4,6 +4,9 @@ import errno
 import importlib.metadata
 import json
 import os
+import resource
+import subprocess
+import sys
 import time
 from dataclasses import fields, replace
 from pathlib import Path
@@ -11,7 +14,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tiny
-import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import BaseModel
@@ -310,35 +312,31 @@ def test_a_store_that_cannot_be_is_refused_and_looking_makes_none(tmp_path: Path
 # --- a full disk in the middle of a run
 
 
-def test_a_full_disk_ends_a_run_with_one_line_and_keeps_what_was_finished(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    plan = tiny.make(tmp_path, ["", "objective = 'angular'"], ["clean", "fgsm@ref"], "epochs = 1")
+def test_a_full_disk_ends_a_run_with_one_line_and_keeps_what_was_finished(tmp_path: Path) -> None:
+    plan = tiny.make(tmp_path, ["", "objective = 'angular'"], ["clean", "fgsm@ref"], "epochs = 1", limit=9)
     out = plan.request.out
-    words = ["run", "--grid", plan.request.grid, "--out", str(out), "--workers", "1", "--device", "cpu"]
-    flush = os.fsync
+    first = plan.jobs[0]
+    carry_out(plan, first, first.cells[:1], lambda progress: None)
+    words = ["run", "--grid", plan.request.grid, "--out", str(out), "--workers", "1", "--device", "cpu", "--limit", "9"]
 
-    def full(descriptor: int) -> None:
-        if len(list(out.glob("cells/*/record.json"))) >= 3:
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        flush(descriptor)
+    def full() -> None:
+        # Records and outcomes are smaller than this, checkpoints are not.
+        resource.setrlimit(resource.RLIMIT_FSIZE, (400_000, resource.RLIM_INFINITY))
 
-    monkeypatch.setattr(os, "fsync", full)
-    assert main(words) == 1
-    torch.set_num_threads(1)
-    monkeypatch.undo()
-    complaints = capsys.readouterr().err.strip().splitlines()
+    command = [sys.executable, "-m", "robbench", *words]
+    done = subprocess.run(command, preexec_fn=full, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    complaints = done.stderr.strip().splitlines()
     assert complaints[-1].startswith(f"robbench: cannot write {out}")
-    assert "No space left on device" in complaints[-1]
+    assert os.strerror(errno.EFBIG) in complaints[-1]
     assert not any("Traceback" in line for line in complaints)
     assert not list(out.rglob(".*.tmp"))
     store = Store(out)
     left = remaining(plan, store)
-    assert sum(len(cells) for _, cells in left) == 1
-    kept = {path: path.stat().st_mtime_ns for path in out.glob("cells/*/record.json")}
-    assert len(kept) == 3
+    assert sum(len(cells) for _, cells in left) == 2
+    kept = {path: path.stat().st_mtime_ns for path in out.glob("cells/*/outcome.npz")}
+    assert len(kept) == 2
     assert main(words) == 0
-    torch.set_num_threads(1)
     assert not remaining(plan, store)
     assert all(path.stat().st_mtime_ns == time for path, time in kept.items())
 

@@ -1,8 +1,5 @@
 from __future__ import annotations
 
-import threading
-import time
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -11,7 +8,7 @@ import torch
 from trainings import trained
 
 from robbench.execution import local
-from robbench.execution.jobs import carry_out
+from robbench.execution.jobs import Progress, carry_out
 from robbench.execution.runner import remaining
 from robbench.results.store import Store
 
@@ -50,23 +47,18 @@ def test_a_warm_start_from_another_architecture_fails_with_both_names(tmp_path: 
     assert "other" in str(records[1] and records[1].reason)
 
 
-def test_a_model_waits_for_the_one_it_starts_from(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    plan = tiny.make(tmp_path, [*CHAIN, "name = 'alone'\nrecipe = { epochs = 1 }"])
-    labels = {job.key: job.spec.label for job in plan.jobs}
+@pytest.mark.usefixtures("one_core")
+def test_a_model_waits_for_the_one_it_starts_from(tmp_path: Path) -> None:
+    plan = tiny.make(tmp_path, [*CHAIN, "name = 'alone'\nrecipe = { epochs = 1 }"], limit=9)
+    labels = {job.label: job.spec.label for job in plan.jobs}
     events: list[str] = []
-    lock = threading.Lock()
 
-    def do(key: str, cells: tuple[str, ...]) -> None:
-        with lock:
-            events.append(f"{labels[key]} begins")
-        time.sleep(0.05)
-        with lock:
-            events.append(f"{labels[key]} ends")
+    def tell(progress: Progress) -> None:
+        event = f"{labels[progress.job]} {'begins' if progress.finished is None else 'ends'}"
+        if event not in events:
+            events.append(event)
 
-    monkeypatch.setattr(local, "_do", do)
-    work = [(job, job.cells) for job in reversed(plan.jobs)]
-    with ThreadPoolExecutor(4) as pool:
-        local._dispatch(pool, work, lambda: None)  # type: ignore[arg-type]
+    local.run_locally(plan, [(job, job.cells) for job in reversed(plan.jobs)], 2, tell)
     assert len(events) == 8
     assert events.index("first ends") < events.index("second begins")
     assert events.index("second ends") < events.index("third begins")

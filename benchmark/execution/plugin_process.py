@@ -1,0 +1,255 @@
+"""Where attacks and metrics of plugins run: processes that only exchange plain arrays with those that judge."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from typing import Any, TypeAlias
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from robbench.core.device import require_float32
+from robbench.core.errors import explain
+from robbench.core.registry import Registry
+from robbench.evaluation.attack_run import (
+    AttackedImages,
+    Attacker,
+    AttackInput,
+    checked_stages,
+    out_of_memory,
+)
+from robbench.evaluation.scoring import measure
+from robbench.execution.portion import Portion
+from robbench.planning.plan import Job
+from robbench.results.schema import Measure, Outcome, Record
+from robbench.results.store import Store
+from robbench.training.trainer import load_model
+
+_HEADER = 1 << 24
+"""Largest header, in bytes."""
+_TYPES = ("float32", "float64", "int64", "uint8")
+
+_Message: TypeAlias = tuple[dict[str, Any], list[NDArray[Any]]]
+_Answer: TypeAlias = Callable[[dict[str, Any], list[NDArray[Any]]], _Message]
+
+
+class PluginFailure(Exception):
+    """What runs a plugin reports that it failed; the message is the reason for the record."""
+
+
+class Lost(Exception):
+    """What runs a plugin is gone, or answers nonsense."""
+
+
+# --- plain arrays over a pipe: nothing that is read here is unpickled
+
+
+def send(connection: Connection, facts: dict[str, Any], arrays: Sequence[NDArray[Any]] = ()) -> None:
+    """Send facts that JSON can hold, and arrays."""
+    described = [[array.dtype.name, array.shape] for array in arrays]
+    connection.send_bytes(json.dumps({"facts": facts, "arrays": described}).encode("ascii"))
+    for array in arrays:
+        connection.send_bytes(array.tobytes())
+
+
+def receive(connection: Connection, most: int, seconds: float | None = None) -> _Message:
+    """Receive facts, and arrays of at most so many bytes each.
+
+    Raises:
+        Lost: If something else comes, nothing in so many seconds, or nothing any more.
+    """
+    try:
+        if not connection.poll(seconds):
+            raise Lost("no answer in time")
+        header = json.loads(connection.recv_bytes(_HEADER))
+        facts, arrays = dict(header["facts"]), []
+        for name, shape in header["arrays"]:
+            if name not in _TYPES:
+                raise ValueError(f"arrays of {name}")
+            data = bytearray(connection.recv_bytes(most))
+            arrays.append(np.frombuffer(data, dtype=name).reshape(shape))
+    except (EOFError, OSError, ValueError, KeyError, TypeError) as error:
+        raise Lost(str(error)) from error
+    return facts, arrays
+
+
+# --- in the process that judges
+
+
+@dataclass(frozen=True)
+class RemoteAttacker:
+    """Attacks that are run in a process of their own.
+
+    Attributes:
+        connection: The pipe to that process.
+        stages: The number of attacks in a row.
+    """
+
+    connection: Connection
+    stages: int
+
+    def __call__(self, given: AttackInput) -> Iterator[AttackedImages]:
+        """Have a batch attacked.
+
+        Raises:
+            PluginFailure: If an attack fails, or breaks a rule where it runs.
+            Lost: If the process is gone.
+            MemoryError: If it has too little memory for the batch.
+        """
+        tensors = [given.images, given.labels, given.ids, *([] if given.targets is None else [given.targets])]
+        arrays = [tensor.cpu().numpy() for tensor in tensors]
+        facts, found = exchange(self.connection, {"draw": given.draw}, arrays, arrays[0].nbytes)
+        if facts.get("memory"):
+            raise MemoryError(facts.get("error"))
+        count = len(given.labels)
+        if len(found) != 3 * self.stages or any(spent.shape != (count,) for spent in [*found[1::3], *found[2::3]]):
+            raise Lost("an answer of another form")
+        for position in range(0, len(found), 3):
+            images, *spent = (torch.from_numpy(array) for array in found[position : position + 3])
+            if not all(bool((passes >= 0).all() & passes.isfinite().all()) for passes in spent):
+                raise Lost("passes that are no counts")
+            yield AttackedImages(images.to(given.images.device), spent[0], spent[1])
+
+
+def exchange(
+    connection: Connection,
+    facts: dict[str, Any],
+    arrays: Sequence[NDArray[Any]],
+    most: int,
+    seconds: float | None = None,
+) -> _Message:
+    """Ask a process that runs a plugin.
+
+    Args:
+        connection: The pipe to it.
+        facts: What is asked.
+        arrays: On what.
+        most: Bytes that an array of the answer has at the most.
+        seconds: How long to wait for the answer; None for as long as the process lives.
+
+    Raises:
+        PluginFailure: If the plugin failed.
+        Lost: If the process is gone.
+    """
+    try:
+        send(connection, facts, arrays)
+    except OSError as error:
+        raise Lost(str(error)) from error
+    answer, found = receive(connection, max(most, 1 << 16), seconds)
+    if "error" in answer and not answer.get("memory"):
+        raise PluginFailure(plain_text(answer["error"]))
+    return answer, found
+
+
+def with_foreign_metrics(
+    record: Record, outcome: Outcome, digest: str, connection: Connection, seconds: float | None = None
+) -> Record:
+    """A record with the metrics of plugins beside those that it has, which they cannot replace.
+
+    Args:
+        record: The record with its built-in metrics.
+        outcome: What to measure.
+        digest: Identifies all metrics.
+        connection: The pipe to the process that measures.
+        seconds: How long to wait; None for as long as the process lives.
+
+    Raises:
+        PluginFailure: If a metric fails.
+        Lost: If the process is gone.
+    """
+    data = np.frombuffer(outcome.to_bytes(), dtype=np.uint8)
+    answer, _ = exchange(connection, {}, [data], 0, seconds)
+    if "error" in answer:
+        raise PluginFailure(plain_text(answer["error"]))
+    found: dict[str, Measure] = {}
+    try:
+        for name, (value, low, high, count) in dict(answer["figures"]).items():
+            bounds = [None if bound is None else float(bound) for bound in (low, high)]
+            if not all(np.isfinite(number) for number in (float(value), *bounds) if number is not None):
+                raise ValueError(f"{name} is no finite number")
+            found[plain_text(name)] = Measure(float(value), bounds[0], bounds[1], int(count))
+    except (KeyError, TypeError, ValueError) as error:
+        raise Lost(str(error)) from error
+    return record.model_copy(update={"metrics": found | dict(record.metrics), "metrics_digest": digest})
+
+
+def plain_text(text: object) -> str:
+    """A text of a plugin as one line that any file and any terminal takes."""
+    line = " ".join(str(text).split())[:1000]
+    return "".join(letter if letter.isprintable() else "?" for letter in line)
+
+
+# --- in the process that runs a plugin
+
+
+def attack(connection: Connection, portion: Portion, threads: int) -> None:
+    """Attack batches in one cell until the judge has all that it wants."""
+
+    def begin() -> _Answer:
+        torch.set_num_threads(threads)
+        plan = portion.open()
+        require_float32(plan.device)
+        job, *peers = plan.jobs
+        (cell,) = job.cells
+        store = Store(plan.request.out)
+
+        def load(of: Job, defended: bool = True) -> Any:
+            return load_model(of, store, plan.device, defended)
+
+        condition = cell.condition.bound([load(peer) for peer in _in_order(peers, cell.peers)])
+        attacker = Attacker(load(job, not cell.condition.undefended), condition, job.seed)
+
+        def answer(facts: dict[str, Any], arrays: list[NDArray[Any]]) -> _Message:
+            images, labels, ids, *targets = (torch.from_numpy(array).to(plan.device) for array in arrays)
+            given = AttackInput(images, labels, ids, targets[0] if targets else None, int(facts["draw"]))
+            made: list[Tensor] = []
+            for stage in checked_stages(condition, images, attacker(given)):
+                made += [stage.images, stage.forwards.clone(), stage.backwards.clone()]
+            return {}, [tensor.cpu().numpy() for tensor in made]
+
+        return answer
+
+    _serve(connection, begin)
+
+
+def measure_outcomes(connection: Connection, registry: Registry) -> None:
+    """Measure outcomes with the metrics of plugins, until no more come."""
+
+    def answer(facts: dict[str, Any], arrays: list[NDArray[Any]]) -> _Message:
+        outcome = Outcome.from_bytes(arrays[0].tobytes())
+        return {"figures": {name: list(found) for name, found in measure(outcome, registry).items()}}, []
+
+    _serve(connection, lambda: answer)
+
+
+def _in_order(jobs: Sequence[Job], keys: Sequence[str]) -> list[Job]:
+    by_key = {job.key: job for job in jobs}
+    return [by_key[key] for key in keys]
+
+
+def _serve(connection: Connection, begin: Callable[[], _Answer]) -> None:
+    """Answer questions; what ``begin`` does is part of answering the first one."""
+    own = os.getpid()
+    answer: _Answer | None = None
+    while True:
+        try:
+            facts, arrays = receive(connection, 1 << 40)
+        except Lost:
+            return
+        try:
+            answer = answer or begin()
+            reply = answer(facts, arrays)
+        except BaseException as error:  # SystemExit and the like: a plugin can only fail its own cell
+            memory = isinstance(error, Exception) and out_of_memory(error)
+            reply = {"error": explain(error), "memory": memory}, []
+        finally:
+            # A plugin that forked comes back twice.
+            if os.getpid() != own:
+                os._exit(1)
+        send(connection, *reply)

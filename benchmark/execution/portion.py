@@ -1,0 +1,147 @@
+"""The part of a plan that a process is handed, with the plugins that it needs and no others."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from torch import Tensor
+
+from robbench.core.contracts import Attack, Classifier
+from robbench.core.errors import RequestError, StoreError
+from robbench.core.registry import Registry, installed_source
+from robbench.core.sample_rng import Streams
+from robbench.core.threat_model import Threat
+from robbench.planning.plan import Cell, Job, Plan
+
+
+@dataclass(frozen=True)
+class AttackElsewhere(Attack):
+    """Stands for an attack of a plugin where that plugin is not loaded."""
+
+    def perturb(self, model: Classifier, images: Tensor, labels: Tensor, threat: Threat, rng: Streams) -> Tensor:
+        """Refuse: the attack is run in a process of its own.
+
+        Raises:
+            RuntimeError: Always.
+        """
+        raise RuntimeError("the plugin of this attack is not loaded here")
+
+
+@dataclass(frozen=True)
+class AdversarialElsewhere(AttackElsewhere):
+    """The same for an attack without a norm that is no natural perturbation."""
+
+    adversarial = True
+
+
+@dataclass(frozen=True)
+class Portion:
+    """A part of a plan, packed.
+
+    Attributes:
+        files: The plugin files that its components come from, each with the hash of its source.
+        modules: The modules of installed plugins that they come from, each with the hash of its source.
+        packed: The pickled part, whose first job is the one to work on.
+    """
+
+    files: tuple[tuple[Path, str], ...]
+    modules: tuple[tuple[str, str], ...]
+    packed: bytes
+
+    def open(self) -> Plan:
+        """Load the plugin files, and no other plugin, and unpack the part.
+
+        Raises:
+            StoreError: If a plugin or a data set is not what it was when the plan was made.
+        """
+        try:
+            # Components are pickled by the names of their modules, and those of plugin files are made by loading.
+            Registry(tuple(file for file, _ in self.files), False, tuple(source for _, source in self.files)).plugins()
+            for module, source in self.modules:
+                if installed_source(module) != source:
+                    raise ImportError(f"{module} was edited")
+            plan: Plan = pickle.loads(self.packed)
+        except (RequestError, ImportError, AttributeError, OSError) as error:
+            raise StoreError("a plugin or data set was changed while the run was going on; run again") from error
+        return plan
+
+
+def portion_to_judge(plan: Plan, job: Job, cells: Sequence[Cell]) -> Portion:
+    """What training and judging a job need: its own plugins, and none of those that attack it."""
+    here = [cell for cell in cells if not attacked_elsewhere(cell)]
+    jobs = (replace(job, cells=tuple(_without_plugins(cell) for cell in job.cells)), *_peers(plan, here))
+    return _pack(plan, jobs, _sources(jobs))
+
+
+def portion_to_attack(plan: Plan, job: Job, cell: Cell) -> Portion:
+    """What attacking a job's model in one cell needs."""
+    jobs = (replace(job, cells=(cell,)), *_peers(plan, [cell]))
+    return _pack(plan, jobs, _sources(jobs) | attack_sources(cell))
+
+
+def attack_sources(cell: Cell) -> set[str]:
+    """Hashes of the plugins that a cell's attacks come from."""
+    return {stage.attack.source for stage in cell.condition.stages if stage.attack.source is not None}
+
+
+def attacked_elsewhere(cell: Cell) -> bool:
+    """Whether an attack of a cell comes from a plugin, or stands for one that does."""
+    return bool(attack_sources(cell))
+
+
+def judge_sources(plan: Plan, job: Job, cells: Sequence[Cell]) -> set[str]:
+    """Hashes of the plugins that are loaded where the cells of a job are judged."""
+    return _sources([job, *_peers(plan, [cell for cell in cells if not attacked_elsewhere(cell)])])
+
+
+def check_plan(plan: Plan) -> None:
+    """See whether every component of a plan can be handed to another process.
+
+    Raises:
+        RequestError: If one of a plugin cannot.
+    """
+    try:
+        pickle.dumps(plan)
+    except (pickle.PicklingError, AttributeError, TypeError) as error:
+        raise RequestError(
+            f"worker processes cannot be handed the plan: {error}; define a plugin's classes at the top level of "
+            "their file"
+        ) from None
+
+
+def _without_plugins(cell: Cell) -> Cell:
+    condition = cell.condition
+    stages = tuple(
+        replace(stage, attack=replace(stage.attack, component=_stand_in(stage.attack.component)))
+        if stage.attack.source is not None
+        else stage
+        for stage in condition.stages
+    )
+    return replace(cell, condition=replace(condition, stages=stages))
+
+
+def _stand_in(attack: Attack) -> Attack:
+    return AdversarialElsewhere() if attack.adversarial else AttackElsewhere()
+
+
+def _peers(plan: Plan, cells: Iterable[Cell]) -> tuple[Job, ...]:
+    wanted = {key for cell in cells for key in cell.peers}
+    return tuple(replace(job, cells=()) for job in plan.jobs if job.key in wanted)
+
+
+def _sources(jobs: Iterable[Job]) -> set[str]:
+    found: set[str | None] = set()
+    for job in jobs:
+        found |= {job.data.choice.source, job.architecture.source, job.objective.source, job.balancer.source}
+        found |= {defense.source for defense in job.defenses}
+    return {source for source in found if source is not None}
+
+
+def _pack(plan: Plan, jobs: tuple[Job, ...], sources: set[str]) -> Portion:
+    plugins = [plugin for plugin in plan.registry.plugins() if plugin.source in sources]
+    files = tuple((plugin.file, plugin.source) for plugin in plugins if plugin.file is not None)
+    modules = tuple((plugin.module.__name__, plugin.source) for plugin in plugins if plugin.file is None)
+    return Portion(files, modules, pickle.dumps(replace(plan, jobs=jobs, registry=Registry(installed=False))))

@@ -1,0 +1,205 @@
+"""Processes of a run: started from one that has torch loaded and no plugin, limited in memory, ended whole.
+
+Nothing is started by forking the process that plans, where plugins were loaded, and none of these outlives it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import multiprocessing
+import multiprocessing.connection
+import os
+import resource
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+# A fork of a process that has torch loaded starts at once; elsewhere than on Linux, libraries do not bear that.
+_CONTEXT: Any = multiprocessing.get_context("forkserver" if sys.platform == "linux" else "spawn")
+_SHARE = 0.9
+"""Share of the memory that is free at its start which a process may take."""
+
+
+def prepare() -> None:
+    """Start loading what all processes need, while other things are done."""
+    if sys.platform == "linux":
+        from multiprocessing import forkserver
+
+        _CONTEXT.set_forkserver_preload(["robbench.execution.worker"])
+        forkserver.ensure_running()
+
+
+@dataclass(frozen=True)
+class Child:
+    """A process with the parent's end of the pipe to it.
+
+    Attributes:
+        process: The process.
+        connection: The pipe.
+        apart: Whether it runs code of plugins, and is the first of a process group of its own.
+    """
+
+    process: BaseProcess
+    connection: Connection
+    apart: bool
+
+    @classmethod
+    def start(cls, target: Callable[..., None], *arguments: Any, device: str, apart: bool) -> Child:
+        """Start a process that calls ``target`` with its end of the pipe and the arguments.
+
+        Args:
+            target: A function at the top level of a module.
+            *arguments: What it is called with.
+            device: Device type that it computes on.
+            apart: Whether it runs code of plugins.
+        """
+        ours, theirs = multiprocessing.Pipe()
+        process = _CONTEXT.Process(target=_begin, args=(target, theirs, arguments, device, apart, dict(os.environ)))
+        with theirs, _no_main_module():
+            process.start()
+        return cls(process, ours, apart)
+
+    @property
+    def pid(self) -> int:
+        """The process's number."""
+        assert self.process.pid is not None
+        return self.process.pid
+
+    def end(self) -> None:
+        """Kill the process and all that it started."""
+        pid = self.pid
+        # 255: whoever was to tell how it ended has ended, and it may go on.
+        if self.process.exitcode in (None, 255):
+            for other in (*_descendants(pid), pid):
+                with contextlib.suppress(OSError):
+                    os.kill(other, signal.SIGKILL)
+        if self.apart:
+            with contextlib.suppress(OSError):
+                os.killpg(pid, signal.SIGKILL)
+        self.process.join(5)
+        self.connection.close()
+
+    def death(self) -> str:
+        """How the process ended, for a record; ends it if it goes on."""
+        self.process.join(1)
+        code = self.process.exitcode
+        self.end()
+        if code is None:
+            return "crash: the process closed its connection"
+        if code >= 0:
+            return f"crash: the process ended with status {code}"
+        if -code == signal.SIGKILL:
+            return "crash: the process was killed (SIGKILL), as the system does where memory runs out"
+        return f"crash: the process ended with {signal.Signals(-code).name}"
+
+
+@contextlib.contextmanager
+def _no_main_module() -> Iterator[None]:
+    """Keep a new process from importing the script that was started, which need not expect it."""
+    main = sys.modules["__main__"]
+    sys.modules["__main__"] = ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = main
+
+
+def _begin(
+    target: Callable[..., None],
+    connection: Connection,
+    arguments: tuple[Any, ...],
+    device: str,
+    apart: bool,
+    environment: dict[str, str],
+) -> None:
+    # Ctrl-C reaches every process of a terminal; the parent ends the others.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if apart:
+        os.setsid()
+    _end_with_parent(apart)
+    # That of the process that this one was forked from may be older.
+    os.environ.clear()
+    os.environ.update(environment)
+    # Standard output is the parent's: what a library or a plugin prints is no part of it.
+    with contextlib.suppress(OSError):
+        os.dup2(2, 1)
+    if device == "cpu":
+        _limit_memory()
+    target(connection, *arguments)
+
+
+def _end_with_parent(apart: bool) -> None:
+    """A process whose parent was killed must not go on writing beside the run that resumes."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    if sys.platform == "linux":
+        # The kernel kills when the parent's end of the pipe closes, even while a plugin holds the interpreter; with
+        # a group of its own, what the plugin started as well.
+        fcntl.fcntl(parent.sentinel, fcntl.F_SETSIG, signal.SIGKILL)
+        fcntl.fcntl(parent.sentinel, fcntl.F_SETOWN, -os.getpid() if apart else os.getpid())
+        flags = fcntl.fcntl(parent.sentinel, fcntl.F_GETFL)
+        fcntl.fcntl(parent.sentinel, fcntl.F_SETFL, flags | os.O_ASYNC)
+    # It may have been killed before.
+    threading.Thread(target=_await_end, args=(parent.sentinel,), daemon=True).start()
+
+
+def _await_end(sentinel: int) -> None:
+    multiprocessing.connection.wait([sentinel])
+    os._exit(1)
+
+
+def _limit_memory() -> None:
+    """Have a process that takes all memory fail by itself, before the system kills another one."""
+    # Where the system has to kill one after all, it is this one and not the parent.
+    with contextlib.suppress(OSError):
+        Path("/proc/self/oom_score_adj").write_text("1000", encoding="ascii")
+    free, taken = free_memory(), _status_bytes("/proc/self/status", "VmData")
+    if free is not None and taken is not None:
+        most = taken + int(_SHARE * free)
+        _, hard = resource.getrlimit(resource.RLIMIT_DATA)
+        most = most if hard == resource.RLIM_INFINITY else min(most, hard)
+        resource.setrlimit(resource.RLIMIT_DATA, (most, most))
+
+
+def free_memory() -> int | None:
+    """Bytes of memory that can still be taken here; None where that is not known."""
+    free = _status_bytes("/proc/meminfo", "MemAvailable")
+    group = Path("/sys/fs/cgroup")
+    try:
+        most, taken = (int((group / f"memory.{name}").read_text(encoding="ascii")) for name in ("max", "current"))
+        counts = dict(line.split() for line in (group / "memory.stat").read_text(encoding="ascii").splitlines())
+        # Pages of files are given up where memory is needed.
+        left = max(0, most - taken + int(counts["file"]))
+    except (OSError, ValueError, KeyError):
+        return free
+    return left if free is None else min(free, left)
+
+
+def _status_bytes(path: str, name: str) -> int | None:
+    """A figure in kB of a file in /proc, in bytes."""
+    try:
+        lines = Path(path).read_text(encoding="ascii", errors="replace").splitlines()
+    except OSError:
+        return None
+    found = next((line for line in lines if line.startswith(f"{name}:")), None)
+    return None if found is None else int(found.split()[1]) * 1024
+
+
+def _descendants(pid: int) -> Iterator[int]:
+    """Processes below one, where the system tells."""
+    for task in Path(f"/proc/{pid}/task").glob("*/children"):
+        try:
+            children = [int(child) for child in task.read_text(encoding="ascii").split()]
+        except OSError:
+            continue
+        for child in children:
+            yield from _descendants(child)
+            yield child
