@@ -88,7 +88,7 @@ def _evaluated(runner: AttackRunner, condition: Condition) -> Result:
         applied = _attacked(runner)
     extras = artifacts(runner.judge, condition, applied.outcome, applied.index, applied.images)
     if condition.kind != "clean" and len(applied.images):
-        check_answers(runner.judge.model, applied.images[:ANSWERED].to(subject.device))
+        check_answers(runner.judge.model, applied.images[:ANSWERED].to(runner.judge.device))
     return Result(applied.outcome, extras, applied.traits, tuple(runner.notes))
 
 
