@@ -192,8 +192,7 @@ def _upper_end(rates: Sequence[float], sizes: Sequence[float]) -> float:
     first = math.fsum(one / size for one, size in zip(errors, sizes, strict=True)) / count**2
     second = math.fsum(one * (one - bias / size) / size for one, size in zip(errors, sizes, strict=True)) / count**2
     root = math.sqrt(_Z**2 * first**2 + 4 * error**2 * (first - second))
-    factor = (2 * error**2 + _Z**2 * first - _Z * root) / (2 * (error**2 + _Z**2 * second))
-    return 1 - factor * error
+    return 1 - 2 * error**3 / (2 * error**2 + _Z**2 * first + _Z * root)
 
 
 def worst_class(rates: Sequence[Measure], dispersion: float = 1.0) -> Measure:
@@ -201,10 +200,11 @@ def worst_class(rates: Sequence[Measure], dispersion: float = 1.0) -> Measure:
 
     The lowest of several observed rates lies below the lowest true one as a rule, the further the more classes compete.
     So the upper end is the lowest of the classes' upper bounds, each at a level corrected for their number (Šidák, JASA
-    62, 1967, 626-633). The lower end, the lowest of their lower bounds, is passed only if that of the truly worst class
-    is, and needs no correction. Classes compete whose Wilson interval reaches below all others' upper ends. Bounds are
-    Jeffreys' (Cai, "One-sided confidence intervals in discrete distributions", Journal of Statistical Planning and
-    Inference 131, 2005, 63-88). Where true rates differ little, the interval covers more often than it says.
+    62, 1967, 626-633), and has almost all of the 5 %: the lowest of the lower bounds is too high only if those of all
+    equally bad classes are. Classes compete whose Wilson interval reaches below all others' upper ends; where their
+    true rates differ a little, the interval covers more often than it says. Bounds lie halfway between Jeffreys', right
+    on average over rates (Cai, Journal of Statistical Planning and Inference 131, 2005, 63-88), and Clopper and
+    Pearson's, right at every rate: the far tails that many classes need are too coarse for the former.
 
     Args:
         rates: The classes' own, with Wilson intervals; ``n`` of the result is the worst class's own.
@@ -217,16 +217,12 @@ def worst_class(rates: Sequence[Measure], dispersion: float = 1.0) -> Measure:
     reach = min(1.0 if rate.high is None else rate.high for rate in seen)
     rivals = [rate for rate in seen if (rate.low or 0.0) <= reach]
     count = len(rivals)
-    below, above = (_TAIL, _TAIL) if count == 1 else (1 - LEVEL - _ABOVE / count, 1 - (1 - _ABOVE) ** (1 / count))
+    below, above = (_TAIL, 1 - _TAIL) if count == 1 else ((1 - LEVEL) * (1 - 1 / count), LEVEL ** (1 / count))
     sizes = np.array([rate.n / dispersion for rate in rivals])
     right = np.array([rate.value for rate in rivals]) * sizes
-    bounds = [betaincinv(right + 0.5, sizes - right + 0.5, level) for level in (below, 1 - above)]
-    low, high = (float(bound.min()) for bound in bounds)
+    low = float(betaincinv(right + 0.25, sizes - right + 0.75, below).min())
+    high = float(betaincinv(right + 0.75, sizes - right + 0.25, above).min())
     return Measure(worst.value, min(worst.value, low), max(worst.value, high), worst.n)
-
-
-_ABOVE = 0.04
-"""How often the upper end of the worst class may be too low: most of the 5 %, as its lower end rarely is too high."""
 
 
 # ---------------------------------------------------------------------------------------------------------- comparisons

@@ -115,10 +115,10 @@ def report(title: str, found: dict[str, list[tuple[float, float]]]) -> None:
 
 
 def check_intervals(found: dict[Case, dict[str, float]], slack: float) -> None:
-    """Each case covers at least 93 %; those that are not coarse, averaged over sizes, between 93 and 97 %."""
+    """93 to 97 %, the upper limit on average over sizes; at least 89 % where counts are coarse."""
     for name in ("accuracy", "balanced", "worst class"):
         for case, covered in found.items():
-            assert covered[name] >= 0.93 - slack, (name, case)
+            assert covered[name] >= (0.89 if case.is_discrete else 0.93) - slack, (name, case)
     for name in ("accuracy", "balanced"):
         groups: dict[tuple[int, str, str, float], list[float]] = {}
         for case, covered in found.items():

@@ -109,6 +109,18 @@ def test_balanced_ends_are_where_the_score_test_just_rejects(counts: list[tuple[
     assert (mean.high - mean.value) ** 2 == pytest.approx(Z**2 * variance, rel=1e-6, abs=1e-12)
 
 
+@given(st.lists(st.tuples(st.floats(0, 1), st.integers(0, 5)), min_size=1, max_size=20))
+def test_intervals_of_any_values_hold_them(samples: list[tuple[float, int]]) -> None:
+    values, labels = np.array([value for value, _ in samples]), np.array([label for _, label in samples])
+    found = class_rates(values, labels, 6)
+    shrunk = dispersion(values, labels)
+    assert 0 < shrunk <= 1
+    for measure in (mean_rate(values), balanced(found, shrunk), worst_class(found, shrunk), *found):
+        assert measure.low is not None
+        assert measure.high is not None
+        assert 0 <= measure.low <= measure.value <= measure.high <= 1
+
+
 def test_values_between_zero_and_one_count_by_their_variance() -> None:
     labels = np.zeros(400, dtype=np.int64)
     counts, halves = np.arange(400) % 2, np.full(400, 0.5)
@@ -131,7 +143,19 @@ def test_worst_class_without_a_rival_has_its_own_interval() -> None:
     rates = [wilson(190, 200), wilson(3, 20), wilson(180, 200), wilson(0, 0)]
     worst = worst_class(rates)
     assert (worst.value, worst.n) == (0.15, 20)
-    assert (worst.low, worst.high) == pytest.approx((beta.ppf(0.025, 3.5, 17.5), beta.ppf(0.975, 3.5, 17.5)))
+    assert (worst.low, worst.high) == pytest.approx((beta.ppf(0.025, 3.25, 17.75), beta.ppf(0.975, 3.75, 17.25)))
+
+
+@pytest.mark.parametrize(("right", "n"), [(0, 7), (3, 20), (19, 20), (500, 1000)])
+def test_bounds_of_the_worst_class_lie_between_jeffreys_and_the_exact_ones(right: int, n: int) -> None:
+    from scipy.stats import beta
+
+    worst = worst_class([wilson(right, n)])
+    assert worst.low is not None
+    assert worst.high is not None
+    if right:
+        assert beta.ppf(0.025, right, n - right + 1) < worst.low < beta.ppf(0.025, right + 0.5, n - right + 0.5)
+    assert beta.ppf(0.975, right + 0.5, n - right + 0.5) < worst.high < beta.ppf(0.975, right + 1, n - right)
 
 
 def test_the_upper_end_of_the_worst_class_allows_for_its_rivals() -> None:
