@@ -8,7 +8,7 @@ from typing import Literal, TypeAlias
 
 import numpy as np
 
-from robbench.evaluation.statistics import Scores, combine, holm, mean_difference, paired_difference, paired_p
+from robbench.evaluation.statistics import SEEDS, Scores, combine, compare, holm
 from robbench.results.schema import Measure, ModelSpec
 
 Part = Literal["objective", "defenses", "balancer"]
@@ -24,14 +24,16 @@ class Change:
     """How much a change adds to a balanced figure.
 
     Attributes:
-        added: On the seeds that both rows have.
+        added: On the seeds that both rows have. Its interval is over seeds and images; of fewer than ``SEEDS`` seeds,
+            over images alone, for these checkpoints.
         by_seed: The same seed by seed.
-        p: Two-sided, adjusted for all pairs of the board.
+        p: Two-sided, that the methods differ; of pairs adjusted for all pairs of the board. None of fewer seeds, which
+            tell nothing of methods.
     """
 
     added: Measure
     by_seed: tuple[float, ...]
-    p: float
+    p: float | None
 
 
 @dataclass(frozen=True)
@@ -79,7 +81,10 @@ class Scored:
 
 
 def pairs(rows: Sequence[Scored]) -> tuple[Pair, ...]:
-    """All pairs of rows that differ in one part alone; p values of a figure are adjusted over them (Holm)."""
+    """All pairs of rows that differ in one part alone; p values of a figure are adjusted over them (Holm).
+
+    Intervals are not adjusted, so that an adjusted p can be above 0.05 where the interval excludes 0.
+    """
     found = [pair for part in PARTS for pair in _of_part(rows, part)]
     clean = _adjusted([pair.clean for pair in found])
     robust = _adjusted([pair.robust for pair in found])
@@ -94,8 +99,8 @@ def pairs(rows: Sequence[Scored]) -> tuple[Pair, ...]:
 
 
 def _adjusted(changes: Sequence[Change | None]) -> list[Change | None]:
-    adjusted = iter(holm([change.p for change in changes if change]))
-    return [replace(change, p=next(adjusted)) if change else None for change in changes]
+    adjusted = iter(holm([change.p for change in changes if change and change.p is not None]))
+    return [replace(change, p=next(adjusted)) if change and change.p is not None else change for change in changes]
 
 
 def _of_part(rows: Sequence[Scored], part: Part) -> Iterator[Pair]:
@@ -123,19 +128,23 @@ def _pair(part: Part, first: Scored, second: Scored) -> Pair:
         second=second.model.label,
         before=_text(first, part),
         after=_text(second, part),
-        clean=_change(first.clean, second.clean),
-        robust=_change(first.robust, second.robust),
-        elsewhere={threat: _change(found, second.elsewhere[threat]) for threat, found in first.elsewhere.items()},
+        clean=change(first.clean, second.clean),
+        robust=change(first.robust, second.robust),
+        elsewhere={threat: change(found, second.elsewhere[threat]) for threat, found in first.elsewhere.items()},
     )
 
 
-def _change(first: BySeed, second: BySeed) -> Change | None:
+def change(first: BySeed, second: BySeed) -> Change | None:
+    """What the second row adds to the first on the seeds that both have; None without any."""
     seeds = sorted(first.keys() & second.keys())
-    if not seeds:
+    found = compare([first[seed] for seed in seeds], [second[seed] for seed in seeds]) if seeds else None
+    if found is None:
         return None
-    one, other = (combine([row[seed] for seed in seeds], np.mean) for row in (first, second))
-    added, p = paired_difference(one, other), paired_p(one, other)
-    if added is None or p is None:
-        return None
-    differences = [mean_difference(first[seed], second[seed]) for seed in seeds]
-    return Change(added, tuple(found for found in differences if found is not None), p)
+    return Change(found.added, found.by_seed, found.p if len(seeds) >= SEEDS else None)
+
+
+def margin(first: BySeed, second: BySeed) -> Change | None:
+    """How far the second row lies above the first: as ``change``, but where few seeds are shared over all of each."""
+    if len(first.keys() & second.keys()) < SEEDS and first and second:
+        first, second = ({0: combine(list(row.values()), np.mean)} for row in (first, second))
+    return change(first, second)

@@ -4,10 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
-from robbench.evaluation.statistics import Scores, balanced, class_rates, combine, wilson, worst_class
+from robbench.evaluation.statistics import (
+    Scores,
+    balanced,
+    class_rates,
+    combine,
+    dispersion,
+    mean_rate,
+    wilson,
+    worst_class,
+)
 from robbench.evaluation.verdicts import distances, judged
 from robbench.results.schema import Floats, Measure, Outcome
 
@@ -41,6 +51,19 @@ class Estimate:
         values = [part.value for part in parts]
         mean, n = float(np.mean(values)), min(part.n for part in parts)
         return cls.of(wilson(mean * n, n) if is_rate else Measure(mean, n=n), values)
+
+
+def against_constant(figure: Estimate, classes: int) -> Literal["below", "like", "above"]:
+    """How a balanced figure compares with that of one prediction for every image, which is right for one class.
+
+    It is like it where its interval holds the constant's figure.
+
+    Args:
+        figure: With its interval; a figure without one is taken at its word.
+        classes: Their number.
+    """
+    low, high = (figure.value if end is None else end for end in (figure.low, figure.high))
+    return "below" if high < 1 / classes else "above" if low > 1 / classes else "like"
 
 
 @dataclass(frozen=True)
@@ -80,11 +103,11 @@ def rates(by_seed: Sequence[Scores], num_classes: int) -> tuple[Rates, Scores] |
         return None
     seeds = [combine((part, mean), lambda values, axis: values[0]) for part in by_seed]
     per_seed = [class_rates(part.values, part.labels, num_classes) for part in seeds]
-    found = class_rates(mean.values, mean.labels, num_classes)
+    found, less = class_rates(mean.values, mean.labels, num_classes), dispersion(mean.values, mean.labels)
     return Rates(
-        share=Estimate.of(wilson(float(mean.values.sum()), len(mean)), [part.values.mean() for part in seeds]),
-        balanced=Estimate.of(balanced(found), [balanced(part).value for part in per_seed]),
-        worst_class=Estimate.of(worst_class(found), [worst_class(part).value for part in per_seed]),
+        share=Estimate.of(mean_rate(mean.values), [part.values.mean() for part in seeds]),
+        balanced=Estimate.of(balanced(found, less), [balanced(part).value for part in per_seed]),
+        worst_class=Estimate.of(worst_class(found, less), [worst_class(part).value for part in per_seed]),
         per_class=tuple(
             Estimate.of(rate, [part[label].value for part in per_seed]) if rate.n else None
             for label, rate in enumerate(found)

@@ -9,15 +9,15 @@ from typing import Any
 
 import numpy as np
 
-from robbench.evaluation.statistics import Scores, balanced, class_rates, combine, paired_difference, tie_leaders
-from robbench.leaderboards.ablations import Pair, Scored, pairs
+from robbench.evaluation.statistics import Scores, balanced_mean, combine, tie_leaders
+from robbench.leaderboards.ablations import Change, Pair, Scored, margin, pairs
 from robbench.leaderboards.aggregates import Rates, rates, scores
 from robbench.leaderboards.check_results import Checked, checked
 from robbench.leaderboards.corruption_results import Corrupted, corrupted
 from robbench.leaderboards.curves import Curve, sizes, strength
 from robbench.leaderboards.entries import Entry, entry
 from robbench.leaderboards.table import Table, Threats, is_audited
-from robbench.results.schema import CellResult, ConditionSpec, DatasetSpec, Measure, ModelSpec, Training, digest
+from robbench.results.schema import CellResult, ConditionSpec, DatasetSpec, ModelSpec, Training, digest
 
 IMBALANCE = 1.5
 """From this ratio of the largest to the smallest class of the test set on, balanced figures stand beside plain ones."""
@@ -93,7 +93,7 @@ class Board:
     threats: Mapping[str, tuple[str, ...]]
     perturbed: str | None
     pairs: tuple[Pair, ...]
-    margin: Measure | None
+    margin: Change | None
     strength: tuple[Curve, ...]
     sizes: tuple[Curve, ...]
     corrupted: Mapping[str, Corrupted]
@@ -176,15 +176,20 @@ def board_data(title: str, grid: str, cells: Sequence[CellResult]) -> Board:
         rows=rows,
         settings=_settings(table),
     )
-    return replace(made, margin=_margin(made, {row.label: found for row, found in scored}))
+    return replace(made, margin=_margin(made, table, _ranking(table, threats)))
 
 
-def _margin(board: Board, found: Mapping[str, Scores | None]) -> Measure | None:
+def _margin(board: Board, table: Table, ranking: Sequence[ConditionSpec]) -> Change | None:
     best, other = next(iter(board.sound), None), board.undefended
     if best is None or other is None or best is other:
         return None
-    first, second = found[other.label], found[best.label]
-    return paired_difference(first, second) if first and second else None
+    return margin(*(_by_seed(table, row.label, ranking) for row in (other, best)))
+
+
+def _ranking(table: Table, threats: Threats) -> Sequence[ConditionSpec]:
+    """The conditions that rows are ranked by."""
+    clean = [spec for spec in table.conditions if spec.kind == "clean"]
+    return next(iter(threats.values()), clean)
 
 
 def _worst_case(table: Table, model: str, conditions: Sequence[ConditionSpec]) -> tuple[Rates, Scores] | None:
@@ -196,7 +201,7 @@ def _row(table: Table, model: ModelSpec, threats: Threats) -> tuple[Row, Scores 
     ranked_by = next(iter(threats), None)
     cells = {condition.label: entry(table, model.label, condition) for condition in table.conditions}
     worst = {threat: _worst_case(table, model.label, conditions) for threat, conditions in threats.items()}
-    needed = threats[ranked_by] if ranked_by else [spec for spec in table.conditions if spec.kind == "clean"]
+    needed = _ranking(table, threats)
     ranking = worst[ranked_by] if ranked_by else _worst_case(table, model.label, needed) if needed else None
     troubles = [f"{spec.label}: {cells[spec.label].reason}" for spec in needed if cells[spec.label].reason]
     records = table.records(model.label)
@@ -270,15 +275,11 @@ def _ranked(scored: Sequence[tuple[Row, Scores | None]]) -> tuple[Row, ...]:
     ranked: list[Row] = []
     for flagged in (False, True):
         group = [(row, found) for row, found in scored if found is not None and bool(row.flags) is flagged]
-        group.sort(key=lambda item: -_balanced(item[1]))
+        group.sort(key=lambda item: -balanced_mean(item[1]))
         leaders = tie_leaders([found for _, found in group])
         ranks = [f"{len(ranked) + leader + 1}{'=' if leaders.count(leader) > 1 else ''}" for leader in leaders]
         ranked += [replace(row, rank=rank) for (row, _), rank in zip(group, ranks, strict=True)]
     return (*ranked, *(row for row, found in scored if found is None))
-
-
-def _balanced(found: Scores) -> float:
-    return balanced(class_rates(found.values, found.labels, 0)).value
 
 
 def _natural(table: Table, rows: Sequence[Row]) -> str | None:

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from statistics import fmean
 
-from robbench.evaluation.statistics import LEVEL
-from robbench.leaderboards.ablations import Pair, Part
-from robbench.leaderboards.aggregates import Estimate, Rates
+from robbench.evaluation.statistics import LEVEL, SEEDS
+from robbench.leaderboards.ablations import Change, Pair, Part
+from robbench.leaderboards.aggregates import Estimate, Rates, against_constant
 from robbench.leaderboards.board import Board, Row
 from robbench.leaderboards.check_results import Checked
-from robbench.leaderboards.markdown import counted, ends, escape, listed, percent, probability, reach, signed
+from robbench.leaderboards.markdown import counted, ends, escape, listed, percent, reach, signed
 from robbench.leaderboards.table import ThreatModel
-from robbench.leaderboards.tables.making import named
+from robbench.leaderboards.tables.making import named, tested
 from robbench.results.schema import ConditionSpec
 
 MOST = 3
@@ -50,15 +50,16 @@ def _best(board: Board) -> str:
     if other is best:
         text += ", itself undefended"
     elif other is not None and board.margin:
+        added, alone = board.margin.added, ", these checkpoints" if board.margin.p is None else ""
         text += (
-            f", {abs(100 * board.margin.value):.1f} points ({reach(board.margin.low, board.margin.high)}) "
-            f"{'above' if board.margin.value >= 0 else 'below'} the best undefended model ({escape(other.label)}, "
+            f", {abs(100 * added.value):.1f} points ({reach(added.low, added.high)}{alone}) "
+            f"{'above' if added.value >= 0 else 'below'} the best undefended model ({escape(other.label)}, "
             f"{percent(_rates(board, other).balanced)} %)"
         )
-    constant = 1 / len(board.dataset.class_names)
-    if found.low is not None and found.low <= constant:
-        others += f". Not distinguishable from a constant prediction ({100 * constant:.1f} %)"
-    return f"{text}{others}."
+    classes = len(board.dataset.class_names)
+    stands = {"below": "Below", "like": "Not distinguishable from", "above": ""}[against_constant(found, classes)]
+    constant = f". {stands} a constant prediction ({100 / classes:.1f} %)" if stands else ""
+    return f"{text}{others}{constant}."
 
 
 def check_findings(board: Board) -> list[str]:
@@ -143,17 +144,27 @@ def _single_changes(board: Board) -> Iterator[str]:
     for pair in board.pairs:
         if {pair.first, pair.second} <= sound.keys() and (pair.part == "defenses" or sound[pair.first].undefended):
             groups.setdefault((pair.part, pair.after), []).append(pair)
-    parts = []
+    parts: list[tuple[str, bool]] = []
     for part in ("defenses", "balancer", "objective"):
         effects = [found for key, pairs in groups.items() if key[0] == part and (found := _effect(board, pairs))]
         if effects:
             parts.append(max(effects)[1])
+    parts = parts[:2]
+    if all(of_methods for _, of_methods in parts):
+        heading, texts = "Single changes", [text for text, _ in parts]
+    elif not any(of_methods for _, of_methods in parts):
+        heading, texts = "Single changes, of these checkpoints", [text for text, _ in parts]
+    else:
+        heading, texts = "Single changes", [text + ", these checkpoints" * (not methods) for text, methods in parts]
     if parts:
-        yield f"Single changes, in points: {'; '.join(parts[:2])}."
+        yield f"{heading}, in points: {'; '.join(texts)}."
 
 
-def _effect(board: Board, pairs: Sequence[Pair]) -> tuple[float, str] | None:
-    """How large the effect of a change is, for sorting, and what it is: on clean images for balancing."""
+def _effect(board: Board, pairs: Sequence[Pair]) -> tuple[float, tuple[str, bool]] | None:
+    """How large the effect of a change is, for sorting; what it is; and whether it is one of methods.
+
+    On clean images for balancing.
+    """
     part, ranked_by = pairs[0].part, board.ranked_by
     where = ["Clean, balanced"] if part == "balancer" or ranked_by is None else [f"Worst case {ranked_by}"]
     if part == "objective":
@@ -167,15 +178,37 @@ def _effect(board: Board, pairs: Sequence[Pair]) -> tuple[float, str] | None:
     if len(values) > 2:
         effect = f"{signed(means[leading])} on average over {len(values)} pairs ({reach(min(values), max(values))})"
     else:
-        effect = " and ".join(
-            f"{signed(one.added.value)} ({reach(one.added.low, one.added.high)}, p {probability(one.p)})"
-            for one in changes[leading]
-        )
+        effect = " and ".join(f"{signed(one.added.value)} ({tested(one)})" for one in changes[leading])
     names = f"{named(part, pairs[0].after)} vs. {named(part, pairs[0].before)}"
     text = f"{escape(names)} {effect} {_place(leading)}"
-    if leading != where[0] and where[0] in means and all(change.p >= 1 - LEVEL for change in changes[where[0]]):
+    if leading != where[0] and where[0] in means and not any(map(_is_shown, changes[where[0]])):
         text += f", none shown {_place(where[0])}"
-    return abs(means[leading]), text
+    return abs(means[leading]), (text, all(change.p is not None for change in changes[leading]))
+
+
+def _is_shown(change: Change) -> bool:
+    """Whether it is told apart from none."""
+    if change.p is not None:
+        return change.p < 1 - LEVEL
+    return (change.added.low or 0.0) > 0 or (change.added.high or 0.0) < 0
+
+
+def comparison_note(board: Board) -> str:
+    """What intervals and p values of single changes rest on."""
+    found = [change for pair in board.pairs for change in pair.changes(board.ranked_by).values() if change]
+    methods = (
+        "95 % intervals over training seeds and test images, paired by both. p values are corrected over all pairs "
+        "(Holm), intervals are not: p can exceed 0.05 where an interval excludes 0."
+    )
+    checkpoints = (
+        f"95 % intervals over test images, paired, for these checkpoints: fewer than {SEEDS} training seeds show "
+        "nothing of the methods, so there is no p."
+    )
+    if all(change.p is not None for change in found):
+        return methods
+    if all(change.p is None for change in found):
+        return checkpoints
+    return f"{methods} Without p: {checkpoints}"
 
 
 def _place(name: str) -> str:

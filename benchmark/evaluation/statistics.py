@@ -1,36 +1,33 @@
-"""Intervals, comparisons and tie groups. Pure functions of their arguments: random draws are seeded from the data.
+"""Intervals, comparisons and tie groups. Pure functions of their arguments, in closed form: nothing is drawn.
 
-The same on every processor: sums are of integers, correctly rounded (``math.fsum``) or in a fixed order, and no matrix
-product of floats is taken, whose order of addition the linear algebra library chooses by processor and thread count.
+The same on every processor: sums are correctly rounded (``math.fsum``) or in a fixed order (``np.bincount``), and no
+matrix product of floats is taken, whose order of addition the linear algebra library chooses by processor and thread
+count.
 """
 
 from __future__ import annotations
 
-import functools
-import hashlib
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from statistics import NormalDist
-from typing import Any, TypeAlias
+from itertools import combinations
+from statistics import variance
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import betaincinv, ndtri, stdtrit
 
 from robbench.results.schema import Floats, Ints, Measure
 
 LEVEL = 0.95
-RESAMPLES = 10_000
+SEEDS = 3
+"""So many training seeds make a comparison one of methods; of fewer it is one of these checkpoints."""
 
-_Z = NormalDist().inv_cdf((1 + LEVEL) / 2)
-_UNIT = 10**12
-"""Differences are counted in units of one over this, so that their sums are exact; what is closer together is equal."""
-
-DifferenceCounts: TypeAlias = tuple[Ints, NDArray[Any]]
-"""Differences, as whole numbers of units, and how often each occurs."""
-
-_UNSEEN: DifferenceCounts = (np.array([-_UNIT, 0, _UNIT]), np.array([0.5, 1.0, 0.5]))
-"""Two pairs of samples, half of one in each cell of right and wrong."""
+_TAIL = (1 - LEVEL) / 2
+_Z = -float(ndtri(_TAIL))
+_DIGITS = 12
+"""To so many decimals differences are rounded, so that equal ones are."""
 
 
 @dataclass(frozen=True)
@@ -60,10 +57,19 @@ def combine(parts: Sequence[Scores], reduce: Callable[..., Any]) -> Scores:
         parts: At least one.
         reduce: ``np.mean``, ``np.min`` or another reduction that takes ``axis``.
     """
-    ids = functools.reduce(np.intersect1d, [part.ids for part in parts])
-    places = [_places(part.ids, ids) for part in parts]
+    ids, labels, values = _aligned(parts)
+    return Scores(ids, labels, reduce(values, axis=0))
+
+
+def _aligned(parts: Sequence[Scores]) -> tuple[Ints, Ints, Floats]:
+    """The ids that all parts have, rising; labels of shape ``(N,)``; values of shape ``(parts, N)``."""
+    ids = np.sort(parts[0].ids)
+    for part in parts[1:]:
+        if not np.array_equal(ids, part.ids):
+            ids = np.intersect1d(ids, part.ids)
+    places = [np.arange(len(ids)) if np.array_equal(ids, part.ids) else _places(part.ids, ids) for part in parts]
     values = np.stack([part.values[place] for part, place in zip(parts, places, strict=True)])
-    return Scores(ids, parts[0].labels[places[0]], reduce(values, axis=0))
+    return ids, parts[0].labels[places[0]], values
 
 
 def _places(ids: Ints, wanted: Ints) -> NDArray[np.intp]:
@@ -101,170 +107,250 @@ def covered(distances: Scores, largest: float) -> Scores:
 # ------------------------------------------------------------------------------------------------------------ intervals
 
 
-def wilson(successes: float, n: int) -> Measure:
+def wilson(successes: float, n: int, dispersion: float = 1.0) -> Measure:
     """A rate with its 95 % score interval (Wilson, "Probable inference", JASA 22, 1927, 209–212).
 
     Args:
-        successes: A count; or a sum of values in [0, 1], whose variance is at most that of a count of the same mean, so
-            that the interval is then wider than it need be.
+        successes: A count, or a sum of values in [0, 1].
         n: Number of samples. Of none, the rate is 0 and its interval all of [0, 1].
+        dispersion: Of the values: see ``dispersion``. Left at 1, the interval of a sum of other values than 0 and 1 is
+            wider than it need be.
     """
     if n == 0:
         return Measure(0.0, 0.0, 1.0, 0)
     rate = min(max(successes / n, 0.0), 1.0)
-    spread = _Z**2 / n
+    spread = _Z**2 * dispersion / n
     center = (rate + spread / 2) / (1 + spread)
     half = math.sqrt(spread * rate * (1 - rate) + spread**2 / 4) / (1 + spread)
     return Measure(rate, max(0.0, min(rate, center - half)), min(1.0, max(rate, center + half)), n)
+
+
+def dispersion(values: NDArray[Any], labels: Ints) -> float:
+    """The variance of values in [0, 1] within classes, relative to that of zeros and ones of the same means.
+
+    1 for zeros and ones. What is less makes the effective number of samples larger: areas under curves, and means over
+    seeds or draws, vary less than counts do. Two unseen samples, a zero and a one, keep few values that happen to be
+    equal from seeming certain.
+    """
+    strata = _Strata.of(labels)
+    sums = strata.sums(values)
+    mean = math.fsum(sums) / max(1, len(values))
+    most = math.fsum(sums * (1 - sums / strata.counts)) + 2 * mean * (1 - mean)
+    return 1 - math.fsum(strata.sums(values * (1.0 - values))) / most if most > 0 else 1.0
+
+
+def mean_rate(values: NDArray[Any]) -> Measure:
+    """The mean of values in [0, 1], with Wilson's interval at their effective number."""
+    (rate,) = class_rates(values, np.zeros(len(values), dtype=np.int64), 1)
+    return rate
 
 
 def class_rates(values: NDArray[Any], labels: Ints, num_classes: int) -> list[Measure]:
     """The mean of each class's values in [0, 1], with Wilson intervals; classes without samples have ``n`` 0."""
     counts = np.bincount(labels, minlength=num_classes)
     sums = np.bincount(labels, weights=values, minlength=num_classes)
-    return [wilson(float(total), int(n)) for total, n in zip(sums, counts, strict=True)]
+    shrunk = dispersion(values, labels)
+    return [wilson(float(total), int(n), shrunk) for total, n in zip(sums, counts, strict=True)]
 
 
-def balanced(rates: Sequence[Measure]) -> Measure:
+def balanced(rates: Sequence[Measure], dispersion: float = 1.0) -> Measure:
     """The mean over the classes that have samples.
 
-    Its interval is put together from the classes' own by the method of variance estimates recovery (Zou and Donner,
-    "Construction of confidence limits about effect measures", Statistics in Medicine 27, 2008, 1693–1702): distances
-    from estimate to limit are squared, weighted and summed like variances, below and above apart. With one class it is
-    that class's interval.
+    Its 95 % interval is that of a score test, as Wilson's is. A candidate above the mean is tested with the variance
+    that the mean has if all classes' error rates are smaller in proportion; one below it, if all rates are. So it is
+    Wilson's interval at the effective number of samples, which depends on the candidate. With one class, that is their
+    number; where all samples are right or all wrong, that of classes of equal rates.
+
+    Args:
+        rates: The classes' own; their values and numbers of samples count.
+        dispersion: Of the values that they are means of: see ``dispersion``.
     """
     seen = [rate for rate in rates if rate.n]
     if not seen:
         return Measure(0.0, 0.0, 1.0, 0)
     mean = math.fsum(rate.value for rate in seen) / len(seen)
-    below = math.hypot(*(rate.value - (0.0 if rate.low is None else rate.low) for rate in seen)) / len(seen)
-    above = math.hypot(*((1.0 if rate.high is None else rate.high) - rate.value for rate in seen)) / len(seen)
-    return Measure(mean, max(0.0, mean - below), min(1.0, mean + above), sum(rate.n for rate in seen))
+    sizes = [rate.n / dispersion for rate in seen]
+    low = 1 - _upper_end([1 - rate.value for rate in seen], sizes)
+    high = _upper_end([rate.value for rate in seen], sizes)
+    return Measure(mean, max(0.0, min(mean, low)), min(1.0, max(mean, high)), sum(rate.n for rate in seen))
 
 
-def worst_class(rates: Sequence[Measure]) -> Measure:
-    """The lowest of the class rates, with the lowest of their lower ends and the lowest of their upper ends.
+def _upper_end(rates: Sequence[float], sizes: Sequence[float]) -> float:
+    """The largest mean that a score test at 2.5 % does not reject.
 
-    The lower end is never above that of whichever class is truly worst. ``n`` is the worst class's own.
+    With error rates ``e``, the mean 1 − t·ē has the variance ``t·first − t²·second``, and the test just rejects where
+    ``(1 − t)²ē² = z²(t·first − t²·second)``.
+    """
+    count = len(rates)
+    errors = [1 - rate for rate in rates]
+    error = math.fsum(errors) / count
+    if error <= 0:
+        return 1.0
+    # The square of a class's observed error rate is too large by the variance of that rate, most where samples are few.
+    # What the class itself cannot tell of that variance, all classes together do.
+    bias = (1 - 1 / count) * (1 - error)
+    first = math.fsum(one / size for one, size in zip(errors, sizes, strict=True)) / count**2
+    second = math.fsum(one * (one - bias / size) / size for one, size in zip(errors, sizes, strict=True)) / count**2
+    root = math.sqrt(_Z**2 * first**2 + 4 * error**2 * (first - second))
+    return 1 - 2 * error**3 / (2 * error**2 + _Z**2 * first + _Z * root)
+
+
+def worst_class(rates: Sequence[Measure], dispersion: float = 1.0) -> Measure:
+    """The lowest of the class rates, with a 95 % interval for the lowest of the true ones.
+
+    The lowest of several observed rates lies below the lowest true one as a rule, the further the more classes compete.
+    So the upper end is the lowest of the classes' upper bounds, each at a level corrected for their number (Šidák, JASA
+    62, 1967, 626-633), and has almost all of the 5 %: the lowest of the lower bounds is too high only if those of all
+    equally bad classes are. Classes compete whose Wilson interval reaches below all others' upper ends; where their
+    true rates differ a little, the interval covers more often than it says. Bounds lie halfway between Jeffreys', right
+    on average over rates (Cai, Journal of Statistical Planning and Inference 131, 2005, 63-88), and Clopper and
+    Pearson's, right at every rate: the far tails that many classes need are too coarse for the former.
+
+    Args:
+        rates: The classes' own, with Wilson intervals; ``n`` of the result is the worst class's own.
+        dispersion: Of the values that they are means of: see ``dispersion``.
     """
     seen = [rate for rate in rates if rate.n]
     if not seen:
         return Measure(0.0, 0.0, 1.0, 0)
     worst = min(seen, key=lambda rate: rate.value)
-    lows = [rate.low for rate in seen if rate.low is not None]
-    highs = [rate.high for rate in seen if rate.high is not None]
-    return Measure(worst.value, min(lows, default=None), min(highs, default=None), worst.n)
+    reach = min(1.0 if rate.high is None else rate.high for rate in seen)
+    rivals = [rate for rate in seen if (rate.low or 0.0) <= reach]
+    count = len(rivals)
+    below, above = (_TAIL, 1 - _TAIL) if count == 1 else ((1 - LEVEL) * (1 - 1 / count), LEVEL ** (1 / count))
+    sizes = np.array([rate.n / dispersion for rate in rivals])
+    right = np.array([rate.value for rate in rivals]) * sizes
+    low = float(betaincinv(right + 0.25, sizes - right + 0.75, below).min())
+    high = float(betaincinv(right + 0.75, sizes - right + 0.25, above).min())
+    return Measure(worst.value, min(worst.value, low), max(worst.value, high), worst.n)
 
 
 # ---------------------------------------------------------------------------------------------------------- comparisons
 
 
-def paired_p(first: Scores, second: Scores) -> float | None:
-    """Whether two rows differ in their balanced mean, on the samples that both have.
+@dataclass(frozen=True)
+class Comparison:
+    """By how much the balanced mean of one row exceeds that of another.
 
-    A paired bootstrap, stratified by class (Efron and Tibshirani, "An Introduction to the Bootstrap", 1993, section
-    16.4): differences are drawn again within each class, and the observed difference of balanced means is compared with
-    how far the drawn ones scatter around it. Samples of equal difference are alike, so each class's draws are one
-    multinomial. A bootstrap cannot draw what it has not seen, and would be sure of a single sample; so p is at least
-    2^(1 − m) for m samples that differ, the smallest that an exact sign test can give.
-
-    Returns:
-        The two-sided p value, or None where no sample is common to both.
+    Attributes:
+        added: The difference in [-1, 1], with its 95 % interval and number of samples.
+        p: Two-sided, of the same test: below 0.05 exactly where the interval excludes 0.
+        by_seed: The difference seed by seed.
     """
-    ids, left, right = np.intersect1d(first.ids, second.ids, return_indices=True)
-    if len(ids) == 0:
-        return None
-    tables = _tables(first.values[left] - second.values[right], first.labels[left])
-    differing = sum(int(counts[units != 0].sum()) for units, counts in tables)
-    if differing == 0:
-        return 1.0
-    observed = _observed(tables)
-    beyond = 0 if _is_hopeless(tables, observed) else _draws_beyond(tables, observed)
-    return max((1 + beyond) / (1 + RESAMPLES), min(1.0, 2.0 ** (1 - differing)))
+
+    added: Measure
+    p: float
+    by_seed: tuple[float, ...]
 
 
-def paired_difference(first: Scores, second: Scores) -> Measure | None:
-    """By how much the second row's balanced mean exceeds the first's, on the samples that both have.
+def compare(first: Sequence[Scores], second: Sequence[Scores]) -> Comparison | None:
+    """By how much the second row exceeds the first, on the samples that all of their seeds have.
 
-    The 95 % interval is the basic bootstrap's (Davison and Hinkley, "Bootstrap Methods and their Application", 1997,
-    equation 5.6), stratified by class. A bootstrap cannot draw what it has not seen, and would be sure of a class of
-    eight samples none of which differs; so the classes are drawn from as if they shared two more pairs of samples, half
-    of one in each cell of right and wrong (Agresti and Min, Statistics in Medicine 24, 2005, 729-740).
+    Of fewer than ``SEEDS`` seeds this tells of these checkpoints: samples are taken to be drawn, within each class, and
+    each counts by its mean difference over the seeds. The interval is Bonett and Price's ("Adjusted Wald confidence
+    interval for a difference of binomial proportions based on paired data", Journal of Educational and Behavioral
+    Statistics 37, 2012, 479-488), stratified: two unseen samples, one in favor of each row, are shared by the classes,
+    and what a class of few samples cannot tell of its variance, all classes together do. As in a sign test, fewer than
+    six samples that differ tell nothing: p is at least 2^(1 − m) for m of them.
 
-    Returns:
-        The difference in [-1, 1] with its interval and number of samples, or None where no sample is common to both.
-    """
-    ids, left, right = np.intersect1d(first.ids, second.ids, return_indices=True)
-    if len(ids) == 0:
-        return None
-    tables = _tables(second.values[right] - first.values[left], first.labels[left])
-    observed = _observed(tables)
-    low, high = np.quantile(_scatter(tables, pseudo=_UNSEEN), [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-    return Measure(observed, max(-1.0, observed - float(high)), min(1.0, observed - float(low)), len(ids))
-
-
-def mean_difference(first: Scores, second: Scores) -> float | None:
-    """``paired_difference`` without its interval."""
-    ids, left, right = np.intersect1d(first.ids, second.ids, return_indices=True)
-    return _observed(_tables(second.values[right] - first.values[left], first.labels[left])) if len(ids) else None
-
-
-def _tables(differences: Floats, labels: Ints) -> list[DifferenceCounts]:
-    """How often each difference occurs, by class: samples of equal difference are alike."""
-    units = np.rint(differences * _UNIT).astype(np.int64)
-    return [np.unique(units[labels == label], return_counts=True) for label in np.unique(labels)]
-
-
-def _mean(table: DifferenceCounts) -> float:
-    """The mean difference, in units."""
-    units, counts = table
-    return int(units @ counts) / int(counts.sum())
-
-
-def _observed(tables: Sequence[DifferenceCounts]) -> float:
-    return math.fsum(_mean(table) for table in tables) / len(tables) / _UNIT
-
-
-def _scatter(tables: Sequence[DifferenceCounts], pseudo: DifferenceCounts | None = None) -> Floats:
-    """How far balanced means of samples that are drawn again within each class lie from where they center.
+    Of more seeds it tells of methods: trainings are taken to be drawn as well. The variance between seeds is known from
+    few of them and has Student's quantile, the rest the normal one (Cochran and Cox, "Experimental Designs", 1957,
+    section 4.14). Where both matter, such an interval covers more often than it says; it is never narrower than that of
+    these checkpoints.
 
     Args:
-        tables: Differences and their counts, by class.
-        pseudo: The same of samples that the classes share, and are drawn from as well.
+        first: The scores of one row, seed by seed.
+        second: Those of the other, of the same seeds.
+
+    Returns:
+        The comparison, or None where no sample is common to all.
     """
-    rng = np.random.default_rng(_seed(tables))
-    scatter = np.zeros(RESAMPLES)
-    for units, counts in tables:
-        n = int(counts.sum())
-        center, weights = _mean((units, counts)), counts
-        if pseudo:
-            # They center at zero.
-            center *= n / (n + float(pseudo[1].sum()) / len(tables))
-            units, weights = np.r_[units, pseudo[0]], np.r_[counts, pseudo[1] / len(tables)]
-        scatter += rng.multinomial(n, weights / weights.sum(), size=RESAMPLES) @ units / n - center
-    return scatter / len(tables) / _UNIT
+    ids, labels, values = _aligned([*first, *second])
+    if len(ids) == 0:
+        return None
+    differences = np.round(values[len(first) :] - values[: len(first)], _DIGITS)
+    strata = _Strata.of(labels)
+    by_seed = tuple(map(strata.mean, differences))
+    means = np.round(differences.mean(axis=0), _DIGITS)
+    center, images = strata.adjusted(means)
+    error = _Error(images)
+    if len(by_seed) >= SEEDS:
+        # How an image's differences vary from seed to seed is in the variance between seeds already.
+        single = strata.mean_variance(differences.var(axis=0, ddof=1)) / len(by_seed)
+        error = _Error(images, variance(by_seed) / len(by_seed), max(0.0, images - single), len(by_seed) - 1)
+    value, half = math.fsum(by_seed) / len(by_seed), error.half(1 - LEVEL)
+    p = max(error.p(abs(center)), min(1.0, 2.0 ** (1 - int(np.count_nonzero(means)))))
+    ends = [value, center - half, center + half, *([0.0] if p >= 1 - LEVEL else [])]
+    return Comparison(Measure(value, max(-1.0, min(ends)), min(1.0, max(ends)), len(ids)), p, by_seed)
 
 
-def _draws_beyond(tables: Sequence[DifferenceCounts], observed: float) -> int:
-    return int(np.count_nonzero(np.abs(_scatter(tables)) >= abs(observed) - 1 / _UNIT))
+def balanced_mean(row: Scores) -> float:
+    """The mean of the classes' means."""
+    return _Strata.of(row.labels).mean(row.values)
 
 
-def _is_hopeless(tables: Sequence[DifferenceCounts], observed: float) -> bool:
-    # Drawing is what costs; Bernstein's inequality tells when the chance that any draw lies beyond is below 1e-6.
-    variance = largest = 0.0
-    for table in tables:
-        deviations, counts = table[0] / _UNIT - _mean(table) / _UNIT, table[1]
-        share = 1 / (len(tables) * int(counts.sum()))
-        variance += share**2 * math.fsum(counts * deviations**2)
-        largest = max(largest, share * float(np.abs(deviations).max()))
-    exponent = observed**2 / (2 * (variance + largest * abs(observed) / 3)) if variance else 0.0
-    return 2 * RESAMPLES * math.exp(-exponent) < 1e-6
+@dataclass(frozen=True)
+class _Strata:
+    """Samples by class: for each the place of its class, and for each class the number of samples."""
+
+    places: Ints
+    counts: Floats
+
+    @classmethod
+    def of(cls, labels: Ints) -> _Strata:
+        _, places, counts = np.unique(labels, return_inverse=True, return_counts=True)
+        return cls(places, counts.astype(np.float64))
+
+    def sums(self, values: Floats) -> Floats:
+        return np.bincount(self.places, weights=values).astype(np.float64)
+
+    def mean(self, values: Floats) -> float:
+        return math.fsum(self.sums(values) / self.counts) / len(self.counts)
+
+    def mean_variance(self, variances: Floats) -> float:
+        """The variance of the balanced mean, from those of single samples."""
+        return math.fsum(self.sums(variances) / self.counts**2) / len(self.counts) ** 2
+
+    def adjusted(self, differences: Floats) -> tuple[float, float]:
+        """The balanced mean with two unseen samples, and its variance: see ``compare``."""
+        classes = len(self.counts)
+        unseen = 1 / classes
+        counts = self.counts + 2 * unseen
+        centers = self.sums(differences) / counts
+        squares = self.sums((differences - centers[self.places]) ** 2) + 2 * unseen * (1 + centers**2)
+        squares += (1 - 1 / classes) * self.mean((differences - self.mean(differences)) ** 2)
+        return math.fsum(centers) / classes, math.fsum(squares / counts**2) / classes**2
 
 
-def _seed(tables: Sequence[DifferenceCounts]) -> int:
-    # Magnitudes only, so that which row comes first changes nothing but the sign of what is drawn.
-    sizes = [sorted(zip(np.abs(units / _UNIT).tolist(), counts.tolist(), strict=True)) for units, counts in tables]
-    return int.from_bytes(hashlib.sha256(repr(sizes).encode()).digest()[:16], "little")
+@dataclass(frozen=True)
+class _Error:
+    """Variances of a difference.
+
+    Attributes:
+        images: For these checkpoints.
+        seeds: For methods, that between seeds.
+        beside: For methods, that of images which the one between seeds does not hold.
+        freedom: Degrees of freedom of the variance between seeds; 0 for these checkpoints.
+    """
+
+    images: float
+    seeds: float = 0.0
+    beside: float = 0.0
+    freedom: int = 0
+
+    def half(self, tail: float) -> float:
+        """Half the width of the interval that errs with a chance of ``tail``."""
+        normal = float(ndtri(tail / 2)) ** 2
+        student = float(stdtrit(self.freedom, tail / 2)) ** 2 if self.freedom else 0.0
+        return math.sqrt(max(normal * self.images, student * self.seeds + normal * self.beside))
+
+    def p(self, distance: float) -> float:
+        """The ``tail`` of the interval whose half width is the distance."""
+        low, high = math.erfc(distance / math.sqrt(2 * self.images)), 1.0
+        for _ in range(60 if self.freedom else 0):
+            middle = (low + high) / 2
+            low, high = (middle, high) if self.half(middle) > distance else (low, middle)
+        return low
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
@@ -280,20 +366,19 @@ def holm(p_values: Sequence[float]) -> list[float]:
 def tie_leaders(rows: Sequence[Scores]) -> list[int]:
     """For each row, the position of the first row of its tie group.
 
-    The first row leads a group and is compared with every later row, Holm over these. The rows directly after it that
-    are not told apart from it belong to its group; the first that is told apart leads the next, even if a row further
-    down is not: so groups are runs of neighbors, and a group's rows are all tied with its leader, not necessarily with
-    one another. Rows without a common sample cannot be compared, and are not tied.
+    Every two rows are compared, Holm over all pairs: the data have chosen which row comes first, and a correction over
+    the rows below it alone tells equal rows apart far too often. The first row leads a group. The rows directly after
+    it that are not told apart from it belong to its group; the first that is told apart leads the next, even if a row
+    further down is not: so groups are runs of neighbors, and a group's rows are all tied with its leader, not
+    necessarily with one another. Rows without a common sample cannot be compared, and are not tied.
 
     Args:
         rows: The rows from best to worst.
     """
+    found = {pair: compare([rows[pair[0]]], [rows[pair[1]]]) for pair in combinations(range(len(rows)), 2)}
+    known = {pair: comparison.p for pair, comparison in found.items() if comparison}
+    tied = {pair for pair, p in zip(known, holm(list(known.values())), strict=True) if p >= 1 - LEVEL}
     leaders: list[int] = []
-    while len(leaders) < len(rows):
-        leader = len(leaders)
-        later = [paired_p(rows[leader], row) for row in rows[leader + 1 :]]
-        adjusted = iter(holm([p for p in later if p is not None]))
-        tied = [p is not None and next(adjusted) >= 1 - LEVEL for p in later]
-        size = 1 + (tied.index(False) if False in tied else len(tied))
-        leaders += [leader] * size
+    for row in range(len(rows)):
+        leaders.append(leaders[-1] if leaders and (leaders[-1], row) in tied else row)
     return leaders

@@ -12,6 +12,7 @@ from typing import Any
 from robbench.core.atomic_io import write_atomically
 from robbench.core.errors import StoreError
 from robbench.core.registry import Registry
+from robbench.evaluation.metrics._built_in import built_in_figures
 from robbench.leaderboards import board_data, write_board
 from robbench.leaderboards.archive import RECORDS, read_archive, read_note, read_pictures, write_archive
 from robbench.leaderboards.figure_manifest import Picture, write_manifest
@@ -191,17 +192,28 @@ def _own(store: Store, board: str, note: Mapping[str, Any], registry: Registry) 
         )
     if not cells:
         refuse("none of its cells was run yet; robbench run goes on with it")
-    source = BoardSource(str(store.root), shown, tuple(cells))
-    return _Checked(source, verify(cells, registry, lambda key: str(store.cell_dir(key) / "record.json")), keys)
+    unchecked = verify(cells, registry, lambda key: str(store.cell_dir(key) / "record.json"))
+    return _Checked(BoardSource(str(store.root), shown, _current(cells)), unchecked, keys)
 
 
 def _others(folder: Path, registry: Registry) -> _Checked:
     with readable(folder):
-        source = BoardSource(str(folder), read_note(folder), tuple(read_archive(folder)))
-        if not source.cells:
+        note, cells = read_note(folder), read_archive(folder)
+        if not cells:
             raise ValueError("it has no cells")
         read_pictures(folder)
-        return _Checked(source, verify(source.cells, registry, lambda key: str(folder / RECORDS)))
+        unchecked = verify(cells, registry, lambda key: str(folder / RECORDS))
+        return _Checked(BoardSource(str(folder), note, _current(cells)), unchecked)
+
+
+def _current(cells: Sequence[CellResult]) -> tuple[CellResult, ...]:
+    """Verified cells with built-in figures as this version computes them: an earlier one had other intervals."""
+    found = []
+    for record, outcome in cells:
+        known = built_in_figures(outcome) if outcome is not None else {}
+        metrics = {name: known.get(name, figure) for name, figure in record.metrics.items()}
+        found.append((record.model_copy(update={"metrics": metrics}), outcome))
+    return tuple(found)
 
 
 def _topic(source: BoardSource) -> tuple[str, str]:

@@ -14,7 +14,7 @@ from robbench.core.errors import StoreError
 from robbench.core.registry import Registry
 from robbench.core.threat_model import NORMS
 from robbench.evaluation.audit import marked
-from robbench.evaluation.scoring import measure, scored
+from robbench.evaluation.scoring import measure, metrics_digest, scored
 from robbench.leaderboards.html.records import unpacked
 from robbench.results.outcome import ArraySpec, Outcome
 from robbench.results.schema import CellResult, Costs, Measure, Record
@@ -66,7 +66,8 @@ def refuse(reason: str) -> NoReturn:
 def verify(cells: Sequence[CellResult], registry: Registry, file: Callable[[str], str]) -> frozenset[str]:
     """See that cells are whole and that every figure of their records follows from their outcomes.
 
-    Metrics, confusion matrices, passes and what the audit finds are computed again.
+    Metrics, confusion matrices, passes and what the audit finds are computed again. Intervals of records with other
+    metrics, as those of an earlier version, are not compared.
 
     Args:
         cells: Of one board; each outcome is already known to be the one that its record names.
@@ -80,7 +81,7 @@ def verify(cells: Sequence[CellResult], registry: Registry, file: Callable[[str]
         StoreError: At the first that does not follow, naming file, cell, figure, what is written and what follows.
     """
     _check_shapes(cells, file)
-    built_in = Registry(installed=False)
+    built_in, current = Registry(installed=False), metrics_digest(registry)
     unchecked: set[str] = set()
     for (record, outcome), (audited, _) in zip(cells, marked(cells), strict=True):
         place = f"{file(record.key)}: {_name(record)}"
@@ -94,6 +95,8 @@ def verify(cells: Sequence[CellResult], registry: Registry, file: Callable[[str]
         optional = fresh.metrics.keys() - needed.keys() - record.metrics.keys()
         skipped = {_metric(name) for name in (optional | unknown if record.status == "done" else optional)}
         written, follows = _figures(record), _figures(fresh)
+        if record.metrics_digest != current:
+            written, follows = ({name: _without_ends(one) for name, one in part.items()} for part in (written, follows))
         for figure in {**written, **follows}:
             if figure not in skipped and not _same(written.get(figure), follows.get(figure)):
                 found, wanted = _text(written.get(figure)), _text(follows.get(figure))
@@ -203,6 +206,10 @@ def _figures(record: Record) -> dict[str, Any]:
         **{f'flag "{name}"': found for name, found in record.flags.items()},
         **{f'caution "{name}"': found for name, found in record.cautions.items()},
     }
+
+
+def _without_ends(figure: Any) -> Any:
+    return Measure(figure.value, n=figure.n) if isinstance(figure, Measure) else figure
 
 
 def _metric(name: str) -> str:

@@ -23,6 +23,12 @@ def named(part: Part, value: str) -> str:
     return _NOTHING[part] if value == "none" else value
 
 
+def tested(change: Change) -> str:
+    """The interval of a change in points, and p where there is one."""
+    p = "" if change.p is None else f", p {probability(change.p)}"
+    return f"{reach(change.added.low, change.added.high)}{p}"
+
+
 def changes(board: Board, part: Part) -> Sheet:
     """Rows that differ in one part alone: by how many points the change moves them."""
     found = [pair for pair in board.pairs if pair.part == part]
@@ -43,14 +49,14 @@ def changes(board: Board, part: Part) -> Sheet:
 
 
 def _moved(change: Change | None, evidence: Evidence) -> list[TableCell]:
-    """What a change adds in points, and its p value."""
+    """What a change adds in points, and its p value where it has one."""
     if change is None:
         return [TableCell(NONE)] * 2
-    added, p = change.added, probability(change.p)
+    added = change.added
     figure, seeds = Estimate.of(added, change.by_seed), f"by seed {value_list(map(signed, change.by_seed))}"
     return [
-        TableCell(signed(added.value), added.value, figure, evidence, seeds, f"{reach(added.low, added.high)}, p {p}"),
-        TableCell(p, change.p, evidence=evidence),
+        TableCell(signed(added.value), added.value, figure, evidence, seeds, tested(change)),
+        TableCell(probability(change.p), change.p, evidence=evidence),
     ]
 
 

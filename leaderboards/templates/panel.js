@@ -180,7 +180,7 @@ function sideBySide(one, two) {
   const shown = (entry, figure) => figure ? [entry?.anchor ? link(entry.anchor, percent(figure[1])) : percent(figure[1]), make("small", null, ends(figure.slice(1)))] : "–";
   const line = (name, a, b, [first, second], change) => {
     const value = change ? change.value : first && second ? second[1] - first[1] : null;
-    const p = change && (change.p < 0.001 ? "p < 0.001" : `p ${Number(change.p.toPrecision(2))}`);
+    const p = change && (change.p === null ? "these checkpoints" : change.p < 0.001 ? "p < 0.001" : `p ${Number(change.p.toPrecision(2))}`);
     const tested = change && make("small", null, `${signed(change.ends[0])} to ${signed(change.ends[1])}`, make("br"), p);
     return [soft(name), shown(a, first), shown(b, second), value === null ? "–" : [signed(value), tested]];
   };
@@ -190,7 +190,7 @@ function sideBySide(one, two) {
   const classes = all.filter(([name, a, b]) => (name.startsWith("Worst case ") || name === data.clean) && a?.classes.length && b?.classes.length);
   return [
     grid("Percent correct, averaged over classes, with 95 % intervals; difference in points, second row minus first", names, rows, { class: "pair" }),
-    make("p", null, make("small", null, rows.some((cells) => cells[3][1]) ? "Interval and p value of a difference: paired bootstrap over test images, p corrected for all pairs of the board (Holm). Other differences were not tested." : "The board compares rows image by image only where they differ in one part; these differences were not tested.")),
+    make("p", null, make("small", null, rows.some((cells) => cells[3][1]) ? "Intervals and p values of differences are those of the single changes. Other differences were not tested." : "The board compares rows image by image only where they differ in one part; these differences were not tested.")),
     classes.map(([name, a, b]) =>
       make("details", { open: classes.length < 3 }, make("summary", null, `${name}, class by class`),
         grid("", names, a.classes.map((first) => [first, b.classes.find(([other]) => other === first[0])]).map(([first, second]) => line(first[0], a, b, [first, second], null)), { class: "pair" })),

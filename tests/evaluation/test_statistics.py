@@ -1,7 +1,7 @@
 from __future__ import annotations
 
-import itertools
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,13 +9,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from robbench.evaluation.statistics import (
+    Comparison,
     Scores,
     balanced,
+    balanced_mean,
     class_rates,
     combine,
+    compare,
     covered,
+    dispersion,
     holm,
-    paired_p,
+    mean_rate,
     survival,
     tie_leaders,
     wilson,
@@ -65,35 +69,106 @@ def test_balanced_mean_ignores_class_sizes_and_empty_classes() -> None:
     mean = balanced(rates)
     assert mean.value == pytest.approx((1 + 1 / 3) / 2)
     assert mean.n == 7
-    assert balanced(rates[:1]) == rates[0]
+    assert balanced_mean(Scores(np.arange(7), np.array([0, 0, 0, 0, 2, 2, 2]), values)) == mean.value
 
 
-def test_balanced_interval_of_two_classes_is_newcombes() -> None:
-    # His worked example (Statistics in Medicine 17, 1998, method 10): 56/70 - 48/80 is 0.2 (0.0524 to 0.3339).
-    # The difference is twice the mean of 56/70 and 32/80, less one.
-    mean = balanced([wilson(56, 70), wilson(32, 80)])
-    assert [2 * end - 1 for end in mean[:3] if end is not None] == pytest.approx([0.2, 0.0524, 0.3339], abs=5e-5)
+@given(st.integers(1, 400).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))))
+def test_balanced_interval_of_one_class_is_wilsons(case: tuple[int, int]) -> None:
+    assert balanced([wilson(*case)])[:3] == pytest.approx(wilson(*case)[:3], abs=1e-12)
 
 
-def test_balanced_interval_covers() -> None:
-    rng = np.random.default_rng(0)
-    for truth, sizes in (((0.9, 0.5, 0.2), (400, 50, 23)), ((0.98, 0.95, 0.05), (60, 60, 60))):
-        hits = 0
-        for drawn in rng.binomial(sizes, truth, size=(2000, 3)):
-            mean = balanced([wilson(int(count), n) for count, n in zip(drawn, sizes, strict=True)])
-            assert mean.low is not None
-            assert mean.high is not None
-            hits += int(mean.low <= np.mean(truth) <= mean.high)
-        assert 0.93 < hits / 2000 < 0.985
+@pytest.mark.parametrize("sizes", [(20,) * 10, (5, 50, 500), (1, 1, 1)])
+def test_where_all_are_right_or_wrong_classes_have_one_rate(sizes: tuple[int, ...]) -> None:
+    effective = len(sizes) ** 2 / sum(1 / n for n in sizes)
+    none, every = (balanced([wilson(share * n, n) for n in sizes]) for share in (0, 1))
+    assert none[:3] == pytest.approx((0, 0, Z**2 / (effective + Z**2)))
+    assert every[:3] == pytest.approx((1, effective / (effective + Z**2), 1))
 
 
-def test_worst_class_is_the_lowest_and_its_lower_end_holds_for_every_class() -> None:
-    rates = [wilson(90, 100), wilson(3, 5), wilson(65, 100), wilson(0, 0)]
+@given(st.lists(st.tuples(st.integers(0, 30), st.integers(0, 30)), min_size=1, max_size=8))
+def test_balanced_ends_are_where_the_score_test_just_rejects(counts: list[tuple[int, int]]) -> None:
+    rates = [wilson(right, right + wrong) for right, wrong in counts]
+    mean = balanced(rates)
+    assert mean.low is not None
+    assert mean.high is not None
+    assert 0 <= mean.low <= mean.value <= mean.high <= 1
+    mirrored = balanced([wilson(wrong, right + wrong) for right, wrong in counts])
+    if mean.n:
+        assert (1 - mean.high, 1 - mean.low) == pytest.approx((mirrored.low, mirrored.high), abs=1e-9)
+    seen = [rate for rate in rates if rate.n]
+    if not 0 < mean.high < 1 or not seen:
+        return
+    # Independent of how the end is found: the variance at the candidate, class by class.
+    classes, error = len(seen), 1 - mean.value
+    shrunk = (1 - mean.high) / error
+    variance = 0.0
+    for rate in seen:
+        wrong = 1 - rate.value
+        known = wrong - (1 - 1 / classes) * (1 - error) / rate.n
+        variance += (shrunk * wrong - shrunk**2 * wrong * known) / rate.n / classes**2
+    assert (mean.high - mean.value) ** 2 == pytest.approx(Z**2 * variance, rel=1e-6, abs=1e-12)
+
+
+@given(st.lists(st.tuples(st.floats(0, 1), st.integers(0, 5)), min_size=1, max_size=20))
+def test_intervals_of_any_values_hold_them(samples: list[tuple[float, int]]) -> None:
+    values, labels = np.array([value for value, _ in samples]), np.array([label for _, label in samples])
+    found = class_rates(values, labels, 6)
+    shrunk = dispersion(values, labels)
+    assert 0 < shrunk <= 1
+    for measure in (mean_rate(values), balanced(found, shrunk), worst_class(found, shrunk), *found):
+        assert measure.low is not None
+        assert measure.high is not None
+        assert 0 <= measure.low <= measure.value <= measure.high <= 1
+
+
+def test_values_between_zero_and_one_count_by_their_variance() -> None:
+    labels = np.zeros(400, dtype=np.int64)
+    counts, halves = np.arange(400) % 2, np.full(400, 0.5)
+    assert dispersion(counts, labels) == 1
+    assert mean_rate(counts) == wilson(200, 400)
+    assert dispersion(halves, labels) == pytest.approx(0.5 / 100.5), "of two unseen samples alone"
+    uniform = (np.arange(400) + 0.5) / 400
+    assert dispersion(uniform, labels) == pytest.approx(1 / 3, abs=0.01)
+    found, plain = mean_rate(uniform), wilson(200, 400)
+    assert (found.high or 0) - (found.low or 0) == pytest.approx(
+        ((plain.high or 0) - (plain.low or 0)) / 3**0.5, rel=0.01
+    )
+    assert dispersion(np.zeros(0), np.zeros(0, dtype=np.int64)) == 1
+    assert dispersion(np.ones(5), np.zeros(5, dtype=np.int64)) == 1
+
+
+def test_worst_class_without_a_rival_has_its_own_interval() -> None:
+    from scipy.stats import beta
+
+    rates = [wilson(190, 200), wilson(3, 20), wilson(180, 200), wilson(0, 0)]
     worst = worst_class(rates)
-    assert worst.value == 0.6
-    assert worst.n == 5
-    assert worst.low == rates[1].low
-    assert worst.high == rates[2].high
+    assert (worst.value, worst.n) == (0.15, 20)
+    assert (worst.low, worst.high) == pytest.approx((beta.ppf(0.025, 3.25, 17.75), beta.ppf(0.975, 3.75, 17.25)))
+
+
+@pytest.mark.parametrize(("right", "n"), [(0, 7), (3, 20), (19, 20), (500, 1000)])
+def test_bounds_of_the_worst_class_lie_between_jeffreys_and_the_exact_ones(right: int, n: int) -> None:
+    from scipy.stats import beta
+
+    worst = worst_class([wilson(right, n)])
+    assert worst.low is not None
+    assert worst.high is not None
+    if right:
+        assert beta.ppf(0.025, right, n - right + 1) < worst.low < beta.ppf(0.025, right + 0.5, n - right + 0.5)
+    assert beta.ppf(0.975, right + 0.5, n - right + 0.5) < worst.high < beta.ppf(0.975, right + 1, n - right)
+
+
+def test_the_upper_end_of_the_worst_class_allows_for_its_rivals() -> None:
+    highs = []
+    for count in (1, 3, 10, 100):
+        worst = worst_class([wilson(80, 100)] * count)
+        assert worst.high is not None
+        assert worst.low is not None
+        assert worst.low <= worst.value == 0.8 <= worst.high
+        highs.append(worst.high)
+    assert highs == sorted(highs)
+    assert worst_class([wilson(0, 10)] * 3).low == 0
+    assert worst_class([wilson(10, 10)] * 3).high == 1
 
 
 def test_combine_takes_the_common_samples_in_any_order() -> None:
@@ -124,64 +199,128 @@ def test_curves_fall_and_the_area_is_their_integral(found: list[float], largest:
     assert covered(distances, largest).values.mean() == pytest.approx(curve.mean(), abs=1e-3)
 
 
-def test_paired_p_is_the_share_of_resamples_for_a_case_that_can_be_enumerated() -> None:
-    # 8 samples of one class; a wins 4, b wins 1: a resample's mean difference is a multinomial sum.
-    first, second = rows([1, 1, 1, 1, 0, 1, 1, 0], [0, 0, 0, 0, 1, 1, 1, 0])
-    differences = {1: 4 / 8, -1: 1 / 8, 0: 3 / 8}
-    exact = 0.0
-    for up, down in itertools.product(range(9), repeat=2):
-        if up + down <= 8 and abs((up - down) / 8 - 3 / 8) >= 3 / 8 - 1e-12:
-            ways = math.factorial(8) // (math.factorial(up) * math.factorial(down) * math.factorial(8 - up - down))
-            exact += ways * differences[1] ** up * differences[-1] ** down * differences[0] ** (8 - up - down)
-    assert paired_p(first, second) == pytest.approx(exact, abs=0.02)
+def compared(first: Scores, second: Scores) -> Comparison:
+    found = compare([first], [second])
+    assert found is not None
+    return found
 
 
-def test_paired_p_is_about_uniform_when_rows_are_equally_good() -> None:
-    rng = np.random.default_rng(1)
-    labels = np.repeat([0, 1], [150, 50])
-    small = 0
-    for _ in range(200):
-        pair = [Scores(np.arange(200), labels, (rng.random(200) < 0.6).astype(float)) for _ in range(2)]
-        p = paired_p(*pair)
-        assert p is not None
-        small += p <= 0.05
-    assert 1 <= small <= 22
+def test_a_difference_of_one_class_is_bonett_and_prices() -> None:
+    # Their formula on the 21 children of Fagerland, Lydersen and Laake (Statistics in Medicine 33, 2014, 2850-2875), of
+    # whom 7 changed one way and 1 the other: 0.013 to 0.508.
+    first, second = rows([0.0] * 7 + [1.0] + [1.0] * 13, [1.0] * 7 + [0.0] + [1.0] * 13)
+    found = compared(first, second)
+    up, down = 8 / 23, 2 / 23
+    half = Z * math.sqrt((up + down - (up - down) ** 2) / 23)
+    assert found.added[:3] == pytest.approx((6 / 21, up - down - half, up - down + half))
+    assert found.added[1:3] == pytest.approx((0.013, 0.508), abs=5e-4)
+    assert found.p == pytest.approx(math.erfc(Z * (up - down) / half / math.sqrt(2)))
 
 
-def test_paired_p_weighs_classes_alike() -> None:
+@settings(deadline=None)
+@given(st.integers(0, 2**20), st.integers(1, 5), st.integers(1, 6), st.integers(1, 80))
+def test_interval_and_p_agree_and_turn_with_the_rows(seed: int, seeds: int, classes: int, n: int) -> None:
+    rng = np.random.default_rng(seed)
+    labels = rng.integers(classes, size=n)
+    shares = rng.random(2)
+    first, second = (
+        [Scores(np.arange(n), labels, (rng.random(n) < share).astype(float)) for _ in range(seeds)] for share in shares
+    )
+    found, turned = compare(first, second), compare(second, first)
+    assert found is not None
+    assert turned is not None
+    value, low, high, count = found.added
+    assert low is not None
+    assert high is not None
+    assert -1 <= low <= value <= high <= 1
+    assert (found.p < 0.05) == (not low <= 0 <= high)
+    assert 0 < found.p <= 1
+    assert count == n
+    assert turned == Comparison(Measure(-value, -high, -low, n), found.p, tuple(-one for one in found.by_seed))
+    assert value == pytest.approx(np.mean(found.by_seed))
+    means = [np.mean([balanced_mean(part) for part in row]) for row in (first, second)]
+    assert value == pytest.approx(means[1] - means[0])
+
+
+def test_methods_are_compared_as_by_student_where_seeds_alone_vary() -> None:
+    from scipy.stats import ttest_1samp
+
+    rng = np.random.default_rng(4)
+    gains = (0.1, 0.3, 0.2, 0.25)
+    n = 100_000  # so that images add next to nothing
+    start = rng.random(n) < 0.4
+    first = [Scores(np.arange(n), np.zeros(n, dtype=np.int64), start.astype(float)) for _ in gains]
+    second = [
+        Scores(np.arange(n), np.zeros(n, dtype=np.int64), (start | (rng.random(n) < gain)).astype(float))
+        for gain in gains
+    ]
+    found = compare(first, second)
+    assert found is not None
+    theirs = ttest_1samp(found.by_seed, 0)
+    assert found.p == pytest.approx(theirs.pvalue, rel=0.05)
+    assert found.added[1:3] == pytest.approx(tuple(theirs.confidence_interval(0.95)), abs=2e-3)
+
+
+def test_methods_are_never_surer_than_their_checkpoints() -> None:
+    # Every seed gains the same images, so that seeds do not vary at all: the images still do.
+    first, second = rows([0.0] * 200, [1.0] * 20 + [0.0] * 180)
+    checkpoints, methods = compare([first], [second]), compare([first] * 3, [second] * 3)
+    assert checkpoints is not None
+    assert methods is not None
+    assert methods.added == pytest.approx(checkpoints.added)
+    assert methods.p == pytest.approx(checkpoints.p, abs=1e-12)
+    # A gain that one seed alone shows is one of that checkpoint, not of the method.
+    methods = compare([first] * 3, [second, first, first])
+    assert methods is not None
+    assert methods.p > 0.05
+    assert compared(first, second).p < 0.001
+
+
+def test_two_seeds_tell_of_checkpoints_alone() -> None:
+    first, second = rows([0.0] * 200, [1.0] * 20 + [0.0] * 180)
+    found, one = compare([first] * 2, [second, first]), compared(first, replace(second, values=second.values / 2))
+    assert found is not None
+    assert (found.added, found.p) == (one.added, one.p)
+    assert found.by_seed == pytest.approx((0.1, 0))
+
+
+def test_comparisons_weigh_classes_alike() -> None:
     # Better on all of the rare class, a little worse on the frequent one: balanced means tell a big difference.
     labels = [0] * 400 + [1] * 40
     first, second = rows([0.0] * 20 + [1.0] * 420, [1.0] * 400 + [0.0] * 40, labels=labels)
-    p = paired_p(first, second)
-    assert p is not None
+    p = compared(first, second).p
     assert p < 0.001
-    assert p == paired_p(first, second)
     unclassed = [Scores(row.ids, np.zeros(440, dtype=np.int64), row.values) for row in (first, second)]
-    plain = paired_p(*unclassed)
-    assert plain is not None
-    assert plain > p
+    assert compared(*unclassed).p > p
 
 
 @given(st.integers(1, 30))
 @settings(max_examples=15, deadline=None)
-def test_paired_p_is_never_surer_than_a_sign_test(n: int) -> None:
-    first, second = rows([1.0] * n, [0.0] * n)
-    p = paired_p(first, second)
-    assert p is not None
-    assert p >= min(1.0, 2.0 ** (1 - n))
+def test_p_is_never_surer_than_a_sign_test(n: int) -> None:
+    found = compared(*rows([1.0] * n, [0.0] * n))
+    assert found.p >= min(1.0, 2.0 ** (1 - n))
+    assert (found.added.high is not None and found.added.high >= 0) is (n < 6), "an interval that holds 0 goes with it"
 
 
-def test_paired_p_of_equal_rows_and_of_rows_without_a_common_sample() -> None:
+def test_equal_rows_and_rows_without_a_common_sample() -> None:
     first, second = rows([1, 0, 1], [1, 0, 1])
-    assert paired_p(first, second) == 1.0
+    found = compared(first, second)
+    assert (found.added.value, found.p) == (0, 1)
+    assert (found.added.low or 0) < 0 < (found.added.high or 0), "that nothing differs here is not that nothing does"
     elsewhere = Scores(np.array([7, 8]), np.array([0, 0]), np.array([1.0, 0.0]))
-    assert paired_p(first, elsewhere) is None
+    assert compare([first], [elsewhere]) is None
 
 
-def test_paired_p_uses_the_common_samples_only() -> None:
+def test_thirds_that_add_up_differ_by_nothing() -> None:
+    thirds = Scores(np.arange(3), np.zeros(3, dtype=np.int64), np.array([0.1 + 0.2, 1 / 3, 0.7]))
+    same = replace(thirds, values=np.array([0.3, 1 - 2 / 3, 0.7]))
+    assert compared(thirds, same).p == 1
+
+
+def test_comparisons_use_the_common_samples_only() -> None:
     first, second = rows([1.0] * 50, [1.0] * 50)
     longer = Scores(np.arange(500), np.zeros(500, dtype=np.int64), np.r_[np.ones(50), np.zeros(450)])
-    assert paired_p(first, longer) == paired_p(first, second) == 1.0
+    assert compared(first, longer) == compared(first, second)
 
 
 def test_holm_on_a_textbook_family() -> None:

@@ -3,19 +3,18 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from board_cells import CLEAN, FGSM, PGD, Cell, cell, model, outcome, part
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
-from robbench.evaluation.statistics import Scores, balanced, class_rates, mean_difference, paired_difference, paired_p
+from robbench.evaluation.statistics import Scores, compare
 from robbench.leaderboards import board_data, tables
-from robbench.leaderboards.ablations import Part
+from robbench.leaderboards.ablations import Part, change, margin
+from robbench.leaderboards.aggregates import Estimate, against_constant
 from robbench.leaderboards.board import Board
-from robbench.leaderboards.findings import findings
+from robbench.leaderboards.findings import comparison_note, findings
 from robbench.leaderboards.markdown import probability, reach, signed
 from robbench.leaderboards.readme import markdown_table
 from robbench.leaderboards.sheet import Detail
 from robbench.leaderboards.tables.robustness import compared
-from robbench.results.schema import BoardNote, Measure, Reference, Training
+from robbench.results.schema import BoardNote, Reference, Training
 
 LABELS = np.array([0] * 30 + [1] * 10)
 NOTE = BoardNote(grid="small", title="Toys")
@@ -25,63 +24,31 @@ def scores(values: np.ndarray, labels: np.ndarray = LABELS) -> Scores:
     return Scores(np.arange(len(labels)), labels, values.astype(float))
 
 
-def ends(measure: Measure) -> tuple[float, float]:
-    assert measure.low is not None
-    assert measure.high is not None
-    return measure.low, measure.high
+def test_changes_are_of_the_seeds_that_both_rows_have() -> None:
+    none, some, all_ = (scores(np.arange(40) < count) for count in (0, 20, 40))
+    few = change({0: none, 1: none, 2: all_}, {1: some, 2: all_, 3: none})
+    assert few is not None
+    assert few.p is None, "two seeds tell nothing of methods"
+    assert few.by_seed == pytest.approx((0.5 * 20 / 30, 0.0))
+    assert few.added.value == pytest.approx(0.5 * 10 / 30)
+    enough = change(dict.fromkeys(range(3), none), dict.fromkeys(range(4), some))
+    assert enough is not None
+    assert enough.p is not None
+    assert change({0: none}, {1: some}) is None
+    elsewhere = Scores(np.arange(40) + 100, LABELS, np.ones(40))
+    assert change({0: none}, {0: elsewhere}) is None
 
 
-@settings(deadline=None, max_examples=25)
-@given(st.integers(0, 2**20))
-def test_the_difference_is_that_of_balanced_means_and_turns_with_the_rows(seed: int) -> None:
-    rng = np.random.default_rng(seed)
-    first, second = (scores(rng.random(40) < share) for share in (0.4, 0.7))
-    found, back = paired_difference(first, second), paired_difference(second, first)
+def test_a_margin_is_that_of_the_figures_shown_where_few_seeds_are_shared() -> None:
+    none, all_ = scores(np.zeros(40)), scores(np.ones(40))
+    found = margin({0: none, 1: all_}, {0: all_})
     assert found is not None
-    assert back is not None
-    means = [balanced(class_rates(row.values, row.labels, 2)).value for row in (first, second)]
-    assert found.value == pytest.approx(means[1] - means[0]) == pytest.approx(mean_difference(first, second) or 0)
-    (low, high), turned = ends(found), ends(back)
-    assert low <= found.value <= high
-    assert back.value == pytest.approx(-found.value)
-    assert back.n == 40
-    assert turned == pytest.approx((-high, -low), abs=0.03)
-
-
-def test_the_interval_covers_what_it_says() -> None:
-    covered, truth = 0, 0.1  # the second row is right with probability 0.6 instead of 0.5, in both classes
-    for seed in range(200):
-        rng = np.random.default_rng(seed)
-        labels = np.arange(200) % 2
-        draws = rng.random(200)
-        found = paired_difference(scores(draws < 0.5, labels), scores(draws < 0.6, labels))
-        assert found is not None
-        low, high = ends(found)
-        covered += low <= truth <= high
-    assert covered >= 180, "95 % of 200 are 190; fewer than 180 would be 3 standard deviations and more below"
-
-
-def test_the_interval_covers_what_it_says_of_classes_of_few_samples() -> None:
-    covered, truth, sizes = 0, 0.05, (180, 12, 8)  # right with probability 0.05 instead of 0
-    labels = np.repeat([0, 1, 2], sizes)
-    for seed in range(200):
-        draws = np.random.default_rng(seed).random(200)
-        found = paired_difference(scores(np.zeros(200), labels), scores(draws < truth, labels))
-        assert found is not None
-        low, high = ends(found)
-        covered += low <= truth <= high
-    assert covered >= 180
-    none = paired_difference(scores(np.zeros(200), labels), scores(np.zeros(200), labels))
-    assert none is not None
-    low, high = ends(none)
-    assert low < 0 == none.value < high, "that nothing differs among these is not that nothing does"
-
-
-def test_rows_without_a_common_sample_are_not_compared() -> None:
-    first = scores(np.ones(40))
-    second = Scores(np.arange(40) + 100, LABELS, np.ones(40))
-    assert paired_difference(first, second) is None
-    assert mean_difference(first, second) is None
+    assert (found.added.value, found.p) == (0.5, None)
+    found = margin(dict.fromkeys(range(3), none), {0: none, 1: all_, 2: all_})
+    assert found is not None
+    assert found.p is not None
+    assert found.by_seed == (0, 1, 1)
+    assert margin({}, {0: all_}) is None
 
 
 def shown(board: Board, part: Part) -> str:
@@ -89,7 +56,7 @@ def shown(board: Board, part: Part) -> str:
     return markdown_table(tables.making.changes(board, part).upto(Detail.README))
 
 
-def rows(**shares: float) -> list[Cell]:
+def rows(*seeds: int, **shares: float) -> list[Cell]:
     """Rows that keep a share of each class's images under attack, by what of them differs from the plain one."""
     made = {
         "plain": model("plain"),
@@ -104,13 +71,15 @@ def rows(**shares: float) -> list[Cell]:
         for label, count in ((0, 30), (1, 10)):
             at = np.flatnonzero(label == LABELS)
             final[at[round(share * count) :]] = 1 - label
-        cells += [cell(made[name], CLEAN, outcome("clean", LABELS))]
-        cells += [cell(made[name], condition, outcome("attack", LABELS, LABELS, final)) for condition in (FGSM, PGD)]
+        for seed in seeds or (0,):
+            cells += [cell(made[name], CLEAN, outcome("clean", LABELS), seed=seed)]
+            attacked = outcome("attack", LABELS, LABELS, final)
+            cells += [cell(made[name], condition, attacked, seed=seed) for condition in (FGSM, PGD)]
     return cells
 
 
 def test_pairs_are_rows_that_differ_in_one_part_alone() -> None:
-    board = board_data("Toys", "small", rows(plain=0.2, smote=0.2, fgm=0.9, angular=0.5, long=0.7))
+    board = board_data("Toys", "small", rows(0, 1, 2, plain=0.2, smote=0.2, fgm=0.9, angular=0.5, long=0.7))
     found = {(pair.part, pair.first, pair.second): pair for pair in board.pairs}
     assert set(found) == {
         ("objective", "plain", "angular"),
@@ -122,23 +91,46 @@ def test_pairs_are_rows_that_differ_in_one_part_alone() -> None:
     assert better.robust.added.value == pytest.approx(0.7)
     assert better.clean is not None
     assert (better.clean.added.value, better.clean.p) == (0, 1)
-    assert better.robust.by_seed == pytest.approx((0.7,))
+    assert better.robust.by_seed == pytest.approx((0.7,) * 3)
     assert same.robust is not None
     assert same.robust.p == 1.0
     plain = scores(np.r_[np.arange(30) < 6, np.arange(10) < 2])
     best = scores(np.r_[np.arange(30) < 27, np.arange(10) < 9])
-    assert better.robust.p == pytest.approx(min(1.0, 3 * (paired_p(plain, best) or 0))), "Holm over three pairs"
+    alone = compare([plain] * 3, [best] * 3)
+    assert alone is not None
+    assert better.robust.p == pytest.approx(min(1.0, 3 * alone.p)), "Holm over three pairs"
+    assert better.robust.added == alone.added
     text = shown(board, "defenses")
     assert "| plain | fgm |" in text
     assert "+70.0" in text
 
 
 def test_findings_say_what_the_objective_does_and_how_sure_that_is() -> None:
-    text = " ".join(findings(board_data("Toys", "small", rows(plain=0.2, angular=0.9))))
+    text = " ".join(findings(board_data("Toys", "small", rows(0, 1, 2, plain=0.2, angular=0.9))))
     assert "Single changes, in points: angular vs. ce +70.0 (" in text
     assert ", p < 0.001) at Linf 0.1." in text
-    text = " ".join(findings(board_data("Toys", "small", rows(plain=0.2, angular=0.2))))
+    text = " ".join(findings(board_data("Toys", "small", rows(0, 1, 2, plain=0.2, angular=0.2))))
     assert ", p 1) at Linf 0.1." in text
+
+
+def test_few_seeds_tell_of_checkpoints_alone() -> None:
+    board = board_data("Toys", "small", rows(0, 1, plain=0.2, angular=0.9))
+    headline, *others = findings(board)
+    assert ", itself undefended" in headline
+    text = " ".join(others)
+    assert "Single changes, of these checkpoints, in points: angular vs. ce +70.0 (" in text
+    assert "p <" not in text
+    assert ", p " not in shown(board, "objective")
+    assert comparison_note(board).startswith("95 % intervals over test images, paired, for these checkpoints")
+    both = board_data("Toys", "small", [*rows(0, 1, 2, plain=0.2, angular=0.9), *rows(0, fgm=0.8)])
+    assert "Without p: 95 % intervals over test images" in comparison_note(both)
+    text = " ".join(findings(both))
+    assert "; angular vs. ce +70.0 (" in text
+    assert "fgm vs. no defense +60.0 (" in text
+    assert " at Linf 0.1, these checkpoints; " in text
+    every = board_data("Toys", "small", rows(0, 1, 2, plain=0.2, angular=0.9))
+    assert comparison_note(every).startswith("95 % intervals over training seeds and test images")
+    assert "Without p" not in comparison_note(every)
 
 
 def test_other_sizes_tell_more_where_nothing_is_left_of_what_ranks() -> None:
@@ -161,14 +153,16 @@ def test_other_sizes_tell_more_where_nothing_is_left_of_what_ranks() -> None:
     board = board_data("Toys", "small", cells)
     (pair,) = board.pairs
     assert pair.robust is not None
-    assert (pair.robust.added.value, pair.robust.p) == (0, 1)
+    assert (pair.robust.added.value, pair.robust.p) == (0, None)
     assert list(pair.elsewhere) == ["Linf 0.05"]
-    change = pair.elsewhere["Linf 0.05"]
-    assert change is not None
-    assert change.by_seed == pytest.approx((0.3, 0.6))
-    assert change.added.value == pytest.approx(0.45)
+    moved = pair.elsewhere["Linf 0.05"]
+    assert moved is not None
+    assert moved.by_seed == pytest.approx((0.3, 0.6))
+    assert moved.added.value == pytest.approx(0.45)
     kept = [np.r_[np.arange(30) < 30 * share, np.arange(10) < 10 * share] for share in (0.2, 0.5, 0.8)]
-    assert change.added == paired_difference(scores(kept[0]), scores((kept[1] + 1.0 * kept[2]) / 2))
+    together = compare([scores(kept[0])] * 2, [scores(kept[1]), scores(kept[2])])
+    assert together is not None
+    assert moved.added == together.added
     text = shown(board, "objective")
     assert "| From | To | Clean, balanced | Worst case Linf 0.05 | Worst case Linf 0.1 |" in text
     assert "| +45.0 (" in text
@@ -203,10 +197,18 @@ def test_the_row_to_choose_is_the_best_on_validation_data() -> None:
     assert "| smote | 100 | 2 | 10 | 500 | 80.0 (67.0–88.8) | 80.0 |" in markdown_table(tables.making.training(board))
 
 
-@pytest.mark.parametrize(("share", "said"), [(0.45, True), (0.95, False)])
-def test_a_leader_that_a_constant_answer_would_match_is_told(share: float, said: bool) -> None:
-    text = " ".join(findings(board_data("Toys", "small", rows(plain=share))))
-    assert ("Not distinguishable from a constant prediction (50.0 %)" in text) is said
+@pytest.mark.parametrize(("share", "said"), [(0.45, "Not distinguishable from"), (0.1, "Below"), (0.95, "")])
+def test_a_leader_that_is_no_better_than_a_constant_answer_is_told(share: float, said: str) -> None:
+    (headline, *_) = findings(board_data("Toys", "small", rows(plain=share)))
+    assert headline.endswith(f". {said} a constant prediction (50.0 %)." if said else " itself undefended.")
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "stands"),
+    [(0.0, 0.15, "below"), (0.0, 0.25, "like"), (0.25, 0.4, "like"), (0.26, 0.4, "above"), (None, None, "above")],
+)
+def test_chance_is_compared_with_the_interval(low: float | None, high: float | None, stands: str) -> None:
+    assert against_constant(Estimate(0.3, low, high, 30), 4) == stands
 
 
 def test_references_stand_beside_our_own_figures() -> None:

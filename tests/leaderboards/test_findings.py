@@ -39,10 +39,12 @@ def test_the_headline_is_the_best_row_with_its_margin_and_ties() -> None:
     assert ") at Linf 0.1, 65.0 points (" in headline
     assert headline.endswith(") above the best undefended model (bare, 10.0 %); tied with other.")
     assert made.margin is not None
-    assert made.margin.value == pytest.approx(0.65)
-    assert made.margin.low is not None
-    assert made.margin.high is not None
-    assert made.margin.low < 0.65 < made.margin.high
+    value, low, high, _ = made.margin.added
+    assert low is not None
+    assert high is not None
+    assert low < value < high
+    assert value == pytest.approx(0.65)
+    assert ", these checkpoints) above the best" in headline
 
 
 def test_an_undefended_best_row_has_no_margin() -> None:

@@ -11,6 +11,7 @@ import pytest
 from board_cells import A_MODEL, PGD, cell
 from stores import B_MODEL, BOARD, LABELS, PICTURE, attacked, complaint, draw, files, fill, publish, row, whole, write
 
+from robbench.evaluation.metrics._built_in import built_in_figures
 from robbench.leaderboards import write_board
 from robbench.leaderboards.archive import read_archive, read_note, read_pictures
 from robbench.leaderboards.figure_manifest import write_manifest
@@ -198,6 +199,27 @@ def test_what_does_not_follow_is_refused_and_nothing_is_written(
     for part in (BOARD, *parts):
         assert part in shown
     assert not (tmp_path / "site").exists()
+
+
+def test_intervals_of_an_earlier_version_are_computed_again(store: Store, tmp_path: Path) -> None:
+    def age(data: dict[str, object], **figures: list[float]) -> None:
+        data["metrics_digest"] = "0" * 20
+        data["metrics"].update(figures)  # type: ignore[attr-defined]
+
+    edit_record(store, lambda data: age(data, balanced_robust_accuracy=[0.5, 0.4, 0.6, 40]))
+    assert publish(store, tmp_path / "site") == 0
+    (found,) = (cell for cell in read_archive(tmp_path / "site" / BOARD) if cell[0].key == KEY)
+    assert found[1] is not None
+    assert found[0].metrics["balanced_robust_accuracy"] == built_in_figures(found[1])["balanced_robust_accuracy"]
+    assert found[0].metrics["balanced_robust_accuracy"][1] != 0.4
+
+
+def test_values_of_an_earlier_version_must_follow(
+    store: Store, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    changed = {"accuracy": [0.75, 0.6, 0.9, 40]}
+    edit_record(store, lambda data: data.update(metrics_digest="0" * 20, metrics=data["metrics"] | changed))  # type: ignore[operator]
+    assert 'metric "accuracy" is written as 0.75' in complaint(publish(store, tmp_path / "site"), capsys)
 
 
 @pytest.mark.parametrize("written", [{}, {"noise-wins": "so"}])

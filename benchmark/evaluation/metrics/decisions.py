@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 
@@ -63,6 +64,8 @@ def classification(labels: Ints, predictions: Ints, num_classes: int) -> dict[st
 @dataclass(frozen=True)
 class Decisions(Metric):
     """Accuracy, balanced and per class; precision, recall, F1 and support, after the condition."""
+
+    version: ClassVar[int] = 2
 
     def measure(self, outcome: Outcome) -> Mapping[str, Measure]:
         """The classification report after the condition, and the accuracy of the same samples when clean.

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 from robbench.core.metric import Metric
 from robbench.core.registry import register_metric
-from robbench.evaluation.statistics import wilson
+from robbench.evaluation.statistics import mean_rate
 from robbench.results.schema import Measure, Outcome
 
 DRAWS = (1, 10, 100)
@@ -18,6 +19,8 @@ DRAWS = (1, 10, 100)
 @dataclass(frozen=True)
 class Draws(Metric):
     """Mean and spread over random draws, and the worst of 1, 10 and 100 of them."""
+
+    version: ClassVar[int] = 2
 
     def measure(self, outcome: Outcome) -> Mapping[str, Measure]:
         """How natural perturbations, or chains that begin with them, vary from draw to draw.
@@ -31,12 +34,12 @@ class Draws(Metric):
             return {}
         right = outcome.draws == outcome.labels[:, None]
         by_draw = right.mean(axis=0)
-        figures = {"draws_mean": wilson(float(right.mean(axis=1).sum()), len(outcome))}
+        figures = {"draws_mean": mean_rate(right.mean(axis=1))}
         if count > 1:
             figures["draws_std"] = Measure(float(by_draw.std(ddof=1)), n=count)
             figures["draws_min"] = Measure(float(by_draw.min()), n=count)
             figures["draws_max"] = Measure(float(by_draw.max()), n=count)
         for first in DRAWS:
             if first <= count:
-                figures[f"worst_of_{first}"] = wilson(int(right[:, :first].all(axis=1).sum()), len(outcome))
+                figures[f"worst_of_{first}"] = mean_rate(right[:, :first].all(axis=1))
         return figures

@@ -19,7 +19,7 @@ from robbench.results.schema import Measure, Outcome
 class Robustness(Metric):
     """Robust accuracy under attacks and chains: over all, per class, balanced, and after rounding to 8 bits."""
 
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
 
     def measure(self, outcome: Outcome) -> Mapping[str, Measure]:
         """Share of judged samples that are right when clean and right after an attack or a chain.

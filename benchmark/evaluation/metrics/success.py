@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 
@@ -17,6 +18,8 @@ from robbench.results.schema import Measure, Outcome
 @dataclass(frozen=True)
 class Success(Metric):
     """How often attacks succeed, and how often they reach their target."""
+
+    version: ClassVar[int] = 2
 
     def measure(self, outcome: Outcome) -> Mapping[str, Measure]:
         """Success rates over the samples that are attempted and right when clean.
