@@ -264,7 +264,7 @@ class _Resolver:
             key = model_key(self.request.precision, self.device, data.spec, spec, seed, start.identity)
             refusal = _refusal(balancer, data.spec.counts["train"])
             if refusal is None and start.model and start.model.refusal:
-                refusal = f"it starts from {start.label}, which is refused: {start.model.refusal}"
+                refusal = f"the model that it starts from is refused: {start.model.refusal}"
             yield Job(
                 key=key,
                 data=data,

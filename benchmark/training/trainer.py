@@ -377,5 +377,5 @@ def _warm_start(model: Classifier, weights: dict[str, Tensor], job: Job, own: bo
     wanted -= {f"{BACKBONE}mean", f"{BACKBONE}std"} if own else set()
     given = {name: value for name, value in weights.items() if name in wanted}
     if given.keys() != wanted:
-        raise ValueError(f"{job.spec.label} cannot start from {job.spec.start}: their architectures differ")
+        raise ValueError("it cannot start from weights of another architecture")
     model.load_state_dict(given, strict=False)

@@ -326,3 +326,26 @@ def test_a_run_says_where_it_wrote(tmp_path: Path, capsys: pytest.CaptureFixture
         assert main(words) == 0
         (name,) = Store(tmp_path / "runs").boards()
         assert str(tmp_path / "runs" / "leaderboards" / name / "index.html") in capsys.readouterr().out
+
+
+def test_what_is_told_of_a_cell_has_no_names_of_a_grid(tmp_path: Path) -> None:
+    """A start that is refused, one of another architecture, and one that stands in for weights from elsewhere."""
+    models = [
+        {"name": "mine", "balancer": "smote", "datasets": ["digits[classes=1|7,train_counts=40|1]"]},
+        {"name": "refused", "start": "mine", "datasets": ["digits[classes=1|7,train_counts=40|1]"]},
+        {"name": "yours", "datasets": GRID["datasets"]},
+        {"name": "other", "architecture": "small-cnn", "start": ["imagenet", "yours"], "datasets": GRID["datasets"]},
+    ]
+    content = {**GRID, "datasets": ["digits[classes=1|7,train_counts=40|1]", *GRID["datasets"]], "models": models}
+    plan = planned(tmp_path, {**content, "conditions": ["clean"]}, limit=9)
+    run(plan)
+    store = Store(tmp_path / "runs")
+    told = {}
+    for job, cell in plan.cells:
+        record = store.record(cell.key)
+        assert record is not None
+        told[job.spec.label] = f"{record.reason} {record.notes} {job.notes}"
+    for name, part in (("mine", "smote"), ("refused", "is refused: smote"), ("other", "another architecture")):
+        assert part in told[name]
+    assert "does not start from imagenet" in told["other"]
+    assert not any(name in text for name in ("mine", "yours") for text in told.values())

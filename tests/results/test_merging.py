@@ -81,9 +81,9 @@ def test_halves_of_a_grid_that_were_really_run_make_the_whole(tmp_path: Path, mo
         assert main(["run", *words, "--out", str(tmp_path / name / "runs")]) == 0
     assert publish(Store(tmp_path / "two" / "runs"), tmp_path / "theirs") == 0
     assert publish(Store(tmp_path / "one" / "runs"), tmp_path / "merged", "--from", str(tmp_path / "theirs")) == 0
-    (board,) = (path for path in (tmp_path / "merged").iterdir() if path.is_dir())
     assert publish(Store(tmp_path / "whole" / "runs"), tmp_path / "site") == 0
-    assert_same_but_figures(board, tmp_path / "site" / board.name, tmp_path / "plain")
+    (board,), (together,) = ([*(tmp_path / place).glob("grid-*")] for place in ("merged", "site"))
+    assert_same_but_figures(board, together, tmp_path / "plain")
 
 
 def test_merging_again_changes_nothing(tmp_path: Path) -> None:
