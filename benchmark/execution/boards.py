@@ -103,6 +103,8 @@ def write_boards(store: Store, boards: Collection[str] | None = None, registry: 
     from robbench.leaderboards.html import IndexEntry, index_page
     from robbench.leaderboards.plots import draw
 
+    if unless_damaged(lambda: store.board_files(INDEX), None, "it is made again") is None:
+        store.forget_files()
     files: dict[str, list[Path]] = {}
     found: dict[str, list[tuple[Record, Outcome | None]]] = {}
     missing: dict[str, int] = {}
@@ -127,7 +129,9 @@ def write_boards(store: Store, boards: Collection[str] | None = None, registry: 
         for board in store.board_names():
             folder = store.root / "leaderboards" / board
             try:
-                if folder.is_dir() and (board in files or store.check_files(board)):
+                if board not in files:
+                    store.check_files(board)
+                if folder.is_dir():
                     entries.append(IndexEntry.read(folder))
             except StoreError as error:
                 # Another grid's board, which that grid's run makes again.

@@ -117,16 +117,17 @@ def kill_often(folder: Path, kills: int, seeds: int, longest: float) -> Counter[
             tally["while writing" if parts.being_written() else "otherwise"] += 1
             kill(process, group)
             hits += 1
+            print(f"kill {hits}: {tally}")
             now = parts.done()
             assert done.items() <= now.items(), "something that was finished was done twice"
             done = now
         parts.finish(parts.start())
         tally["stores"] += 1
         assert done.items() <= parts.done().items()
-        assert repeatable(parts.out) == repeatable(whole.out)
         assert main(["gc", "--out", str(parts.out)]) == 0
         left = [path for path in parts.out.rglob(".*") if path.is_file() and path.name != ".lock"]
         assert not left, "unfinished files"
+        assert repeatable(parts.out) == repeatable(whole.out)
         shutil.rmtree(parts.out)
     return tally
 

@@ -172,10 +172,10 @@ def test_a_search_in_parts_is_the_search_at_once(
             raise KeyboardInterrupt
         write_atomically(path, data)
 
-    monkeypatch.setattr("robbench.training.trainer.write_atomically", dying)
+    monkeypatch.setattr("robbench.core.sealed.write_atomically", dying)
     with pytest.raises(KeyboardInterrupt):
         search(wanted, COUNT)
-    monkeypatch.setattr("robbench.training.trainer.write_atomically", write_atomically)
+    monkeypatch.setattr("robbench.core.sealed.write_atomically", write_atomically)
     assert len(lines(wanted)) == 2
     again = prepare(tiny.make(tmp_path, recipe="epochs = 2, keep = 'best'"))
     assert timeless(search(again, COUNT)) == timeless(whole)
