@@ -11,12 +11,13 @@ import contextlib
 import hashlib
 import io
 import json
+import stat
 import struct
 import zipfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from robbench.core.atomic_io import make_way, write_atomically
 from robbench.core.errors import Damaged, StoreError
@@ -99,11 +100,8 @@ def verify_hash(path: Path, sha256: str | None) -> None:
     Raises:
         Damaged: If it is missing or differs.
     """
-    try:
-        with path.open("rb") as file:
-            found = hashlib.file_digest(file, "sha256").hexdigest() if sha256 else None
-    except OSError as error:
-        raise _unreadable(path, error) from error
+    with _opened(path) as file:
+        found = hashlib.file_digest(file, "sha256").hexdigest() if sha256 else None
     if found != sha256:
         raise Damaged(path, CHANGED)
 
@@ -185,15 +183,27 @@ class SealedDirectory:
 
 def _bytes(path: Path) -> bytes | None:
     try:
-        return path.read_bytes()
-    except FileNotFoundError:
-        return None
+        with _opened(path) as file:
+            return file.read()
+    except Damaged as error:
+        # A link to nowhere is there.
+        if isinstance(error.__cause__, FileNotFoundError) and not path.is_symlink():
+            return None
+        raise
+
+
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[BinaryIO]:
+    try:
+        # Opening a pipe would wait for somebody to write to it.
+        if not stat.S_ISREG(path.stat().st_mode):
+            raise Damaged(path, "it is no regular file")
+        with path.open("rb") as file:
+            yield file
+    except FileNotFoundError as error:
+        raise Damaged(path, MISSING) from error
     except OSError as error:
-        raise _unreadable(path, error) from error
-
-
-def _unreadable(path: Path, error: OSError) -> Damaged:
-    return Damaged(path, MISSING if isinstance(error, FileNotFoundError) else str(error.strerror or error))
+        raise Damaged(path, str(error.strerror or error)) from error
 
 
 @contextlib.contextmanager

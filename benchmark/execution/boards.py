@@ -14,7 +14,7 @@ from robbench.core.atomic_io import file_name
 from robbench.core.errors import StoreError, unless_damaged
 from robbench.results.board_cells import BoardNames, board_cells, list_boards
 from robbench.results.schema import BoardNote, Outcome, Record, Reference, digest
-from robbench.results.store import Store
+from robbench.results.store import INDEX, Store
 
 if TYPE_CHECKING:
     from robbench.core.registry import Registry
@@ -104,6 +104,8 @@ def write_boards(store: Store, boards: Collection[str] | None = None, registry: 
     from robbench.leaderboards.artifact_reader import read_materials
     from robbench.leaderboards.plots import draw
 
+    if unless_damaged(lambda: store.board_files(INDEX), None, "it is made again") is None:
+        store.forget_files()
     files: dict[str, list[Path]] = {}
     found: dict[str, list[tuple[Record, Outcome | None]]] = {}
     missing: dict[str, int] = {}

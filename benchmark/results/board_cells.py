@@ -149,7 +149,9 @@ def list_boards(store: Store, changed: Sequence[str]) -> None:
     for board in store.board_names():
         folder = store.root / "leaderboards" / board
         try:
-            if folder.is_dir() and (board in changed or store.check_files(board)):
+            if board not in changed:
+                store.check_files(board)
+            if folder.is_dir():
                 entries.append(IndexEntry.read(folder))
         except StoreError as error:
             # Another grid's board, which that grid's run makes again.

@@ -351,10 +351,7 @@ class Store(SealedDirectory):
         """Note what the files of some boards are, and the list of all, so that ``check_files`` can tell."""
         folder = self.root / "leaderboards"
         with self.lease("leaderboards", "files"):
-            try:
-                known = self.read(self.root / _WRITTEN) or {}
-            except Damaged:
-                known = {}
+            known = self.read(self.root / _WRITTEN) or {}
             kept = {name: sha for name, sha in known.items() if name.partition("/")[0] not in boards}
             paths = [path for board in boards for path in (folder / board).rglob("[!.]*")] + [folder / INDEX]
             fresh = {str(path.relative_to(folder)): _sha256(path.read_bytes()) for path in paths if path.is_file()}
@@ -372,6 +369,10 @@ class Store(SealedDirectory):
             for path in self.board_files(part):
                 if path.is_dir():
                     self.drop(path)
+
+    def forget_files(self) -> None:
+        """Take back what was noted of all boards' files, which are believed then."""
+        self.drop(self.root / _WRITTEN)
 
     def check_files(self, part: str) -> bool:
         """Whether there are ``board_files``; raises ``Damaged`` if one is not what was written."""

@@ -3,6 +3,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import os
 import random
 from collections.abc import Callable
 from pathlib import Path
@@ -138,6 +139,16 @@ def read(folder: SealedDirectory, path: Path) -> object:
     return folder.read(path) if path.suffix == ".json" else folder.read_archive(path)
 
 
+def test_a_link_to_nowhere_is_damage_and_is_written_over(tmp_path: Path) -> None:
+    folder, path = SealedDirectory(tmp_path), tmp_path / "x.json"
+    path.symlink_to(tmp_path / "gone")
+    with pytest.raises(Damaged, match="missing"):
+        folder.read(path)
+    folder.write(path, {"a": 1})
+    assert folder.read(path) == {"a": 1}
+    assert not path.is_symlink()
+
+
 @pytest.mark.parametrize("name", ["x.json", "x.npz"])
 def test_a_file_of_another_key_and_what_is_no_file_is_found(tmp_path: Path, name: str) -> None:
     folder, path, other = SealedDirectory(tmp_path), tmp_path / "cells" / "a" / name, tmp_path / "cells" / "b" / name
@@ -151,7 +162,7 @@ def test_a_file_of_another_key_and_what_is_no_file_is_found(tmp_path: Path, name
     path.unlink()
     path.mkdir()
     (path / "inside").write_text("somebody's")
-    with pytest.raises(Damaged, match="directory"):
+    with pytest.raises(Damaged, match="no regular file"):
         read(folder, path)
     sealed(folder, path)
     assert read(folder, path)
@@ -175,7 +186,9 @@ def test_a_file_in_place_of_a_folder_is_found_and_stays(tmp_path: Path) -> None:
         (lambda path: path.unlink(), "missing"),
         (lambda path: path.write_bytes(b""), "not what was written"),
         (lambda path: path.write_bytes(b"weightt"), "not what was written"),
-        (lambda path: (path.unlink(), path.mkdir()), "directory"),
+        (lambda path: (path.unlink(), path.mkdir()), "no regular file"),
+        (lambda path: (path.unlink(), os.mkfifo(path)), "no regular file"),
+        (lambda path: (path.unlink(), path.symlink_to(path)), "Too many levels of symbolic links"),
     ],
 )
 def test_a_hash_is_that_of_the_file(tmp_path: Path, change: Callable[[Path], object], reason: str) -> None:

@@ -78,9 +78,10 @@ class Runs:
     def done(self) -> dict[str, tuple[int, int]]:
         return finished_cells(self.out) | trained_models(self.out)
 
-    def being_written(self) -> bool:
-        places = ("cells/*/.*.tmp", "models/*/.*.tmp", "leaderboards/**/.*.tmp", "boards/.*.tmp")
-        return any(next(self.out.glob(place), None) for place in places)
+    def unfinished(self) -> set[Path]:
+        """What is being written, and what those left that were killed."""
+        places = ("cells/*/.*.tmp", "models/*/.*.tmp", "leaderboards/**/.*.tmp", "boards/.*.tmp", ".*.tmp")
+        return {path for place in places for path in self.out.glob(place)}
 
 
 def kill(process: subprocess.Popen[bytes], group: bool) -> None:
@@ -105,28 +106,29 @@ def kill_often(folder: Path, kills: int, seeds: int, longest: float) -> Counter[
         while hits < kills:
             writing, group = hits % 2 == 1, draw.random() < 0.5
             process = parts.start(draw.uniform(0.05, 0.4) if writing else 0)
-            until = time.monotonic() + draw.uniform(0.5, longest)
+            left, until = parts.unfinished(), time.monotonic() + draw.uniform(0.5, longest)
             # In the midst of a write: any that begins after the moment that was drawn.
             while process.poll() is None and (
-                time.monotonic() < until or (writing and not parts.being_written() and time.monotonic() < until + 60)
+                time.monotonic() < until or (writing and parts.unfinished() <= left and time.monotonic() < until + 60)
             ):
                 time.sleep(0.002)
             if process.poll() is not None:
                 parts.finish(process)
                 break
-            tally["while writing" if parts.being_written() else "otherwise"] += 1
             kill(process, group)
+            tally["otherwise" if parts.unfinished() <= left else "while writing"] += 1
             hits += 1
+            print(f"kill {hits}: {tally}")
             now = parts.done()
             assert done.items() <= now.items(), "something that was finished was done twice"
             done = now
         parts.finish(parts.start())
         tally["stores"] += 1
         assert done.items() <= parts.done().items()
-        assert repeatable(parts.out) == repeatable(whole.out)
         assert main(["gc", "--out", str(parts.out)]) == 0
-        left = [path for path in parts.out.rglob(".*") if path.is_file() and path.name != ".lock"]
-        assert not left, "unfinished files"
+        hidden = [path for path in parts.out.rglob(".*") if path.is_file() and path.name != ".lock"]
+        assert not hidden, "unfinished files"
+        assert repeatable(parts.out) == repeatable(whole.out)
         shutil.rmtree(parts.out)
     return tally
 

@@ -382,3 +382,79 @@ def test_notes_of_an_earlier_version_are_read_as_they_would_be_written_now() -> 
     reference = {"row": "a · clean", "figure": "accuracy", "value": 0.5}
     note = BoardNote.model_validate({"grid": "generalisation-study", "title": "t", "references": [reference]})
     assert (note.grid, note.references[0].row) == ("generalization-study", "a · no defense")
+
+
+# --- models
+
+
+def test_the_history_of_a_training_that_diverged_is_verified(tmp_path: Path) -> None:
+    store, path = Store(tmp_path), tmp_path / "models" / "abc" / "history.csv"
+    store.write_diverged("abc", "epoch\n1\n")
+    assert not store.check_model("abc")
+    assert store.content(path) == b"epoch\n1\n"
+    path.write_text("epoch\n2\n")
+    for read in (lambda: store.check_model("abc"), lambda: store.content(path)):
+        with pytest.raises(Damaged, match=r"history\.csv is damaged"):
+            read()
+    store.write_model("abc", {}, b"weights", "epoch\n3\n")
+    assert store.check_model("abc")
+    assert store.content(path) == b"epoch\n3\n"
+
+
+@pytest.mark.parametrize("name", ["weights.safetensors", "history.csv", "model.json"])
+def test_a_model_with_files_of_another_is_not_there(tmp_path: Path, name: str) -> None:
+    store = Store(tmp_path)
+    for key in ("abc", "def"):
+        store.write_model(key, {"notes": []}, f"weights of {key}".encode(), f"epoch\n{key}\n")
+        assert store.weights(key) == f"weights of {key}".encode()
+    (store.model_dir("abc") / name).write_bytes((store.model_dir("def") / name).read_bytes())
+    assert not store.has_model("abc")
+    assert store.has_model("def")
+    if name != "history.csv":
+        with pytest.raises(Damaged, match=name):
+            store.weights("abc")
+
+
+def test_models_of_versions_without_seals_are_read(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    store.write_model("abc", {"notes": []}, b"weights", "epoch\n1\n")
+    path = store.model_dir("abc") / "model.json"
+    info = json.loads(path.read_text())
+    for key in ("seal", "history_sha256"):
+        del info[key]
+    path.write_text(json.dumps(info))
+    assert store.check_model("abc")
+    assert store.content(store.model_dir("abc") / "history.csv") == b"epoch\n1\n"
+    (store.model_dir("abc") / "weights.safetensors").write_bytes(b"weightt")
+    assert not store.has_model("abc")
+
+
+def test_a_cell_that_was_done_again_meanwhile_is_left_alone(tmp_path: Path, a_record: Record) -> None:
+    store = Store(tmp_path)
+    before = store.write_cell(a_record.model_copy(update={"status": "failed", "outcome_sha256": None}), None)
+    done = store.write_cell(a_record, outcome())
+    store.replace_record(before, before.model_copy(update={"notes": ("an older one",)}))
+    assert store.record(a_record.key) == done
+    store.replace_record(done, done.model_copy(update={"notes": ("a newer one",)}))
+    record = store.record(a_record.key)
+    assert record is not None
+    assert record.notes == ("a newer one",)
+    assert store.finished(a_record.key)
+
+
+def test_the_list_of_boards_outlives_what_another_grid_damaged(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    for board in ("a", "b"):
+        write_atomically(tmp_path / "leaderboards" / board / "README.md", board)
+        store.note_files([board])
+    assert store.check_files("a")
+    assert store.check_files("b")
+    assert not store.check_files("c")
+    write_atomically(tmp_path / "leaderboards" / "b" / "README.md", "changed")
+    assert store.check_files("a")
+    with pytest.raises(Damaged, match=r"b/README\.md"):
+        store.check_files("b")
+    store.note_files(["b"])
+    assert store.check_files("b")
+    store.forget_files()
+    assert not store.check_files("a")

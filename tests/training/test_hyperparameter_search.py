@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import os
 import shutil
 import signal
@@ -171,15 +172,34 @@ def test_a_search_in_parts_is_the_search_at_once(
             raise KeyboardInterrupt
         write_atomically(path, data)
 
-    monkeypatch.setattr("robbench.training.trainer.write_atomically", dying)
+    monkeypatch.setattr("robbench.core.sealed.write_atomically", dying)
     with pytest.raises(KeyboardInterrupt):
         search(wanted, COUNT)
-    monkeypatch.setattr("robbench.training.trainer.write_atomically", write_atomically)
+    monkeypatch.setattr("robbench.core.sealed.write_atomically", write_atomically)
     assert len(lines(wanted)) == 2
     again = prepare(tiny.make(tmp_path, recipe="epochs = 2, keep = 'best'"))
     assert timeless(search(again, COUNT)) == timeless(whole)
     assert trained == [whole[0].models[0], whole[1].models[0], *[whole[2].models[0]] * 2, whole[3].models[0]]
     assert timeless(search(again, 2)) == timeless(whole), "what was tried is not forgotten"
+
+
+def test_a_changed_figure_of_a_trial_is_found(
+    finished: tuple[Search, list[Trial]], tmp_path: Path, trained: list[str]
+) -> None:
+    before, whole = finished
+    wanted = prepare(tiny.make(tmp_path, recipe="epochs = 2, keep = 'best'"))
+    shutil.copytree(before.plan.request.out, tmp_path / "runs", dirs_exist_ok=True)
+    path = wanted.folder / "optuna.db"
+    assert search(wanted, COUNT) == whole
+    accuracy = json.dumps(whole[0].balanced_accuracy).encode()
+    data = path.read_bytes()
+    assert accuracy in data
+    path.write_bytes(data.replace(accuracy, accuracy[:-1] + (b"1" if accuracy[-1:] != b"1" else b"2")))
+    with pytest.raises(StoreError, match=rf"^trial 1 of the search is damaged; remove {path} and search again$"):
+        search(wanted, COUNT)
+    path.unlink()
+    assert search(wanted, COUNT) == whole
+    assert trained == [], "the models are there"
 
 
 def test_models_that_are_in_the_store_are_not_trained_again(
