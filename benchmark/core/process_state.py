@@ -237,8 +237,9 @@ def _code(owner: Any) -> Switch:
     """What a module or a class holds, with what the class inherits."""
 
     def read() -> dict[str, Any]:
-        parts = owner.__mro__[-2::-1] if isinstance(owner, type) else (owner,)
-        found = {name: value for part in parts for name, value in vars(part).items()}
+        found: dict[str, Any] = {}
+        for part in owner.__mro__[-2::-1] if isinstance(owner, type) else (owner,):
+            found.update(vars(part))
         found.pop("manual_seed", None)  # replaced when torch's compiler is first imported
         return found
 
