@@ -119,6 +119,12 @@ def _working_directory() -> str | None:
         return None
 
 
+def _file_mode_mask() -> int:
+    mask = os.umask(0o077)  # which cannot be read otherwise
+    os.umask(mask)
+    return mask
+
+
 def _set_environment(before: Mapping[str, str]) -> None:
     for name in os.environ.keys() - before.keys():
         del os.environ[name]
@@ -259,6 +265,7 @@ SWITCHES: Mapping[str, Switch] = {
     "the stack of torch's modes": Switch(_modes, _set_modes),
     "the working directory": Switch(_working_directory, os.chdir),
     "the environment": Switch(lambda: dict(os.environ), _set_environment),
+    "the mask of file modes": Switch(_file_mode_mask, os.umask),
     "the module path": Switch(lambda: list(sys.path), lambda before: sys.path.__setitem__(slice(None), before)),
     "the standard output": _attribute(sys, "stdout"),
     "the standard error": _attribute(sys, "stderr"),
