@@ -289,7 +289,11 @@ SWITCHES: Mapping[str, Switch] = {
         lambda before: torch.use_deterministic_algorithms(before[0], warn_only=before[1]),
     ),
     "the filling of new memory": _attribute(torch.utils.deterministic, "fill_uninitialized_memory"),
-    "the precision of float32": Switch(_precisions, _set_precisions),
+    "the precision of float32": (
+        Switch(_precisions, _set_precisions)
+        if hasattr(torch._C, "_get_fp32_precision_getter")  # torch 2.9
+        else Switch(torch.get_float32_matmul_precision, torch.set_float32_matmul_precision)
+    ),
     "autocast": Switch(_autocast, _set_autocast),
     "the flushing of denormals": Switch(_denormals_flushed, torch.set_flush_denormal),
     "the detection of anomalies": Switch(
@@ -305,6 +309,7 @@ SWITCHES: Mapping[str, Switch] = {
             "opt_einsum": ("enabled", "strategy"),
         }.items()
         for name in names
+        if hasattr(getattr(torch.backends, kind), name)
     },
     "the choice of attention kernels": Switch(_attention, _set_attention),
     "the stock of module hooks": Switch(_hooks, _set_hooks),
