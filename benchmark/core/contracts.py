@@ -49,14 +49,14 @@ class Classifier(nn.Module, abc.ABC):
         return self.decide(images)[1]
 
     def decide(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Scores and predictions in one pass: what ``forward`` and ``predict`` return."""
+        """Scores and predictions in one pass: what ``forward`` and ``predict`` return, which is checked."""
         scores = self(images)
         return scores, scores.argmax(dim=1)
 
     def subset(self, index: Tensor) -> Classifier:
-        """The same model for some samples of the batch at hand.
+        """The same model for some samples of the batch at hand, which attacks that drop samples ask for.
 
-        Attacks that drop samples call this, so that passes are charged to the samples that spend them.
+        Passes are then charged to the samples that spend them, and a model that keeps something per sample can follow.
 
         Args:
             index: Mask or indices into the batch.
@@ -314,7 +314,8 @@ class Attack(Component):
             rng: One stream of random numbers per sample.
 
         Returns:
-            Images of the same shape and dtype, inside [0, 1] and inside the ball of ``threat`` around ``images``.
+            Images as a plain tensor of the same shape and dtype, inside [0, 1] and inside the ball of ``threat`` around
+            ``images``.
         """
 
     @property

@@ -16,4 +16,8 @@ class Metric(Component):
 
     @abc.abstractmethod
     def measure(self, outcome: Outcome) -> Mapping[str, Measure]:
-        """The figures by name; none where they mean nothing for this condition."""
+        """The figures by name; none where they mean nothing for this condition.
+
+        Names are up to 60 letters, digits, ``_``, ``-`` and ``.``, then ``/`` and the index of a class where the figure
+        is of one. Those of built-in figures are taken.
+        """

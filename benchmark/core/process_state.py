@@ -119,6 +119,12 @@ def _working_directory() -> str | None:
         return None
 
 
+def _file_mode_mask() -> int:
+    mask = os.umask(0o077)  # which cannot be read otherwise
+    os.umask(mask)
+    return mask
+
+
 def _set_environment(before: Mapping[str, str]) -> None:
     for name in os.environ.keys() - before.keys():
         del os.environ[name]
@@ -237,8 +243,9 @@ def _code(owner: Any) -> Switch:
     """What a module or a class holds, with what the class inherits."""
 
     def read() -> dict[str, Any]:
-        parts = owner.__mro__[-2::-1] if isinstance(owner, type) else (owner,)
-        found = {name: value for part in parts for name, value in vars(part).items()}
+        found: dict[str, Any] = {}
+        for part in owner.__mro__[-2::-1] if isinstance(owner, type) else (owner,):
+            found.update(vars(part))
         found.pop("manual_seed", None)  # replaced when torch's compiler is first imported
         return found
 
@@ -258,6 +265,7 @@ SWITCHES: Mapping[str, Switch] = {
     "the stack of torch's modes": Switch(_modes, _set_modes),
     "the working directory": Switch(_working_directory, os.chdir),
     "the environment": Switch(lambda: dict(os.environ), _set_environment),
+    "the mask of file modes": Switch(_file_mode_mask, os.umask),
     "the module path": Switch(lambda: list(sys.path), lambda before: sys.path.__setitem__(slice(None), before)),
     "the standard output": _attribute(sys, "stdout"),
     "the standard error": _attribute(sys, "stderr"),
@@ -281,7 +289,11 @@ SWITCHES: Mapping[str, Switch] = {
         lambda before: torch.use_deterministic_algorithms(before[0], warn_only=before[1]),
     ),
     "the filling of new memory": _attribute(torch.utils.deterministic, "fill_uninitialized_memory"),
-    "the precision of float32": Switch(_precisions, _set_precisions),
+    "the precision of float32": (
+        Switch(_precisions, _set_precisions)
+        if hasattr(torch._C, "_get_fp32_precision_getter")  # torch 2.9
+        else Switch(torch.get_float32_matmul_precision, torch.set_float32_matmul_precision)
+    ),
     "autocast": Switch(_autocast, _set_autocast),
     "the flushing of denormals": Switch(_denormals_flushed, torch.set_flush_denormal),
     "the detection of anomalies": Switch(
@@ -297,6 +309,7 @@ SWITCHES: Mapping[str, Switch] = {
             "opt_einsum": ("enabled", "strategy"),
         }.items()
         for name in names
+        if hasattr(getattr(torch.backends, kind), name)
     },
     "the choice of attention kernels": Switch(_attention, _set_attention),
     "the stock of module hooks": Switch(_hooks, _set_hooks),

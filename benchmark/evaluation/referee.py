@@ -212,8 +212,8 @@ def fair_play(model: Classifier, images: Tensor, labels: Tensor) -> Iterator[Non
         finally:
             randomness.restore()
             with torch.no_grad():
-                images.copy_(inputs)
-                labels.copy_(targets)
+                for written, kept in ((images, inputs), (labels, targets)):
+                    written.set_(kept)
                 before.restore(model)
 
 

@@ -9,6 +9,9 @@ import torch
 from torch import Tensor
 
 from robbench.core.contracts import Classifier, Samples, to_float
+from robbench.core.global_rng import seeded
+from robbench.core.process_state import settings_kept
+from robbench.core.sample_rng import digest64
 from robbench.data.splits import stratified
 from robbench.evaluation.query_counter import put_under_test
 from robbench.evaluation.referee import check_answers, check_classes, check_predictions
@@ -48,19 +51,19 @@ class Subject:
         """A subject with its clean predictions.
 
         Raises:
-            Breach: If the model does not predict one of the data's classes for each image, or what it answers to other
-                questions does not fit.
+            Breach: If the model does not predict one of the data's classes for each image, what it answers to other
+                questions does not fit, or it changes a setting of the process.
         """
         check_classes(model, rest["num_classes"])
         put_under_test(model)
         device, parts = rest.get("device", "cpu"), torch.split(samples.images, JUDGING_BATCH)
-        with torch.no_grad():
+        with settings_kept(), seeded(digest64("clean", rest["seed"])), torch.no_grad():
             clean = [
                 check_predictions(model.predict(to_float(part, device)), len(part), model.num_classes).cpu()
                 for part in parts
             ]
-        if len(samples):
-            check_answers(model, to_float(parts[0][:ANSWERED], device))
+            if len(samples):
+                check_answers(model, to_float(parts[0][:ANSWERED], device))
         return cls(model, samples, torch.cat(clean), **rest)
 
     @property

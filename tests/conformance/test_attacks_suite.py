@@ -1,12 +1,13 @@
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from robbench.attacks.deepfool import DeepFool
 from robbench.attacks.fgm import FGM
@@ -239,6 +240,24 @@ class SpendsMore(Steps):
         return super().perturb(model, images, labels, threat, rng)
 
 
+class GoesRound(Steps):
+    def perturb(self, model: Classifier, images: Tensor, labels: Tensor, threat: Threat, rng: Streams) -> Tensor:
+        if isinstance(model.model, Classifier):
+            copy.deepcopy(model.model)(images)
+        return super().perturb(model, images, labels, threat, rng)
+
+
+class OwnKindOfTensor(Steps):
+    def perturb(self, model: Classifier, images: Tensor, labels: Tensor, threat: Threat, rng: Streams) -> Tensor:
+        return nn.Parameter(super().perturb(model, images, labels, threat, rng), requires_grad=False)
+
+
+class SwitchesThreads(Steps):
+    def perturb(self, model: Classifier, images: Tensor, labels: Tensor, threat: Threat, rng: Streams) -> Tensor:
+        torch.set_num_threads(torch.get_num_threads() + 1)
+        return super().perturb(model, images, labels, threat, rng)
+
+
 class CrashesWithTwo(Steps):
     def perturb(self, model: Classifier, images: Tensor, labels: Tensor, threat: Threat, rng: Streams) -> Tensor:
         model.predict(images[:0]).new_zeros(model.num_classes)[2]
@@ -326,6 +345,9 @@ SPOILED: list[tuple[type[Steps], str]] = [
     (NoEmptyBatch, "an empty batch is possible"),
     (DividesByZero, "a constant model is possible"),
     (SpendsMore, "passes as announced"),
+    (GoesRound, "passes as announced"),
+    (OwnKindOfTensor, "images are a plain tensor"),
+    (SwitchesThreads, "the number of threads stays"),
     (SaysNoGradients, "gradients as announced"),
 ]
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import ctypes
+import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -116,6 +117,51 @@ def test_a_defense_that_breaks_a_rule_is_told_which(defense: Defense, rule: str,
     found = broken(judge(DEFENSES, defense))
     assert list(found) == [rule]
     assert part in found[rule]
+
+
+class OneForAll(Front):
+    def predict(self, images: Tensor) -> Tensor:
+        return self.model.predict(images)[:1]
+
+
+class Deciding(Front):
+    def predict(self, images: Tensor) -> Tensor:
+        return self.model.predict(images)
+
+    def decide(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        return self(images), (self.predict(images) + 1) % self.num_classes
+
+
+class Moving(Front):
+    def before(self, images: Tensor) -> Tensor:
+        os.chdir("/")
+        return images
+
+
+class NoFeatures(Front):
+    def embed(self, images: Tensor) -> Tensor:
+        return images
+
+
+@pytest.mark.parametrize(
+    ("front", "part"),
+    [
+        (OneForAll, "the model predicts a class for each image: got torch.int64 of shape (1,)"),
+        (Deciding, "decide gives the scores of forward and the prediction of predict"),
+        (Moving, "the working directory stays"),
+        (NoFeatures, "the model embeds each image"),
+    ],
+)
+def test_a_defense_is_told_what_would_fail_its_cells(front: type[Front], part: str) -> None:
+    class Own(Defense):
+        def wrap(self, model: Classifier) -> Classifier:
+            return front(model, model.num_classes)
+
+    here = Path.cwd()
+    try:
+        assert part in broken(judge(DEFENSES, Own()))["the wrapped model answers"]
+    finally:
+        os.chdir(here)
 
 
 # --- balancers

@@ -41,6 +41,7 @@ FLIPS: dict[str, list[Callable[[], object]]] = {
     "the stack of torch's modes": [entering(TorchFunctionMode, HELD), entering(TorchDispatchMode, HELD)],
     "the working directory": [lambda: os.chdir("/")],
     "the environment": [lambda: os.environ.pop("PATH"), lambda: os.environ.update(PATH="/nowhere")],
+    "the mask of file modes": [lambda: os.umask(0o777)],
     "the module path": [lambda: sys.path.insert(0, "/nowhere"), sys.path.clear],
     "the standard output": [setting(sys, "stdout", io.StringIO())],
     "the standard error": [setting(sys, "stderr", None)],

@@ -365,6 +365,8 @@ class Switching(Odd):
 
 def test_a_model_that_switches_a_setting_of_the_process_fails_its_cell_and_no_other() -> None:
     here = subject(exact(4))
+    with pytest.raises(Breach, match="the default type stays"):
+        subject(Switching(exact(4)), here.samples)
     with pytest.raises(Breach, match=r"the default type stays: torch\.float32 became torch\.float64"):
         evaluate(replace(here, model=Switching(exact(4))), put_to(Idle()))
     assert torch.get_default_dtype() == torch.float32

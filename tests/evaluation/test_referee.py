@@ -191,6 +191,10 @@ def write_inputs(model: Classifier, images: Tensor, labels: Tensor) -> None:
     images[0, 0, 0, 0] += 0.01
 
 
+def resize_inputs(model: Classifier, images: Tensor, labels: Tensor) -> None:
+    images.resize_(1, 2)
+
+
 def write_labels(model: Classifier, images: Tensor, labels: Tensor) -> None:
     labels[0] = 1
 
@@ -238,6 +242,7 @@ FOULS: list[tuple[Callable[[Classifier, Tensor, Tensor], None], str]] = [
     (leave_gradients, "gradient was left"),
     (switch_gradients_off, "gradients were switched"),
     (write_inputs, "inputs"),
+    (resize_inputs, "inputs"),
     (write_labels, "labels"),
     (draw_from_python, "random state"),
     (draw_from_numpy, "random state"),
