@@ -33,8 +33,8 @@ def _options(parser: argparse.ArgumentParser) -> None:
         "--cell-timeout",
         type=_command.seconds,
         metavar="TIME",
-        help="most time for one cell, or one epoch of training, as 90s, 30m or 6h; what takes longer is ended and "
-        "fails (default: 24h)",
+        help="most time for a cell, or for an epoch of training with a plugin, as 90s, 30m or 6h; what takes longer "
+        "is ended and fails (default: 24h)",
     )
     running.add_argument(
         "--fresh",

@@ -26,7 +26,7 @@ from robbench.results.store import Store
 Work = Sequence[tuple[Job, Sequence[Cell]]]
 
 CELL_TIMEOUT = 24 * 3600.0
-"""Seconds that one cell, or one epoch of training, may take."""
+"""Seconds that one cell, or one epoch of training with plugins, may take."""
 _MOMENT = 0.5
 _GRACE = 30.0
 """Seconds for a worker to write down that the process that attacks for it was ended."""
@@ -53,7 +53,7 @@ def run_locally(plan: Plan, work: Work, workers: int | None, tell: Tell, timeout
         work: Jobs with those of their cells that are to be done.
         workers: Number of worker processes, None for what suits the device.
         tell: Called in this process as work goes on.
-        timeout: Seconds that one cell, or one epoch of training, may take.
+        timeout: Seconds that one cell, or one epoch of training with plugins, may take.
 
     Raises:
         StoreError: If results cannot be kept.
@@ -256,6 +256,9 @@ class _Run:
     def end_overdue(self) -> None:
         """End what takes longer than it may."""
         for worker in self.busy:
+            if not worker.cell and not worker.child.apart:
+                # Training without plugins ends, however long it takes.
+                continue
             seconds = time.monotonic() - worker.since
             reason = f"time limit: not done after {self.timeout:g} seconds (--cell-timeout)"
             if worker.helper is not None and not worker.verdict and seconds > self.timeout:

@@ -43,7 +43,7 @@ def run(
         workers: Number of worker processes; None for what suits the device.
         fresh: Whether to do everything again.
         watch: Shows the work; gives what is to be called as it goes on.
-        timeout: Seconds that one cell, or one epoch of training, may take; None for a day.
+        timeout: Seconds that one cell, or one epoch of training with plugins, may take; None for a day.
 
     Returns:
         The boards, or what is known of the request if it was carried out before; that needs no torch.

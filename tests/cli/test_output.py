@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import tiny
 
+from robbench.cli._command import seconds
 from robbench.cli._display import Terminal
 from robbench.cli.main import main
 from robbench.cli.run import Display
@@ -111,3 +112,14 @@ def test_a_plan_leaves_out_columns_of_which_nothing_is_known(
     assert "passes left" in shown
     assert "time left" not in shown
     assert "?" not in shown
+
+
+@pytest.mark.parametrize(("text", "value"), [("90", 90), ("0.5s", 0.5), ("30m", 1800), ("6h", 21600)])
+def test_times_are_seconds_or_have_a_unit(text: str, value: float) -> None:
+    assert seconds(text) == value
+
+
+@pytest.mark.parametrize("text", ["0", "-1", "1d", "inf", "nan", "", "h", "1e9", "9" * 400])
+def test_what_is_no_time_is_refused(text: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["run", f"--cell-timeout={text}"]) == 2
+    assert "is not a time, as in 90s, 30m or 6h" in capsys.readouterr().err

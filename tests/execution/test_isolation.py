@@ -63,11 +63,8 @@ FAILING = {
     "killed": ("os.kill(os.getpid(), signal.SIGKILL)", "crash: the process was killed (SIGKILL)"),
     "cuts": ("os.closerange(0, 256)", "crash: the process "),
     "orphans": ("os.fork() and os._exit(7); time.sleep(1000)", "crash: the process ended with status 7"),
-    "sleeps": (
-        "signal.pthread_sigmask(signal.SIG_BLOCK, range(1, 64)); ctypes.PyDLL(None).sleep(1000)",
-        "time limit: not done after 8 seconds",
-    ),
 }
+SLEEPS = "signal.pthread_sigmask(signal.SIG_BLOCK, range(1, 64)); ctypes.PyDLL(None).sleep(1000)"
 BEHAVING = {
     "moves": "os.chdir('/')",
     "patches": "torch.Tensor.argmax = lambda s, *a, **k: torch.zeros(len(s), dtype=torch.int64)",
@@ -83,7 +80,7 @@ BEHAVING = {
 
 
 def attacks() -> str:
-    bodies = {name: body for name, (body, _) in FAILING.items()}
+    bodies = {"sleeps": SLEEPS, **{name: body for name, (body, _) in FAILING.items()}}
     bodies |= {name: f"{body}; return fgsm(model, images, labels, threat.eps)" for name, body in BEHAVING.items()}
     texts = [
         ATTACK.format(name=name, cls=name.title().replace("-", ""), body=f"        {body}")
@@ -92,7 +89,7 @@ def attacks() -> str:
     return HEAD + "".join(texts)
 
 
-def run(plan: Plan, workers: int = 1, timeout: float = 100.0) -> list[Record]:
+def run(plan: Plan, workers: int = 1, timeout: float = 3600.0) -> list[Record]:
     """Carry out what is left; the records that were finished, in that order."""
     told: list[Progress] = []
     store = Store(plan.request.out)
@@ -127,7 +124,7 @@ def test_attacks_that_misbehave_fail_alone(tmp_path: Path) -> None:
     innocent = ["fgsm@ref", "pgd[steps=3]@ref"]
     conditions = ["clean", *(f"{name}@ref" for name in (*FAILING, *BEHAVING)), *innocent]
     plan = tiny.make(tmp_path / "hostile", conditions=conditions, plugins=[plugin], limit=20)
-    found = by_condition(run(plan, timeout=8))
+    found = by_condition(run(plan))
     assert len(found) == len(conditions)
     for name, (_, reason) in FAILING.items():
         record = found[f"{name}@0.1"]
@@ -153,6 +150,16 @@ def test_attacks_that_misbehave_fail_alone(tmp_path: Path) -> None:
     together = outcomes(plan)
     assert outcomes(alone).items() <= together.items()
     assert not list(processes("sleep 98765")), "what a plugin started goes on"
+
+
+def test_an_attack_that_never_returns_is_ended(tmp_path: Path) -> None:
+    """Though it blocks signals, and lets no other thread of its process run."""
+    plugin = write(tmp_path / "hostile.py", attacks())
+    run(tiny.make(tmp_path, conditions=["fgsm@ref"], limit=20, plugins=[plugin]))
+    (record,) = run(tiny.make(tmp_path, conditions=["fgsm@ref", "sleeps@ref"], limit=20, plugins=[plugin]), timeout=2)
+    assert record.reason is not None
+    assert record.reason.startswith("time limit: not done after 2 seconds (--cell-timeout)")
+    assert jobs.lethal(record)
 
 
 def test_what_cost_its_process_is_tried_last(tmp_path: Path) -> None:
@@ -207,10 +214,9 @@ class Around(Classifier):
         return self.inner(images)
 
 class Spoils(Around):
-    """Is right until its first answer to few images, when it spoils its process."""
     def forward(self, images):
-        assert os.getcwd() != "/", "this process was spoilt before"
         os.chdir("/")
+        torch.Tensor.sign = lambda values: 0 * values
         return self.inner(images)
 
 @register_defense("spoils")
@@ -220,11 +226,7 @@ class Spoiling(Defense):
 
     def wrap(self, model):
         assert os.getcwd() != "/", "this process was spoilt before"
-        return Around(model)
-
-    def training_loss(self, batch):
-        os.environ["SPOILT"] = "yes"
-        return batch.loss(batch.images)
+        return Spoils(model)
 
 @register_defense("falls")
 @dataclass(frozen=True)
@@ -256,20 +258,23 @@ class ForksToo(Defense):
 
 def test_defenses_that_misbehave_fail_alone(tmp_path: Path) -> None:
     plugin = write(tmp_path / "defenses.py", DEFENSES)
-    names = ["falls", "hangs", "forks-too"]
-    models = ["", *(f"defense = '{name}'" for name in names)]
-    plan = tiny.make(tmp_path, models, ["clean", "fgsm@ref"], limit=20, plugins=[plugin])
-    found = run(plan, workers=2, timeout=8)
+    plans = [
+        tiny.make(tmp_path, models, ["clean", "fgsm@ref"], limit=20, plugins=[plugin])
+        for models in (["", "defense = ['falls', 'forks-too', 'spoils']"], ["defense = 'hangs'"])
+    ]
+    found = run(plans[0], workers=2)
     assert len(found) == 8
+    found += run(plans[1], timeout=2)
+    assert len(found) == 10
     rows: dict[str, list[Record]] = {}
     for record in found:
         rows.setdefault(record.spec.model.label.split(" · ")[-1], []).append(record)
     assert {record.status for record in (*rows["no defense"], *rows["forks-too"])} == {"done"}
     assert len(rows["forks-too"]) == 2
+    assert {record.status for record in rows["spoils"]} == {"done"}, "each cell has a process of its own"
     for name, reason in (("falls", "crash: the process ended with SIGSEGV in training"), ("hangs", "time limit: ")):
         assert [record.status for record in rows[name]] == ["failed", "failed"]
         assert all((record.reason or "").startswith(reason) for record in rows[name])
-    assert remaining(plan, Store(plan.request.out))[-1][0].label.endswith(("falls · seed 0", "hangs · seed 0"))
 
 
 METRICS = (
