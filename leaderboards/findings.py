@@ -144,24 +144,20 @@ def _single_changes(board: Board) -> Iterator[str]:
     for pair in board.pairs:
         if {pair.first, pair.second} <= sound.keys() and (pair.part == "defenses" or sound[pair.first].undefended):
             groups.setdefault((pair.part, pair.after), []).append(pair)
-    parts: list[tuple[str, bool]] = []
+    parts: list[tuple[float, str, bool]] = []
     for part in ("defenses", "balancer", "objective"):
         effects = [found for key, pairs in groups.items() if key[0] == part and (found := _effect(board, pairs))]
         if effects:
-            parts.append(max(effects)[1])
+            parts.append(max(effects))
     parts = parts[:2]
-    if all(of_methods for _, of_methods in parts):
-        heading, texts = "Single changes", [text for text, _ in parts]
-    elif not any(of_methods for _, of_methods in parts):
-        heading, texts = "Single changes, of these checkpoints", [text for text, _ in parts]
-    else:
-        heading, texts = "Single changes", [text + ", these checkpoints" * (not methods) for text, methods in parts]
+    every = all(alone for *_, alone in parts)
+    texts = [text + ", these checkpoints" * (alone and not every) for _, text, alone in parts]
     if parts:
-        yield f"{heading}, in points: {'; '.join(texts)}."
+        yield f"Single changes{', of these checkpoints' * every}, in points: {'; '.join(texts)}."
 
 
-def _effect(board: Board, pairs: Sequence[Pair]) -> tuple[float, tuple[str, bool]] | None:
-    """How large the effect of a change is, for sorting; what it is; and whether it is one of methods.
+def _effect(board: Board, pairs: Sequence[Pair]) -> tuple[float, str, bool] | None:
+    """How large the effect of a change is, for sorting; what it is; and whether it is one of these checkpoints alone.
 
     On clean images for balancing.
     """
@@ -183,7 +179,7 @@ def _effect(board: Board, pairs: Sequence[Pair]) -> tuple[float, tuple[str, bool
     text = f"{escape(names)} {effect} {_place(leading)}"
     if leading != where[0] and where[0] in means and not any(map(_is_shown, changes[where[0]])):
         text += f", none shown {_place(where[0])}"
-    return abs(means[leading]), (text, all(change.p is not None for change in changes[leading]))
+    return abs(means[leading]), text, any(change.p is None for change in changes[leading])
 
 
 def _is_shown(change: Change) -> bool:
