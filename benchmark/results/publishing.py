@@ -29,7 +29,7 @@ from robbench.results.board_directory import (
     write_index,
 )
 from robbench.results.merging import BoardSource, merge
-from robbench.results.schema import BoardNote
+from robbench.results.schema import BoardNote, CellResult
 from robbench.results.store import Store
 from robbench.results.verification import files_follow, one_line, refuse, verify
 
