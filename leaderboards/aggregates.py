@@ -9,7 +9,7 @@ import numpy as np
 
 from robbench.evaluation.statistics import Scores, balanced, class_rates, combine, wilson, worst_class
 from robbench.evaluation.verdicts import distances, judged
-from robbench.results.schema import Floats, Measure, Outcome
+from robbench.results.schema import Floats, Ints, Measure, Outcome
 
 
 @dataclass(frozen=True)
@@ -66,6 +66,12 @@ def accuracy_scores(outcome: Outcome) -> Scores:
 def distance_scores(outcome: Outcome, norm: str, eps: float | None) -> Scores:
     """Per judged sample, the smallest change that is known to succeed: see ``verdicts.distances``."""
     return _judged(outcome, distances(outcome, norm, eps))
+
+
+def on(found: Scores, images: Ints) -> Scores:
+    """The values of some images alone, by their ids."""
+    kept = np.isin(found.ids, images)
+    return Scores(found.ids[kept], found.labels[kept], found.values[kept])
 
 
 def _judged(outcome: Outcome, values: Floats) -> Scores:

@@ -12,6 +12,7 @@ import numpy as np
 
 from robbench.core.atomic_io import file_name, write_atomically
 from robbench.evaluation.audit import marked
+from robbench.planning.grid import ranking_size
 from robbench.results.schema import BoardNote, Outcome, Record, Reference, digest
 from robbench.results.store import Store
 
@@ -31,11 +32,13 @@ class Boards:
         files: The boards' files, by board.
         cells: The records and outcomes that they rest on, by board.
         missing: How many of their cells were not run yet, by board.
+        rank_by: The size of change that the grid says to rank by, by board.
     """
 
     files: dict[str, list[Path]]
     cells: dict[str, list[tuple[Record, Outcome | None]]]
     missing: dict[str, int]
+    rank_by: dict[str, str]
 
     def failed(self) -> list[Record]:
         """The records of failed cells."""
@@ -60,6 +63,7 @@ def note_boards(plan: Plan, store: Store) -> dict[str, list[str]]:
                 if found.dataset == data.choice.label
             ),
             differences=plan.grid.differences.get(data.choice.label, ""),
+            rank_by=ranking_size(plan.grid.rank_by, data.spec.reference),
         )
         models = list(dict.fromkeys(job.key for job in jobs))
         store.note_board(board, note, keys[board], models, exhibit(data, store))
@@ -104,6 +108,7 @@ def write_boards(store: Store, boards: Collection[str] | None = None, registry: 
     files: dict[str, list[Path]] = {}
     found: dict[str, list[tuple[Record, Outcome | None]]] = {}
     missing: dict[str, int] = {}
+    rank_by: dict[str, str] = {}
     for board, note in store.boards().items():
         if boards is not None and board not in boards:
             continue
@@ -113,7 +118,8 @@ def write_boards(store: Store, boards: Collection[str] | None = None, registry: 
             found[board] = audited(store, [(record, store.outcome(record)) for record in records])
             folder = store.root / "leaderboards" / board
             shown = BoardNote.model_validate({name: note[name] for name in BoardNote.model_fields if name in note})
-            made = board_data(shown.title, shown.grid, found[board])
+            rank_by[board] = shown.rank_by
+            made = board_data(shown.title, shown.grid, found[board], shown.rank_by)
             materials = read_materials(store, note.get("exhibit"), found[board])
             pictures = draw(folder, made, found[board], materials, registry)
             files[board] = write_files(folder, made, shown, found[board], pictures)
@@ -121,7 +127,7 @@ def write_boards(store: Store, boards: Collection[str] | None = None, registry: 
         made_before = [folder for name in store.boards() if (folder := store.root / "leaderboards" / name).is_dir()]
         entries = [IndexEntry.read(folder) for folder in made_before]
         write_atomically(store.root / "leaderboards" / "index.html", index_page(entries))
-    return Boards(files, found, missing)
+    return Boards(files, found, missing, rank_by)
 
 
 def audited(store: Store, cells: Sequence[tuple[Record, Outcome | None]]) -> list[tuple[Record, Outcome | None]]:

@@ -22,14 +22,16 @@ def sheets(board: Board, references: Sequence[Reference] = (), detail: Detail = 
     """
     found = {
         "ranking": [ranks.ranking(board)],
+        "others": list(ranks.others(board)),
         "unranked": [ranks.unranked(board)],
         "seeds": [ranks.by_seed(board)],
         "beside": [robustness.references(board, references)],
         "changes": [making.changes(board, part) for part in PARTS],
         "effects": [making.effects(board)],
         "conditions": [
-            robustness.conditions(board, share, "Share of all images"),
-            robustness.conditions(board, balanced, "Averaged over classes"),
+            robustness.conditions(board, labels, choose, caption)
+            for labels in board.same_images
+            for choose, caption in ((share, "Share of all images"), (balanced, "Averaged over classes"))
         ],
         "strength": [robustness.curve(board, drawn, median=False) for drawn in board.strength],
         "sizes": [robustness.curve(board, drawn, median=True) for drawn in board.sizes],
