@@ -289,7 +289,7 @@ def _alongside(table: Table, model: str, plan: _Plan, images: Images) -> dict[st
 
 
 def _scored(table: Table, model: ModelSpec, plan: _Plan) -> Scored:
-    """The row's samples, those of the ranking throughout: differences are then those of the numbers in its table."""
+    """The row's samples: attacked those of the ranking throughout, clean all that there are."""
     threats = {threat.label: specs for threat, specs in plan.threats.items()}
     ranked_by = next(iter(plan.threats), None)
     images = plan.images_of(None)
@@ -297,14 +297,15 @@ def _scored(table: Table, model: ModelSpec, plan: _Plan) -> Scored:
     same = plan.comparisons[0][0].threats[1:] if plan.comparisons else ()
     others = sorted((threat for threat in others if threat.label in same), key=lambda threat: threat.eps)
 
-    def found(conditions: Sequence[ConditionSpec]) -> dict[int, Scores]:
+    def attacked(conditions: Sequence[ConditionSpec]) -> dict[int, Scores]:
         return worst_by_seed(table, model.label, conditions, images)
 
+    clean = [condition for condition in table.conditions if condition.kind == "clean"]
     return Scored(
         model,
-        clean=found([condition for condition in table.conditions if condition.kind == "clean"]),
-        robust=found(threats[ranked_by.label] if ranked_by else ()),
-        elsewhere={threat.label: found(threats[threat.label]) for threat in others},
+        clean=worst_by_seed(table, model.label, clean, plan.images[clean[0].label] if clean else None),
+        robust=attacked(threats[ranked_by.label] if ranked_by else ()),
+        elsewhere={threat.label: attacked(threats[threat.label]) for threat in others},
     )
 
 

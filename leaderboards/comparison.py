@@ -102,8 +102,8 @@ def _covered(table: Table, model: str, conditions: Sequence[ConditionSpec]) -> I
 def comparable(table: Table, threats: Threats, natural: Sequence[ConditionSpec]) -> list[tuple[Comparison, Images]]:
     """The comparisons of a board with their images, the one that ranks first.
 
-    A threat model joins the first comparison of the same attacks whose images all its rows have. Where no comparison is
-    on as many images as clean and perturbed accuracy, these have one of their own, the last.
+    A threat model joins the first comparison of the same attacks whose images all its rows have. Clean and perturbed
+    accuracy have comparisons of their own, the last, where no other is on as many images as they are.
 
     Args:
         table: The cells.
@@ -122,9 +122,11 @@ def comparable(table: Table, threats: Threats, natural: Sequence[ConditionSpec])
             names = tuple(dict.fromkeys(map(attack_name, conditions)))
             found.append((attacks, Comparison(names, (threat.label,), len(own)), own))
     made = [(comparison, images) for _, comparison, images in found]
-    alone = common_images(table, natural) if natural else np.zeros(0, dtype=np.int64)
-    if len(alone) > max((comparison.n for comparison, _ in made), default=0):
-        made.append((Comparison((), (), len(alone)), alone))
+    largest = max((comparison.n for comparison, _ in made), default=0)
+    for condition in natural:
+        alone = common_images(table, [condition])
+        if len(alone) > largest and not any(np.array_equal(alone, images) for _, images in made):
+            made.append((Comparison((), (), len(alone)), alone))
     return made
 
 

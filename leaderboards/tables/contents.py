@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from robbench.leaderboards.ablations import PARTS
 from robbench.leaderboards.board import Board
-from robbench.leaderboards.sheet import Detail, Sheet
+from robbench.leaderboards.sheet import Detail, Sheet, by_samples
 from robbench.leaderboards.tables import classes, making, method, ranks, robustness
 from robbench.leaderboards.tables.parts import balanced, share
 from robbench.results.schema import Reference
@@ -51,6 +51,7 @@ def sheets(board: Board, references: Sequence[Reference] = (), detail: Detail = 
         "troubles": [method.troubles(board)],
     }
     kept = {part: [sheet.upto(detail) for sheet in made if sheet.lines] for part, made in found.items()}
-    # In CSV, tables of one kind stand below one heading.
-    shown = kept["changes"] if detail is Detail.DATA else [sheet.without_empty() for sheet in kept["changes"]]
-    return kept | {"changes": shown}
+    # In CSV, tables of one kind stand below one heading, and each number beside its samples.
+    if detail is Detail.DATA:
+        return kept
+    return kept | {"changes": [part for sheet in kept["changes"] for part in by_samples(sheet.without_empty())]}

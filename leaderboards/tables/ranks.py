@@ -84,7 +84,7 @@ def others(board: Board) -> Iterator[Sheet]:
                 name = "Clean" if label == board.clean_label else label
                 columns.append((Heading(name), beside(board, label, balanced, at, ends=not comparison.threats)))
         columns += [_worst_column(board, threat) for threat in comparison.threats]
-        under = f"Under {listed(comparison.attacks)} alone" if comparison.attacks else "Without an adversary"
+        under = f"Under {listed(comparison.attacks)}" if comparison.attacks else "Without an adversary"
         rows = [row for row in board.rows if any(cell(row).figure for _, cell in columns[1:])]
         yield by_row(f"{under}, n = {comparison.n}", columns, rows)
 

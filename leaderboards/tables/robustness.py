@@ -244,7 +244,7 @@ def references(board: Board, found: Sequence[Reference]) -> Sheet:
     headings = [name.replace(RECALL, "recall of ").replace("macro_f1", "macro F1") for name in names]
     made = numbers(*(name[:1].upper() + name[1:] for name in headings))
     columns = (*words("Model", "Condition"), *made, word("Remark"))
-    return Sheet("Published figures → ours", columns, tuple(lines)).without_empty()
+    return Sheet("Published → ours", columns, tuple(lines)).without_empty()
 
 
 def _line(row: Row | str, condition: str, cells: Sequence[TableCell]) -> SheetLine:

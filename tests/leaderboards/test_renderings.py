@@ -90,7 +90,7 @@ def render_table(sheet: Sheet) -> str:
 
     made = environment(autoescape=True)
     made.filters |= {"breaks": lambda text: text}
-    template = made.from_string('{% import "parts.html.jinja" as part %}{{ part.table(sheet, places) }}')
+    template = made.from_string('{% import "table.html.jinja" as part %}{{ part.table(sheet, places) }}')
     return template.render(sheet=sheet, places={NAME: 0, "b": 1})
 
 
