@@ -158,7 +158,7 @@ class Board:
 
 def heading(title: str, dataset: str) -> str:
     """The heading of a board of a data set."""
-    return f"{title}: {dataset}" if title else dataset
+    return f"{title} ({dataset})" if title else dataset
 
 
 def board_data(title: str, grid: str, cells: Sequence[CellResult], rank_by: str = "") -> Board:
@@ -181,7 +181,8 @@ def board_data(title: str, grid: str, cells: Sequence[CellResult], rank_by: str 
     threats = table.threats(rank_by)
     ranked_by = next(iter(threats), None)
     perturbed = _natural(table)
-    shown = [spec for spec in table.conditions if spec.kind == "clean" or (threats and spec.label == perturbed)]
+    shown = [spec for spec in table.conditions if spec.kind == "clean"]
+    shown += [spec for spec in table.conditions if threats and spec.label == perturbed]
     images = {spec.label: common_images(table, [spec]) for spec in table.conditions}
     plan = _Plan(threats, comparable(table, threats, shown), images)
     scored = [_row(table, model, plan) for model in table.models]

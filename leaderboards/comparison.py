@@ -103,12 +103,13 @@ def comparable(table: Table, threats: Threats, natural: Sequence[ConditionSpec])
     """The comparisons of a board with their images, the one that ranks first.
 
     A threat model joins the first comparison of the same attacks whose images all its rows have. Clean and perturbed
-    accuracy have comparisons of their own, the last, where no other is on as many images as they are.
+    accuracy have one of their own, the last, where they are on more images than all others; clean accuracy alone where
+    that is only so of it.
 
     Args:
         table: The cells.
         threats: The conditions by threat model, the one that ranks first.
-        natural: The conditions without an adversary that are shown beside worst cases.
+        natural: The conditions without an adversary that are shown beside worst cases, clean images first.
     """
     found: list[tuple[frozenset[str], Comparison, Images]] = []
     for threat, conditions in threats.items():
@@ -123,11 +124,9 @@ def comparable(table: Table, threats: Threats, natural: Sequence[ConditionSpec])
             found.append((attacks, Comparison(names, (threat.label,), len(own)), own))
     made = [(comparison, images) for _, comparison, images in found]
     largest = max((comparison.n for comparison, _ in made), default=0)
-    for condition in natural:
-        alone = common_images(table, [condition])
-        if len(alone) > largest and not any(np.array_equal(alone, images) for _, images in made):
-            made.append((Comparison((), (), len(alone)), alone))
-    return made
+    candidates = (common_images(table, chosen) for chosen in (natural, natural[:1]) if chosen)
+    alone = next((images for images in candidates if len(images) > largest), None)
+    return made if alone is None else [*made, (Comparison((), (), len(alone)), alone)]
 
 
 def by_images(images: Mapping[str, Images]) -> tuple[tuple[str, ...], ...]:

@@ -1,4 +1,4 @@
-"""One condition of one row: its figures over the seeds."""
+"""One condition of one row: its numbers over the seeds."""
 
 from __future__ import annotations
 
@@ -42,8 +42,8 @@ class Entry:
         rates: Accuracy after a natural perturbation; robust accuracy under an attack or chain.
         accuracy: For chains, accuracy after it, whatever the prediction on the clean image.
         confusion: Counts by true and predicted class, all seeds together, by the rule of ``rates``.
-        details: Other built-in figures by name.
-        further: Figures of all other registered metrics by name, as they were recorded.
+        details: Other built-in numbers by name.
+        further: Numbers of all other registered metrics by name, as they were recorded.
         keys: The records' keys by seed.
     """
 
@@ -57,12 +57,12 @@ class Entry:
     keys: Mapping[str, str] | None = None
 
     def detail(self, name: str) -> Estimate | None:
-        """A built-in figure by name, None where it has none."""
+        """A built-in number by name, None where it has none."""
         return (self.details or {}).get(name)
 
 
 def entry(table: Table, model: str, condition: ConditionSpec, images: Ints) -> Entry:
-    """The figures of a row under a condition.
+    """The numbers of a row under a condition.
 
     Args:
         table: The cells.
@@ -115,7 +115,7 @@ def _details(by_seed: Sequence[Mapping[str, Measure]]) -> dict[str, Estimate]:
 def _further(
     recorded: Sequence[Mapping[str, Measure]], known: Sequence[Mapping[str, Measure]]
 ) -> dict[str, Estimate] | None:
-    """What every seed's record has beyond the built-in figures; means over several seeds carry no interval."""
+    """What every seed's record has beyond the built-in numbers; means over several seeds carry no interval."""
     found = {}
     for name in recorded[0]:
         parts = [figures[name] for figures in recorded if name in figures]

@@ -96,9 +96,9 @@ def _size_left(board: Board, rows: Sequence[Row]) -> str | None:
 
 
 def floor_remark(board: Board) -> str:
-    """How many rows are at the floor, and what they keep at a smaller size; empty where none or all are."""
+    """How many rows are at the floor, and what they keep at a smaller size; empty unless half are, and not all."""
     rows = [row for row in board.sound if board.ranked_by and _at_floor(board, row)]
-    size = _size_left(board, rows) if rows and len(rows) < len(board.sound) else None
+    size = _size_left(board, rows) if 1 < len(rows) < len(board.sound) <= 2 * len(rows) else None
     kept = [found.balanced for row in rows if (found := row.worst[size])] if size else []
     if not kept:
         return ""

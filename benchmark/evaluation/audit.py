@@ -247,7 +247,8 @@ def _weaker(stage: StageSpec) -> str | None:
 
 def _smallest_beaten(cells: Sequence[DoneCell]) -> Iterator[Flag]:
     smallest = [cell for cell in _attacks(cells) if _stage(cell).eps is None and not cell[0].spec.condition.check]
-    for cell in smallest:
+    # Search without gradients finds larger changes on any model.
+    for cell in (cell for cell in smallest if _stage(cell).white_box):
         record, outcome = cell
         beaten: list[tuple[int, str]] = []
         for (norm, eps), found in _threats(cells).items():

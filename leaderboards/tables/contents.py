@@ -17,7 +17,7 @@ def sheets(board: Board, references: Sequence[Reference] = (), detail: Detail = 
 
     Args:
         board: The board.
-        references: Published figures to compare with the board's own.
+        references: Published numbers to compare with the board's own.
         detail: The columns to keep.
     """
     found = {

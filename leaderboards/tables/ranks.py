@@ -49,7 +49,7 @@ def ranking(board: Board) -> Sheet:
         (MODEL[0], lambda row: TableCell(row.label, below=_remarks(board, row))),
     ]
     first = board.comparisons[0] if board.comparisons else None
-    below = f"n = {first.n}" if first else ""
+    below = f"n = {first.n:,}" if first else ""
     if board.ranked_by:
         columns.append(_worst_column(board, board.ranked_by, below, leads=True))
     clean = board.clean_label
@@ -86,7 +86,7 @@ def others(board: Board) -> Iterator[Sheet]:
         columns += [_worst_column(board, threat) for threat in comparison.threats]
         under = f"Under {listed(comparison.attacks)}" if comparison.attacks else "Without an adversary"
         rows = [row for row in board.rows if any(cell(row).figure for _, cell in columns[1:])]
-        yield by_row(f"{under}, n = {comparison.n}", columns, rows)
+        yield by_row(f"{under}, n = {comparison.n:,}", columns, rows)
 
 
 def _worst_column(board: Board, threat: str, below: str = "", *, leads: bool = False) -> Column:

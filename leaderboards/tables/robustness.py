@@ -174,7 +174,7 @@ def aimed(board: Board) -> Sheet:
 
 
 def further(board: Board) -> Sheet:
-    """Figures of all other registered metrics, a column each."""
+    """Numbers of all other registered metrics, a column each."""
     entries = [entry for row in board.rows for entry in row.cells.values()]
     names = list(dict.fromkeys(name for entry in entries for name in entry.further or ()))
 
@@ -211,7 +211,7 @@ def _by_place(
 
 
 def compared(board: Board, reference: Reference) -> Estimate | None:
-    """The board's own figure of the kind of a published one, None where there is none."""
+    """The board's own number of the kind of a published one, None where there is none."""
     entry = next((row.cells.get(reference.condition) for row in board.rows if row.label == reference.row), None)
     rates = (entry.accuracy or entry.rates) if entry else None
     if entry is None or rates is None or reference.figure == "accuracy":
@@ -223,7 +223,7 @@ def compared(board: Board, reference: Reference) -> Estimate | None:
 
 
 def references(board: Board, found: Sequence[Reference]) -> Sheet:
-    """A line per row and condition, ``theirs → ours`` in a column per kind of figure."""
+    """A line per row and condition, ``theirs → ours`` in a column per kind of number."""
     names = list(dict.fromkeys(reference.figure for reference in found))
     rows = {row.label: row for row in board.rows}
     cells: dict[tuple[str, str], dict[str, TableCell]] = {}

@@ -205,6 +205,8 @@ def test_smallest_changes_are_compared_in_their_own_norm_and_on_shared_images() 
     other = spec("minimal", eps=None, norm="l2")
     assert flags(cells((PGD, attacked(20)), (other, far))) == {}
     assert flags(cells((replaced(PGD, eps=0.4), attacked(20)), (MINIMAL, far))) == {}, "within its own radius"
+    search = spec("search", eps=None, white_box=False, gradient_steps=0, black_box=True)
+    assert flags(cells((PGD, attacked(20)), (search, far))) == {}, "expected of a search"
     check = MINIMAL.model_copy(update={"check": True})
     assert flags(cells((PGD, attacked(20)), (check, far))) == {}, "no column of the board"
 

@@ -237,7 +237,7 @@ def kept(counts: Mapping[float, int], n: int = 200) -> list[tuple[ConditionSpec,
 
 
 def test_a_board_at_the_floor_says_so_and_where_something_is_left() -> None:
-    rows = {"a": {0.05: 50, 0.1: 9, 0.2: 2}, "b": {0.05: 30, 0.1: 2, 0.2: 0}}
+    rows = {"a": {0.05: 50, 0.1: 9, 0.2: 2}, "b": {0.05: 30, 0.1: 2, 0.2: 0}, "c": {0.05: 40, 0.1: 1, 0.2: 0}}
     made = [cell(model(name), *one) for name, counts in rows.items() for one in kept(counts)]
     headline = readme(board_data("Toys", "small", made, "linf@0.2")).splitlines()[2]
     assert headline.startswith("Every model is at the floor at Linf 0.2: next to nothing is left to rank. ")
@@ -247,8 +247,8 @@ def test_a_board_at_the_floor_says_so_and_where_something_is_left() -> None:
     assert "Nothing is left at a smaller size that was run either." in readme(board_data("", "", everything))
     # Some rows at the floor are a remark; none are none.
     remark = readme(board_data("Toys", "small", made))
-    assert "1 of 2 models are at the floor" in remark
-    assert "at Linf 0.05 they keep 15.0 %." in remark
+    assert "2 of 3 models are at the floor" in remark
+    assert "at Linf 0.05 they keep 15.0–20.0 %." in remark
     assert "floor" not in readme(board_data("Toys", "small", made, "linf@0.05"))
 
 
@@ -269,7 +269,7 @@ def test_the_board_says_that_rows_are_audited_and_without_flags() -> None:
 def test_boards_of_one_grid_are_told_apart_by_their_data_sets() -> None:
     other = [cell(model("a"), CLEAN, outcome("clean", TRUTH), data=dataset(label="toys-imbalanced"))]
     texts = [readme(board_data("Toys", "small", made)).splitlines()[0] for made in (usual(), other)]
-    assert texts == ["# Toys: toys", "# Toys: toys-imbalanced"]
+    assert texts == ["# Toys (toys)", "# Toys (toys-imbalanced)"]
 
 
 def test_rows_know_what_they_share_with_a_table() -> None:
