@@ -282,7 +282,7 @@ def _rated(
 def _alongside(table: Table, model: str, plan: _Plan, images: Images) -> dict[str, Rates | None]:
     """The row's accuracy on some images under the conditions that have others as well."""
     found = {}
-    for spec in table.conditions:
+    for spec in table.conditions if len(images) else ():
         if not np.array_equal(plan.images[spec.label], images):
             rated = _rated(table, model, [spec], images)
             found[spec.label] = rated[0] if rated else None

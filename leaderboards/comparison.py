@@ -115,7 +115,7 @@ def comparable(table: Table, threats: Threats, natural: Sequence[ConditionSpec])
     for threat, conditions in threats.items():
         attacks, own = frozenset(map(attack_identity, conditions)), common_images(table, conditions)
         for at, (others, comparison, images) in enumerate(found):
-            if others == attacks and np.isin(images, own).all():
+            if others == attacks and len(images) and np.isin(images, own).all():
                 joined = Comparison(comparison.attacks, (*comparison.threats, threat.label), comparison.n)
                 found[at] = (others, joined, images)
                 break

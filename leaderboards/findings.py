@@ -266,7 +266,7 @@ def left_out(board: Board) -> str:
     """What stands in tables of its own, as it cannot be compared with the ranking, and why; empty where all can be."""
     first, *others = board.comparisons or (None,)
     parts = []
-    for comparison in others:
+    for comparison in (one for one in others if one.n):
         n = f"n = {comparison.n:,}"
         if comparison.threats and first is not None:
             attacks, sizes = (listed(list(map(escape, found))) for found in (comparison.attacks, comparison.threats))

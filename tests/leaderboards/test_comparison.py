@@ -160,6 +160,19 @@ def test_a_row_on_other_images_is_not_ranked_and_costs_the_others_none() -> None
     assert [row.worst["Linf 0.1"] is not None for row in board.rows] == [True, True, False]
 
 
+def test_where_no_row_could_be_ranked_the_rest_is_shown() -> None:
+    made = [cell(model("a"), attack("pgd", 0.1), "crashed"), cell(model("a"), attack("pgd", 0.2), left(range(6)))]
+    board = board_data("Toys", "small", [*made, cell(model("a"), CLEAN, outcome("clean", TRUTH))])
+    assert [comparison.n for comparison in board.comparisons] == [0, N]
+    (row,) = board.rows
+    assert (row.rank, row.worst["Linf 0.1"]) == ("", None)
+    assert (worst := row.worst["Linf 0.2"]) is not None
+    assert worst.share.value == 0.25
+    assert (clean := board.clean(row)) is not None
+    assert clean.share.n == N
+    assert f"worst case at Linf 0.2 (n = {N})" in readme(board)
+
+
 def test_attacks_for_the_smallest_change_show_no_accuracy() -> None:
     made = [cell(model("a"), spec, left([], linf=np.full(N, 0.03))) for spec in (PGD, SMALLEST)]
     board = board_data("", "", [*made, cell(model("a"), CLEAN, outcome("clean", TRUTH))])
