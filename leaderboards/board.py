@@ -32,13 +32,13 @@ class Row:
         rank: ``1``, or ``1=`` where it is tied with others; empty where it is not ranked.
         unranked: Why it is not ranked.
         worst: The worst case by threat model, on the images of its comparison; None where a condition is not done.
-        alongside: Per comparison of the board, accuracy under other conditions on its images, by condition, where that
-            is not the condition's own; None where the condition was not run on all of them.
         hardest: The condition of the ranking threat model that leaves the least; None where there is none.
         flags: Blocking audit flags, each with what was found.
         cautions: Audit notes, each with its remedy.
         checks: What checks found, by condition; None where a check is not for this row.
         training: What training the model cost, by seed; of older records nothing.
+        alongside: Per comparison of the board, accuracy under other conditions on its images, by condition, where that
+            is not the condition's own; None where the condition was not run on all of them.
     """
 
     model: ModelSpec
@@ -52,9 +52,9 @@ class Row:
     cells: Mapping[str, Entry]
     checks: Mapping[str, Checked | None]
     worst: Mapping[str, Rates | None]
-    alongside: tuple[Mapping[str, Rates | None], ...]
     hardest: str | None
     training: Mapping[str, Training] = field(default_factory=dict)
+    alongside: tuple[Mapping[str, Rates | None], ...] = ()
 
     @property
     def label(self) -> str:
