@@ -87,8 +87,9 @@ class Board:
         perturbed: The natural perturbation that the ranking shows: ``perturbation``, or the one that costs most.
         pairs: Effects of single changes: rows that differ in one part alone.
         margin: How far the best row lies above the best undefended one; None where that is the same row or missing.
-        strength: Robust accuracy over eps, for each norm in which attacks within a ball were run at two eps or more.
-        sizes: Robust accuracy over the size of the change, for each attack of minimum norm.
+        strength: Robust accuracy over eps, for each norm in which the same attacks were run at two eps or more.
+        sizes: Robust accuracy over the size of the change: of the smallest change known, for each norm in which attacks
+            look for it; and for each such attack towards a target.
         corrupted: The rows under the suite of common corruptions, by label; the baseline is the first.
         imbalanced: Whether the test set is.
         rows: From best to worst, those that are not ranked last.

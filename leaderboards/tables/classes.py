@@ -9,6 +9,7 @@ import numpy as np
 from robbench.leaderboards.aggregates import Estimate, Rates
 from robbench.leaderboards.board import Board, Row
 from robbench.leaderboards.sheet import Evidence, Heading, Sheet, SheetLine, TableCell, numbers, texts, words
+from robbench.leaderboards.table import is_smallest_change
 from robbench.leaderboards.tables.parts import samples, single, worst_case
 
 
@@ -54,11 +55,12 @@ def _classes(
 
 
 def class_figures(board: Board) -> Sheet:
-    """One line per row, condition or worst case, and class."""
+    """One line per row, condition or worst case, and class; without attacks that look for the smallest change."""
     train = board.dataset.counts.get("train", ())
+    shown = [condition.label for condition in board.conditions if not is_smallest_change(condition)]
     lines = []
     for row in board.rows:
-        found = {label: entry.rates for label, entry in row.cells.items()}
+        found = {label: row.cells[label].rates for label in shown}
         found |= {f"worst case {threat}": rates for threat, rates in row.worst.items()}
         for label, rates in found.items():
             for at, figure in enumerate(rates.per_class if rates else ()):

@@ -20,6 +20,7 @@ from robbench.leaderboards.sheet import (
     word,
     words,
 )
+from robbench.leaderboards.table import is_smallest_change
 from robbench.leaderboards.tables.parts import (
     MODEL,
     Column,
@@ -143,7 +144,10 @@ def by_seed(board: Board) -> Sheet:
 
 
 def leaderboard(board: Board) -> Sheet:
-    """Every row: all conditions plain and balanced, chains with the accuracy after them too, and worst cases."""
+    """Every row: conditions plain and balanced, chains with the accuracy after them too, and worst cases.
+
+    Attacks that look for the smallest change are left out: without its size, their success says nothing.
+    """
     facts: Sequence[tuple[str, Callable[[Row], object]]] = (
         ("rank", lambda row: row.rank),
         ("model", lambda row: row.label),
@@ -158,6 +162,8 @@ def leaderboard(board: Board) -> Sheet:
     ]
     for condition in board.conditions:
         label = condition.label
+        if is_smallest_change(condition):
+            continue
         columns += [(Heading(label), shown(label, share)), (Heading(f"{label}, balanced"), shown(label, balanced))]
         if condition.kind == "chain":
             columns.append((Heading(f"{label}, plain"), after(label, share)))

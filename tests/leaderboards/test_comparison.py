@@ -181,6 +181,8 @@ def test_attacks_for_the_smallest_change_show_no_accuracy() -> None:
     assert definitions[PGD.label] == ["0.0", "0.0"]
     shown = [heading for sheet in tables.contents.sheets(board)["conditions"] for heading in heads(sheet)]
     assert not any(heading.startswith("fmn") for heading in shown)
+    assert not any("fmn" in heading for heading in heads(tables.ranks.leaderboard(board)))
+    assert "fmn" not in {line[1] for line in lines(tables.classes.class_figures(board))}
     (curve,) = board.sizes
     assert curve.label == "any Linf attack"
     assert curve.lines["a"].median is not None
