@@ -95,7 +95,7 @@ def _size_left(board: Board, rows: Sequence[Row]) -> str | None:
     return None
 
 
-def floor_remark(board: Board) -> str:
+def floor_summary(board: Board) -> str:
     """How many rows are at the floor, and what they keep at a smaller size; empty unless half are, and not all."""
     rows = [row for row in board.sound if board.ranked_by and _at_floor(board, row)]
     size = _size_left(board, rows) if 1 < len(rows) < len(board.sound) <= 2 * len(rows) else None
@@ -257,9 +257,9 @@ def _rates(board: Board, row: Row) -> Rates:
     return found
 
 
-def remarks(board: Board) -> list[str]:
+def about_ranking(board: Board) -> list[str]:
     """What is to be said of the ranking as a whole: the audit, rows at the floor, what it leaves out."""
-    return [text for text in (audit_remark(board), floor_remark(board), left_out(board)) if text]
+    return [text for text in (audit_summary(board), floor_summary(board), left_out(board)) if text]
 
 
 def left_out(board: Board) -> str:
@@ -278,7 +278,7 @@ def left_out(board: Board) -> str:
     return f"Other images or attacks, so in tables of their own: {'; '.join(parts)}." if parts else ""
 
 
-def audit_remark(board: Board) -> str:
+def audit_summary(board: Board) -> str:
     """How many of the ranked rows are audited without a flag; empty where nothing was attacked."""
     ranked = [row for row in board.rows if row.rank]
     sound = [row for row in ranked if row.audited and not row.flags]

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from robbench.leaderboards.board import Board
 from robbench.leaderboards.figure_manifest import Picture
-from robbench.leaderboards.findings import findings, remarks
+from robbench.leaderboards.findings import about_ranking, findings
 from robbench.leaderboards.html.figures import placed
 from robbench.leaderboards.html.model_cards import model_cards
 from robbench.leaderboards.html.records import embedded, facets
@@ -63,7 +63,7 @@ def page(
         title=board.heading,
         note=note,
         findings=findings(board),
-        remarks=remarks(board),
+        about_ranking=about_ranking(board),
         kinds={word: n for kind, word in KINDS.items() if (n := sum(spec.kind == kind for spec in board.conditions))},
         parts=parts,
         decisions=decided,
