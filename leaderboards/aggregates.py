@@ -19,7 +19,7 @@ from robbench.evaluation.statistics import (
     worst_class,
 )
 from robbench.evaluation.verdicts import distances, judged
-from robbench.results.schema import Floats, Measure, Outcome
+from robbench.results.schema import Floats, Ints, Measure, Outcome
 
 
 @dataclass(frozen=True)
@@ -89,6 +89,12 @@ def accuracy_scores(outcome: Outcome) -> Scores:
 def distance_scores(outcome: Outcome, norm: str, eps: float | None) -> Scores:
     """Per judged sample, the smallest change that is known to succeed: see ``verdicts.distances``."""
     return _judged(outcome, distances(outcome, norm, eps))
+
+
+def on(found: Scores, images: Ints) -> Scores:
+    """The values of some images alone, by their ids."""
+    kept = np.isin(found.ids, images)
+    return Scores(found.ids[kept], found.labels[kept], found.values[kept])
 
 
 def _judged(outcome: Outcome, values: Floats) -> Scores:

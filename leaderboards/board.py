@@ -9,15 +9,16 @@ from typing import Any
 
 import numpy as np
 
-from robbench.evaluation.statistics import Scores, balanced_mean, combine, tie_leaders
+from robbench.evaluation.statistics import Scores, balanced_mean, tie_leaders
 from robbench.leaderboards.ablations import Change, Pair, Scored, margin, pairs
-from robbench.leaderboards.aggregates import Rates, rates, scores
+from robbench.leaderboards.aggregates import Rates, rates
 from robbench.leaderboards.check_results import Checked, checked
+from robbench.leaderboards.comparison import Comparison, Images, by_images, common_images, comparable, worst_by_seed
 from robbench.leaderboards.corruption_results import Corrupted, corrupted
 from robbench.leaderboards.curves import Curve, sizes, strength
 from robbench.leaderboards.entries import Entry, entry
-from robbench.leaderboards.table import Table, Threats, is_audited
-from robbench.results.schema import CellResult, ConditionSpec, DatasetSpec, ModelSpec, Training, digest
+from robbench.leaderboards.table import Table, ThreatModel, Threats, is_audited
+from robbench.results.schema import CellResult, ConditionSpec, DatasetSpec, ModelSpec, Training
 
 IMBALANCE = 1.5
 """From this ratio of the largest to the smallest class of the test set on, balanced figures stand beside plain ones."""
@@ -30,12 +31,14 @@ class Row:
     Attributes:
         rank: ``1``, or ``1=`` where it is tied with others; empty where it is not ranked.
         unranked: Why it is not ranked.
-        worst: The worst case by threat model; None where one of its conditions is not done.
+        worst: The worst case by threat model, on the images of its comparison; None where a condition is not done.
         hardest: The condition of the ranking threat model that leaves the least; None where there is none.
         flags: Blocking audit flags, each with what was found.
         cautions: Audit notes, each with its remedy.
         checks: What checks found, by condition; None where a check is not for this row.
         training: What training the model cost, by seed; of older records nothing.
+        alongside: Per comparison of the board, accuracy under other conditions on its images, by condition, where that
+            is not the condition's own; None where the condition was not run on all of them.
     """
 
     model: ModelSpec
@@ -51,6 +54,7 @@ class Row:
     worst: Mapping[str, Rates | None]
     hardest: str | None
     training: Mapping[str, Training] = field(default_factory=dict)
+    alongside: tuple[Mapping[str, Rates | None], ...] = ()
 
     @property
     def label(self) -> str:
@@ -62,6 +66,11 @@ class Row:
         """Whether the model was trained without a defense and has none at inference."""
         return all(part.name == "none" for part in self.model.defenses)
 
+    def compared(self, condition: str, at: int = 0) -> Rates | None:
+        """Accuracy under a condition on the images of one of the board's comparisons, None where there is none."""
+        own = self.cells[condition].rates
+        return self.alongside[at].get(condition, own) if at < len(self.alongside) else own
+
 
 @dataclass(frozen=True)
 class Board:
@@ -69,14 +78,18 @@ class Board:
 
     Attributes:
         ranked_by: Label of the threat model that ranks, or None where balanced clean accuracy does.
+        chosen: Whether the grid says at what to rank.
         reference: Whether ``ranked_by`` is at the data set's reference eps.
         checks: Conditions that have no part in the ranking: they look for what the others missed.
         threats: Conditions by threat model.
+        comparisons: Which threat models share a table: the same attacks, the same images. The one that ranks is first.
+        same_images: Labels of conditions, those together that were run on the same images.
         perturbed: The natural perturbation that the ranking shows: ``perturbation``, or the one that costs most.
         pairs: Effects of single changes: rows that differ in one part alone.
         margin: How far the best row lies above the best undefended one; None where that is the same row or missing.
-        strength: Robust accuracy over eps, for each norm in which attacks within a ball were run at two eps or more.
-        sizes: Robust accuracy over the size of the change, for each attack of minimum norm.
+        strength: Robust accuracy over eps, for each norm in which the same attacks were run at two eps or more.
+        sizes: Robust accuracy over the size of the change: of the smallest change known, for each norm in which attacks
+            look for it; and for each such attack towards a target.
         corrupted: The rows under the suite of common corruptions, by label; the baseline is the first.
         imbalanced: Whether the test set is.
         rows: From best to worst, those that are not ranked last.
@@ -89,8 +102,11 @@ class Board:
     conditions: tuple[ConditionSpec, ...]
     checks: tuple[ConditionSpec, ...]
     ranked_by: str | None
+    chosen: bool
     reference: bool
     threats: Mapping[str, tuple[str, ...]]
+    comparisons: tuple[Comparison, ...]
+    same_images: tuple[tuple[str, ...], ...]
     perturbed: str | None
     pairs: tuple[Pair, ...]
     margin: Change | None
@@ -106,8 +122,13 @@ class Board:
         return row.worst[self.ranked_by] if self.ranked_by else self.clean(row)
 
     def clean(self, row: Row) -> Rates | None:
-        """The row's clean accuracy."""
-        return row.cells[self.clean_label].rates if self.clean_label else None
+        """The row's clean accuracy on the images of the ranking."""
+        return row.compared(self.clean_label) if self.clean_label else None
+
+    @property
+    def heading(self) -> str:
+        """The title with the data set: boards of one grid have the same title."""
+        return heading(self.title, self.dataset.label)
 
     @property
     def clean_label(self) -> str | None:
@@ -136,25 +157,36 @@ class Board:
         return float(np.mean(parts)) + (self._passes(start) if start else 0.0) if parts else 0.0
 
 
-def board_data(title: str, grid: str, cells: Sequence[CellResult]) -> Board:
+def heading(title: str, dataset: str) -> str:
+    """The heading of a board of a data set."""
+    return f"{title} ({dataset})" if title else dataset
+
+
+def board_data(title: str, grid: str, cells: Sequence[CellResult], rank_by: str = "") -> Board:
     """What the cells of one data set say.
 
     Rows are ranked by the worst case at the data set's reference eps, averaged per class: per seed and sample, whether
-    it survives every attack of that threat model, on the samples that all of them and all seeds cover. Rows with audit
-    flags rank below those without; rows that lack a needed result are not ranked.
+    it survives every attack of that threat model, on the samples that all of them, all seeds and all rows cover. Rows
+    with audit flags rank below those without; rows that lack a needed result are not ranked.
 
     Args:
         title: Heading of the board.
         grid: Name of the grid.
         cells: Records with their outcomes, None unless done.
+        rank_by: The threat model to rank by where the cells have it, as ``linf@8/255``.
 
     Raises:
         ValueError: If the cells do not make one table.
     """
     table = Table.of(cells)
-    threats = table.threats()
+    threats = table.threats(rank_by)
     ranked_by = next(iter(threats), None)
-    scored = [_row(table, model, threats) for model in table.models]
+    perturbed = _natural(table)
+    shown = [spec for spec in table.conditions if spec.kind == "clean"]
+    shown += [spec for spec in table.conditions if threats and spec.label == perturbed]
+    images = {spec.label: common_images(table, [spec]) for spec in table.conditions}
+    plan = _Plan(threats, comparable(table, threats, shown), images)
+    scored = [_row(table, model, plan) for model in table.models]
     rows = _ranked(scored)
     test = [count for count in table.dataset.counts.get("test", ()) if count]
     made = Board(
@@ -164,26 +196,30 @@ def board_data(title: str, grid: str, cells: Sequence[CellResult]) -> Board:
         conditions=table.conditions,
         checks=table.checks,
         ranked_by=ranked_by.label if ranked_by else None,
+        chosen=ranked_by is not None and ranked_by.asked == rank_by,
         reference=ranked_by is not None and table.dataset.reference.get(ranked_by.norm) == ranked_by.eps,
         threats={threat.label: tuple(spec.label for spec in specs) for threat, specs in threats.items()},
-        perturbed=_natural(table, [row for row, _ in scored]),
-        pairs=pairs([_scored(table, model, threats) for model in table.models]),
+        comparisons=tuple(comparison for comparison, _ in plan.comparisons),
+        same_images=by_images(plan.images),
+        perturbed=perturbed,
+        pairs=pairs([_scored(table, model, plan) for model in table.models]),
         margin=None,
         strength=strength(table, threats),
-        sizes=sizes(table),
+        sizes=sizes(table, threats),
         corrupted=corrupted(table),
         imbalanced=bool(test) and max(test) > IMBALANCE * min(test),
         rows=rows,
         settings=_settings(table),
     )
-    return replace(made, margin=_margin(made, table, _ranking(table, threats)))
+    return replace(made, margin=_margin(made, table, plan))
 
 
-def _margin(board: Board, table: Table, ranking: Sequence[ConditionSpec]) -> Change | None:
+def _margin(board: Board, table: Table, plan: _Plan) -> Change | None:
     best, other = next(iter(board.sound), None), board.undefended
     if best is None or other is None or best is other:
         return None
-    return margin(*(_by_seed(table, row.label, ranking) for row in (other, best)))
+    ranking, images = _ranking(table, plan.threats), plan.images_of(None)
+    return margin(*(worst_by_seed(table, row.label, ranking, images) for row in (other, best)))
 
 
 def _ranking(table: Table, threats: Threats) -> Sequence[ConditionSpec]:
@@ -192,73 +228,93 @@ def _ranking(table: Table, threats: Threats) -> Sequence[ConditionSpec]:
     return next(iter(threats.values()), clean)
 
 
-def _worst_case(table: Table, model: str, conditions: Sequence[ConditionSpec]) -> tuple[Rates, Scores] | None:
-    by_seed = _by_seed(table, model, conditions)
-    return rates(list(by_seed.values()), table.num_classes) if by_seed else None
+@dataclass(frozen=True)
+class _Plan:
+    """What a board compares, and on which images.
+
+    Attributes:
+        threats: The conditions by threat model, the one that ranks first.
+        comparisons: With their images, the one that ranks first.
+        images: Those of each condition that all rows have.
+    """
+
+    threats: Threats
+    comparisons: Sequence[tuple[Comparison, Images]]
+    images: Mapping[str, Images]
+
+    def images_of(self, threat: ThreatModel | None) -> Images | None:
+        """Those that a worst case is taken on; those of the ranking where it is of none."""
+        found = (images for comparison, images in self.comparisons if not threat or threat.label in comparison.threats)
+        return next(found, None)
 
 
-def _row(table: Table, model: ModelSpec, threats: Threats) -> tuple[Row, Scores | None]:
+def _row(table: Table, model: ModelSpec, plan: _Plan) -> tuple[Row, Scores | None]:
+    threats, label = plan.threats, model.label
     ranked_by = next(iter(threats), None)
-    cells = {condition.label: entry(table, model.label, condition) for condition in table.conditions}
-    worst = {threat: _worst_case(table, model.label, conditions) for threat, conditions in threats.items()}
+    cells = {spec.label: entry(table, label, spec, plan.images[spec.label]) for spec in table.conditions}
+    worst = {threat: _rated(table, label, specs, plan.images_of(threat)) for threat, specs in threats.items()}
     needed = _ranking(table, threats)
-    ranking = worst[ranked_by] if ranked_by else _worst_case(table, model.label, needed) if needed else None
+    ranking = worst[ranked_by] if ranked_by else _rated(table, label, needed, plan.images_of(None)) if needed else None
     troubles = [f"{spec.label}: {cells[spec.label].reason}" for spec in needed if cells[spec.label].reason]
-    records = table.records(model.label)
-    left = {spec.label: found.balanced.value for spec in needed if (found := cells[spec.label].rates)}
+    records = table.records(label)
+    alongside = tuple(_alongside(table, label, plan, images) for _, images in plan.comparisons)
     row = Row(
         model=model,
-        seeds=table.seeds[model.label],
+        seeds=table.seeds[label],
         rank="",
-        unranked="" if ranking else "; ".join(troubles) or "no sample that every condition covers",
+        unranked="" if ranking else "; ".join(troubles) or "no image that every condition and the other rows have",
         audited=ranked_by is not None and ranking is not None and is_audited(needed),
         flags=_gathered([(record.spec.seed, record.flags) for record in records]),
         cautions=_gathered([(record.spec.seed, record.cautions) for record in records]),
         notes=tuple(dict.fromkeys(note for record in records for note in record.notes)),
         cells=cells,
-        checks={spec.label: checked(table, model.label, spec, threats) for spec in table.checks},
+        checks={spec.label: checked(table, label, spec, threats) for spec in table.checks},
         worst={threat.label: case[0] if case else None for threat, case in worst.items()},
-        hardest=min(left, key=lambda label: left[label]) if left and ranked_by else None,
+        alongside=alongside,
+        hardest=None,
         training={str(record.spec.seed): record.training for record in records if record.training},
     )
-    return row, ranking[1] if ranking else None
+    left = {spec.label: found.balanced.value for spec in needed if (found := row.compared(spec.label))}
+    hardest = min(left, key=lambda name: left[name]) if left and ranked_by else None
+    return replace(row, hardest=hardest), ranking[1] if ranking else None
 
 
-def _scored(table: Table, model: ModelSpec, threats: Threats) -> Scored:
+def _rated(
+    table: Table, model: str, conditions: Sequence[ConditionSpec], images: Images | None
+) -> tuple[Rates, Scores] | None:
+    by_seed = worst_by_seed(table, model, conditions, images)
+    return rates(list(by_seed.values()), table.num_classes) if by_seed else None
+
+
+def _alongside(table: Table, model: str, plan: _Plan, images: Images) -> dict[str, Rates | None]:
+    """The row's accuracy on some images under the conditions that have others as well."""
+    found = {}
+    for spec in table.conditions if len(images) else ():
+        if not np.array_equal(plan.images[spec.label], images):
+            rated = _rated(table, model, [spec], images)
+            found[spec.label] = rated[0] if rated else None
+    return found
+
+
+def _scored(table: Table, model: ModelSpec, plan: _Plan) -> Scored:
+    """The row's samples: attacked those of the ranking throughout, clean all that there are."""
+    threats = {threat.label: specs for threat, specs in plan.threats.items()}
+    ranked_by = next(iter(plan.threats), None)
+    images = plan.images_of(None)
+    others = [threat for threat in plan.threats if ranked_by and threat.norm == ranked_by.norm]
+    same = plan.comparisons[0][0].threats[1:] if plan.comparisons else ()
+    others = sorted((threat for threat in others if threat.label in same), key=lambda threat: threat.eps)
+
+    def attacked(conditions: Sequence[ConditionSpec]) -> dict[int, Scores]:
+        return worst_by_seed(table, model.label, conditions, images)
+
     clean = [condition for condition in table.conditions if condition.kind == "clean"]
-    ranked_by, ranking = next(iter(threats.items()), (None, ()))
-    others = [
-        threat
-        for threat, specs in threats.items()
-        if ranked_by and threat.norm == ranked_by.norm and threat != ranked_by and _attacks(ranking) <= _attacks(specs)
-    ]
-    others.sort(key=lambda threat: threat.eps)
     return Scored(
         model,
-        clean=_by_seed(table, model.label, clean),
-        robust=_by_seed(table, model.label, ranking),
-        elsewhere={threat.label: _by_seed(table, model.label, threats[threat]) for threat in others},
+        clean=worst_by_seed(table, model.label, clean, plan.images[clean[0].label] if clean else None),
+        robust=attacked(threats[ranked_by.label] if ranked_by else ()),
+        elsewhere={threat.label: attacked(threats[threat.label]) for threat in others},
     )
-
-
-def _attacks(conditions: Sequence[ConditionSpec]) -> set[str]:
-    """What attacks the conditions are of, whatever their size."""
-    return {
-        digest(
-            [[stage.model_dump(mode="json", exclude={"eps", "label"}) for stage in condition.stages], condition.target]
-        )
-        for condition in conditions
-    }
-
-
-def _by_seed(table: Table, model: str, conditions: Sequence[ConditionSpec]) -> dict[int, Scores]:
-    """The worst case over some conditions, by seed; nothing where one of them is not done."""
-    found = [table.outcomes(model, condition.label) for condition in conditions]
-    done = [outcomes for outcomes in found if outcomes is not None]
-    if not done or len(done) < len(found):
-        return {}
-    worst = [combine([scores(part) for part in parts], np.min) for parts in zip(*done, strict=True)]
-    return dict(zip(table.seeds[model], worst, strict=True))
 
 
 def _gathered(marks: Sequence[tuple[int, Mapping[str, str]]]) -> dict[str, str]:
@@ -282,15 +338,14 @@ def _ranked(scored: Sequence[tuple[Row, Scores | None]]) -> tuple[Row, ...]:
     return (*ranked, *(row for row, found in scored if found is None))
 
 
-def _natural(table: Table, rows: Sequence[Row]) -> str | None:
+def _natural(table: Table) -> str | None:
     """The natural perturbation to show first: the one of that name, or else the one that costs the rows most."""
+    means = {}
     for condition in table.conditions:
         if condition.kind == "natural" and [stage.name for stage in condition.stages] == ["perturbation"]:
             return condition.label
-    means = {}
-    for condition in table.conditions:
-        entries = [row.cells[condition.label].rates for row in rows]
-        done = [found.balanced.value for found in entries if found]
+        found = [_rated(table, model.label, [condition], None) for model in table.models]
+        done = [rated[0].balanced.value for rated in found if rated]
         if condition.kind == "natural" and done:
             means[condition.label] = fmean(done)
     return min(means, key=lambda label: means[label]) if means else None

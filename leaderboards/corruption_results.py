@@ -97,7 +97,7 @@ def _figures(
 
 
 def _defined(figure: Callable[[], float]) -> float | None:
-    """A figure, or None where it lacks a condition or its baseline makes no error."""
+    """A number, or None where it lacks a condition or its baseline makes no error."""
     try:
         return figure()
     except RequestError:

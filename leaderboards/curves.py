@@ -9,9 +9,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from robbench.evaluation.statistics import Scores, combine, covered, survival
-from robbench.leaderboards.aggregates import Rates, distance_scores, rates
-from robbench.leaderboards.table import Table, Threats
-from robbench.results.schema import ConditionSpec
+from robbench.leaderboards.aggregates import Estimate, Rates, distance_scores, on, rates
+from robbench.leaderboards.comparison import attack_identity, common_images
+from robbench.leaderboards.table import Table, Threats, is_smallest_change
+from robbench.results.schema import ConditionSpec, Measure
 
 QUANTILES = (0.25, 0.5, 0.75, 1.0)
 """Of the changes that succeed, where curves of attacks without an eps are read off."""
@@ -22,12 +23,16 @@ class CurveLine:
     """One model's curve.
 
     Attributes:
+        clean: Accuracy on the curve's images without any change.
         points: Robust accuracy against every known change of at most each of the curve's radii.
         area: Normalized area under the curve, from 0 to the last radius.
+        median: Median size of the smallest known changes that succeed, mean over seeds; None where none does.
     """
 
+    clean: Rates
     points: tuple[Rates, ...]
     area: Rates
+    median: Estimate | None
 
 
 @dataclass(frozen=True)
@@ -39,7 +44,7 @@ class Curve:
         norm: In which changes are measured.
         conditions: Those whose successes it combines.
         radii: Where it is read off, rising.
-        lines: By the models' labels, of those for which all of the conditions are done.
+        lines: By the models' labels, of those for which all of the conditions are done, all on the same images.
     """
 
     label: str
@@ -50,58 +55,71 @@ class Curve:
 
 
 def strength(table: Table, threats: Threats) -> tuple[Curve, ...]:
-    """Robust accuracy over eps, for each norm with attacks at two eps or more above 0.
+    """Robust accuracy over eps, for each norm with attacks that were run at two eps or more above 0.
 
-    Per seed and sample, the smallest change known to fool the model counts, of all attacks of the norm at any eps, and
-    of those that look for a smallest change on all of the same samples: so successes carry forward to larger eps.
+    The attacks are the same at every eps: those that were run at all eps of the curve, which are as many as any attack
+    was run at. Per seed and sample, the smallest change known to fool the model counts, of these attacks at any eps,
+    and of those that look for a smallest change on all of the same samples: so successes carry forward to larger eps.
     """
     curves = []
     for norm in dict.fromkeys(threat.norm for threat in threats):
-        radii = sorted(threat.eps for threat in threats if threat.norm == norm and threat.eps > 0)
-        conditions = [spec for threat, specs in threats.items() if threat.norm == norm for spec in specs]
-        conditions += [spec for spec in table.conditions if _seeks(spec, norm) and _covers(spec, conditions)]
+        by_eps = {threat.eps: specs for threat, specs in threats.items() if threat.norm == norm and threat.eps > 0}
+        radii, conditions = _same_attacks(by_eps)
         if len(radii) > 1:
-            distances = _distances(table, norm, conditions)
-            curves.append(_curve(table, norm.capitalize(), norm, conditions, radii, distances))
+            images = common_images(table, conditions)
+            seeking = [spec for spec in table.conditions if seeks_smallest(spec, norm)]
+            conditions += [spec for spec in seeking if np.isin(images, common_images(table, [spec])).all()]
+            curves.append(_curve(table, norm.capitalize(), norm, conditions, radii))
     return tuple(curves)
 
 
-def _seeks(condition: ConditionSpec, norm: str) -> bool:
-    """Whether it is a single untargeted attack of minimum norm."""
-    if condition.kind != "attack" or condition.target not in (None, "all"):
-        return False
-    stage = condition.stages[0]
-    return stage.eps is None and stage.norm == norm
+def _same_attacks(by_eps: Mapping[float, Sequence[ConditionSpec]]) -> tuple[list[float], list[ConditionSpec]]:
+    """The eps at which some attacks were all run, as many eps as any attack was run at, with their conditions."""
+    run_at: dict[str, set[float]] = {}
+    for eps, specs in by_eps.items():
+        for spec in specs:
+            run_at.setdefault(attack_identity(spec), set()).add(eps)
+    widest = max(run_at.values(), key=len, default=set())
+    chosen = {attack for attack, sizes in run_at.items() if sizes >= widest}
+    radii = sorted(widest)
+    return radii, [spec for eps in radii for spec in by_eps[eps] if attack_identity(spec) in chosen]
 
 
-def _covers(condition: ConditionSpec, others: Sequence[ConditionSpec]) -> bool:
-    """Whether it was run on as many samples as each of the others."""
-    sizes = [math.inf if spec.sample is None else spec.sample for spec in (condition, *others)]
-    return sizes[0] >= max(sizes[1:], default=0)
+def seeks_smallest(condition: ConditionSpec, norm: str) -> bool:
+    """Whether it is a single untargeted attack that looks for the smallest change in a norm."""
+    return is_smallest_change(condition) and condition.target in (None, "all") and condition.stages[0].norm == norm
 
 
-def sizes(table: Table) -> tuple[Curve, ...]:
-    """For each attack without an eps that ever succeeds, robust accuracy over the size of its change.
+def sizes(table: Table, threats: Threats) -> tuple[Curve, ...]:
+    """Robust accuracy over the size of the change, where attacks without an eps ever succeed.
 
-    It is read off where a quarter, half, three quarters and all of the successes over all rows lie, rounded up to two
-    digits.
+    A curve for each norm in which untargeted attacks look for the smallest change, of the smallest that is known: that
+    of any attack of the norm, within a ball too. And a curve for each attack of that kind towards a target. They are
+    read off where a quarter, half, three quarters and all of the successes over all rows lie, rounded up to two digits.
     """
     curves = []
-    for condition in table.conditions:
-        if condition.kind != "attack" or condition.stages[0].bounded:
-            continue
-        norm = condition.stages[0].norm
-        distances = _distances(table, norm, [condition])
-        known = np.concatenate([part.values for parts in distances.values() for part in parts] or [np.zeros(0)])
-        known = known[(known > 0) & np.isfinite(known)]
-        if len(known):
-            radii = list(dict.fromkeys(_round_up(float(radius)) for radius in np.quantile(known, QUANTILES)))
-            curves.append(_curve(table, condition.label, norm, [condition], radii, distances))
-    return tuple(curves)
+    for norm in dict.fromkeys(stage.norm for spec in table.conditions for stage in spec.stages):
+        seeking = [spec for spec in table.conditions if seeks_smallest(spec, norm)]
+        bounded = [spec for threat, specs in threats.items() if threat.norm == norm for spec in specs]
+        if seeking:
+            curves.append(_read_off(table, f"any {norm.capitalize()} attack", norm, [*seeking, *bounded]))
+    for spec in table.conditions:
+        if is_smallest_change(spec) and not seeks_smallest(spec, spec.stages[0].norm):
+            curves.append(_read_off(table, spec.label, spec.stages[0].norm, [spec]))
+    return tuple(curve for curve in curves if curve.radii)
+
+
+def _read_off(table: Table, label: str, norm: str, conditions: Sequence[ConditionSpec]) -> Curve:
+    known = [part.values for parts in _distances(table, norm, conditions).values() for part in parts]
+    found = np.concatenate(known or [np.zeros(0)])
+    found = found[(found > 0) & np.isfinite(found)]
+    quantiles = np.quantile(found, QUANTILES) if len(found) else ()
+    return _curve(table, label, norm, conditions, list(dict.fromkeys(_round_up(float(size)) for size in quantiles)))
 
 
 def _distances(table: Table, norm: str, conditions: Sequence[ConditionSpec]) -> dict[str, list[Scores]]:
-    """Per row and seed, the smallest known distance of the samples that all conditions cover."""
+    """Per row and seed, the smallest known distance of the samples that all rows have under all conditions."""
+    images = common_images(table, conditions)
     found = {}
     for model in table.models:
         outcomes = [table.outcomes(model.label, condition.label) for condition in conditions]
@@ -111,25 +129,27 @@ def _distances(table: Table, norm: str, conditions: Sequence[ConditionSpec]) -> 
             if by_seed is not None
         ]
         if len(done) == len(conditions):
-            found[model.label] = [combine(parts, np.min) for parts in zip(*done, strict=True)]
+            kept = [on(combine(parts, np.min), images) for parts in zip(*done, strict=True)]
+            if all(len(part) == len(images) for part in kept):
+                found[model.label] = kept
     return found
 
 
-def _curve(
-    table: Table,
-    label: str,
-    norm: str,
-    conditions: Sequence[ConditionSpec],
-    radii: Sequence[float],
-    distances: Mapping[str, Sequence[Scores]],
-) -> Curve:
+def _curve(table: Table, label: str, norm: str, conditions: Sequence[ConditionSpec], radii: Sequence[float]) -> Curve:
     lines = {}
-    for model, by_seed in distances.items():
-        points = [rates([survival(part, radius) for part in by_seed], table.num_classes) for radius in radii]
+    for model, by_seed in _distances(table, norm, conditions).items() if radii else ():
+        at = [rates([survival(part, radius) for part in by_seed], table.num_classes) for radius in (0.0, *radii)]
         area = rates([covered(part, radii[-1]) for part in by_seed], table.num_classes)
         if area is not None:
-            lines[model] = CurveLine(tuple(point[0] for point in points if point), area[0])
+            clean, *points = (found[0] for found in at if found)
+            lines[model] = CurveLine(clean, tuple(points), area[0], _median(by_seed))
     return Curve(label, norm, tuple(condition.label for condition in conditions), tuple(radii), lines)
+
+
+def _median(by_seed: Sequence[Scores]) -> Estimate | None:
+    changes = [part.values[(part.values > 0) & np.isfinite(part.values)] for part in by_seed]
+    known = [Measure(float(np.median(found)), n=len(found)) for found in changes if len(found)]
+    return Estimate.mean(known) if len(known) == len(by_seed) else None
 
 
 def _round_up(value: float) -> float:

@@ -1,22 +1,21 @@
-"""One condition of one row: its figures over the seeds."""
+"""One condition of one row: its numbers over the seeds."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from robbench.core.threat_model import LP_NORMS
 from robbench.evaluation.metrics._built_in import built_in_figures
-from robbench.evaluation.metrics.decisions import confusion
+from robbench.evaluation.metrics.decisions import classification, confusion
 from robbench.evaluation.metrics.draws import DRAWS
-from robbench.leaderboards.aggregates import Estimate, Rates, accuracy_scores, rates, scores
+from robbench.leaderboards.aggregates import Estimate, Rates, accuracy_scores, on, rates, scores
 from robbench.leaderboards.table import Status, Table
-from robbench.results.schema import ConditionSpec, Measure
+from robbench.results.schema import ConditionSpec, Ints, Measure, Outcome
 
 _DETAILS: tuple[str, ...] = (
-    "macro_f1",
     "robust_accuracy_8bit",
     "success_rate",
     "targeted_success",
@@ -42,9 +41,9 @@ class Entry:
         reason: Why it is not done.
         rates: Accuracy after a natural perturbation; robust accuracy under an attack or chain.
         accuracy: For chains, accuracy after it, whatever the prediction on the clean image.
-        confusion: Counts by true and predicted class, all seeds together.
-        details: Other built-in figures by name.
-        further: Figures of all other registered metrics by name, as they were recorded.
+        confusion: Counts by true and predicted class, all seeds together, by the rule of ``rates``.
+        details: Other built-in numbers by name.
+        further: Numbers of all other registered metrics by name, as they were recorded.
         keys: The records' keys by seed.
     """
 
@@ -58,36 +57,50 @@ class Entry:
     keys: Mapping[str, str] | None = None
 
     def detail(self, name: str) -> Estimate | None:
-        """A built-in figure by name, None where it has none."""
+        """A built-in number by name, None where it has none."""
         return (self.details or {}).get(name)
 
 
-def entry(table: Table, model: str, condition: ConditionSpec) -> Entry:
-    """The figures of a row under a condition.
+def entry(table: Table, model: str, condition: ConditionSpec, images: Ints) -> Entry:
+    """The numbers of a row under a condition.
 
     Args:
         table: The cells.
         model: The row's label.
         condition: The condition.
+        images: Ids of those that all rows have, which accuracy is of.
     """
     status, reason = table.status(model, condition.label)
     keys = {str(record.spec.seed): record.key for record in table.records(model, condition.label)}
     outcomes = table.outcomes(model, condition.label)
     if outcomes is None or not any(len(outcome) for outcome in outcomes):
         return Entry(status, reason, keys=keys)
-    counts = sum(confusion(part.labels, part.final, table.num_classes) for part in outcomes)
-    right = rates([scores(outcome) for outcome in outcomes], table.num_classes)
-    plain = rates([accuracy_scores(outcome) for outcome in outcomes], table.num_classes)
     by_seed = [built_in_figures(outcome) for outcome in outcomes]
+    kept = [_kept(outcome) for outcome in outcomes]
+    counts = sum(confusion(part.labels, part.final, table.num_classes) for part in kept)
+    right = rates([on(scores(outcome), images) for outcome in outcomes], table.num_classes)
+    plain = rates([on(accuracy_scores(outcome), images) for outcome in outcomes], table.num_classes)
     return Entry(
         status=status,
         rates=right[0] if right else None,
         accuracy=plain[0] if plain and condition.kind == "chain" else None,
         confusion=tuple(tuple(int(count) for count in line) for line in np.asarray(counts)),
-        details=_details(by_seed),
+        details=_details(by_seed) | _macro_f1(kept),
         further=_further([record.metrics for record in table.records(model, condition.label)], by_seed),
         keys=keys,
     )
+
+
+def _kept(outcome: Outcome) -> Outcome:
+    """Under a chain too, an image that is misclassified clean keeps that prediction: the rule of robust accuracy."""
+    if outcome.kind != "chain":
+        return outcome
+    return replace(outcome, final=np.where(outcome.clean == outcome.labels, outcome.final, outcome.clean))
+
+
+def _macro_f1(by_seed: Sequence[Outcome]) -> dict[str, Estimate]:
+    found = [classification(part.labels, part.final, part.num_classes) for part in by_seed]
+    return {"macro_f1": Estimate.mean([figures["macro_f1"] for figures in found])} if all(found) else {}
 
 
 def _details(by_seed: Sequence[Mapping[str, Measure]]) -> dict[str, Estimate]:
@@ -102,7 +115,7 @@ def _details(by_seed: Sequence[Mapping[str, Measure]]) -> dict[str, Estimate]:
 def _further(
     recorded: Sequence[Mapping[str, Measure]], known: Sequence[Mapping[str, Measure]]
 ) -> dict[str, Estimate] | None:
-    """What every seed's record has beyond the built-in figures; means over several seeds carry no interval."""
+    """What every seed's record has beyond the built-in numbers; means over several seeds carry no interval."""
     found = {}
     for name in recorded[0]:
         parts = [figures[name] for figures in recorded if name in figures]

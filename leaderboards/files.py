@@ -48,7 +48,7 @@ def write_board(
         ValueError: If the cells do not make one table.
         StoreError: If a file cannot be written.
     """
-    return write_files(directory, board_data(note.title, note.grid, cells), note, cells, pictures)
+    return write_files(directory, board_data(note.title, note.grid, cells, note.rank_by), note, cells, pictures)
 
 
 def write_files(

@@ -17,6 +17,8 @@ from robbench.results.schema import ConditionSpec
 
 MOST = 3
 """Findings after the headline."""
+FLOOR = 0.02
+"""Worst-case robust accuracy below which next to nothing is left."""
 
 
 def findings(board: Board) -> list[str]:
@@ -46,6 +48,8 @@ def _best(board: Board) -> str:
         text += f" balanced clean accuracy ({ends(found)}){others}."
         return f"{text} No attack was run: this says nothing about robustness."
     text += f" worst-case robust accuracy ({ends(found)}) at {escape(board.ranked_by)}"
+    if all(_at_floor(board, row) for row in board.sound):
+        return f"{_floor(board)} {text}{others}."
     other = board.undefended
     if other is best:
         text += ", itself undefended"
@@ -60,6 +64,49 @@ def _best(board: Board) -> str:
     stands = {"below": "Below", "like": "Not distinguishable from", "above": ""}[against_constant(found, classes)]
     constant = f". {stands} a constant prediction ({100 / classes:.1f} %)" if stands else ""
     return f"{text}{others}{constant}."
+
+
+def _at_floor(board: Board, row: Row) -> bool:
+    """Whether a row keeps next to nothing, or no more than chance may have left."""
+    found = _rates(board, row).balanced
+    low = found.value if found.low is None else found.low
+    return found.value < FLOOR or (low < FLOOR / 2 and found.value < 2 * FLOOR)
+
+
+def _floor(board: Board) -> str:
+    """That no row keeps anything, and the largest smaller size at which some row does."""
+    size = _size_left(board, board.sound)
+    text = f"Every model is at the floor at {escape(board.ranked_by)}: next to nothing is left to rank."
+    if size is None:
+        return f"{text} Nothing is left at a smaller size that was run either."
+    left = max((found.balanced.value for row in board.sound if (found := row.worst[size])), default=0.0)
+    return f"{text} Something is left at {escape(size)}: up to {100 * left:.1f} %."
+
+
+def _size_left(board: Board, rows: Sequence[Row]) -> str | None:
+    """The largest size below the one that ranks at which some of the rows keep more than next to nothing."""
+    eps = {spec.label: spec.stages[0].eps or 0.0 for spec in board.conditions if spec.stages}
+    sizes = {threat: eps[labels[0]] for threat, labels in board.threats.items()}
+    ranked = board.ranked_by or ""
+    smaller = [size for size in sizes if size.split()[0] == ranked.split()[0] and sizes[size] < sizes[ranked]]
+    for size in sorted(smaller, key=lambda size: -sizes[size]):
+        kept = [found.balanced for row in rows if (found := row.worst[size])]
+        if any((found.value if found.low is None else found.low) >= FLOOR for found in kept):
+            return size
+    return None
+
+
+def floor_summary(board: Board) -> str:
+    """How many rows are at the floor, and what they keep at a smaller size; empty unless half are, and not all."""
+    rows = [row for row in board.sound if board.ranked_by and _at_floor(board, row)]
+    size = _size_left(board, rows) if 1 < len(rows) < len(board.sound) <= 2 * len(rows) else None
+    kept = [found.balanced for row in rows if (found := row.worst[size])] if size else []
+    if not kept:
+        return ""
+    return (
+        f"{len(rows)} of {len(board.sound)} models are at the floor (below {100 * FLOOR:.0f} % or not told apart from "
+        f"0); at {escape(size)} they keep {_least_and_most(kept)} %."
+    )
 
 
 def check_findings(board: Board) -> list[str]:
@@ -239,19 +286,35 @@ def _rates(board: Board, row: Row) -> Rates:
     return found
 
 
-def weaker_sizes(board: Board) -> str:
-    """At which sizes some of the ranking attacks were not run; empty where all were."""
-    if board.ranked_by is None:
+def about_ranking(board: Board) -> list[str]:
+    """What is to be said of the ranking as a whole: the audit, rows at the floor, what it leaves out."""
+    return [text for text in (audit_summary(board), floor_summary(board), left_out(board)) if text]
+
+
+def left_out(board: Board) -> str:
+    """What stands in tables of its own, as it cannot be compared with the ranking, and why; empty where all can be."""
+    first, *others = board.comparisons or (None,)
+    parts = []
+    for comparison in (one for one in others if one.n):
+        n = f"n = {comparison.n:,}"
+        if comparison.threats and first is not None:
+            attacks, sizes = (listed(list(map(escape, found))) for found in (comparison.attacks, comparison.threats))
+            under = f"under {attacks}, " * (comparison.attacks != first.attacks)
+            cases = f"worst case{'s' if len(comparison.threats) > 1 else ''}"
+            parts.append(f"{cases} at {sizes} ({under}{n})")
+        else:
+            parts.append(f"accuracy without an adversary ({n})")
+    return f"Other images or attacks, so in tables of their own: {'; '.join(parts)}." if parts else ""
+
+
+def audit_summary(board: Board) -> str:
+    """How many of the ranked rows are audited without a flag; empty where nothing was attacked."""
+    ranked = [row for row in board.rows if row.rank]
+    sound = [row for row in ranked if row.audited and not row.flags]
+    flagged, unaudited = sum(bool(row.flags) for row in ranked), sum(not row.audited for row in ranked)
+    if not board.ranked_by or not ranked:
         return ""
-    wanted = {_attack(label) for label in board.threats[board.ranked_by]}
-    found: dict[tuple[str, ...], list[str]] = {}
-    for threat, labels in board.threats.items():
-        names = dict.fromkeys(map(_attack, labels))
-        if threat.split()[0] == board.ranked_by.split()[0] and wanted - names.keys():
-            found.setdefault(tuple(names), []).append(threat)
-    told = ((listed(list(map(escape, part))) for part in parts) for parts in found.items())
-    return "".join(f" At {sizes} only {attacks} ran, so figures there may be too high." for attacks, sizes in told)
-
-
-def _attack(label: str) -> str:
-    return label.partition("@")[0]
+    if len(sound) == len(ranked):
+        return f"Audited, no flags: {'all ' * (len(ranked) > 1)}{counted(len(ranked), 'model')}."
+    rest = [f"{number} {name}" for number, name in ((flagged, "flagged"), (unaudited, "not audited")) if number]
+    return f"Audited, no flags: {len(sound)} of {counted(len(ranked), 'model')}; {listed(rest)}."

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from robbench.leaderboards.board import Board
 from robbench.leaderboards.figure_manifest import Picture
-from robbench.leaderboards.findings import check_findings, comparison_note, findings, weaker_sizes
+from robbench.leaderboards.findings import about_ranking, check_findings, comparison_note, findings
 from robbench.leaderboards.markdown import escape, paragraphs, value_list
 from robbench.leaderboards.sheet import Detail, Sheet, TableCell
 from robbench.leaderboards.table import AUDIT_STEPS
@@ -48,7 +48,7 @@ def readme(board: Board, note: BoardNote | None = None, pictures: Sequence[Pictu
         board=board,
         note=note,
         findings=findings(board),
-        weaker=weaker_sizes(board),
+        about_ranking=about_ranking(board),
         tests=comparison_note(board),
         checks=check_findings(board),
         parts=parts,

@@ -186,6 +186,28 @@ class Sheet:
         return [cell.evidence for cell in cells if cell.evidence and cell.evidence.title]
 
 
+def by_samples(sheet: Sheet) -> list[Sheet]:
+    """The table if all its numbers are of as many samples; otherwise a table for each number of samples.
+
+    Columns that name the lines stand in each, those of numbers without samples in the last.
+    """
+    sizes: dict[int, frozenset[int]] = {}
+    for at, heading in enumerate(sheet.headings):
+        if heading.number:
+            sizes[at] = frozenset(cell.figure.n for line in sheet.lines if (cell := line.cells[at]).figure)
+    known = list(dict.fromkeys(found for found in sizes.values() if found))
+    if len(known) < 2:
+        return [sheet]
+    made = []
+    for found in known:
+        last = found == known[-1]
+        numbers = [at for at, size in sizes.items() if size == found or (last and not size)]
+        named = [at for at in range(len(sheet.headings)) if at not in sizes]
+        text = "–".join(f"{n:,}" for n in dict.fromkeys((min(found), max(found))))
+        made.append(replace(sheet._kept(sorted([*named, *numbers])), caption=f"{sheet.caption}, n = {text}"))
+    return made
+
+
 def word(text: str) -> Heading:
     """The heading of a column that holds text."""
     return Heading(text, number=False)

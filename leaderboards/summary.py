@@ -9,24 +9,27 @@ from robbench.leaderboards.markdown import interval, percent
 from robbench.results.schema import CellResult
 
 
-def summary_rows(cells: Sequence[CellResult]) -> list[dict[str, str]]:
+def summary_rows(cells: Sequence[CellResult], rank_by: str = "") -> list[dict[str, str]]:
     """One line per model, the best first: rank, model, clean, perturbed and worst case in percent, by heading.
+
+    All averaged over classes, on the images that every ranking attack was run on.
 
     Args:
         cells: Records of one data set with their outcomes, None unless done.
+        rank_by: The threat model to rank by, as ``linf@8/255``.
 
     Raises:
         ValueError: If the cells do not make one table.
     """
-    board = board_data("", "", cells)
+    board = board_data("", "", cells, rank_by)
     lines = []
     for row in board.rows:
         clean, worst = board.clean(row), board.ranking(row)
         line = {"rank": row.rank or "–", "model": row.label}
-        line["clean"] = percent(clean.share if clean else None)
+        line["clean"] = percent(clean.balanced if clean else None)
         if board.perturbed:
-            natural = row.cells[board.perturbed].rates
-            line[board.perturbed] = percent(natural.share if natural else None)
+            natural = row.compared(board.perturbed)
+            line[board.perturbed] = percent(natural.balanced if natural else None)
         heading = f"worst case {board.ranked_by}" if board.ranked_by else "clean, balanced"
         line[heading] = interval(worst.balanced if worst else None)
         line["remarks"] = "; ".join([*row.flags, *([row.unranked] if row.unranked else [])])

@@ -26,6 +26,11 @@ class ThreatModel:
         """As in ``Linf 8/255``."""
         return f"{self.norm.capitalize()} {format_eps(self.eps)}"
 
+    @property
+    def asked(self) -> str:
+        """As grids ask to rank by it: ``linf@8/255``."""
+        return f"{self.norm}@{format_eps(self.eps)}"
+
 
 Threats: TypeAlias = Mapping[ThreatModel, Sequence[ConditionSpec]]
 """The conditions whose worst case each threat model is."""
@@ -127,11 +132,14 @@ class Table:
         order: tuple[Status, ...] = ("failed", "unsupported", "missing")
         return next(((status, troubles[status]) for status in order if status in troubles), ("done", ""))
 
-    def threats(self) -> dict[ThreatModel, tuple[ConditionSpec, ...]]:
+    def threats(self, rank_by: str = "") -> dict[ThreatModel, tuple[ConditionSpec, ...]]:
         """The threat models with the conditions whose worst case each is, the one that ranks first.
 
         These are attacks alone and within a ball, untargeted or towards all targets in turn, that are supported for any
         row at all. The data set's reference eps come before others, Linf before L2, L1 and L0.
+
+        Args:
+            rank_by: The one that comes before all others where it is there, as ``linf@8/255``.
         """
         found: dict[ThreatModel, list[ConditionSpec]] = {}
         for condition in self.conditions:
@@ -141,7 +149,9 @@ class Table:
                 if stage.eps is not None and statuses != {"unsupported"}:
                     found.setdefault(ThreatModel(stage.norm, stage.eps), []).append(condition)
         reference = self.dataset.reference
-        order = sorted(found, key=lambda threat: precedence(threat.norm, threat.eps, reference))
+        order = sorted(
+            found, key=lambda threat: (threat.asked != rank_by, precedence(threat.norm, threat.eps, reference))
+        )
         return {threat: tuple(found[threat]) for threat in order}
 
 
@@ -149,6 +159,11 @@ def _group(condition: ConditionSpec) -> str:
     if condition.check:
         return "check"
     return "corruption" if [stage.name for stage in condition.stages] == ["corruption"] else "column"
+
+
+def is_smallest_change(condition: ConditionSpec) -> bool:
+    """Whether it is a single attack that looks for the smallest change: its success says nothing without the size."""
+    return condition.kind == "attack" and condition.stages[0].norm != "none" and not condition.stages[0].bounded
 
 
 def is_audited(conditions: Sequence[ConditionSpec]) -> bool:

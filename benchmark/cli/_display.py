@@ -67,7 +67,7 @@ def show_boards(boards: Boards, root: Path) -> None:
 
     console = Terminal()
     for board, cells in boards.cells.items():
-        rows = summary_rows(cells)
+        rows = summary_rows(cells, boards.rank_by[board])
         headings = [name for name in (rows[0] if rows else ()) if any(row[name] for row in rows[:ROWS_SHOWN])]
         made = table(*headings)
         for row in rows[:ROWS_SHOWN]:

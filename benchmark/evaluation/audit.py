@@ -28,6 +28,8 @@ FLAGS = {
     "transfer-wins": "images transferred from other models fool it where its own gradients do not: gradient masking",
     "not-converged": "more steps still lower robust accuracy: what is shown is too high",
     "zero-gradient": "the input gradient is exactly zero: attacks that follow it stand still",
+    "smallest-change-beaten": "an attack of a fixed size fools images within what another calls the smallest change: "
+    "that attack's distances are too large",
     "surrogate-gap": "the scores that attacks follow are already fooled where the prediction is not",
     "randomized": "answers the same image differently, and no attack averaged over its draws",
     "outputs-probabilities": "gives probabilities, which saturate, and no attack followed margins between them",
@@ -48,6 +50,8 @@ SHARE = 0.01
 LEAST = 3
 STILL = 0.05
 """Share of zero gradients from which on they are flagged."""
+OVERSHOOT = 0.01
+"""By how much attacks that look for the smallest change may miss it, relative to it."""
 LOWERED = 0.005
 """By how much twice the steps may lower robust accuracy."""
 
@@ -241,6 +245,24 @@ def _weaker(stage: StageSpec) -> str | None:
     return "black-box-wins" if stage.black_box else "noise-wins"
 
 
+def _smallest_beaten(cells: Sequence[DoneCell]) -> Iterator[Flag]:
+    smallest = [cell for cell in _attacks(cells) if _stage(cell).eps is None and not cell[0].spec.condition.check]
+    # Search without gradients finds larger changes on any model.
+    for cell in (cell for cell in smallest if _stage(cell).white_box):
+        record, outcome = cell
+        beaten: list[tuple[int, str]] = []
+        for (norm, eps), found in _threats(cells).items():
+            safe = outcome.attempted & ~_fooled(cell, norm, (1 + OVERSHOOT) * eps)
+            for other in found if norm == _stage(cell).norm else ():
+                shared = np.isin(outcome.ids, other[1].ids[other[1].attempted]) & outcome.attempted
+                won = int((safe & np.isin(outcome.ids, other[1].ids[_fooled(other, norm, eps)])).sum())
+                if _enough(won, int(shared.sum())):
+                    text = f"{_label(other)} fools {won} of {shared.sum()} images that {_label(cell)} calls safe there"
+                    beaten.append((won, text))
+        if beaten:
+            yield Flag(record.key, "smallest-change-beaten", max(beaten)[1])
+
+
 def _not_converged(cells: Sequence[DoneCell]) -> Iterator[Flag]:
     for (norm, eps), found in _threats(cells).items():
         strong = [cell for cell in found if _is_strong(cell)]
@@ -324,6 +346,7 @@ _RULES: tuple[Callable[[Sequence[DoneCell]], Iterator[Flag]], ...] = (
     _survives_everything,
     _not_monotone,
     _weaker_wins,
+    _smallest_beaten,
     _not_converged,
     _zero_gradient,
     _surrogate_gap,

@@ -12,6 +12,7 @@ import numpy as np
 
 from robbench.core.atomic_io import file_name
 from robbench.core.errors import StoreError, unless_damaged
+from robbench.planning.grid import ranking_size
 from robbench.results.board_cells import BoardNames, board_cells, list_boards
 from robbench.results.schema import BoardNote, Outcome, Record, Reference, digest
 from robbench.results.store import INDEX, Store
@@ -32,11 +33,13 @@ class Boards:
         files: The boards' files, by board.
         cells: The records and outcomes that they rest on, by board.
         missing: How many of their cells were not run yet, by board.
+        rank_by: The size of change that the grid says to rank by, by board.
     """
 
     files: dict[str, list[Path]]
     cells: dict[str, list[tuple[Record, Outcome | None]]]
     missing: dict[str, int]
+    rank_by: dict[str, str]
 
     def failed(self) -> list[Record]:
         """The records of failed cells."""
@@ -61,6 +64,7 @@ def note_boards(plan: Plan, store: Store) -> dict[str, list[str]]:
                 if data.is_called(reference.dataset)
             ),
             differences=next((text for name, text in plan.grid.differences.items() if data.is_called(name)), ""),
+            rank_by=ranking_size(plan.grid.rank_by, data.spec.reference),
         )
         specs = {cell.key: cell.spec for job in jobs for cell in job.cells}
         models = list(dict.fromkeys(job.key for job in jobs))
@@ -109,6 +113,7 @@ def write_boards(store: Store, boards: Collection[str] | None = None, registry: 
     files: dict[str, list[Path]] = {}
     found: dict[str, list[tuple[Record, Outcome | None]]] = {}
     missing: dict[str, int] = {}
+    rank_by: dict[str, str] = {}
     for board in store.board_names():
         if boards is not None and board not in boards:
             continue
@@ -119,8 +124,9 @@ def write_boards(store: Store, boards: Collection[str] | None = None, registry: 
             found[board] = cells
             folder = store.root / "leaderboards" / board
             shown = BoardNote.model_validate({name: note[name] for name in BoardNote.model_fields if name in note})
+            rank_by[board] = shown.rank_by
             try:
-                made = board_data(shown.title, shown.grid, cells)
+                made = board_data(shown.title, shown.grid, cells, shown.rank_by)
             except ValueError as error:
                 raise StoreError(f"{board}: its cells make no board: {error}; run its grid again") from error
             materials = read_materials(store, note.get("exhibit"), found[board])
@@ -130,4 +136,4 @@ def write_boards(store: Store, boards: Collection[str] | None = None, registry: 
                 files[board] = write_files(folder, made, shown, found[board], pictures)
     if files:
         list_boards(store, list(files))
-    return Boards(files, found, missing)
+    return Boards(files, found, missing, rank_by)

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from robbench.core.contracts import Attack
 from robbench.core.registry import Registry
-from robbench.core.threat_model import Norm, Threat, precedence
+from robbench.core.threat_model import Norm, Threat, format_eps, precedence
 from robbench.planning.component_spec import Choice, choose
 from robbench.planning.conditions import Condition, Stage, attack_norms
 
@@ -27,7 +27,11 @@ _SEARCH: Mapping[Norm, str] = {"linf": "square", "l2": "square", "l1": "square",
 
 
 def audit_conditions(
-    conditions: Sequence[Condition], reference: Mapping[Norm, float], registry: Registry, num_classes: int
+    conditions: Sequence[Condition],
+    reference: Mapping[Norm, float],
+    registry: Registry,
+    num_classes: int,
+    rank_by: str = "",
 ) -> list[Condition]:
     """What the audit of PROTOCOL adds to the conditions of a grid, each as a check.
 
@@ -41,31 +45,42 @@ def audit_conditions(
         reference: The data set's reference eps by norm.
         registry: The known attacks.
         num_classes: Number of classes K.
+        rank_by: The limits that rank where the grid says so, as ``linf@8/255``.
 
     Returns:
         Those that are not among the grid's own; none where no attack within a ball ranks.
     """
     known = {condition.label for condition in conditions}
-    found = {condition.label: condition for condition in _wanted(conditions, reference, registry, num_classes)}
+    wanted = _wanted(conditions, reference, registry, num_classes, rank_by)
+    found = {condition.label: condition for condition in wanted}
     return [condition for label, condition in found.items() if label not in known]
 
 
-def ranking_threat(conditions: Sequence[Condition], reference: Mapping[Norm, float]) -> Threat | None:
-    """The limits of the attacks that rank, or None where there are none."""
+def ranking_threat(
+    conditions: Sequence[Condition], reference: Mapping[Norm, float], rank_by: str = ""
+) -> Threat | None:
+    """The limits of the attacks that rank, those that the grid names where it does; None where there are none."""
     threats = [condition.stages[0].threat for condition in conditions if condition.ranks]
     usual = {str(norm): eps for norm, eps in reference.items()}
     return min(
         (Threat(threat.norm, threat.eps) for threat in threats if threat.eps),
-        key=lambda threat: precedence(threat.norm, threat.radius, usual),
+        key=lambda threat: (
+            f"{threat.norm}@{format_eps(threat.radius)}" != rank_by,
+            precedence(threat.norm, threat.radius, usual),
+        ),
         default=None,
     )
 
 
 def _wanted(
-    conditions: Sequence[Condition], reference: Mapping[Norm, float], registry: Registry, num_classes: int
+    conditions: Sequence[Condition],
+    reference: Mapping[Norm, float],
+    registry: Registry,
+    num_classes: int,
+    rank_by: str,
 ) -> Iterator[Condition]:
     possible = [condition for condition in conditions if condition.refusal(num_classes) is None]
-    threat = ranking_threat(possible, reference)
+    threat = ranking_threat(possible, reference, rank_by)
     if threat is None:
         return
     yield Condition()

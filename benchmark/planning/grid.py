@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import importlib.resources
+import math
 import tomllib
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
+from robbench.core.component import number
 from robbench.core.errors import RequestError, did_you_mean
+from robbench.core.threat_model import LP_NORMS, format_eps
 from robbench.results.schema import Reference
 
 Sweep = str | dict[str, Any] | list[str | dict[str, Any]]
@@ -111,6 +115,8 @@ class GridFile(_Table):
         seeds: The seeds.
         conditions: The conditions, texts or tables.
         audit: Whether to add the audit's checks.
+        rank_by: Norm and size of change by whose worst case boards rank, as ``linf@8/255``, or ``l2@ref`` for the data
+            set's reference eps. Where it is empty, the reference eps in Linf, or what the grid has nearest to it.
         recipe: Fields of the recipe that differ from those that the data set suggests.
         plugins: Plugin files to load, relative to the grid file.
         models: The models.
@@ -125,9 +131,16 @@ class GridFile(_Table):
     seeds: Annotated[list[Seed], Field(min_length=1)] = [0]
     conditions: Annotated[list[str | dict[str, Any]], Field(min_length=1)]
     audit: bool = False
+    rank_by: str = ""
     recipe: dict[str, Any] = {}
     plugins: list[str] = []
     models: Annotated[list[ModelEntry], Field(min_length=1)]
+
+    @field_validator("rank_by")
+    @classmethod
+    def _is_threat(cls, wanted: str) -> str:
+        ranking_size(wanted, dict.fromkeys(LP_NORMS, 0.0))
+        return wanted
 
     def filled(self, wanted: Any, dataset: str | None) -> Any:
         """A data set as it is asked for, with ``{dataset}`` replaced.
@@ -161,6 +174,36 @@ class Grid:
     where: str
     content: GridFile
     built_in: bool = False
+
+
+def ranking_size(wanted: str, reference: Mapping[str, float]) -> str:
+    """What a grid asks to rank by, as boards note it: ``linf@8/255``; nothing where it asks for nothing.
+
+    Args:
+        wanted: The grid's ``rank_by``.
+        reference: The data set's reference eps by norm.
+
+    Raises:
+        ValueError: If it names no norm or no size.
+    """
+    if not wanted:
+        return ""
+    norm, at, text = wanted.partition("@")
+    if not at:
+        raise ValueError("name a norm and a size of change, as in linf@8/255")
+    if norm not in LP_NORMS:
+        raise ValueError(f'there is no norm "{norm}"; {did_you_mean(norm, LP_NORMS)}')
+    if text == "ref":
+        if norm not in reference:
+            raise ValueError(f"the data set has no reference eps in {norm}; write one out")
+        return f"{norm}@{format_eps(reference[norm])}"
+    try:
+        size = number(text)
+    except ValueError:
+        size = math.nan
+    if not (math.isfinite(size) and size >= 0):
+        raise ValueError(f'"{text}" is no size of change; write 0.1, 8/255 or ref')
+    return f"{norm}@{format_eps(size)}"
 
 
 def built_in_grids() -> dict[str, str]:
@@ -243,7 +286,7 @@ def _explain(error: ValidationError) -> str:
     key = ".".join(str(part) for part in place if not (isinstance(part, str) and ("[" in part or part in _TYPES)))
     if first["type"] == "missing":
         return f'key "{key}" is missing'
-    return f'key "{key}" = {_short(value)}: {first["msg"]}'
+    return f'key "{key}" = {_short(value)}: {first["msg"].removeprefix("Value error, ")}'
 
 
 _TYPES = ("str", "int", "list", "dict")

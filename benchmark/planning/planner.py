@@ -11,12 +11,13 @@ from typing import Any
 from robbench.core.contracts import Architecture, Balancer, Defense, Objective
 from robbench.core.errors import RequestError, did_you_mean
 from robbench.core.registry import Kind, Registry
+from robbench.core.threat_model import format_eps
 from robbench.data.cache import decode
 from robbench.data.splits import split
 from robbench.planning.audit_conditions import audit_conditions
 from robbench.planning.component_spec import Choice, choose, plain, split_outside_brackets
 from robbench.planning.conditions import Condition, ConditionRequest
-from robbench.planning.grid import GridFile, ModelEntry, Request
+from robbench.planning.grid import GridFile, ModelEntry, Request, ranking_size
 from robbench.planning.inputs import FoundDataset, Inputs, find_dataset, read_request
 from robbench.planning.plan import PROTOCOL, Cell, Data, Job, Plan, cell_key, condition_identity, in_front, model_key
 from robbench.results.schema import CellSpec, ModelSpec, digest
@@ -131,6 +132,7 @@ class _Resolver:
         seeds = self.request.seeds or tuple(self.grid.seeds)
         jobs = [job for seed in seeds for job in self._models(data.asked, data, conditions, seed)]
         self._check_models(conditions, data, jobs)
+        self._check_rank_by(conditions, data)
         self._check_references(data, jobs)
         return jobs
 
@@ -151,7 +153,8 @@ class _Resolver:
         if self.grid.audit or self.request.audit:
             resolved = list(found.values())
             usual = {norm: sizes.reference for norm, sizes in data.choice.component.eps.items()}
-            for condition in audit_conditions(resolved, usual, self.registry, data.num_classes):
+            rank_by = ranking_size(self.grid.rank_by, {str(norm): eps for norm, eps in usual.items()})
+            for condition in audit_conditions(resolved, usual, self.registry, data.num_classes, rank_by):
                 found[condition.label] = condition.limited(self.request.limit, len(data.splits.test))
         return list(found.values())
 
@@ -199,6 +202,20 @@ class _Resolver:
                         f"{did_you_mean(label, rows)}",
                         self.where,
                     )
+
+    def _check_rank_by(self, conditions: Sequence[Condition], data: Data) -> None:
+        limits = [condition.stages[0].threat for condition in conditions if condition.ranks]
+        known = [f"{threat.norm}@{format_eps(threat.radius)}" for threat in limits]
+        try:
+            wanted = ranking_size(self.grid.rank_by, data.spec.reference)
+        except ValueError as error:
+            raise RequestError(f'key "rank_by" = "{self.grid.rank_by}": {error}', self.where) from None
+        if wanted and wanted not in known:
+            raise RequestError(
+                f'key "rank_by" = "{self.grid.rank_by}": no attack ranks there on {data.choice.label}; '
+                f"{did_you_mean(wanted, known)}",
+                self.where,
+            )
 
     def _check_references(self, data: Data, jobs: Sequence[Job]) -> None:
         rows: dict[str, set[str]] = {}

@@ -166,7 +166,7 @@ def _redrawn(folder: Path, source: BoardSource, registry: Registry) -> dict[str,
     kept = read_pictures(folder)
     with tempfile.TemporaryDirectory() as name:
         place = Path(name)
-        board = board_data(source.note.title, source.note.grid, source.cells)
+        board = board_data(source.note.title, source.note.grid, source.cells, source.note.rank_by)
         drawn = draw(place, board, source.cells, NOTHING, registry)
         stay = [picture for picture in kept if picture.name not in {one.name for one in drawn}]
         for path, content in _figures(folder, stay).items():
@@ -307,7 +307,7 @@ def _read(path: Path) -> bytes | None:
 def _lacking(source: BoardSource, keys: Iterable[str]) -> list[str]:
     """Cells that failed, that the board was to have, or that a row lacks though others or its other seeds have them."""
     table = Table.of(source.cells)
-    needed = {spec.label for spec in next(iter(table.threats().values()), ())}
+    needed = {spec.label for spec in next(iter(table.threats(source.note.rank_by).values()), ())}
     gaps = []
     for model in table.models:
         for condition in (*table.conditions, *table.corruptions, *table.checks):

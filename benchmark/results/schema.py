@@ -311,6 +311,8 @@ class BoardNote(_Model):
     """Figures from elsewhere."""
     differences: str = ""
     """Paragraphs of plain text: why the board's figures differ from those."""
+    rank_by: str = ""
+    """Norm and size of change that rank, as linf@8/255; empty where the data set's reference eps does."""
 
     @field_validator("grid")
     @classmethod

@@ -11,6 +11,7 @@ from urllib.parse import quote
 
 from robbench.core.errors import StoreError
 from robbench.leaderboards.aggregates import Estimate
+from robbench.leaderboards.board import heading
 from robbench.leaderboards.html.rendering import render
 from robbench.leaderboards.sheet import TableCell
 
@@ -64,7 +65,7 @@ class IndexEntry:
             figure = _estimate(rates["balanced"])
         return cls(
             folder=folder,
-            title=data["title"],
+            title=heading(data["title"], data["dataset"]["label"]),
             dataset=data["dataset"]["label"],
             rows=len(data["rows"]),
             leader=ranked[0]["model"]["label"] if ranked else "",

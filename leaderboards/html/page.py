@@ -7,7 +7,7 @@ from pathlib import Path
 
 from robbench.leaderboards.board import Board
 from robbench.leaderboards.figure_manifest import Picture
-from robbench.leaderboards.findings import comparison_note, findings, weaker_sizes
+from robbench.leaderboards.findings import about_ranking, comparison_note, findings
 from robbench.leaderboards.html.figures import placed
 from robbench.leaderboards.html.model_cards import model_cards
 from robbench.leaderboards.html.records import embedded, facets
@@ -60,10 +60,10 @@ def page(
     return render(
         "page.html.jinja",
         board=board,
-        title=board.title or board.dataset.label,
+        title=board.heading,
         note=note,
         findings=findings(board),
-        weaker=weaker_sizes(board),
+        about_ranking=about_ranking(board),
         tests=comparison_note(board),
         kinds={word: n for kind, word in KINDS.items() if (n := sum(spec.kind == kind for spec in board.conditions))},
         parts=parts,

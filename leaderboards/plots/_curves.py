@@ -7,9 +7,6 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from robbench.core.threat_model import format_eps
-from robbench.evaluation.statistics import combine, survival
-from robbench.leaderboards.aggregates import Estimate, distance_scores, rates
-from robbench.leaderboards.board import Row
 from robbench.leaderboards.curves import Curve
 from robbench.leaderboards.plots._rows import featured, which
 from robbench.leaderboards.plots._scene import Scene, Sketch
@@ -36,8 +33,8 @@ def drawn(scene: Scene, curve: Curve, name: str, title: str, caption: str, size:
     made, panels = sheet(3.1 + 0.2 * len(shown))
     axes = panels[0, 0]
     for place, row in enumerate(shown):
-        radii, figures = _points(scene, curve, row)
-        values, reach = spans(figures)
+        radii, line = [0.0, *curve.radii], curve.lines[row.label]
+        values, reach = spans(list(map(usual(board), (line.clean, *line.points))))
         area = usual(board)(curve.lines[row.label].area).value
         label = f"{scene.fonts.text(row.label, 70)} (area {pct(area)})"
         axes.plot(radii, values, color=COLORS[place], marker=MARKERS[place], label=label)
@@ -53,19 +50,6 @@ def drawn(scene: Scene, curve: Curve, name: str, title: str, caption: str, size:
     caption = f"{' '.join(told)} {caption} Area: normalized area under the curve; n = {extent(images)} images."
     alt = f"Line plot. {' '.join(_told(scene, curve, row.label) for row in shown)}"
     yield Sketch(name, title, caption + which(rows, shown), alt, made, main)
-
-
-def _points(scene: Scene, curve: Curve, row: Row) -> tuple[list[float], list[Estimate]]:
-    """Radii and figures, from no change at all on."""
-    by_condition = [scene.table.outcomes(row.label, label) or [] for label in curve.conditions]
-    by_seed = [
-        combine([distance_scores(outcome, curve.norm, None) for outcome in outcomes], np.min)
-        for outcomes in zip(*by_condition, strict=True)
-    ]
-    clean = rates([survival(part, 0.0) for part in by_seed], len(scene.board.dataset.class_names))
-    points = [*([clean[0]] if clean else []), *curve.lines[row.label].points]
-    radii = [0.0] * bool(clean) + list(curve.radii)
-    return radii, list(map(usual(scene.board), points))
 
 
 def _apart(radii: Sequence[float]) -> list[float]:

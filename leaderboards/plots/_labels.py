@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -36,7 +36,11 @@ class PointLabel:
 
 
 def write_labels(
-    axes: Axes, labels: Iterable[PointLabel], taken: Iterable[Box] = (), far: bool = False
+    axes: Axes,
+    labels: Iterable[PointLabel],
+    taken: Iterable[Box] = (),
+    lines: Sequence[Box] = (),
+    far: bool = False,
 ) -> list[PointLabel]:
     """Write each label on whichever side of its point nothing is yet; those that fit nowhere are left out.
 
@@ -44,6 +48,7 @@ def write_labels(
         axes: A panel whose place in the figure is settled.
         labels: The first have the choice.
         taken: What must not be written on, from ``mark_box``.
+        lines: What is written on only where there is no other place, and is interrupted there.
         far: Whether a label may stand away from its point, joined to it by a line.
 
     Returns:
@@ -56,10 +61,11 @@ def write_labels(
     for label in labels:
         x, y = _place(axes, label.x, label.y)
         start, base, wide, high = _bounds(axes, label.text, _SIZE)
-        for aside, up, away in _offsets(wide, high, label.radius, far):
+        offsets = list(_offsets(wide, high, label.radius, far))
+        for avoided, (aside, up, away) in [(avoided, at) for avoided in (lines, ()) for at in offsets]:
             box = (x + aside, y + up, x + aside + wide, y + up + high)
             inside = left < box[0] and box[2] < right + 4 and low < box[1] and box[3] < top + 8
-            if inside and not any(_overlap(box, other) for other in occupied):
+            if inside and not any(_overlap(box, other) for other in (*occupied, *avoided)):
                 occupied.append(box)
                 written.append(label)
                 # From that end of the text which is next to the point.
@@ -77,6 +83,8 @@ def write_labels(
                     arrowprops=line if away else None,
                 )
                 note.set_path_effects([withStroke(linewidth=2, foreground="white")])
+                if lines:
+                    note.set_bbox({"facecolor": "white", "edgecolor": "none", "pad": 0.5, "alpha": 0.9})
                 note.set_in_layout(False)
                 break
     return written
@@ -86,6 +94,12 @@ def mark_box(axes: Axes, x: float, y: float, radius: float = 3) -> Box:
     """The room that a point's mark takes."""
     across, up = _place(axes, x, y)
     return (across - radius, up - radius, across + radius, up + radius)
+
+
+def span_box(axes: Axes, start: tuple[float, float], end: tuple[float, float]) -> Box:
+    """The room that a level or upright line between two points takes."""
+    (left, low), (right, top) = _place(axes, *start), _place(axes, *end)
+    return (min(left, right) - 1, min(low, top) - 1, max(left, right) + 1, max(low, top) + 1)
 
 
 def _bounds(axes: Axes, text: str, fontsize: float) -> tuple[float, float, float, float]:
@@ -100,7 +114,7 @@ def _bounds(axes: Axes, text: str, fontsize: float) -> tuple[float, float, float
 
 def _offsets(wide: float, high: float, radius: float, far: bool) -> Iterator[tuple[float, float, bool]]:
     """Where the lower left corner of a label may lie from its point, the best places first; and whether that is far."""
-    for gap in (2, 8, 16, 26, 38) if far else (2,):
+    for gap in (2, 8, 16, 26, 38, 52, 70) if far else (2,):
         aside, up = radius + gap, 0.7 * radius + gap - 1
         places = [(aside, -high / 2), (-aside - wide, -high / 2)]
         for x in (aside - 2, -aside + 2 - wide, -wide / 2, -wide / 4, -3 * wide / 4):

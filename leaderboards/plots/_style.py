@@ -173,9 +173,10 @@ def svg(made: Sheet) -> bytes:
 
 
 def with_palette(data: bytes, photograph: bool = False) -> bytes:
-    """A PNG with the colors that suit it best, a quarter of the size: 64 in a chart, 256 in a photograph.
+    """A PNG with the 256 colors that suit it best, a quarter of the size.
 
-    Charts have few more colors; photographs differ by 3 of 256 levels on average.
+    Charts have few more, but with fewer, lines of different colors can come to share one; photographs differ by 3 of
+    256 levels on average.
 
     Args:
         data: The PNG.
@@ -189,7 +190,7 @@ def with_palette(data: bytes, photograph: bool = False) -> bytes:
         plain = image.convert("RGB")
     buffer = io.BytesIO()
     # Dithering would scatter dots over flat colors.
-    few = plain.quantize(256 if photograph else 64, kmeans=int(photograph), dither=Image.Dither.NONE)
+    few = plain.quantize(256, kmeans=int(photograph), dither=Image.Dither.NONE)
     few.save(buffer, format="PNG", optimize=True)
     return buffer.getvalue()
 

@@ -70,7 +70,7 @@ class Classes(Figure):
 def _series(scene: Scene, row: Row) -> dict[str, tuple[str, Sequence[Estimate | None]]]:
     """Figures per class, by what was done to the images, with a color."""
     board = scene.board
-    perturbed = row.cells[board.perturbed].rates if board.perturbed else None
+    perturbed = row.compared(board.perturbed) if board.perturbed else None
     found: tuple[tuple[str, str, Rates | None], ...] = (
         ("clean", CLEAN, board.clean(row)),
         (str(board.perturbed), PERTURBED, perturbed),

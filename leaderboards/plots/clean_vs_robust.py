@@ -12,7 +12,7 @@ from robbench.core.registry import register_figure
 from robbench.leaderboards.aggregates import Estimate
 from robbench.leaderboards.board import Board, Row
 from robbench.leaderboards.markdown import counted
-from robbench.leaderboards.plots._labels import PointLabel, mark_box, write_labels
+from robbench.leaderboards.plots._labels import Box, PointLabel, mark_box, span_box, write_labels
 from robbench.leaderboards.plots._rows import leading
 from robbench.leaderboards.plots._scene import Figure, Scene, Sketch
 from robbench.leaderboards.plots._style import BLUE, GREY, VERMILLION, lay_out, percent_limits, sheet
@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure as Sheet
 
-LABELED = 6
-"""Rows with their name at most."""
+LABELED, SMALL = 6, 12
+"""Rows with their name at most, and up to how many rows all have theirs."""
 _SMALLEST, _USUAL, _LARGEST = 9.0, 28.0, 240.0
 """Areas of marks, in square points: at least, of the cheapest training where there is room, and at most."""
 
@@ -77,8 +77,8 @@ class CleanVsRobust(Figure):
             PointLabel(scene.fonts.text(mark.row.label, 60), *_point(mark), mark.color, mark.radius) for mark in named
         ]
         taken = [mark_box(axes, *_point(mark), 0.8 * mark.radius) for mark in marks]
-        write_labels(axes, labels, taken, far=True)
-        yield _sketch(scene, marks, made)
+        written = write_labels(axes, labels, taken, _lines(axes, marks, named), far=True)
+        yield _sketch(scene, marks, made, len(marks) - len(written))
 
 
 def _marks(board: Board) -> list[_Mark]:
@@ -101,7 +101,7 @@ def _named(marks: Sequence[_Mark]) -> list[_Mark]:
     lead = {row.label for row in leading([mark.row for mark in marks])}
     front = [mark for mark in marks if not any(_beats(other, mark) for other in marks)]
     order = [*(mark for mark in marks if mark.row.label in lead), *front, *marks]
-    return list({mark.row.label: mark for mark in order}.values())[:LABELED]
+    return list({mark.row.label: mark for mark in order}.values())[: LABELED if len(marks) > SMALL else SMALL]
 
 
 def _beats(one: _Mark, other: _Mark) -> bool:
@@ -154,7 +154,19 @@ def _explain(made: Sheet, marks: Sequence[_Mark]) -> None:
     made.legend(handles=entries, loc="outside upper center", ncols=len(entries))
 
 
-def _sketch(scene: Scene, marks: Sequence[_Mark], made: Sheet) -> Sketch:
+def _lines(axes: Axes, marks: Sequence[_Mark], named: Sequence[_Mark]) -> list[Box]:
+    """The intervals of the rows that are named, and the diagonal."""
+    boxes = []
+    for mark in marks if len(marks) <= SMALL else named:
+        x, y = _point(mark)
+        boxes.append(span_box(axes, (min(_ends(mark.clean)), y), (max(_ends(mark.clean)), y)))
+        boxes.append(span_box(axes, (x, min(_ends(mark.robust))), (x, max(_ends(mark.robust)))))
+    steps = np.linspace(*axes.get_xlim(), 200)
+    boxes += [mark_box(axes, step, step, 1.5) for step in steps if axes.get_ylim()[0] <= step <= axes.get_ylim()[1]]
+    return boxes
+
+
+def _sketch(scene: Scene, marks: Sequence[_Mark], made: Sheet, unnamed: int) -> Sketch:
     best = marks[0]
     bare = next((mark for mark in marks if mark.row.undefended), None)
     told = f"Best: {_told(best)}."
@@ -171,7 +183,6 @@ def _sketch(scene: Scene, marks: Sequence[_Mark], made: Sheet) -> Sketch:
         f"{told} Accuracy averaged over classes, with 95 % intervals; dotted: nothing lost to attacks. Area: passes of "
         "training, that of a warm start included."
     )
-    unnamed = len(marks) - len(_named(marks))
     if unnamed > 0:
         caption += f" {counted(unnamed, 'row')} without a name: see the ranking."
     alt = f"Scatter plot of {counted(len(marks), 'row')} by clean and worst-case robust accuracy. {told}"

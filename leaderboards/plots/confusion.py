@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -9,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from robbench.core.registry import register_figure
+from robbench.evaluation.metrics.decisions import confusion
 from robbench.leaderboards.board import Row
 from robbench.leaderboards.plots._rows import leading, which
 from robbench.leaderboards.plots._scene import Figure, Scene, Sketch
@@ -36,9 +38,19 @@ class Confusion(Figure):
 
 
 def _matrices(scene: Scene, row: Row) -> dict[str, NDArray[np.int64]]:
-    """Counts by true and predicted class, by condition."""
-    labels = [label for label in (scene.clean, row.hardest) if label and row.cells[label].confusion]
-    return {label: np.array(row.cells[label].confusion) for label in labels}
+    """Counts by true and predicted class, by condition; on the images that all of them have, so that they compare."""
+    labels = dict.fromkeys(label for label in (scene.clean, row.hardest) if label and row.cells[label].confusion)
+    outcomes = {label: scene.table.outcomes(row.label, label) or [] for label in labels}
+    every = [outcome.ids for found in outcomes.values() for outcome in found]
+    images = functools.reduce(np.intersect1d, every) if every else np.zeros(0, dtype=np.int64)
+    if not len(images):
+        return {label: np.array(row.cells[label].confusion) for label in labels}
+    counts = {}
+    for label, found in outcomes.items():
+        kept = [(outcome, np.isin(outcome.ids, images)) for outcome in found]
+        parts = [confusion(one.labels[at], one.final[at], scene.table.num_classes) for one, at in kept]
+        counts[label] = np.sum(parts, axis=0)
+    return counts
 
 
 def _draw(scene: Scene, row: Row, name: str, shown: str) -> Sketch:

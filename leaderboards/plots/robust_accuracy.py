@@ -26,7 +26,8 @@ class RobustAccuracy(Figure):
                 curve,
                 f"robust-accuracy-{curve.norm}",
                 f"Robust accuracy over eps ({curve.label})",
-                f"Share of test images robust to every {curve.label} attack up to each eps, with 95 % bands.",
+                f"Share of test images robust, up to each eps, to the {curve.label} attacks that were run at all of "
+                "them, with 95 % bands.",
                 f"eps ({curve.label})",
                 place == 0,
             )

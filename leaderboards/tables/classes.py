@@ -1,4 +1,4 @@
-"""Figures class by class, and confusion matrices."""
+"""Accuracy class by class, and confusion matrices."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ import numpy as np
 from robbench.leaderboards.aggregates import Estimate, Rates
 from robbench.leaderboards.board import Board, Row
 from robbench.leaderboards.sheet import Evidence, Heading, Sheet, SheetLine, TableCell, numbers, texts, words
-from robbench.leaderboards.tables.parts import single, worst_case
+from robbench.leaderboards.table import is_smallest_change
+from robbench.leaderboards.tables.parts import samples, single, worst_case
 
 
 def per_class(board: Board) -> Iterator[Sheet]:
@@ -41,10 +42,11 @@ def _classes(
         Heading(name, below=f"{train[at]:,} train" if at < len(train) else "")
         for at, name in enumerate(board.dataset.class_names)
     ]
-    headings = (*words("Model"), *numbers("All", "Balanced", "Worst class", "Macro F1"), *names)
+    made = [(row, *found(row)) for row in board.rows]
+    everything = Heading("All", below=samples(rates for _, rates, _, _ in made))
+    headings = (*words("Model"), everything, *numbers("Balanced", "Worst class", "Macro F1"), *names)
     lines = []
-    for row in board.rows:
-        rates, score, evidence = found(row)
+    for row, rates, score, evidence in made:
         if rates:
             figures = [rates.share, rates.balanced, rates.worst_class, score, *rates.per_class]
             cells = (TableCell(row.label), *(TableCell.share(figure, evidence) for figure in figures))
@@ -53,11 +55,12 @@ def _classes(
 
 
 def class_figures(board: Board) -> Sheet:
-    """One line per row, condition or worst case, and class."""
+    """One line per row, condition or worst case, and class; without attacks that look for the smallest change."""
     train = board.dataset.counts.get("train", ())
+    shown = [condition.label for condition in board.conditions if not is_smallest_change(condition)]
     lines = []
     for row in board.rows:
-        found = {label: entry.rates for label, entry in row.cells.items()}
+        found = {label: row.cells[label].rates for label in shown}
         found |= {f"worst case {threat}": rates for threat, rates in row.worst.items()}
         for label, rates in found.items():
             for at, figure in enumerate(rates.per_class if rates else ()):

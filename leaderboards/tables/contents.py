@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from robbench.leaderboards.ablations import PARTS
 from robbench.leaderboards.board import Board
-from robbench.leaderboards.sheet import Detail, Sheet
+from robbench.leaderboards.sheet import Detail, Sheet, by_samples
 from robbench.leaderboards.tables import classes, making, method, ranks, robustness
 from robbench.leaderboards.tables.parts import balanced, share
 from robbench.results.schema import Reference
@@ -17,19 +17,21 @@ def sheets(board: Board, references: Sequence[Reference] = (), detail: Detail = 
 
     Args:
         board: The board.
-        references: Published figures to compare with the board's own.
+        references: Published numbers to compare with the board's own.
         detail: The columns to keep.
     """
     found = {
         "ranking": [ranks.ranking(board)],
+        "others": list(ranks.others(board)),
         "unranked": [ranks.unranked(board)],
         "seeds": [ranks.by_seed(board)],
         "beside": [robustness.references(board, references)],
         "changes": [making.changes(board, part) for part in PARTS],
         "effects": [making.effects(board)],
         "conditions": [
-            robustness.conditions(board, share, "Share of all images"),
-            robustness.conditions(board, balanced, "Averaged over classes"),
+            robustness.conditions(board, labels, choose, caption)
+            for labels in board.same_images
+            for choose, caption in ((share, "Share of all images"), (balanced, "Averaged over classes"))
         ],
         "strength": [robustness.curve(board, drawn, median=False) for drawn in board.strength],
         "sizes": [robustness.curve(board, drawn, median=True) for drawn in board.sizes],
@@ -49,6 +51,7 @@ def sheets(board: Board, references: Sequence[Reference] = (), detail: Detail = 
         "troubles": [method.troubles(board)],
     }
     kept = {part: [sheet.upto(detail) for sheet in made if sheet.lines] for part, made in found.items()}
-    # In CSV, tables of one kind stand below one heading.
-    shown = kept["changes"] if detail is Detail.DATA else [sheet.without_empty() for sheet in kept["changes"]]
-    return kept | {"changes": shown}
+    # In CSV, tables of one kind stand below one heading, and each number beside its samples.
+    if detail is Detail.DATA:
+        return kept
+    return kept | {"changes": [part for sheet in kept["changes"] for part in by_samples(sheet.without_empty())]}

@@ -1,4 +1,4 @@
-"""How the figures were made: data, models, what was noted of them, and what checks found."""
+"""How the numbers were made: data, models, what was noted of them, and what checks found."""
 
 from __future__ import annotations
 

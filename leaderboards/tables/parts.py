@@ -1,4 +1,4 @@
-"""What the tables share: which figure of a set of rates they show, and what it rests on."""
+"""What the tables share: which number of a set of rates they show, and what it rests on."""
 
 from __future__ import annotations
 
@@ -27,17 +27,17 @@ def balanced(rates: Rates) -> Estimate:
 
 
 def usual(board: Board) -> Choose:
-    """What figures are shown where there is place for one: balanced ones if the test set is imbalanced."""
+    """What is shown where there is place for one number: balanced accuracy if the test set is imbalanced."""
     return balanced if board.imbalanced else share
 
 
 def of(rates: Rates | None, choose: Choose) -> Estimate | None:
-    """One figure of some rates, None where there are none."""
+    """One number of some rates, None where there are none."""
     return choose(rates) if rates else None
 
 
 def shown(label: str, choose: Choose, *, ends: bool = False, bar: bool = False) -> Callable[[Row], TableCell]:
-    """What makes a row's cell of a condition: one figure in percent, or what became of it."""
+    """What makes a row's cell of a condition: accuracy on all its images in percent, or what became of it."""
 
     def cell(row: Row) -> TableCell:
         entry, evidence = row.cells[label], single(row, label)
@@ -51,6 +51,28 @@ def shown(label: str, choose: Choose, *, ends: bool = False, bar: bool = False) 
 def after(label: str, choose: Choose) -> Callable[[Row], TableCell]:
     """What makes a row's cell of plain accuracy after a chain."""
     return lambda row: TableCell.share(of(row.cells[label].accuracy, choose), single(row, label))
+
+
+def beside(
+    board: Board, label: str, choose: Choose, at: int = 0, *, ends: bool = False, bar: bool = False
+) -> Callable[[Row], TableCell]:
+    """What makes a row's cell of a condition on the images of one of the board's comparisons."""
+
+    def cell(row: Row) -> TableCell:
+        rates = row.compared(label, at)
+        if rates is None or rates == row.cells[label].rates:
+            return shown(label, choose, ends=ends, bar=bar)(row) if rates else TableCell(NONE)
+        title = f"{row.label}: {label} on {rates.share.n} images"
+        classes = {f"class {name}": found for name, found in by_class(rates, board.dataset.class_names).items()}
+        evidence = Evidence.of(title, [(row.label, label)], overall(rates) | classes)
+        return TableCell.share(choose(rates), evidence, ends=ends, bar=bar)
+
+    return cell
+
+
+def covers(board: Board, label: str | None, at: int = 0) -> bool:
+    """Whether any row has a condition on the images of one of the board's comparisons."""
+    return label is not None and any(row.compared(label, at) for row in board.rows)
 
 
 def extent(values: set[int]) -> str:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
 from robbench.leaderboards.board import Board, Row
-from robbench.leaderboards.markdown import NONE, number
+from robbench.leaderboards.markdown import NONE, listed, number
 from robbench.leaderboards.sheet import (
     Detail,
     Heading,
@@ -20,18 +20,18 @@ from robbench.leaderboards.sheet import (
     word,
     words,
 )
+from robbench.leaderboards.table import is_smallest_change
 from robbench.leaderboards.tables.parts import (
     MODEL,
-    Choose,
     Column,
     after,
     balanced,
+    beside,
+    covers,
     of,
     ranked_evidence,
-    samples,
     share,
     shown,
-    usual,
     worst_case,
 )
 
@@ -40,26 +40,33 @@ COLUMNS = 8
 
 
 def ranking(board: Board) -> Sheet:
-    """Rows from best to worst: what they are ranked by, clean and perturbed accuracy, other worst cases, passes."""
+    """Rows from best to worst: worst case, clean and perturbed accuracy, other sizes of the same attacks, passes.
+
+    All averaged over classes and on the same images.
+    """
     rows = [row for row in board.rows if row.rank]
-    choose, suffix = usual(board), ", balanced" * board.imbalanced
     columns: list[Column] = [
         (Heading("Rank", rising=True), lambda row: TableCell(row.rank, float(row.rank.rstrip("=")))),
         (MODEL[0], lambda row: TableCell(row.label, below=_remarks(board, row))),
     ]
+    first = board.comparisons[0] if board.comparisons else None
+    below = f"n = {first.n:,}" if first else ""
     if board.ranked_by:
-        columns.append(_worst_column(board, board.ranked_by, leads=True))
-    if board.clean_label is not None:
-        columns.append((Heading("Clean"), shown(board.clean_label, share, ends=True)))
-        if board.imbalanced or not board.ranked_by:
-            cell = shown(board.clean_label, balanced, ends=True, bar=not board.ranked_by)
-            columns.append((Heading("Clean, balanced"), cell))
-    if board.perturbed:
-        columns.append((Heading(board.perturbed + suffix), shown(board.perturbed, choose)))
-    columns += [_worst_column(board, threat) for threat in board.threats if threat != board.ranked_by]
+        columns.append(_worst_column(board, board.ranked_by, below, leads=True))
+    clean = board.clean_label
+    if clean is not None and covers(board, clean):
+        leads = not board.ranked_by
+        heading = Heading("Clean", below=below if leads else "")
+        columns.append((heading, beside(board, clean, balanced, ends=True, bar=leads)))
+        if board.imbalanced:
+            columns.append((Heading("Clean, plain"), beside(board, clean, share)))
+    if board.perturbed and covers(board, board.perturbed):
+        columns.append((Heading(board.perturbed), beside(board, board.perturbed, balanced)))
     if board.ranked_by:
         threat = board.ranked_by
-        columns += [_attack_column(board, label, suffix, choose) for label in board.threats[threat]]
+        columns += [_worst_column(board, other) for other in (first.threats[1:] if first else ())]
+        attacks = board.threats[threat] if len(board.threats[threat]) > 1 else ()
+        columns += [(Heading(label, detail=Detail.PAGE), beside(board, label, balanced)) for label in attacks]
         heading = Heading("Attack passes", rising=True, detail=Detail.PAGE)
         columns.append((heading, lambda row: _passes(board, row, threat)))
     fitting = [
@@ -69,19 +76,26 @@ def ranking(board: Board) -> Sheet:
     return by_row("Rows from best to worst", fitting, rows, label=1)
 
 
-def _worst_column(board: Board, threat: str, *, leads: bool = False) -> Column:
-    heading = Heading(f"Worst case {threat}", below=samples(row.worst[threat] for row in board.rows))
+def others(board: Board) -> Iterator[Sheet]:
+    """What cannot stand in the ranking: worst cases of other attacks or on other images, a table for each kind."""
+    for at, comparison in enumerate(board.comparisons[1:], 1):
+        columns: list[Column] = [MODEL]
+        for label in (board.clean_label, board.perturbed):
+            if label is not None and covers(board, label, at):
+                name = "Clean" if label == board.clean_label else label
+                columns.append((Heading(name), beside(board, label, balanced, at, ends=not comparison.threats)))
+        columns += [_worst_column(board, threat) for threat in comparison.threats]
+        under = f"Under {listed(comparison.attacks)}" if comparison.attacks else "Without an adversary"
+        rows = [row for row in board.rows if any(cell(row).figure for _, cell in columns[1:])]
+        yield by_row(f"{under}, n = {comparison.n:,}", columns, rows)
 
+
+def _worst_column(board: Board, threat: str, below: str = "", *, leads: bool = False) -> Column:
     def cell(row: Row) -> TableCell:
         figure = of(row.worst[threat], balanced)
         return TableCell.share(figure, worst_case(board, row, threat), ends=leads, bar=leads)
 
-    return heading, cell
-
-
-def _attack_column(board: Board, label: str, suffix: str, choose: Choose) -> Column:
-    below = samples(row.cells[label].rates for row in board.rows)
-    return Heading(label + suffix, below=below, detail=Detail.PAGE), shown(label, choose)
+    return Heading(f"Worst case {threat}", below=below), cell
 
 
 def _passes(board: Board, row: Row, threat: str) -> TableCell:
@@ -130,7 +144,10 @@ def by_seed(board: Board) -> Sheet:
 
 
 def leaderboard(board: Board) -> Sheet:
-    """Every row: all conditions plain and balanced, chains with the accuracy after them too, and worst cases."""
+    """Every row: conditions plain and balanced, chains with the accuracy after them too, and worst cases.
+
+    Attacks that look for the smallest change are left out: without its size, their success says nothing.
+    """
     facts: Sequence[tuple[str, Callable[[Row], object]]] = (
         ("rank", lambda row: row.rank),
         ("model", lambda row: row.label),
@@ -145,6 +162,8 @@ def leaderboard(board: Board) -> Sheet:
     ]
     for condition in board.conditions:
         label = condition.label
+        if is_smallest_change(condition):
+            continue
         columns += [(Heading(label), shown(label, share)), (Heading(f"{label}, balanced"), shown(label, balanced))]
         if condition.kind == "chain":
             columns.append((Heading(f"{label}, plain"), after(label, share)))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from statistics import fmean
 
@@ -27,27 +27,47 @@ from robbench.leaderboards.sheet import (
     word,
     words,
 )
-from robbench.leaderboards.tables.parts import MODEL, Choose, Column, after, extent, samples, shown, single, usual
+from robbench.leaderboards.table import is_smallest_change
+from robbench.leaderboards.tables.parts import (
+    MODEL,
+    Choose,
+    Column,
+    after,
+    balanced,
+    beside,
+    extent,
+    samples,
+    shown,
+    single,
+    usual,
+)
 from robbench.results.schema import ConditionSpec, Reference, StageSpec
 
 RECALL = "recall/"
 
 
-def conditions(board: Board, choose: Choose, caption: str) -> Sheet:
-    """Every condition of every row; chains with the plain accuracy after them beside the robust one."""
+def conditions(board: Board, labels: Collection[str], choose: Choose, caption: str) -> Sheet:
+    """Some conditions of every row; chains with the plain accuracy after them beside the robust one.
+
+    Attacks that look for the smallest change are left out: without its size, their success says nothing.
+    """
     columns: list[Column] = [MODEL]
     for condition in board.conditions:
         label = condition.label
-        subset = condition.sample is not None or condition.target
-        below = samples(row.cells[label].rates for row in board.rows) if subset else ""
+        if label not in labels or is_smallest_change(condition):
+            continue
+        below = samples(row.cells[label].rates for row in board.rows) if len(columns) == 1 else ""
         columns.append((Heading(label, below=below), shown(label, choose)))
         if condition.kind == "chain":
             columns.append((Heading(f"{label}, plain"), after(label, choose)))
-    return by_row(caption, columns, board.rows)
+    return by_row(caption, columns, board.rows if len(columns) > 1 else ())
 
 
 def specifications(board: Board) -> Sheet:
-    """What each condition is, exactly, what it costs, and what it leaves of the best row and of the undefended one."""
+    """What each condition is, exactly, what it costs, and what it leaves of the best row and of the undefended one.
+
+    The last on the images of the ranking, where the condition was run on all of them.
+    """
     named = {"Best": next(iter(board.sound), None), "Best undefended": board.undefended}
     compared = {name: row for name, row in named.items() if row}
     lines = []
@@ -62,7 +82,10 @@ def specifications(board: Board) -> Sheet:
             TableCell(str(condition.draws), condition.draws) if condition.kind == "natural" else TableCell(NONE),
             TableCell(extent(sizes), min(sizes), evidence=evidence) if sizes else TableCell(NONE),
             *(TableCell.quantity(_mean(entries, name), evidence) for name in ("forwards", "backwards")),
-            *(shown(label, usual(board))(row) for row in compared.values()),
+            *(
+                TableCell(NONE) if is_smallest_change(condition) else beside(board, label, balanced)(row)
+                for row in compared.values()
+            ),
         )
         lines.append(SheetLine(cells))
     headings = (
@@ -108,18 +131,18 @@ def curve(board: Board, drawn: Curve, *, median: bool) -> Sheet:
         line = drawn.lines.get(row.label)
         if line is None:
             continue
-        figures = dict(zip(radii, map(choose, line.points), strict=True)) | {"area": choose(line.area)}
+        figures = {"clean": choose(line.clean)}
+        figures |= dict(zip(radii, map(choose, line.points), strict=True)) | {"area": choose(line.area)}
         places = [(row.label, condition) for condition in drawn.conditions]
         evidence = Evidence.of(f"{row.label}: robust accuracy over size, {drawn.label}", places, figures)
-        size = row.cells[drawn.conditions[0]].detail(f"{drawn.norm}_median_success")
         cells = (
             TableCell(row.label),
             *(TableCell.share(figure, evidence) for figure in figures.values()),
-            *[TableCell.quantity(size, evidence)] * median,
-            TableCell.count(line.area.share.n, evidence),
+            *[TableCell.quantity(line.median, evidence)] * median,
         )
         lines.append(SheetLine(cells, row.label))
-    headings = (*words("Model"), *numbers(*radii, "Area", *["Median at success"] * median, "n"))
+    n = samples(line.area for line in drawn.lines.values())
+    headings = (*words("Model"), Heading("Clean", below=n), *numbers(*radii, "Area", *["Median change"] * median))
     return Sheet(f"Robust accuracy over size: {drawn.label}", headings, tuple(lines))
 
 
@@ -136,11 +159,10 @@ def draws(board: Board) -> Sheet:
 
 
 def aimed(board: Board) -> Sheet:
-    """Targeted attacks and attacks of minimum norm: how often they succeed and what it takes."""
+    """Targeted attacks: how often they succeed and what it takes."""
 
     def cells(condition: ConditionSpec, entry: Entry) -> list[TableCell]:
-        minimal = any(not stage.bounded and stage.norm != "none" for stage in condition.stages)
-        if not entry.details or not (condition.target or minimal):
+        if not entry.details or not condition.target:
             return []
         rates = ("success_rate", "targeted_success", "targeted_success_mean")
         sizes = (f"{norm}_median_success" for norm in ("linf", "l2", "l1"))
@@ -148,11 +170,11 @@ def aimed(board: Board) -> Sheet:
         return shares + [TableCell.quantity(entry.detail(name)) for name in sizes]
 
     headings = ("Misclassified", "Target reached", "Mean over targets", "Median Linf", "Median L2", "Median L1")
-    return _by_place(board, "Targeted and minimum-norm attacks", headings, cells)
+    return _by_place(board, "Targeted attacks", headings, cells)
 
 
 def further(board: Board) -> Sheet:
-    """Figures of all other registered metrics, a column each."""
+    """Numbers of all other registered metrics, a column each."""
     entries = [entry for row in board.rows for entry in row.cells.values()]
     names = list(dict.fromkeys(name for entry in entries for name in entry.further or ()))
 
@@ -189,7 +211,7 @@ def _by_place(
 
 
 def compared(board: Board, reference: Reference) -> Estimate | None:
-    """The board's own figure of the kind of a published one, None where there is none."""
+    """The board's own number of the kind of a published one, None where there is none."""
     entry = next((row.cells.get(reference.condition) for row in board.rows if row.label == reference.row), None)
     rates = (entry.accuracy or entry.rates) if entry else None
     if entry is None or rates is None or reference.figure == "accuracy":
@@ -201,7 +223,7 @@ def compared(board: Board, reference: Reference) -> Estimate | None:
 
 
 def references(board: Board, found: Sequence[Reference]) -> Sheet:
-    """A line per row and condition, ``theirs → ours`` in a column per kind of figure."""
+    """A line per row and condition, ``theirs → ours`` in a column per kind of number."""
     names = list(dict.fromkeys(reference.figure for reference in found))
     rows = {row.label: row for row in board.rows}
     cells: dict[tuple[str, str], dict[str, TableCell]] = {}
@@ -222,7 +244,7 @@ def references(board: Board, found: Sequence[Reference]) -> Sheet:
     headings = [name.replace(RECALL, "recall of ").replace("macro_f1", "macro F1") for name in names]
     made = numbers(*(name[:1].upper() + name[1:] for name in headings))
     columns = (*words("Model", "Condition"), *made, word("Remark"))
-    return Sheet("Published figures → ours", columns, tuple(lines)).without_empty()
+    return Sheet("Published → ours", columns, tuple(lines)).without_empty()
 
 
 def _line(row: Row | str, condition: str, cells: Sequence[TableCell]) -> SheetLine:

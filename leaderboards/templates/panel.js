@@ -117,7 +117,7 @@ function placePart(place, identity) {
     make("p", null, place.condition),
     place.figures.length ? shares(place.figures, "Correct") : null,
     place.classes.length ? make("details", null, make("summary", null, "Class by class"), shares(place.classes, "Class")) : null,
-    make("p", null, make("small", null, "Figures are over all seeds together. What each record holds is below; it lies in the store as cells/‹record›/record.json and, where a board is published, in its records.jsonl.")),
+    make("p", null, make("small", null, "Numbers are over all seeds together. What each record holds is below; it lies in the store as cells/‹record›/record.json and, where a board is published, in its records.jsonl.")),
     place.keys.map((one) => recordPart(one, one === identity || place.keys.length === 1)),
   ];
 }

@@ -126,7 +126,7 @@ function switches(group) {
   };
   const buttons = views.map((view) => make("button", { type: "button", click: () => (select(view), changed()) }, view.dataset.name));
   const usual = views.find((view) => "first" in view.dataset) ?? views[0];
-  if (views.length > 1) group.prepend(make("div", { class: "switch control", role: "group", "aria-label": "Which figures" }, buttons));
+  if (views.length > 1) group.prepend(make("div", { class: "switch control", role: "group", "aria-label": "Which numbers" }, buttons));
   return { views, select, usual };
 }
 const switched = new Map([...groups].map(([name, group]) => [name, switches(group)]));

@@ -179,6 +179,38 @@ def test_a_smallest_change_without_gradients_counts_within_the_ball() -> None:
     assert flags(cells((PGD, attacked(0)), (search, attacked(20, linf=near + 0.1)))) == {}
 
 
+MINIMAL = spec("minimal", eps=None)
+
+
+@pytest.mark.parametrize(
+    ("distance", "flagged"), [(0.05, False), (0.1, False), (0.1009, False), (0.102, True), (0.3, True)]
+)
+def test_a_smallest_change_that_an_attack_of_a_fixed_size_undercuts(distance: float, flagged: bool) -> None:
+    found = cells((PGD, attacked(20)), (MINIMAL, attacked(N, linf=np.full(N, distance))))
+    assert flags(found).keys() == ({"smallest-change-beaten"} if flagged else set())
+    if flagged:
+        (finding,) = examine(found)
+        assert finding.key == found[1][0].key
+        assert finding.blocks
+        assert f"fools 20 of {N} images that" in finding.text
+
+
+def test_a_smallest_change_that_was_not_found_at_all_is_beaten() -> None:
+    assert "smallest-change-beaten" in flags(cells((PGD, attacked(20)), (MINIMAL, attacked(10))))
+    assert flags(cells((PGD, attacked(2)), (MINIMAL, attacked(0)))) == {}, "three images at least"
+
+
+def test_smallest_changes_are_compared_in_their_own_norm_and_on_shared_images() -> None:
+    far = attacked(N, linf=np.full(N, 0.3), l2=np.full(N, 0.3))
+    other = spec("minimal", eps=None, norm="l2")
+    assert flags(cells((PGD, attacked(20)), (other, far))) == {}
+    assert flags(cells((replaced(PGD, eps=0.4), attacked(20)), (MINIMAL, far))) == {}, "within its own radius"
+    search = spec("search", eps=None, white_box=False, gradient_steps=0, black_box=True)
+    assert flags(cells((PGD, attacked(20)), (search, far))) == {}, "expected of a search"
+    check = MINIMAL.model_copy(update={"check": True})
+    assert flags(cells((PGD, attacked(20)), (check, far))) == {}, "no column of the board"
+
+
 def test_weaker_attacks_at_another_size_are_not_compared() -> None:
     assert flags(cells((PGD, attacked(0)), (replaced(NOISE, eps=0.2), attacked(50)))) == {}
 

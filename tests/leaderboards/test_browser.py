@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from browsing import RANKING, column, overflow
-from page_boards import HOSTILE, IMAGE, ROWS, SCRIPT, hostile_board
+from page_boards import HOSTILE, IMAGE, QUOTES, ROWS, SCRIPT, hostile_board
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page
@@ -20,7 +20,7 @@ def test_pages_fit_and_can_be_read(opened: Any, site: Path, address: str, width:
     assert overflow(index) <= 0
     index.get_by_role("link").first.click()
     assert index.url == address
-    assert index.get_by_role("heading", level=1).inner_text() == SCRIPT
+    assert index.get_by_role("heading", level=1).inner_text() == f"{SCRIPT} ({QUOTES})"
     page = opened(address, width, color_scheme=scheme)
     page.evaluate("for (const part of document.querySelectorAll('details')) part.open = true")
     assert overflow(page) <= 0

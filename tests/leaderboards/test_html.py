@@ -198,7 +198,7 @@ def test_hostile_names_stay_text(made: str, reader: Reader) -> None:
     assert not reader.all("svg")
     assert not [name for _, tag, _ in reader.found for name in tag if name.startswith("on")]
     assert all(tag["src"].startswith("data:") for tag, _ in reader.all("img"))
-    assert reader.all("h1")[0][1] == SCRIPT
+    assert reader.all("h1")[0][1] == f"{SCRIPT} ({QUOTES})"
     assert "49 **bold**" not in made
     rows = {text for tag, text in reader.all("th") if tag.get("scope") == "row"}
     assert {html.unescape(name) for name in HOSTILE} <= {html.unescape(text) for text in rows}
@@ -341,7 +341,7 @@ def test_our_markdown_has_bold_and_breaks_and_no_links() -> None:
 def test_the_index_leads_to_the_boards() -> None:
     board = hostile_board()
     entries = [IndexEntry.of(name, plain_data(board)) for name in ("full-digits", "javascript:a#b?<c>/../d")]
-    assert (entries[0].rows, entries[0].dataset, entries[0].title) == (12, QUOTES, SCRIPT)
+    assert (entries[0].rows, entries[0].dataset, entries[0].title) == (12, QUOTES, f"{SCRIPT} ({QUOTES})")
     leader = board.rows[0]
     assert entries[0].leader == leader.label
     assert entries[0].tied == sum(row.rank == leader.rank for row in board.rows) - 1

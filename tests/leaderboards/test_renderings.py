@@ -91,7 +91,7 @@ def render_table(sheet: Sheet) -> str:
 
     made = environment(autoescape=True)
     made.filters |= {"breaks": lambda text: text}
-    template = made.from_string('{% import "parts.html.jinja" as part %}{{ part.table(sheet, places) }}')
+    template = made.from_string('{% import "table.html.jinja" as part %}{{ part.table(sheet, places) }}')
     return template.render(sheet=sheet, places={NAME: 0, "b": 1})
 
 
@@ -141,7 +141,7 @@ def test_a_readme_of_many_rows_has_at_most_400_lines(monkeypatch: pytest.MonkeyP
 def test_the_readme_begins_with_the_answer() -> None:
     cells = [*row_of("bare", "none", 8), *row_of("hardened", "fgm", 30)]
     lines = readme(board_data("Toys", "small", cells)).splitlines()
-    assert lines[0] == "# Toys"
+    assert lines[0] == "# Toys (toys)"
     assert lines[2].startswith("Best: **hardened**")
     assert lines[4] == "## Ranking"
     assert lines[6].startswith("| Rank | Model | Worst case Linf 0.1")

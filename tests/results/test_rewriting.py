@@ -56,7 +56,7 @@ def test_what_follows_from_the_records_is_written_anew_and_they_stay(board: Path
     after = files(board)
     for name in ("records.jsonl", "outcomes.npz", "leaderboard.csv", "per_class.csv", "leaderboard.json", "board.json"):
         assert after[name] == before[name], name
-    assert after["README.md"].decode().startswith("# Toys\n\nBest: **hardened**, 75.0 %")
+    assert after["README.md"].decode().startswith("# Toys (toys)\n\nBest: **hardened**, 75.0 %")
     assert (board.parent / "index.html").is_file()
     assert rewrite(board) == 0
     assert files(board) == after, "once more changes nothing"
