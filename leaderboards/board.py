@@ -34,6 +34,8 @@ class Row:
         hardest: The condition of the ranking threat model that leaves the least; None where there is none.
         flags: Blocking audit flags, each with what was found.
         cautions: Audit notes, each with its remedy.
+        above_chance: Whether the interval of balanced clean accuracy lies above that of a constant prediction; None
+            without one.
         checks: What checks found, by condition; None where a check is not for this row.
         training: What training the model cost, by seed; of older records nothing.
     """
@@ -51,6 +53,7 @@ class Row:
     worst: Mapping[str, Rates | None]
     hardest: str | None
     training: Mapping[str, Training] = field(default_factory=dict)
+    above_chance: bool | None = None
 
     @property
     def label(self) -> str:
@@ -73,7 +76,7 @@ class Board:
         checks: Conditions that have no part in the ranking: they look for what the others missed.
         threats: Conditions by threat model.
         perturbed: The natural perturbation that the ranking shows: ``perturbation``, or the one that costs most.
-        pairs: Effects of single changes: rows that differ in one part alone.
+        pairs: Effects of single changes: rows without an audit flag that differ in one part alone.
         margin: How far the best row lies above the best undefended one; None where that is the same row or missing.
         strength: Robust accuracy over eps, for each norm in which attacks within a ball were run at two eps or more.
         sizes: Robust accuracy over the size of the change, for each attack of minimum norm.
@@ -116,9 +119,8 @@ class Board:
 
     @property
     def sound(self) -> tuple[Row, ...]:
-        """The ranked rows without an audit flag, or all ranked rows where each has one."""
-        ranked = tuple(row for row in self.rows if row.rank)
-        return tuple(row for row in ranked if not row.flags) or ranked
+        """The ranked rows without an audit flag: those that findings are about."""
+        return tuple(row for row in self.rows if row.rank and not row.flags)
 
     @property
     def undefended(self) -> Row | None:
@@ -167,7 +169,9 @@ def board_data(title: str, grid: str, cells: Sequence[CellResult]) -> Board:
         reference=ranked_by is not None and table.dataset.reference.get(ranked_by.norm) == ranked_by.eps,
         threats={threat.label: tuple(spec.label for spec in specs) for threat, specs in threats.items()},
         perturbed=_natural(table, [row for row, _ in scored]),
-        pairs=pairs([_scored(table, model, threats) for model in table.models]),
+        pairs=pairs(
+            [_scored(table, model, threats) for model in table.models], {row.label for row, _ in scored if row.flags}
+        ),
         margin=None,
         strength=strength(table, threats),
         sizes=sizes(table),
@@ -199,6 +203,10 @@ def _row(table: Table, model: ModelSpec, threats: Threats) -> tuple[Row, Scores 
     needed = threats[ranked_by] if ranked_by else [spec for spec in table.conditions if spec.kind == "clean"]
     ranking = worst[ranked_by] if ranked_by else _worst_case(table, model.label, needed) if needed else None
     troubles = [f"{spec.label}: {cells[spec.label].reason}" for spec in needed if cells[spec.label].reason]
+    checks = {spec.label: checked(table, model.label, spec, threats) for spec in table.checks}
+    # Checks at the size that ranks look for what the others missed there.
+    looked = [spec for spec in table.checks if (one := checks[spec.label]) and one.status == "done" and one.others]
+    clean = [found for spec in table.conditions if spec.kind == "clean" and (found := cells[spec.label].rates)]
     records = table.records(model.label)
     left = {spec.label: found.balanced.value for spec in needed if (found := cells[spec.label].rates)}
     row = Row(
@@ -206,15 +214,16 @@ def _row(table: Table, model: ModelSpec, threats: Threats) -> tuple[Row, Scores 
         seeds=table.seeds[model.label],
         rank="",
         unranked="" if ranking else "; ".join(troubles) or "no sample that every condition covers",
-        audited=ranked_by is not None and ranking is not None and is_audited(needed),
+        audited=ranked_by is not None and ranking is not None and is_audited([*needed, *looked]),
         flags=_gathered([(record.spec.seed, record.flags) for record in records]),
         cautions=_gathered([(record.spec.seed, record.cautions) for record in records]),
         notes=tuple(dict.fromkeys(note for record in records for note in record.notes)),
         cells=cells,
-        checks={spec.label: checked(table, model.label, spec, threats) for spec in table.checks},
+        checks=checks,
         worst={threat.label: case[0] if case else None for threat, case in worst.items()},
         hardest=min(left, key=lambda label: left[label]) if left and ranked_by else None,
         training={str(record.spec.seed): record.training for record in records if record.training},
+        above_chance=(clean[0].balanced.low or 0.0) > 1 / table.num_classes if clean else None,
     )
     return row, ranking[1] if ranking else None
 

@@ -29,6 +29,7 @@ def summary_rows(cells: Sequence[CellResult]) -> list[dict[str, str]]:
             line[board.perturbed] = percent(natural.share if natural else None)
         heading = f"worst case {board.ranked_by}" if board.ranked_by else "clean, balanced"
         line[heading] = interval(worst.balanced if worst else None)
-        line["remarks"] = "; ".join([*row.flags, *([row.unranked] if row.unranked else [])])
+        chance = ["not above chance"] if row.above_chance is False else []
+        line["remarks"] = "; ".join([*row.flags, *chance, *([row.unranked] if row.unranked else [])])
         lines.append(line)
     return lines

@@ -161,9 +161,17 @@ class AttackRunner:
             # Rounding can undo an attack; a natural perturbation has no adversary.
             attacked = self.condition.kind != "natural"
             rounded = model.predict((changed * 255).round() / 255) if attacked else final
-            scored = model(changed).argmax(dim=1) if attacked else final
+            seen = {"scored": final}
+            if attacked:
+                scores = model(changed)
+                seen = {"scored": scores.argmax(dim=1), "non_finite": non_finite(scores)}
         norms = {str(norm): sizes for norm, sizes in change_norms(images, changed).items()}
-        return {"final": final, "rounded": rounded, "scored": scored, **norms}
+        return {"final": final, "rounded": rounded, "scored": final, **seen, **norms}
+
+
+def non_finite(scores: Tensor) -> Tensor:
+    """Which samples have a score that is infinite or no number, bool, shape ``(N,)``."""
+    return ~scores.isfinite().all(dim=1)
 
 
 def _out_of_memory(error: Exception) -> bool:

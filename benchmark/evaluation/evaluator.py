@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,8 +12,8 @@ from torch import Tensor
 
 from robbench.core.contracts import Classifier, to_float
 from robbench.evaluation.artifacts import artifacts
-from robbench.evaluation.attack_run import ATTACK_BATCH, AttackRunner, Report
-from robbench.evaluation.gradient_diagnostics import traits, zero_gradients
+from robbench.evaluation.attack_run import ATTACK_BATCH, AttackRunner, Report, non_finite
+from robbench.evaluation.gradient_diagnostics import lost_gradients, traits
 from robbench.evaluation.subject import Subject
 from robbench.planning.conditions import Condition
 from robbench.results.schema import Ints, Outcome
@@ -89,18 +90,28 @@ def _clean(subject: Subject) -> _Applied:
     """The clean images, with what can be seen on them of the model's scores and gradients."""
     model, samples = subject.model, subject.samples
     outcome, index = subject.outcome("clean"), torch.arange(len(samples))
-    scored: list[Tensor] = []
-    flat: list[Tensor] = []
+    found: list[dict[str, Tensor]] = []
     seen: tuple[str, ...] = ()
     for part in torch.split(index, ATTACK_BATCH) if len(index) else ():
         images = to_float(samples.images[part], subject.device)
-        if not scored:
+        if not found:
             seen = traits(model, images)
         with torch.no_grad():
-            scored.append(model(images).argmax(dim=1).cpu())
-        flat.append(zero_gradients(model, images, samples.labels[part].to(subject.device)).cpu())
-    if scored:
-        outcome = replace(outcome, scored=torch.cat(scored).numpy(), flat=torch.cat(flat).numpy())
+            scores = model(images)
+        lost = lost_gradients(model, images, samples.labels[part].to(subject.device))
+        found.append(
+            {
+                "scored": scores.argmax(dim=1),
+                "non_finite": non_finite(scores),
+                "flat": lost["ce"] & lost["margin"],
+                **{f"flat_{loss}": mark for loss, mark in lost.items()},
+            }
+        )
+    if found:
+        arrays: dict[str, Any] = {
+            name: torch.cat([arrays[name] for arrays in found]).cpu().numpy() for name in found[0]
+        }
+        outcome = replace(outcome, **arrays)
     return _Applied(outcome, index, samples.images, seen)
 
 
