@@ -64,10 +64,9 @@ def read_archive(folder: Path) -> list[CellResult]:
         lines = (folder / RECORDS).read_text(encoding="utf-8").removesuffix("\n").split("\n")
     with _reading(f"{folder / RECORDS}, line 1"):
         read = _columns if _is_headed(lines[0]) else _cell_by_cell
-        schema = json.loads(lines[0])["schema_version"]
     cells = list(read(folder, lines))
     with _reading(folder / RECORDS):
-        return marked(cells) if schema is not None and schema < SCHEMA else cells
+        return marked(cells) if cells and json.loads(lines[0])["schema_version"] < SCHEMA else cells
 
 
 def _is_headed(line: str) -> bool:
