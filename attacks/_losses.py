@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal, TypeAlias
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-Loss: TypeAlias = Literal["ce", "dlr", "margin"]
+from robbench.core.contracts import Loss
+
 Gain: TypeAlias = Callable[[Tensor], Tensor]
 """From scores ``(N, K)`` to one value per sample ``(N,)``."""
 

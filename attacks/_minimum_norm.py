@@ -13,7 +13,7 @@ from torch import Tensor
 
 from robbench.attacks._losses import Gain, margin
 from robbench.attacks._survivors import Survivors
-from robbench.core.contracts import Attack, Classifier
+from robbench.core.contracts import Attack, Classifier, Loss
 from robbench.core.sample_rng import Streams
 from robbench.core.threat_model import Norm, Threat
 
@@ -33,7 +33,7 @@ class MinimalNormAttack(Attack):
     targetable: ClassVar[bool] = True
     bounded: ClassVar[bool] = False
     white_box: ClassVar[bool] = True
-    margin_loss: ClassVar[bool] = True
+    losses: ClassVar[tuple[Loss, ...]] = ("margin",)
 
     def perturb(self, model: Classifier, images: Tensor, labels: Tensor, threat: Threat, rng: Streams) -> Tensor:
         """The nearest images found that fool the model, or the images themselves. Draws nothing."""
@@ -106,6 +106,12 @@ def size_of(change: Tensor, norm: Norm) -> Tensor:
 def dual_size(gradient: Tensor, norm: Norm) -> Tensor:
     """How fast a linear function with this gradient can change per unit of ``norm``, float64, shape ``(N,)``."""
     return size_of(gradient, _DUALS[norm])
+
+
+def steepness(gradient: Tensor) -> Tensor:
+    """L2 norm of each sample's gradient, of its type, shape ``(N,)``; 1 where there is none or it is not finite."""
+    sizes = dual_size(gradient, "l2").to(gradient.dtype)
+    return torch.where((sizes > 0) & sizes.isfinite(), sizes, 1.0)
 
 
 def lead(left: Survivors) -> Gain:

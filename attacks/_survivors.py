@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from robbench.attacks._gradients import score_gradient
-from robbench.attacks._losses import Gain, Loss, gain
-from robbench.core.contracts import Classifier
+from robbench.attacks._losses import Gain, gain
+from robbench.core.contracts import Classifier, Loss
 from robbench.core.sample_rng import Streams
 from robbench.core.threat_model import Threat
 

@@ -11,16 +11,17 @@ from pydantic import Field
 from torch import Tensor
 
 from robbench.attacks._apgd_state import Ascent, HalvingAscent, SparseAscent
-from robbench.attacks._losses import Loss, gain_towards, likeliest_others
+from robbench.attacks._losses import gain_towards, likeliest_others
 from robbench.attacks._projections import uniform_in_ball
 from robbench.attacks._survivors import Kept, Survivors
-from robbench.core.contracts import Attack, Classifier
+from robbench.core.contracts import Attack, Classifier, Loss
 from robbench.core.registry import register_attack
 from robbench.core.sample_rng import Draw, Streams
 from robbench.core.threat_model import Threat
 
 
 @register_attack("apgd-t", norms=("linf", "l2", "l1"), brief="Auto-PGD, DLR loss, 9 targets", loss="dlr", targets=9)
+@register_attack("apgd-margin", norms=("linf", "l2", "l1"), brief="Auto-PGD, margin loss", loss="margin")
 @register_attack("apgd-dlr", norms=("linf", "l2", "l1"), brief="Auto-PGD, DLR loss", loss="dlr")
 @register_attack("apgd", norms=("linf", "l2", "l1"), brief="Auto-PGD, cross-entropy")
 @dataclass(frozen=True)
@@ -34,9 +35,10 @@ class APGD(Attack):
     forward pass more.
 
     Attributes:
-        loss: What is raised: ``ce``, cross-entropy; ``margin``, the best other score minus that of the true class;
-            ``dlr``, this margin as a ratio that the scale of the scores does not change. The ratio needs three classes,
-            with targets four; where there are fewer, the margin stands in its place.
+        loss: What is raised: ``ce``, cross-entropy, which has no gradient on confident scores; ``margin``, the best
+            other score minus that of the true class; ``dlr``, this margin as a ratio that the scale of the scores does
+            not change. The ratio needs three classes, with targets four; where there are fewer, the margin stands in
+            its place.
         steps: Steps per run.
         restarts: How often to start anew.
         targets: How many other classes to make for, one after the other, those with the highest scores on the given
@@ -55,9 +57,9 @@ class APGD(Attack):
     white_box: ClassVar[bool] = True
 
     @property
-    def margin_loss(self) -> bool:  # type: ignore[override]
-        """Whether the loss is one of margins."""
-        return self.loss != "ce"
+    def losses(self) -> tuple[Loss, ...]:  # type: ignore[override]
+        """The loss."""
+        return (self.loss,)
 
     def perturb(self, model: Classifier, images: Tensor, labels: Tensor, threat: Threat, rng: Streams) -> Tensor:
         """The best images found."""

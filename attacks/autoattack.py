@@ -13,7 +13,7 @@ from robbench.attacks._ensemble import in_turn, passes_in_turn
 from robbench.attacks.apgd import APGD
 from robbench.attacks.fab import FAB
 from robbench.attacks.square import Square
-from robbench.core.contracts import Attack, Classifier
+from robbench.core.contracts import Attack, Classifier, Loss
 from robbench.core.registry import register_attack
 from robbench.core.sample_rng import Draw, Streams
 from robbench.core.threat_model import Threat
@@ -51,7 +51,7 @@ class AutoAttack(Attack):
 
     white_box: ClassVar[bool] = True
     black_box: ClassVar[bool] = True
-    margin_loss: ClassVar[bool] = True
+    losses: ClassVar[tuple[Loss, ...]] = ("ce", "margin", "dlr")
 
     @property
     def gradient_steps(self) -> int:

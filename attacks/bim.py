@@ -9,7 +9,7 @@ from pydantic import Field
 from torch import Tensor
 
 from robbench.attacks.pgd import PGD
-from robbench.core.contracts import Attack, Classifier
+from robbench.core.contracts import Attack, Classifier, Loss
 from robbench.core.registry import register_attack
 from robbench.core.sample_rng import Streams
 from robbench.core.threat_model import Threat
@@ -22,6 +22,7 @@ class BIM(Attack):
 
     Projected gradient descent on cross-entropy without a random start; in L2 and L1 by normalized steps. Steps are
     ``1.25 * eps / steps`` long, which is the paper's rule of 1.25 steps of one gray level for every gray level of eps.
+    Confident scores stop it as they stop ``pgd``.
     Costs at most ``steps + 1`` forward and ``steps`` backward passes.
 
     Attributes:
@@ -34,6 +35,7 @@ class BIM(Attack):
 
     targetable: ClassVar[bool] = True
     white_box: ClassVar[bool] = True
+    losses: ClassVar[tuple[Loss, ...]] = ("ce",)
 
     def perturb(self, model: Classifier, images: Tensor, labels: Tensor, threat: Threat, rng: Streams) -> Tensor:
         """The latest iterates that fool the model, or the last ones."""

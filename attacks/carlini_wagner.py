@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
-from robbench.attacks._minimum_norm import MinimalNormAttack, Nearest, hinge_open, lead, search_c, size_of
+from robbench.attacks._minimum_norm import MinimalNormAttack, Nearest, hinge_open, lead, search_c, size_of, steepness
 from robbench.attacks._projections import per_sample
 from robbench.attacks._survivors import Survivors
 from robbench.core.registry import register_attack
@@ -27,8 +27,9 @@ class CarliniWagner(MinimalNormAttack):
 
     Minimizes ``‖change‖₂² + c * max(lead + confidence, 0)`` by Adam over an unbounded variable whose tanh is the image;
     the lead is the margin of scores that the attacker has yet to overcome. The hinge stays open until the hard
-    prediction is wrong. The smallest c that works is searched for each sample by itself. Of all images that were passed
-    through the model, the nearest that fools it is returned; the image itself where none did.
+    prediction is wrong. The smallest c that works is searched for each sample by itself, in
+    units that no scale of the scores changes. Of all images that were passed through the model, the nearest that fools
+    it is returned; the image itself where none did.
     Costs at most ``1 + search_steps * steps`` forward and ``search_steps * steps`` backward passes.
 
     Attributes:
@@ -36,7 +37,8 @@ class CarliniWagner(MinimalNormAttack):
         steps: Steps of Adam for each c.
         lr: Its learning rate.
         confidence: Kappa, the margin by which the scores must be wrong as well; 0 asks for a wrong prediction only.
-        c: The first c.
+        c: The first c, for leads that fall by 1 per unit of L2 norm at the image; on a linear model the least c that
+            works is twice the distance to the boundary.
         abort_early: Whether a sample leaves when a tenth of the steps has not lowered its objective by a share of 1e-4.
     """
 
@@ -44,8 +46,10 @@ class CarliniWagner(MinimalNormAttack):
     steps: Annotated[int, Field(ge=1)] = 200
     lr: Annotated[float, Field(gt=0)] = 0.01
     confidence: Annotated[float, Field(ge=0)] = 0.0
-    c: Annotated[float, Field(gt=0)] = 1e-3
+    c: Annotated[float, Field(gt=0)] = 0.1
     abort_early: bool = True
+
+    version: ClassVar[int] = 2
 
     def search(self, left: Survivors, norm: Norm, nearest: Nearest) -> None:
         """Try every c."""
@@ -63,6 +67,8 @@ class CarliniWagner(MinimalNormAttack):
         for t in range(1, self.steps + 1):
             x = (1 + w.tanh()) / 2
             g, leads, fooled = left.gradient(x, lead(left))
+            if t == 1:
+                c = c / steepness(g)
             change, pulls = x - left.images, hinge_open(fooled, leads, kappa)
             sizes = size_of(change, "l2")
             nearest.offer(left, x, sizes, ~pulls)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
-from robbench.attacks._minimum_norm import MinimalNormAttack, Nearest, hinge_open, lead, search_c, size_of
+from robbench.attacks._minimum_norm import MinimalNormAttack, Nearest, hinge_open, lead, search_c, size_of, steepness
 from robbench.attacks._projections import per_sample
 from robbench.attacks._survivors import Survivors
 from robbench.core.registry import register_attack
@@ -25,7 +25,8 @@ class ElasticNet(MinimalNormAttack):
     the first two terms by gradient steps whose length falls with a square root, the third by setting changes up to beta
     to zero and shortening the others by beta. The lead is the margin of scores that the attacker has yet to overcome.
     The hinge stays open until the hard prediction is wrong. The smallest c that works is searched for each sample by
-    itself; of all images shrunk so the best that fools the model is returned, the image itself where none did.
+    itself, in units that no scale of the scores changes; of all images shrunk so the best that fools the model is
+    returned, the image itself where none did.
     Samples that c is too small to move at all leave after the first step.
     Costs at most ``1 + 2 * search_steps * steps`` forward and ``search_steps * steps`` backward passes.
 
@@ -35,7 +36,7 @@ class ElasticNet(MinimalNormAttack):
         lr: Length of the first step.
         beta: Threshold of the shrinkage, in units of a [0, 1] pixel.
         confidence: Kappa, the margin by which the scores must be wrong as well; 0 asks for a wrong prediction only.
-        c: The first c.
+        c: The first c, for leads that fall by 1 per unit of L2 norm at the image.
         rule: Which is the best of the images that fool the model: that with the least ``l1``, or ``elastic-net`` size.
     """
 
@@ -44,8 +45,10 @@ class ElasticNet(MinimalNormAttack):
     lr: Annotated[float, Field(gt=0)] = 0.01
     beta: Annotated[float, Field(ge=0)] = 1e-3
     confidence: Annotated[float, Field(ge=0)] = 0.0
-    c: Annotated[float, Field(gt=0)] = 1e-3
+    c: Annotated[float, Field(gt=0)] = 0.1
     rule: Literal["l1", "elastic-net"] = "l1"
+
+    version: ClassVar[int] = 2
 
     def search(self, left: Survivors, norm: Norm, nearest: Nearest) -> None:
         """Try every c."""
@@ -63,6 +66,8 @@ class ElasticNet(MinimalNormAttack):
         for k in range(self.steps):
             x, objective = left.images, lead(left)
             g, leads, fooled = left.gradient(y_k, objective)
+            if k == 0:
+                c = c / steepness(g)
             slope = 2 * (y_k - x) + per_sample(torch.where(hinge_open(fooled, leads, kappa), c, 0), x) * g
             change = y_k - x - self.lr * (1 - k / self.steps) ** 0.5 * slope
             shrunk = change.sign() * (change.abs() - beta).clamp(min=0)

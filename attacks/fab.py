@@ -15,7 +15,7 @@ from robbench.attacks._losses import gain_towards, likeliest_others
 from robbench.attacks._minimum_norm import ORDERS, Nearest, size_of
 from robbench.attacks._projections import add, per_sample, project, uniform_in_ball
 from robbench.attacks._survivors import Rows, Survivors
-from robbench.core.contracts import Attack, Classifier
+from robbench.core.contracts import Attack, Classifier, Loss
 from robbench.core.registry import register_attack
 from robbench.core.sample_rng import Streams
 from robbench.core.threat_model import Norm, Threat
@@ -61,7 +61,7 @@ class FAB(Attack):
 
     targetable: ClassVar[bool] = True
     white_box: ClassVar[bool] = True
-    margin_loss: ClassVar[bool] = True
+    losses: ClassVar[tuple[Loss, ...]] = ("margin",)
 
     def perturb(self, model: Classifier, images: Tensor, labels: Tensor, threat: Threat, rng: Streams) -> Tensor:
         """Images with the smallest fooling changes found."""

@@ -10,7 +10,7 @@ from torch import Tensor
 from robbench.attacks._gradients import score_gradient, steepest_step
 from robbench.attacks._losses import Gain, gain
 from robbench.attacks._projections import project
-from robbench.core.contracts import Attack, Classifier
+from robbench.core.contracts import Attack, Classifier, Loss
 from robbench.core.registry import register_attack
 from robbench.core.sample_rng import Streams
 from robbench.core.threat_model import Threat
@@ -24,12 +24,14 @@ class FGM(Attack):
 
     In Linf the step is ``eps * sign(gradient)``, in L2 along the normalized gradient, in L1 on the values with the
     largest gradients. On a linear model with two classes it is the strongest attack there is in Linf and L1, and in L2
-    as long as no value leaves [0, 1].
+    as long as no value leaves [0, 1]; but only while cross-entropy has a gradient, which in float32 ends where scores
+    lie more than about 100 apart. The audit flags that.
     Costs one forward and one backward pass.
     """
 
     targetable: ClassVar[bool] = True
     white_box: ClassVar[bool] = True
+    losses: ClassVar[tuple[Loss, ...]] = ("ce",)
 
     def perturb(self, model: Classifier, images: Tensor, labels: Tensor, threat: Threat, rng: Streams) -> Tensor:
         """Images one step away, clipped to [0, 1]."""

@@ -12,7 +12,7 @@ from torch import Tensor
 from robbench.attacks._projected_ascent import keep_last, projected_ascent
 from robbench.attacks._projections import l1_direction
 from robbench.attacks._survivors import Kept, Survivors
-from robbench.core.contracts import Attack, Classifier
+from robbench.core.contracts import Attack, Classifier, Loss
 from robbench.core.registry import register_attack
 from robbench.core.sample_rng import Streams
 from robbench.core.threat_model import Threat
@@ -25,7 +25,8 @@ class MIFGSM(Attack):
 
     Algorithm 1 in Linf, its equation 8 in L2, on cross-entropy: every step is ``eps / steps`` long and follows the
     sum of the gradients so far, each brought to L1 norm 1, earlier ones weighted down. A sample that is fooled at any
-    iterate stays fooled: the latest such iterate is returned, otherwise the last one.
+    iterate stays fooled: the latest such iterate is returned, otherwise the last one. Confident scores stop it as they
+    stop ``pgd``.
     Costs at most ``steps`` passes of each kind; a forward pass more without ``early_stop``.
 
     Attributes:
@@ -41,6 +42,7 @@ class MIFGSM(Attack):
 
     targetable: ClassVar[bool] = True
     white_box: ClassVar[bool] = True
+    losses: ClassVar[tuple[Loss, ...]] = ("ce",)
 
     def perturb(self, model: Classifier, images: Tensor, labels: Tensor, threat: Threat, rng: Streams) -> Tensor:
         """The latest iterates that fool the model, or the last ones."""

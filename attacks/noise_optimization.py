@@ -12,7 +12,7 @@ from torch import Tensor
 from robbench.attacks._gradients import score_gradient
 from robbench.attacks._losses import gain
 from robbench.attacks._projections import per_sample
-from robbench.core.contracts import Attack, Classifier
+from robbench.core.contracts import Attack, Classifier, Loss
 from robbench.core.registry import register_attack
 from robbench.core.sample_rng import Streams
 from robbench.core.threat_model import Threat
@@ -27,7 +27,8 @@ class NoiseOptimization(Attack):
     soft-thresholding, so that noise not worth its price is exactly zero, and [0, 1] by clipping afterwards, which is
     exact because term and box are both separable and zero noise is inside the box. A step that does not lower the
     objective as far as its quadratic model promises is not taken, and the next one is half as long; otherwise the next
-    is longer by a half. So the objective never rises, and the last noise is the best one.
+    is longer by a half. So the objective never rises, and the last noise is the best one. The price is weighed against
+    cross-entropy, so results depend on the scale of the scores.
     Costs ``steps + 1`` forward and backward passes.
 
     Attributes:
@@ -48,6 +49,7 @@ class NoiseOptimization(Attack):
     targetable: ClassVar[bool] = True
     bounded: ClassVar[bool] = False
     white_box: ClassVar[bool] = True
+    losses: ClassVar[tuple[Loss, ...]] = ("ce",)
 
     def perturb(self, model: Classifier, images: Tensor, labels: Tensor, threat: Threat, rng: Streams) -> Tensor:
         """Images with the optimized noise, whether or not they reach the target."""

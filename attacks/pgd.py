@@ -11,7 +11,7 @@ from torch import Tensor
 from robbench.attacks._projected_ascent import keep_last, projected_ascent
 from robbench.attacks._projections import project, uniform_in_ball
 from robbench.attacks._survivors import Kept, Survivors
-from robbench.core.contracts import Attack, Classifier
+from robbench.core.contracts import Attack, Classifier, Loss
 from robbench.core.registry import register_attack
 from robbench.core.sample_rng import Streams
 from robbench.core.threat_model import Threat
@@ -23,6 +23,8 @@ class PGD(Attack):
     """Projected gradient descent on cross-entropy (Madry et al., "Towards deep learning models", 2018).
 
     A sample that is fooled at any iterate stays fooled: the latest such iterate is returned, otherwise the last one.
+    Confident scores stop it: in float32, cross-entropy has no gradient where they lie more than about 100 apart. The
+    audit flags that, and ``apgd-margin`` goes on there.
     Costs at most ``restarts * (steps + 1)`` forward and ``restarts * steps`` backward passes.
 
     Attributes:
@@ -43,6 +45,7 @@ class PGD(Attack):
 
     targetable: ClassVar[bool] = True
     white_box: ClassVar[bool] = True
+    losses: ClassVar[tuple[Loss, ...]] = ("ce",)
 
     def perturb(self, model: Classifier, images: Tensor, labels: Tensor, threat: Threat, rng: Streams) -> Tensor:
         """The latest iterates that fool the model, or the last ones."""

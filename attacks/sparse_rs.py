@@ -10,7 +10,7 @@ from pydantic import Field
 from torch import Tensor
 
 from robbench.attacks._survivors import Kept, Survivors
-from robbench.core.contracts import Attack, Classifier
+from robbench.core.contracts import Attack, Classifier, Loss
 from robbench.core.registry import register_attack
 from robbench.core.sample_rng import Streams
 from robbench.core.threat_model import Threat
@@ -39,7 +39,7 @@ class SparseRS(Attack):
 
     targetable: ClassVar[bool] = True
     black_box: ClassVar[bool] = True
-    margin_loss: ClassVar[bool] = True
+    losses: ClassVar[tuple[Loss, ...]] = ("margin",)
 
     def perturb(self, model: Classifier, images: Tensor, labels: Tensor, threat: Threat, rng: Streams) -> Tensor:
         """The first images that fool the model, or those with the best margin."""

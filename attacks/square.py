@@ -14,7 +14,7 @@ from torch import Tensor
 
 from robbench.attacks._projections import add, project_l1_box
 from robbench.attacks._survivors import Kept, Rows, Survivors
-from robbench.core.contracts import Attack, Classifier
+from robbench.core.contracts import Attack, Classifier, Loss
 from robbench.core.errors import RequestError, did_you_mean
 from robbench.core.registry import register_attack
 from robbench.core.sample_rng import Streams
@@ -57,7 +57,11 @@ class Square(Attack):
 
     targetable: ClassVar[bool] = True
     black_box: ClassVar[bool] = True
-    margin_loss: ClassVar[bool] = True
+
+    @property
+    def losses(self) -> tuple[Loss, ...]:  # type: ignore[override]
+        """The loss."""
+        return (self.loss,)
 
     def perturb(self, model: Classifier, images: Tensor, labels: Tensor, threat: Threat, rng: Streams) -> Tensor:
         """The first images that fool the model, or those with the worst scores.

@@ -12,7 +12,7 @@ from torch import Tensor
 from robbench.attacks._ensemble import SubstituteAttack, in_turn, passes_in_turn
 from robbench.attacks.apgd import APGD
 from robbench.attacks.square import Square
-from robbench.core.contracts import Attack, Classifier
+from robbench.core.contracts import Attack, Classifier, Loss
 from robbench.core.registry import register_attack
 from robbench.core.sample_rng import Draw, Streams
 from robbench.core.threat_model import Threat
@@ -43,7 +43,7 @@ class Strong(Attack):
     targetable: ClassVar[bool] = True
     white_box: ClassVar[bool] = True
     black_box: ClassVar[bool] = True
-    margin_loss: ClassVar[bool] = True
+    losses: ClassVar[tuple[Loss, ...]] = ("ce", "margin", "dlr")
 
     def perturb(self, model: Classifier, images: Tensor, labels: Tensor, threat: Threat, rng: Streams) -> Tensor:
         """Images that fool the model where one of the attacks found them."""

@@ -16,7 +16,7 @@ from torch.nn import functional
 
 from robbench.attacks._projections import add, project
 from robbench.core.component import fit
-from robbench.core.contracts import Attack, Classifier
+from robbench.core.contracts import Attack, Classifier, Loss
 from robbench.core.errors import RequestError, did_you_mean
 from robbench.core.global_rng import seeded
 from robbench.core.sample_rng import Streams, digest64
@@ -115,6 +115,15 @@ class ToolboxAttack(Attack):
 
         requirements = _toolbox_class(self.attack)._estimator_requirements
         return LossGradientsMixin in requirements or ClassGradientsMixin in requirements
+
+    @property
+    def losses(self) -> tuple[Loss, ...]:  # type: ignore[override]
+        """Margins for the classes that minimize the change, else what ``loss_type`` says; cross-entropy by default."""
+        if not self.white_box:
+            return ()
+        if not self.bounded:
+            return ("margin",)
+        return ("dlr",) if dict(self.options).get("loss_type") == "difference_logits_ratio" else ("ce",)
 
     @property
     def black_box(self) -> bool:  # type: ignore[override]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias
 
@@ -80,12 +80,17 @@ class Scored:
     elsewhere: Mapping[str, BySeed]
 
 
-def pairs(rows: Sequence[Scored]) -> tuple[Pair, ...]:
+def pairs(rows: Sequence[Scored], flagged: Collection[str] = ()) -> tuple[Pair, ...]:
     """All pairs of rows that differ in one part alone; p values of a figure are adjusted over them (Holm).
 
     Intervals are not adjusted, so that an adjusted p can be above 0.05 where the interval excludes 0.
+
+    Args:
+        rows: In the order of the grid.
+        flagged: Labels of rows whose figures are not to be compared.
     """
-    found = [pair for part in PARTS for pair in _of_part(rows, part)]
+    every = (pair for part in PARTS for pair in _of_part(rows, part))
+    found = [pair for pair in every if pair.first not in flagged and pair.second not in flagged]
     clean = _adjusted([pair.clean for pair in found])
     robust = _adjusted([pair.robust for pair in found])
     sizes = found[0].elsewhere if found else ()

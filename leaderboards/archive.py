@@ -11,10 +11,11 @@ from pathlib import Path
 
 from robbench.core.atomic_io import write_atomically
 from robbench.core.errors import StoreError
+from robbench.evaluation.audit import marked
 from robbench.leaderboards.figure_manifest import FILE_STEM, Picture, read_manifest
 from robbench.leaderboards.outcome_columns import pack_outcomes, read_arrays, unpack_outcomes
 from robbench.leaderboards.record_lines import FORMAT, read_lines, record_lines
-from robbench.results.schema import BoardNote, CellResult, ConditionKind, Outcome, Record
+from robbench.results.schema import SCHEMA, BoardNote, CellResult, ConditionKind, Outcome, Record
 
 NOTE = "board.json"
 RECORDS = "records.jsonl"
@@ -52,6 +53,8 @@ def _form(record: Record) -> tuple[ConditionKind, int]:
 def read_archive(folder: Path) -> list[CellResult]:
     """The cells that ``write_archive`` kept, of this version or an earlier one, whoever did.
 
+    Those of an earlier one are audited anew: it did not look for all that is flagged now.
+
     Raises:
         StoreError: In one line, if a file is missing or is not what it should be, a cell is there twice, an outcome has
             no record, or an outcome is not the one that its record was made from.
@@ -61,7 +64,9 @@ def read_archive(folder: Path) -> list[CellResult]:
         lines = (folder / RECORDS).read_text(encoding="utf-8").removesuffix("\n").split("\n")
     with _reading(f"{folder / RECORDS}, line 1"):
         read = _columns if _is_headed(lines[0]) else _cell_by_cell
-    return list(read(folder, lines))
+    cells = list(read(folder, lines))
+    with _reading(folder / RECORDS):
+        return marked(cells) if cells and json.loads(lines[0])["schema_version"] < SCHEMA else cells
 
 
 def _is_headed(line: str) -> bool:

@@ -35,6 +35,8 @@ class Row:
         hardest: The condition of the ranking threat model that leaves the least; None where there is none.
         flags: Blocking audit flags, each with what was found.
         cautions: Audit notes, each with its remedy.
+        above_chance: Whether the interval of balanced clean accuracy lies above that of a constant prediction; None
+            without one.
         checks: What checks found, by condition; None where a check is not for this row.
         training: What training the model cost, by seed; of older records nothing.
         alongside: Per comparison of the board, accuracy under other conditions on its images, by condition, where that
@@ -54,6 +56,7 @@ class Row:
     worst: Mapping[str, Rates | None]
     hardest: str | None
     training: Mapping[str, Training] = field(default_factory=dict)
+    above_chance: bool | None = None
     alongside: tuple[Mapping[str, Rates | None], ...] = ()
 
     @property
@@ -85,7 +88,7 @@ class Board:
         comparisons: Which threat models share a table: the same attacks, the same images. The one that ranks is first.
         same_images: Labels of conditions, those together that were run on the same images.
         perturbed: The natural perturbation that the ranking shows: ``perturbation``, or the one that costs most.
-        pairs: Effects of single changes: rows that differ in one part alone.
+        pairs: Effects of single changes: rows without an audit flag that differ in one part alone.
         margin: How far the best row lies above the best undefended one; None where that is the same row or missing.
         strength: Robust accuracy over eps, for each norm in which the same attacks were run at two eps or more.
         sizes: Robust accuracy over the size of the change: of the smallest change known, for each norm in which attacks
@@ -137,9 +140,8 @@ class Board:
 
     @property
     def sound(self) -> tuple[Row, ...]:
-        """The ranked rows without an audit flag, or all ranked rows where each has one."""
-        ranked = tuple(row for row in self.rows if row.rank)
-        return tuple(row for row in ranked if not row.flags) or ranked
+        """The ranked rows without an audit flag: those that findings are about."""
+        return tuple(row for row in self.rows if row.rank and not row.flags)
 
     @property
     def undefended(self) -> Row | None:
@@ -202,7 +204,9 @@ def board_data(title: str, grid: str, cells: Sequence[CellResult], rank_by: str 
         comparisons=tuple(comparison for comparison, _ in plan.comparisons),
         same_images=by_images(plan.images),
         perturbed=perturbed,
-        pairs=pairs([_scored(table, model, plan) for model in table.models]),
+        pairs=pairs(
+            [_scored(table, model, plan) for model in table.models], {row.label for row, _ in scored if row.flags}
+        ),
         margin=None,
         strength=strength(table, threats),
         sizes=sizes(table, threats),
@@ -256,6 +260,10 @@ def _row(table: Table, model: ModelSpec, plan: _Plan) -> tuple[Row, Scores | Non
     needed = _ranking(table, threats)
     ranking = worst[ranked_by] if ranked_by else _rated(table, label, needed, plan.images_of(None)) if needed else None
     troubles = [f"{spec.label}: {cells[spec.label].reason}" for spec in needed if cells[spec.label].reason]
+    checks = {spec.label: checked(table, label, spec, threats) for spec in table.checks}
+    # Checks at the size that ranks look for what the others missed there.
+    looked = [spec for spec in table.checks if (one := checks[spec.label]) and one.status == "done" and one.others]
+    clean = [found for spec in table.conditions if spec.kind == "clean" and (found := cells[spec.label].rates)]
     records = table.records(label)
     alongside = tuple(_alongside(table, label, plan, images) for _, images in plan.comparisons)
     row = Row(
@@ -263,16 +271,17 @@ def _row(table: Table, model: ModelSpec, plan: _Plan) -> tuple[Row, Scores | Non
         seeds=table.seeds[label],
         rank="",
         unranked="" if ranking else "; ".join(troubles) or "no image that every condition and the other rows have",
-        audited=ranked_by is not None and ranking is not None and is_audited(needed),
+        audited=ranked_by is not None and ranking is not None and is_audited([*needed, *looked]),
         flags=_gathered([(record.spec.seed, record.flags) for record in records]),
         cautions=_gathered([(record.spec.seed, record.cautions) for record in records]),
         notes=tuple(dict.fromkeys(note for record in records for note in record.notes)),
         cells=cells,
-        checks={spec.label: checked(table, label, spec, threats) for spec in table.checks},
+        checks=checks,
         worst={threat.label: case[0] if case else None for threat, case in worst.items()},
         alongside=alongside,
         hardest=None,
         training={str(record.spec.seed): record.training for record in records if record.training},
+        above_chance=(clean[0].balanced.low or 0.0) > 1 / table.num_classes if clean else None,
     )
     left = {spec.label: found.balanced.value for spec in needed if (found := row.compared(spec.label))}
     hardest = min(left, key=lambda name: left[name]) if left and ranked_by else None

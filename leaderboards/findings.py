@@ -23,8 +23,13 @@ FLOOR = 0.02
 
 def findings(board: Board) -> list[str]:
     """The headline, then at most three findings: selection on validation data, single changes, classes."""
-    if not board.sound:
+    ranked = [row for row in board.rows if row.rank]
+    if not ranked:
         return ["No row could be ranked; the reasons are listed below."]
+    if not board.sound:
+        names = listed(list(dict.fromkeys(escape(flag) for row in ranked for flag in row.flags)))
+        which = "the only row has" if len(ranked) == 1 else f"each of {counted(len(ranked), 'row')} has"
+        return [f"No row is called best: {which} an audit flag ({names})."]
     found = [*_selected(board), *_single_changes(board), *_classes(board), *_flagged(board)]
     return [_headline(board), *found[:MOST]]
 

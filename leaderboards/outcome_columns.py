@@ -22,6 +22,8 @@ LIMIT = 2**30
 
 _LENGTHS, _WIDTH = "samples", "{}.width"
 _TYPES: Mapping[str, np.dtype[Any]] = {name: np.dtype(spec.dtype) for name, spec in Outcome.arrays().items()}
+_LATER = {name for name, spec in Outcome.arrays().items() if spec.since >= 4}
+"""Columns that files of earlier versions lack, and those of outcomes that have nothing to say in them."""
 _SMALLER = ("u1", "u2", "u4", "f4")
 _PIECE = 2**12
 _COMPRESSIONS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_LZMA)
@@ -34,7 +36,10 @@ def pack_outcomes(outcomes: Sequence[Outcome]) -> bytes:
         ValueError: If an array is not of the type that outcomes declare, or not one entry per sample.
     """
     columns = {_LENGTHS: _narrowed(np.array([len(outcome) for outcome in outcomes], dtype=np.int64))}
+    written = {name for outcome in outcomes for name in outcome.written()}
     for name, dtype in _TYPES.items():
+        if name not in written and name in _LATER:
+            continue
         parts = [np.asarray(getattr(outcome, name)) for outcome in outcomes]
         for outcome, part in zip(outcomes, parts, strict=True):
             if part.dtype != dtype or part.ndim not in (1, 2) or len(part) != len(outcome):
@@ -67,16 +72,16 @@ def unpack_outcomes(
     Raises:
         ValueError: If the columns do not fit each other, or are of another number of outcomes.
     """
-    missing = sorted({_LENGTHS, *_TYPES} - arrays.keys())
+    missing = sorted({_LENGTHS, *_TYPES} - _LATER - arrays.keys())
     if missing:
         raise ValueError(f"it has no column {missing[0]}")
     lengths = _widened(arrays[_LENGTHS], np.dtype(np.int64)).tolist()
     if len(lengths) != len(cells):
         raise ValueError(f"there are {len(lengths)} outcomes for {len(cells)} records")
-    parts = {name: _parts(arrays, name, dtype, lengths) for name, dtype in _TYPES.items()}
+    parts = {name: _parts(arrays, name, dtype, lengths) for name, dtype in _TYPES.items() if name in arrays}
     for place, (kind, num_classes) in enumerate(cells):
         values: dict[str, Any] = {name: found[place] for name, found in parts.items()}
-        yield Outcome(**values, kind=kind, num_classes=num_classes)
+        yield Outcome.of(num_classes, kind, **values)
 
 
 def read_arrays(path: Any) -> dict[str, NDArray[Any]]:

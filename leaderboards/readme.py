@@ -10,11 +10,10 @@ from robbench.leaderboards.figure_manifest import Picture
 from robbench.leaderboards.findings import about_ranking, check_findings, comparison_note, findings
 from robbench.leaderboards.markdown import escape, paragraphs, value_list
 from robbench.leaderboards.sheet import Detail, Sheet, TableCell
-from robbench.leaderboards.table import AUDIT_STEPS
 from robbench.leaderboards.tables.contents import sheets
 from robbench.leaderboards.tables.method import usual_recipe
 from robbench.leaderboards.templates import environment
-from robbench.results.schema import BoardNote
+from robbench.results.schema import AUDIT_STEPS, BoardNote
 
 FIRST = ("clean-vs-robust", "ranking")
 """Names of the figure under the ranking, the preferred one first."""

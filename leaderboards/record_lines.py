@@ -5,10 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any
-
-import numpy as np
 
 from robbench.evaluation.metrics._built_in import built_in_figures
 from robbench.leaderboards.outcome_columns import LIMIT
@@ -58,9 +56,8 @@ class RecordLine:
 def fingerprint(outcome: Outcome) -> str:
     """Identifies the values of an outcome, whatever version of a library has written them."""
     found = hashlib.sha256()
-    for field in fields(outcome):
-        array = np.asarray(getattr(outcome, field.name))
-        found.update(f"{field.name} {array.dtype.str} {array.shape}".encode())
+    for name, array in outcome.written().items():
+        found.update(f"{name} {array.dtype.str} {array.shape}".encode())
         found.update(array.tobytes())
     return found.hexdigest()[:20]
 

@@ -32,6 +32,7 @@ def summary_rows(cells: Sequence[CellResult], rank_by: str = "") -> list[dict[st
             line[board.perturbed] = percent(natural.balanced if natural else None)
         heading = f"worst case {board.ranked_by}" if board.ranked_by else "clean, balanced"
         line[heading] = interval(worst.balanced if worst else None)
-        line["remarks"] = "; ".join([*row.flags, *([row.unranked] if row.unranked else [])])
+        chance = ["not above chance"] if row.above_chance is False else []
+        line["remarks"] = "; ".join([*row.flags, *chance, *([row.unranked] if row.unranked else [])])
         lines.append(line)
     return lines

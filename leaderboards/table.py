@@ -11,8 +11,6 @@ from robbench.results.schema import CellResult, ConditionSpec, DatasetSpec, Mode
 
 Status = Literal["done", "failed", "unsupported", "missing"]
 
-AUDIT_STEPS = 20
-
 
 @dataclass(frozen=True)
 class ThreatModel:
@@ -167,5 +165,5 @@ def is_smallest_change(condition: ConditionSpec) -> bool:
 
 
 def is_audited(conditions: Sequence[ConditionSpec]) -> bool:
-    """Whether any of the attacks uses gradients for at least 20 steps."""
-    return any(stage.gradient_steps >= AUDIT_STEPS for condition in conditions for stage in condition.stages)
+    """Whether any of the attacks follows margins between scores by gradients for at least 20 steps."""
+    return any(stage.audits for condition in conditions for stage in condition.stages)

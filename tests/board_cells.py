@@ -63,6 +63,7 @@ def stage(name: str, norm: str = "linf", eps: float | None = 0.1, **parameters: 
         norm=norm,
         eps=eps,
         white_box=norm != "none",
+        losses=("margin",) if name == "pgd" else (),  # so that twenty steps of it are an audit
         gradient_steps=0 if norm == "none" else int(str(parameters.get("steps", 1))),
         bounded=eps is not None,
         global_state=name.startswith("art:"),

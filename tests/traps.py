@@ -92,3 +92,51 @@ class Blocked(Wrapped):
     def forward(self, images: Tensor) -> Tensor:
         result: Tensor = self.inner(images.detach()).detach()
         return result
+
+
+class Confident(Wrapped):
+    """Scores in float32 that are larger than they need be: no boundary moves, and cross-entropy saturates."""
+
+    def __init__(self, inner: Exact, scale: float) -> None:
+        super().__init__(inner)
+        self.scale = scale
+
+    def forward(self, images: Tensor) -> Tensor:
+        result: Tensor = (self.scale * self.inner(images)).float()
+        return result
+
+
+class Half(Wrapped):
+    """Half precision inside, which loses small gradients."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        probabilities = (20 * self.inner(images)).half().softmax(dim=1)
+        result: Tensor = probabilities.float()
+        return result
+
+
+class Undefined(Wrapped):
+    """No number for images of more than 8 bits, as an attack makes them."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        odd = ((images * 255).round() / 255 != images).flatten(1).any(dim=1)
+        result: Tensor = torch.where(odd[:, None], torch.nan, self.inner(images).float())
+        return result
+
+
+class Steep(Wrapped):
+    """A root at zero: the scores are those of the inner model, the gradient is no number."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        result: Tensor = self.inner(images) + (0 * images.flatten(1).sum(dim=1, keepdim=True)).sqrt()
+        return result
+
+
+class Tied(Wrapped):
+    """All scores but the highest are the same, so that the difference of logits ratio is the same everywhere."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        best, second = self.inner(images).topk(2, dim=1).values.unbind(dim=1)
+        place = torch.nn.functional.one_hot(self.inner(images).argmax(dim=1), self.num_classes)
+        result: Tensor = (best - second)[:, None] * place
+        return result

@@ -21,6 +21,7 @@ from robbench.conformance.scenarios import (
     largest_gain,
     linear,
     run,
+    scaled,
     smallest_change,
 )
 from robbench.core.sample_rng import Streams
@@ -28,6 +29,9 @@ from robbench.core.threat_model import Threat
 from robbench.evaluation.referee import change_norms
 
 REFEREE = "the referee's rules"
+SCALES = (1e-6, 1e-4, 1e2, 1e4, 1e6)
+LONGER = 1.02
+"""By how much a smallest change may differ from scale to scale, as rounding makes searches differ."""
 
 
 def _referee(bench: Bench) -> str:
@@ -256,6 +260,40 @@ def _linear(scenario: Scenario) -> Linear:
     return scenario.model
 
 
+def _scale_of_scores(bench: Bench) -> str:
+    """What fools linear scores does so at every scale, by changes of the same size: scaling moves no boundary."""
+    if not bench.attack.white_box or not {"margin", "dlr"}.intersection(bench.attack.losses):
+        raise NotApplicable("the attack follows no gradient of margins; that of cross-entropy depends on the scale")
+    usual = scaled(bench.classes, 1.0)
+    for threat in bench.usual:
+        labels, truth = usual.given(threat), bench.run(usual, threat).images
+        with torch.no_grad():
+            # Rounding may turn what lies on the boundary.
+            clear = _margins(usual, truth, labels).abs() > 1e-3 * _margins(usual, usual.images, labels).abs()
+        sizes = change_norms(usual.images, truth)[threat.norm]
+        for scale in SCALES:
+            scenario = scaled(bench.classes, scale)
+            found = bench.run(scenario, threat).images
+            lost = _fooled(usual, truth, threat) & ~_fooled(scenario, found, threat)
+            if threat.eps is not None:
+                lost &= clear
+            where = f"{describe(threat)}: with scores × {scale:g}"
+            demand(
+                not bool(lost.any()), f"{where}, {int(lost.sum())} of {COUNT} samples are not fooled that usually are"
+            )
+            longer = (change_norms(scenario.images, found)[threat.norm] > LONGER * sizes + 1e-6) & ~lost
+            if threat.eps is None and bool(longer.any()):
+                raise Broken(f"{where}, {int(longer.sum())} of {COUNT} changes are longer than they usually are")
+    return f"scores × {SCALES[0]:g} to {SCALES[-1]:g} in float32"
+
+
+def _fooled(scenario: Scenario, images: Tensor, threat: Threat) -> Tensor:
+    labels = scenario.given(threat)
+    with torch.no_grad():
+        predicted = scenario.model.predict(images)
+    return (predicted == labels) if threat.targeted else (predicted != labels)
+
+
 def _passes(bench: Bench) -> str:
     most = (0.0, 0.0)
     for result in bench.done():
@@ -289,6 +327,7 @@ ATTACKS: tuple[Rule[Bench], ...] = (
     Rule("an empty batch is possible", _empty_batch),
     Rule("a constant model is possible", _constant_model),
     Rule("no better than possible", _within_the_possible),
+    Rule("the scale of scores changes nothing", _scale_of_scores),
     Rule("passes as announced", _passes),
     Rule("gradients as announced", _use_of_gradients),
 )

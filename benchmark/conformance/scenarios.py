@@ -200,6 +200,16 @@ class Run:
             raise NotApplicable(f'not before "{breach.rule}" is kept to') from breach
 
 
+def scaled(classes: int, scale: float) -> Scenario:
+    """The random linear model in float32 with scores that are larger or smaller, and boundaries that are the same."""
+
+    def make(classes: int) -> Linear:
+        model = linear(classes)
+        return Linear((scale * model.weight).float(), (scale * model.bias).float()).eval()
+
+    return Scenario.of(make, classes, torch.float32)
+
+
 def run(attack: Attack, scenario: Scenario, threat: Threat) -> Run:
     """Put an attack to a model under the eyes of the referee."""
     oracle = Oracle(scenario.model, len(scenario.images))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import abc
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal, TypeAlias
 
 import numpy as np
 import torch
@@ -274,6 +274,10 @@ class Defense(Component):
 
 # --- attacks
 
+Loss: TypeAlias = Literal["ce", "dlr", "margin"]
+"""A loss of the scores that an attack raises: cross-entropy; the difference of logits ratio, which is the margin over
+the gap between the first and the third score; the margin, the best other score minus that of the label."""
+
 Needs = Literal["gradients", "scores", "decisions", "nothing"]
 """What an attack asks of a model, the most first."""
 
@@ -292,8 +296,9 @@ class Attack(Component):
     """Whether the attack asks the model for scores or predictions and learns from them without gradients."""
     decision_based: ClassVar[bool] = False
     """Whether the attack learns from predictions alone."""
-    margin_loss: ClassVar[bool] = False
-    """Whether some part of the attack follows margins between scores, which do not saturate as cross-entropy does."""
+    losses: ClassVar[tuple[Loss, ...]] = ()
+    """The losses that the attack follows in any part. Attacks on gradients that name none count as on cross-entropy;
+    others, such as a loss on features, have no name."""
     adversarial: ClassVar[bool] = False
     """For attacks without a norm: whether the change is chosen by what the model answers, so that it is no natural
     perturbation."""

@@ -248,9 +248,17 @@ class AttackRunner:
             attacked = self.condition.kind != "natural"
             eight_bit = (changed * 255).round() / 255
             rounded = check_predictions(model.predict(eight_bit), count, classes) if attacked else final
-            scored = check_scores(model(changed), count, classes).argmax(dim=1) if attacked else final
+            seen = {"scored": final}
+            if attacked:
+                scores = check_scores(model(changed), count, classes)
+                seen = {"scored": scores.argmax(dim=1), "non_finite": non_finite(scores)}
         norms = {str(norm): sizes for norm, sizes in change_norms(images, changed).items()}
-        return {"final": final, "rounded": rounded, "scored": scored, **norms}
+        return {"final": final, "rounded": rounded, "scored": final, **seen, **norms}
+
+
+def non_finite(scores: Tensor) -> Tensor:
+    """Which samples have a score that is infinite or no number, bool, shape ``(N,)``."""
+    return ~scores.isfinite().all(dim=1)
 
 
 def out_of_memory(error: Exception) -> bool:

@@ -27,7 +27,9 @@ FLAGS = {
     "black-box-wins": "search without gradients fools images that gradients do not: gradient masking",
     "transfer-wins": "images transferred from other models fool it where its own gradients do not: gradient masking",
     "not-converged": "more steps still lower robust accuracy: what is shown is too high",
-    "zero-gradient": "the input gradient is exactly zero: attacks that follow it stand still",
+    "zero-gradient": "the input gradient of a loss that attacks followed is zero: they stand still",
+    "non-finite": "scores are infinite or no numbers: no attack can follow them",
+    "collapsed": "predicts the same class for nearly all images, whatever they show",
     "smallest-change-beaten": "an attack of a fixed size fools images within what another calls the smallest change: "
     "that attack's distances are too large",
     "surrogate-gap": "the scores that attacks follow are already fooled where the prediction is not",
@@ -52,6 +54,8 @@ STILL = 0.05
 """Share of zero gradients from which on they are flagged."""
 OVERSHOOT = 0.01
 """By how much attacks that look for the smallest change may miss it, relative to it."""
+COLLAPSED = 0.95
+"""Share of class-balanced images from which on one predicted class is flagged."""
 LOWERED = 0.005
 """By how much twice the steps may lower robust accuracy."""
 
@@ -176,11 +180,6 @@ def _enough(count: int, of: int) -> bool:
 
 
 def _survives_everything(cells: Sequence[DoneCell]) -> Iterator[Flag]:
-    name = "survives-everything"
-    if cells:
-        record, outcome = max(cells, key=lambda cell: len(cell[1]))
-        if len(np.unique(outcome.labels)) > 1 and len(np.unique(outcome.clean)) == 1:
-            yield Flag(record.key, name, f"predicts the same class for all {len(outcome)} clean images")
     for (norm, eps), found in _threats(cells).items():
         strong = [cell for cell in found if _follows_gradients(cell)]
         if norm != "linf" or eps < 0.5 or not strong:
@@ -192,7 +191,7 @@ def _survives_everything(cells: Sequence[DoneCell]) -> Iterator[Flag]:
             names = ", ".join(_label(cell) for cell in strong)
             several = f", of {len(classes)} classes," if len(classes) > 1 else ""
             text = f"{len(kept)} of {len(left)} images{several} are robust to {names}"
-            yield Flag(strong[-1][0].key, name, text)
+            yield Flag(strong[-1][0].key, "survives-everything", text)
 
 
 def _not_monotone(cells: Sequence[DoneCell]) -> Iterator[Flag]:
@@ -278,11 +277,47 @@ def _not_converged(cells: Sequence[DoneCell]) -> Iterator[Flag]:
 
 
 def _zero_gradient(cells: Sequence[DoneCell]) -> Iterator[Flag]:
+    """Each loss by itself that an attack of the threat model that ranks followed, or any attack where none ranks."""
+    stages = [_stage(cell) for cell in _ranking_threat(cells) or _attacks(cells)]
+    gradients = [stage for stage in stages if stage.white_box]
+    followed = {loss for stage in gradients for loss in stage.losses or ("ce",)}
+    if any(stage.follows_margins for stage in gradients):
+        followed.discard("ce")  # It saturates on confident scores, where margins do not.
     for record, outcome in cells:
-        still = int(outcome.flat.sum())
-        if still >= LEAST and still > STILL * len(outcome):
-            text = f"the input gradient of {still} of {len(outcome)} images is zero"
-            yield Flag(record.key, "zero-gradient", text)
+        right = outcome.clean == outcome.labels  # The others are not attacked.
+        for loss in (loss for loss in _NAMES if loss in followed):
+            still = int((getattr(outcome, f"flat_{loss}") & right).sum())
+            if still >= LEAST and still > STILL * right.sum():
+                which = f"{still} of {int(right.sum())} correctly predicted images"
+                text = f"the input gradient of {_NAMES[loss]} is zero or no number on {which}"
+                yield Flag(record.key, "zero-gradient", text)
+
+
+_NAMES = {"ce": "cross-entropy", "margin": "the margin", "dlr": "the difference of logits ratio"}
+
+
+def _non_finite(cells: Sequence[DoneCell]) -> Iterator[Flag]:
+    for record, outcome in cells:
+        count = int(outcome.non_finite.sum())
+        if count:
+            after = "clean images" if outcome.kind == "clean" else f"images after {record.spec.condition.label}"
+            yield Flag(record.key, "non-finite", f"scores of {count} of {len(outcome)} {after} are not finite")
+
+
+def _collapsed(cells: Sequence[DoneCell]) -> Iterator[Flag]:
+    """Class by class, so that a test set of one class mostly does not make up for the others."""
+    usual = [cell for cell in cells if not (cell[0].spec.condition.undefended or cell[0].spec.condition.survivors)]
+    if not usual:
+        return
+    record, outcome = max(usual, key=lambda cell: len(cell[1]))
+    predicted = [outcome.clean[outcome.labels == label] for label in np.unique(outcome.labels)]
+    shares = np.mean([np.bincount(part, minlength=outcome.num_classes) / len(part) for part in predicted], axis=0)
+    # Sums of thirds and the like come out a little below.
+    if len(predicted) > 1 and shares.max() >= COLLAPSED - 1e-9:
+        favorite = int(shares.argmax())
+        name, count = record.spec.dataset.class_names[favorite], int((outcome.clean == favorite).sum())
+        text = f"predicts {name} for {count} of {len(outcome)} clean images, {shares.max():.0%} averaged over classes"
+        yield Flag(record.key, "collapsed", text)
 
 
 def _surrogate_gap(cells: Sequence[DoneCell]) -> Iterator[Flag]:
@@ -310,7 +345,7 @@ def _remedies(cells: Sequence[DoneCell]) -> Iterator[Flag]:
         traits = record.traits
         remedied: Mapping[str, Any] = {
             "randomized": "averaged" in traits,
-            "outputs-probabilities": any(stage.margin_loss for stage in stages),
+            "outputs-probabilities": any(stage.follows_margins for stage in stages),
             "no-gradient": any(stage.black_box and not stage.white_box for stage in stages),
             "defense-in-the-way": "straight-through" in traits,
         }
@@ -349,6 +384,8 @@ _RULES: tuple[Callable[[Sequence[DoneCell]], Iterator[Flag]], ...] = (
     _smallest_beaten,
     _not_converged,
     _zero_gradient,
+    _non_finite,
+    _collapsed,
     _surrogate_gap,
     _remedies,
     _undefended,

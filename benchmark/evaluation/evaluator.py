@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,8 +16,8 @@ from robbench.core.global_rng import seeded
 from robbench.core.process_state import settings_kept
 from robbench.core.sample_rng import digest64
 from robbench.evaluation.artifacts import artifacts
-from robbench.evaluation.attack_run import ATTACK_BATCH, AttackRunner, MakeImages, Report
-from robbench.evaluation.gradient_diagnostics import traits, zero_gradients
+from robbench.evaluation.attack_run import ATTACK_BATCH, AttackRunner, MakeImages, Report, non_finite
+from robbench.evaluation.gradient_diagnostics import lost_gradients, traits
 from robbench.evaluation.referee import check_answers, check_scores
 from robbench.evaluation.subject import ANSWERED, Subject
 from robbench.planning.conditions import Condition
@@ -103,18 +104,28 @@ def _clean(subject: Subject) -> _Applied:
     """The clean images, with what can be seen on them of the model's scores and gradients."""
     model, samples = subject.model, subject.samples
     outcome, index = subject.outcome("clean"), torch.arange(len(samples))
-    scored: list[Tensor] = []
-    flat: list[Tensor] = []
+    found: list[dict[str, Tensor]] = []
     seen: tuple[str, ...] = ()
     for part in torch.split(index, ATTACK_BATCH) if len(index) else ():
         images = to_float(samples.images[part], subject.device)
-        if not scored:
+        if not found:
             seen = traits(model, images)
         with torch.no_grad():
-            scored.append(check_scores(model(images), len(part), subject.num_classes).argmax(dim=1).cpu())
-        flat.append(zero_gradients(model, images, samples.labels[part].to(subject.device)).cpu())
-    if scored:
-        outcome = replace(outcome, scored=torch.cat(scored).numpy(), flat=torch.cat(flat).numpy())
+            scores = check_scores(model(images), len(part), subject.num_classes)
+        lost = lost_gradients(model, images, samples.labels[part].to(subject.device))
+        found.append(
+            {
+                "scored": scores.argmax(dim=1),
+                "non_finite": non_finite(scores),
+                "flat": lost["ce"] & lost["margin"],
+                **{f"flat_{loss}": mark for loss, mark in lost.items()},
+            }
+        )
+    if found:
+        arrays: dict[str, Any] = {
+            name: torch.cat([arrays[name] for arrays in found]).cpu().numpy() for name in found[0]
+        }
+        outcome = replace(outcome, **arrays)
     return _Applied(outcome, index, samples.images, seen)
 
 

@@ -23,6 +23,9 @@ EVERYTHING = (0.5, 1.0)
 QUERIES = 1000
 """Of the search without gradients."""
 
+_MARGINS = "apgd-margin[steps=20]"
+"""The attack on margins, cheap and of as many steps as an audit asks for."""
+
 _SEARCH: Mapping[Norm, str] = {"linf": "square", "l2": "square", "l1": "square", "l0": "sparse-rs"}
 
 
@@ -35,10 +38,10 @@ def audit_conditions(
 ) -> list[Condition]:
     """What the audit of PROTOCOL adds to the conditions of a grid, each as a check.
 
-    In the threat model that ranks: one gradient step; its strongest attack with twice the steps; search without
-    gradients; images made on other models; and 10,000 random draws on images that the attacks left. In Linf, the
-    strongest attack at sizes that no model is robust to. For rows with an inference-time defense, the strongest attack
-    without it. And clean images, where gradients are looked at.
+    In the threat model that ranks: one gradient step; gradients of margins, where nothing that ranks follows them; its
+    strongest attack with twice the steps; search without gradients; images made on other models; and 10,000 random
+    draws on images that the attacks left. In Linf, the strongest attack at sizes that no model is robust to. For rows
+    with an inference-time defense, the strongest attack without it. And clean images, where gradients are looked at.
 
     Args:
         conditions: The grid's own, resolved.
@@ -84,11 +87,15 @@ def _wanted(
     if threat is None:
         return
     yield Condition()
-    ranking = [condition.stages[0].attack for condition in possible if condition.ranks and condition.within(threat)]
+    stages = [condition.stages[0] for condition in possible if condition.ranks and condition.within(threat)]
+    ranking = [stage.attack for stage in stages]
     ranking.sort(key=lambda attack: (attack.component.gradient_steps, attack.component.passes(num_classes)))
     strongest = ranking[-1]
     if threat.norm in attack_norms(registry, _attack(registry, "fgm")):
         yield _check(_attack(registry, "fgsm" if threat.norm == "linf" else "fgm"), threat)
+    margins = _attack(registry, _MARGINS)
+    if not any(stage.spec().audits for stage in stages) and threat.norm in attack_norms(registry, margins):
+        yield _check(margins, threat)
     doubled = [twice for attack in reversed(ranking) if (twice := _doubled(registry, attack)) is not None]
     for attack in doubled[:1]:
         yield replace(_check(attack, threat), sample=DOUBLED_SAMPLE)

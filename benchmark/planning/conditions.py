@@ -57,7 +57,7 @@ class Stage:
             eps=self.threat.eps,
             white_box=attack.white_box,
             black_box=attack.black_box,
-            margin_loss=attack.margin_loss,
+            losses=attack.losses,
             gradient_steps=attack.gradient_steps,
             through_peers=attack.needs_peers,
             bounded=attack.bounded,

@@ -32,7 +32,8 @@ class ArraySpec:
             None for what has to be given.
         attempts: What two attempts at the same samples give together: the first one's entry (``first``), that of the
             stronger attempt (``stronger``), whether it holds in ``any``, or the ``sum``.
-        since: Record schema that brought the array; files of older ones are read with ``fill``.
+        since: Record schema that brought the array; files of older ones are read with ``fill``. From schema 4 on, an
+            array that holds nothing else is not written, so that files and hashes of older outcomes stay as they are.
     """
 
     meaning: str
@@ -85,7 +86,7 @@ def sizes(meaning: str, attempts: Literal["stronger", "sum"], **rest: Any) -> di
 
 def marks(meaning: str, **rest: Any) -> dict[str, ArraySpec]:
     """Metadata of a field that holds truth values, False where the condition was not applied."""
-    return {"array": ArraySpec(meaning, np.bool_, "marks", fill=False, **rest)}
+    return {"array": ArraySpec(meaning, np.bool_, "marks", **{"fill": False, **rest})}
 
 
 @dataclass(frozen=True)
@@ -149,9 +150,25 @@ class Outcome:
     )
     flat: Bools = field(
         metadata=marks(
-            "whether the input gradient at the clean image is exactly zero under both cross-entropy and margin loss; "
+            "whether the input gradient at the clean image is zero under both cross-entropy and margin loss; "
             "measured in the clean condition alone",
             since=2,
+        )
+    )
+    flat_ce: Bools = field(
+        metadata=marks(
+            "whether it is zero, too small for its type or not finite under cross-entropy", fill="flat", since=4
+        )
+    )
+    flat_margin: Bools = field(
+        metadata=marks("the same under the margin to the best other class", fill="flat", since=4)
+    )
+    flat_dlr: Bools = field(metadata=marks("the same under the difference of logits ratio", fill="flat", since=4))
+    non_finite: Bools = field(
+        metadata=marks(
+            "whether a score is infinite or no number on the changed image, in the clean condition on the clean one",
+            attempts="any",
+            since=4,
         )
     )
     num_classes: int
@@ -211,11 +228,21 @@ class Outcome:
         arrays: dict[str, Any] = {name: spec.together(first, second, stronger) for name, spec, first, second in pairs}
         return replace(self, **arrays)
 
+    def written(self) -> dict[str, NDArray[Any]]:
+        """The arrays that are written, number of classes and kind among them; see ``ArraySpec.since``."""
+        arrays = {item.name: np.asarray(getattr(self, item.name)) for item in fields(self)}
+        implied = {
+            name
+            for name, spec in self.arrays().items()
+            if spec.since >= 4 and np.array_equal(arrays[name], spec.filled(arrays))
+        }
+        return {name: array for name, array in arrays.items() if name not in implied}
+
     def to_bytes(self) -> bytes:
         """The outcome as an uncompressed npz, the same bytes for the same arrays."""
         buffer = io.BytesIO()
-        arrays: dict[str, Any] = {item.name: np.asarray(getattr(self, item.name)) for item in fields(self)}
-        np.savez(buffer, **arrays)
+        written: dict[str, Any] = self.written()
+        np.savez(buffer, **written)
         return buffer.getvalue()
 
     def sha256(self) -> str:

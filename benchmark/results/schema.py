@@ -17,6 +17,9 @@ from robbench.results.outcome import Outcome as Outcome
 
 SCHEMA = 4
 
+AUDIT_STEPS = 20
+"""Gradient steps on margins that an audited row has been attacked with, at least."""
+
 
 def dumps(value: object) -> str:
     """JSON for people and for comparing: sorted keys, indented, a newline at the end; not-a-number is refused."""
@@ -76,8 +79,8 @@ class StageSpec(PartSpec):
     """Whether the attack uses gradients."""
     black_box: bool = False
     """Whether the attack learns from scores or predictions without gradients."""
-    margin_loss: bool = False
-    """Whether some part of the attack follows margins between scores."""
+    losses: tuple[str, ...] = ()
+    """The losses that the attack follows: ce (cross-entropy), margin, dlr (difference of logits ratio)."""
     gradient_steps: int = 0
     """Gradient steps in a row from one start."""
     through_peers: bool = False
@@ -86,6 +89,16 @@ class StageSpec(PartSpec):
     """Whether the attack takes an eps; otherwise it minimizes the change."""
     global_state: bool
     """Whether the attack draws from global random state, which it sets and restores."""
+
+    @property
+    def follows_margins(self) -> bool:
+        """Whether it follows a loss on margins, which does not saturate where scores lie far apart."""
+        return bool({"margin", "dlr"}.intersection(self.losses))
+
+    @property
+    def audits(self) -> bool:
+        """Whether a row that it was run on is audited: it follows margins by gradients for long enough."""
+        return self.white_box and self.follows_margins and self.gradient_steps >= AUDIT_STEPS
 
 
 class ConditionSpec(_Model):
@@ -376,6 +389,16 @@ def _from_3(data: dict[str, Any]) -> None:
         path = f"path={dataset['parameters'].pop('path', '')}"
         for text, left in ((f"[{path}]", ""), (f"[{path},", "["), (f",{path}", "")):
             dataset["label"] = dataset["label"].replace(text, left)
+    for stage in data["spec"]["condition"].get("stages", ()):
+        follows_margins, loss = stage.pop("margin_loss", False), stage["parameters"].get("loss")
+        if stage.get("source") is None and stage["name"] in ("strong", "autoattack"):
+            stage["losses"] = ("ce", "margin", "dlr")
+        elif loss in ("ce", "margin", "dlr"):
+            stage["losses"] = (loss,)
+        elif stage["name"].startswith("art:") and stage["white_box"] and not stage["bounded"]:
+            stage["losses"] = ("margin",)
+        elif follows_margins or stage["white_box"]:
+            stage["losses"] = ("margin",) if follows_margins else ("ce",)
 
 
 def _row_name(label: str) -> str:

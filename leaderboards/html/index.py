@@ -33,7 +33,7 @@ class IndexEntry:
         title: Its heading.
         dataset: Label of its data set.
         rows: How many rows it has.
-        leader: Label of the row that leads; empty where none is ranked.
+        leader: Label of the row that leads; empty where none is ranked without an audit flag.
         tied: How many others share the leader's rank.
         measure: What the rows are ranked by.
         figure: What the leader has of it.
@@ -56,7 +56,7 @@ class IndexEntry:
             folder: Its directory's name.
             data: The content of its ``leaderboard.json``.
         """
-        ranked = [row for row in data["rows"] if row["rank"]]
+        ranked = [row for row in data["rows"] if row["rank"] and not row.get("flags")]
         by = data["ranked_by"]
         figure = None
         if ranked:

@@ -13,11 +13,10 @@ from robbench.leaderboards.html.model_cards import model_cards
 from robbench.leaderboards.html.records import embedded, facets
 from robbench.leaderboards.html.rendering import render
 from robbench.leaderboards.sheet import Records
-from robbench.leaderboards.table import AUDIT_STEPS
 from robbench.leaderboards.tables.classes import decisions
 from robbench.leaderboards.tables.contents import sheets
 from robbench.leaderboards.tables.method import usual_recipe
-from robbench.results.schema import BoardNote, CellResult, Record
+from robbench.results.schema import AUDIT_STEPS, BoardNote, CellResult, Record
 
 KINDS = {"clean": "clean", "natural": "natural perturbations", "attack": "attacks", "chain": "chains of both"}
 

@@ -36,7 +36,7 @@ def drawn(scene: Scene, curve: Curve, name: str, title: str, caption: str, size:
         radii, line = [0.0, *curve.radii], curve.lines[row.label]
         values, reach = spans(list(map(usual(board), (line.clean, *line.points))))
         area = usual(board)(curve.lines[row.label].area).value
-        label = f"{scene.fonts.text(row.label, 70)} (area {pct(area)})"
+        label = f"{scene.fonts.text(row.label, 70)}{', flagged' if row.flags else ''} (area {pct(area)})"
         axes.plot(radii, values, color=COLORS[place], marker=MARKERS[place], label=label)
         axes.fill_between(radii, values - reach[0], values + reach[1], color=COLORS[place], alpha=0.14, lw=0)
     share_axis(axes, "y", "Accuracy, averaged over classes" if board.imbalanced else "Accuracy")
@@ -45,9 +45,10 @@ def drawn(scene: Scene, curve: Curve, name: str, title: str, caption: str, size:
     axes.set_xticks([0, *marks], ["0", *map(format_eps, marks)])
     axes.set_xlim(left=0)
     made.legend(loc="outside lower center", ncols=1)
-    told = [_told(scene, curve, row) for row in dict.fromkeys((shown[0].label, shown[-1].label))]
+    sound = [row.label for row in shown if not row.flags]
+    told = [_told(scene, curve, label) for label in dict.fromkeys((*sound[:1], *sound[-1:]))]
     images = {rates.share.n for row in shown for rates in curve.lines[row.label].points}
-    caption = f"{' '.join(told)} {caption} Area: normalized area under the curve; n = {extent(images)} images."
+    caption = f"{' '.join([*told, caption])} Area: normalized area under the curve; n = {extent(images)} images."
     alt = f"Line plot. {' '.join(_told(scene, curve, row.label) for row in shown)}"
     yield Sketch(name, title, caption + which(rows, shown), alt, made, main)
 

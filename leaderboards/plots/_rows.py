@@ -13,8 +13,12 @@ CROWD = 6
 
 
 def leading(rows: Sequence[Row]) -> tuple[Row, ...]:
-    """The first row and the first undefended one; one row if they are the same, none of none."""
-    first = [*rows[:1], *[row for row in rows if row.undefended][:1]]
+    """The first row and the first undefended one; one row if they are the same, none of none.
+
+    Rows with an audit flag are left out, unless there is no other.
+    """
+    sound = [row for row in rows if not row.flags] or rows
+    first = [*sound[:1], *[row for row in sound if row.undefended][:1]]
     return tuple({row.label: row for row in first}.values())
 
 
@@ -43,9 +47,10 @@ def which(rows: Sequence[Row], shown: Sequence[Row]) -> str:
     """A sentence on which of some rows are shown, a space before it; empty where all are."""
     if len(rows) == len(shown):
         return ""
-    lead = [row.label for row in leading(rows)]
-    there = [label for label in lead if label in {row.label for row in shown}]
-    parts = ["the best" if label == rows[0].label else "the best undefended one" for label in there]
+    lead = leading(rows)
+    there = [row for row in lead if row.label in {row.label for row in shown}]
+    first = "the first" if lead[0].flags else "the best"
+    parts = [first if row is lead[0] else f"{first} undefended one" for row in there]
     rest = len(shown) - len(there)
     parts += [f"the best of {counted(rest, 'other kind')} of training"] * (rest > 0)
     return f" Of {counted(len(rows), 'row')}, {listed(parts)} {'is' if len(shown) == 1 else 'are'} shown."

@@ -167,12 +167,12 @@ def _lines(axes: Axes, marks: Sequence[_Mark], named: Sequence[_Mark]) -> list[B
 
 
 def _sketch(scene: Scene, marks: Sequence[_Mark], made: Sheet, unnamed: int) -> Sketch:
-    best = marks[0]
-    bare = next((mark for mark in marks if mark.row.undefended), None)
-    told = f"Best: {_told(best)}."
-    if bare is best:
+    sound = [mark for mark in marks if not mark.row.flags]
+    best, bare = next(iter(sound), None), next((mark for mark in sound if mark.row.undefended), None)
+    told = f"Best: {_told(best)}." if best else "Each row has an audit flag."
+    if best and bare is best:
         told += " It has no defense."
-    elif bare is not None:
+    elif best and bare:
         spent = scene.board.times(bare.row, best.row)
         gain, cost = (
             100 * (one.value - other.value) for one, other in ((best.robust, bare.robust), (best.clean, bare.clean))

@@ -96,8 +96,8 @@ def _balanced(board: Board, row: Row, attacked: bool) -> Estimate | None:
 
 def _sketch(board: Board, ranked: list[Row], rows: list[Row], made: Sheet) -> Sketch:
     first, *others = leading(ranked)
-    caption = f"Best: {_told(board, first)}."
-    for row in others:
+    caption = "Each row has an audit flag." if first.flags else f"Best: {_told(board, first)}."
+    for row in others if not first.flags else ():
         caption += f" Best undefended: {_told(board, row)}."
     worst = f" and in the worst case at {board.ranked_by} (diamonds)" if board.ranked_by else ""
     caption += f" Accuracy on clean images (circles){worst}, averaged over classes, with 95 % intervals."

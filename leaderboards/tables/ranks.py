@@ -112,6 +112,8 @@ def _remarks(board: Board, row: Row) -> str:
     remarks = [f"flag: {flag}" for flag in row.flags]
     if board.ranked_by and not row.audited:
         remarks.append("not audited")
+    if row.above_chance is False:
+        remarks.append("not above chance")
     if any(found is not None and found.status in ("failed", "missing") for found in row.checks.values()):
         remarks.append("a check failed")
     if len(row.seeds) < len(board.settings["seeds"]):
@@ -154,6 +156,7 @@ def leaderboard(board: Board) -> Sheet:
         ("seeds", lambda row: " ".join(map(str, row.seeds))),
         ("audited", lambda row: row.audited),
         ("flags", lambda row: "; ".join(row.flags)),
+        ("above chance", lambda row: "" if row.above_chance is None else row.above_chance),
         ("not ranked because", lambda row: row.unranked),
     )
     columns: list[Column] = [

@@ -363,7 +363,7 @@ def test_names_norms_and_refusals() -> None:
     }
     assert made == {"apgd": APGD(), "apgd-dlr": APGD("dlr"), "apgd-t": APGD("dlr", targets=9)}
     assert {entries[name].mark.norms for name in made} == {("linf", "l2", "l1")}
-    assert [attack.margin_loss for attack in made.values()] == [False, True, True]
+    assert [attack.losses for attack in made.values()] == [("ce",), ("dlr",), ("dlr",)]
     assert APGD().refusal(Threat("linf", 0.1, targeted=True), 3) is None
     assert "targets=0" in str(APGD(targets=2).refusal(Threat("linf", 0.1, targeted=True), 3))
     assert APGD("dlr", targets=9).passes(10) == (910, 900)

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from robbench.attacks._losses import gain
 from robbench.attacks.deepfool import DeepFool
 from robbench.attacks.fgm import FGM
 from robbench.attacks.pgd import PGD
@@ -18,6 +19,7 @@ from robbench.conformance.scenarios import Bench, largest_gain, smallest_change
 from robbench.core.contracts import (
     Attack,
     Classifier,
+    Loss,
 )
 from robbench.core.registry import KINDS, Kind, Registry
 from robbench.core.sample_rng import Streams
@@ -165,13 +167,14 @@ def test_a_white_box_attack_is_told_how_far_it_gets() -> None:
 
 @dataclass(frozen=True)
 class Steps(Attack):
-    """FGM, to be spoiled in one respect."""
+    """FGM on the margin, to be spoiled in one respect."""
 
     targetable: ClassVar[bool] = True
     white_box: ClassVar[bool] = True
+    losses: ClassVar[tuple[Loss, ...]] = ("margin",)
 
     def perturb(self, model: Classifier, images: Tensor, labels: Tensor, threat: Threat, rng: Streams) -> Tensor:
-        return FGM().perturb(model, images, labels, threat, rng)
+        return FGM()._step(model, images, gain("margin", labels, threat.targeted), threat)
 
     def passes(self, num_classes: int) -> tuple[int, int]:
         return 1, 1
@@ -313,6 +316,11 @@ class DividesByZero(Steps):
         return 2, 1
 
 
+class Saturates(Steps):
+    def perturb(self, model: Classifier, images: Tensor, labels: Tensor, threat: Threat, rng: Streams) -> Tensor:
+        return FGM().perturb(model, images, labels, threat, rng)
+
+
 class SaysNoGradients(Steps):
     white_box: ClassVar[bool] = False
 
@@ -344,6 +352,7 @@ SPOILED: list[tuple[type[Steps], str]] = [
     (KeepsGradients, "no gradient is left behind"),
     (NoEmptyBatch, "an empty batch is possible"),
     (DividesByZero, "a constant model is possible"),
+    (Saturates, "the scale of scores changes nothing"),
     (SpendsMore, "passes as announced"),
     (GoesRound, "passes as announced"),
     (OwnKindOfTensor, "images are a plain tensor"),
@@ -385,6 +394,12 @@ class Always(Attack):
 
 def test_an_attack_that_refuses_everything_passes_nothing() -> None:
     assert True not in status(check_attack(Always(), ("linf",))).values()
+
+
+def test_cross_entropy_is_not_held_to_confident_scores() -> None:
+    (told,) = (result for result in check_attack(PGD(steps=2), ("linf",)) if "scale of scores" in result.rule)
+    assert told.passed is None
+    assert "cross-entropy" in told.detail
 
 
 def test_draws_from_global_state_are_not_held_to_batches() -> None:

@@ -61,7 +61,7 @@ class TestTraps:
 
     def test_a_constant_model(self) -> None:
         found = flags(row(subject(Constant(exact(4).weight, exact(4).bias).eval()), "pgd[steps=2]@0.1"))
-        assert "predicts the same class for all 60" in found["survives-everything"]
+        assert "predicts cat for 60 of 60 clean images" in found["collapsed"]
 
     def test_a_model_that_nothing_can_fool_because_its_gradient_is_gone(self) -> None:
         cells = row(subject(Blocked(exact(4)), wrong=0), "pgd[steps=2]@0.5", "pgd[steps=2]@1")

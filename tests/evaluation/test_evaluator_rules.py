@@ -81,7 +81,7 @@ def test_a_constant_classifier_keeps_its_share_and_is_flagged(eps: str) -> None:
     cells = row(subject(model, given), f"fgsm@{eps}", f"pgd[steps=3]@{eps}", f"uniform-noise@{eps}")
     for _, outcome in cells:
         assert outcome.robust.mean() == (given.labels == 1).double().mean()
-    assert "survives-everything" in flags(cells)
+    assert {"collapsed"} | ({"survives-everything"} if eps == "1" else set()) <= flags(cells).keys()
 
 
 def test_a_classifier_that_can_be_fooled_is_not_flagged() -> None:

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from robbench.evaluation.metrics._built_in import built_in_figures
 from robbench.leaderboards.archive import OUTCOMES, RECORDS, read_archive, write_archive
 from robbench.leaderboards.outcome_columns import pack_outcomes, unpack_outcomes
-from robbench.results.schema import SCHEMA, Measure, Outcome, Training
+from robbench.results.schema import SCHEMA, Measure, Outcome, Record, Training
 
 LABELS = np.array([0, 1, 1])
 floats = st.floats(allow_nan=True, allow_infinity=True, width=64) | st.integers(0, 300).map(float) | st.just(-0.0)
@@ -43,7 +43,8 @@ def outcomes(draw: st.DrawFn, kind: Any = "attack", classes: int = 3) -> Outcome
     return Outcome(
         ids=np.array(ids, dtype=np.int64),
         **{name: column(classed, np.int64) for name in ("labels", "clean", "final", "rounded", "scored")},
-        **{name: column(st.booleans(), np.bool_) for name in ("attempted", "flat")},
+        **{name: column(st.booleans(), np.bool_) for name in ("attempted", "flat", "flat_ce", "flat_margin")},
+        **{name: column(st.booleans(), np.bool_) for name in ("flat_dlr", "non_finite")},
         **{name: column(floats, np.float64) for name in ("linf", "l2", "l1", "l0", "forwards", "backwards")},
         targets=column(st.integers(-1, classes - 1), np.int64),
         draws=column(classed, np.int64, draw(st.integers(0, 2))),
@@ -156,6 +157,38 @@ def test_an_archive_of_the_earlier_format_is_read_the_same(cells: list[Cell]) ->
         write_format_1(Path(folder), cells)
         if cells:  # there were no boards without cells
             assert same(read_archive(Path(folder)), cells)
+
+
+def test_an_archive_of_before_is_audited_for_what_is_flagged_now(tmp_path: Path) -> None:
+    labels = np.arange(20) % 2
+    cells = hashed([cell(A_MODEL, CLEAN, outcome("clean", labels, np.zeros(20, dtype=np.int64)))])
+    write_archive(tmp_path, cells)
+    assert read_archive(tmp_path)[0][0].flags == {}, "records of this version say what was found"
+    path = tmp_path / RECORDS
+    path.write_text(path.read_text().replace(f'"schema_version":{SCHEMA}', '"schema_version":3'))
+    assert list(read_archive(tmp_path)[0][0].flags) == ["collapsed"]
+
+
+@pytest.mark.parametrize(
+    ("name", "fields", "losses"),
+    [
+        ("pgd", {}, ("ce",)),
+        ("fmn", {"margin_loss": True}, ("margin",)),
+        ("apgd-dlr", {"margin_loss": True, "parameters": {"loss": "dlr"}}, ("dlr",)),
+        ("square", {"margin_loss": True, "white_box": False, "parameters": {"loss": "margin"}}, ("margin",)),
+        ("strong", {"margin_loss": True}, ("ce", "margin", "dlr")),
+        ("art:CarliniL2Method", {"bounded": False}, ("margin",)),
+        ("noise", {"white_box": False}, ()),
+    ],
+)
+def test_attacks_of_before_are_given_the_losses_that_they_follow(
+    name: str, fields: dict[str, Any], losses: tuple[str, ...]
+) -> None:
+    data = cell(A_MODEL, PGD, "it broke")[0].model_dump(mode="json") | {"schema_version": 3}
+    (attack,) = data["spec"]["condition"]["stages"]
+    del attack["losses"]
+    attack |= {"name": name, "parameters": {}} | fields
+    assert Record.from_json(json.dumps(data)).spec.condition.stages[0].losses == losses
 
 
 def measured(cells: Sequence[Cell]) -> list[Cell]:

@@ -20,10 +20,20 @@ LABELS = np.array([0, 0, 0, 1])
 A = model("a")
 
 
-@pytest.mark.parametrize(("steps", "audited"), [(20, True), (19, False), (0, False)])
-def test_twenty_gradient_steps_count_as_an_audit(steps: int, audited: bool) -> None:
-    odd = FGSM.model_copy(update={"stages": (stage("odd").model_copy(update={"gradient_steps": steps}),)})
-    assert is_audited([odd]) is audited
+@pytest.mark.parametrize(
+    ("steps", "losses", "audited"),
+    [
+        (20, ("margin",), True),
+        (50, ("ce", "dlr"), True),
+        (19, ("margin",), False),
+        (0, ("margin",), False),
+        (20, ("ce",), False),
+        (20, (), False),
+    ],
+)
+def test_twenty_gradient_steps_on_margins_count_as_an_audit(steps: int, losses: tuple[str, ...], audited: bool) -> None:
+    made = stage("odd").model_copy(update={"gradient_steps": steps, "losses": losses})
+    assert is_audited([FGSM.model_copy(update={"stages": (made,)})]) is audited
 
 
 def test_the_ranking_shows_each_attack_of_the_threat_model_that_ranks() -> None:

@@ -5,8 +5,9 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 from board_cells import CLEAN, PGD, Cell, cell, dataset, model, outcome, part
+from sheets import lines
 
-from robbench.leaderboards import board_data
+from robbench.leaderboards import board_data, tables
 from robbench.leaderboards.board import Board
 from robbench.leaderboards.findings import check_findings, findings
 from robbench.leaderboards.markdown import escape
@@ -58,6 +59,36 @@ def test_a_flagged_row_is_not_the_best() -> None:
     found = findings(board(row("bare", "none", 8), flagged))
     assert found[0].startswith("Best: **bare**")
     assert "1 row with an audit flag ranks below all others." in found
+
+
+def flagged(cells: Sequence[Cell], *names: str) -> list[Cell]:
+    return [(record.model_copy(update={"flags": dict.fromkeys(names, "")}), found) for record, found in cells]
+
+
+def test_no_row_is_called_best_where_each_has_a_flag() -> None:
+    odd = flagged(row("odd", "fgm", 80), "collapsed"), flagged(row("bare", "none", 8), "non-finite", "collapsed")
+    made = board(*odd)
+    assert [found.rank for found in made.rows] == ["1", "2"]
+    assert findings(made) == ["No row is called best: each of 2 rows has an audit flag (collapsed and non-finite)."]
+    assert (made.margin, made.pairs, made.undefended) == (None, (), None)
+    assert findings(board(odd[0])) == ["No row is called best: the only row has an audit flag (collapsed)."]
+
+
+def test_a_flagged_row_takes_no_part_in_what_one_change_does() -> None:
+    sound, odd = row("hardened", "fgm", 60), flagged(row("odd", "trades", 80), "collapsed")
+    made = board(row("bare", "none", 8), sound, odd)
+    assert [(pair.first, pair.second) for pair in made.pairs] == [("bare", "hardened")]
+    assert "odd" not in " ".join(findings(made))
+    # The base of all comparisons may be the row that is flagged.
+    assert board(flagged(row("bare", "none", 8), "collapsed"), sound).pairs == ()
+
+
+def test_rows_not_above_chance_are_marked() -> None:
+    guessing = np.where(np.arange(80) % 3 == 0, TRUTH, 1 - TRUTH)
+    cells = [cell(model("weak", "none"), CLEAN, outcome("clean", TRUTH, guessing))]
+    made = board(row("bare", "none", 8), [*cells, cell(model("weak", "none"), PGD, kept(0))])
+    assert {found.label: found.above_chance for found in made.rows} == {"bare": True, "weak": False}
+    assert [line[1] for line in lines(tables.ranks.ranking(made))] == ["bare", "weak (not above chance)"]
 
 
 @pytest.mark.parametrize(("count", "said"), [(8, "broke none of the 68 images"), (4, "broke 4 of the 68 images")])

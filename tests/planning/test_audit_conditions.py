@@ -45,6 +45,7 @@ class TestAuditConditions:
         found = audit_conditions(resolved("clean", "pgd[steps=20]@each"), REFERENCE, REGISTRY, 4)
         assert [condition.label for condition in found] == [
             "fgsm@0.1",
+            "apgd-margin[steps=20]@0.1",
             "pgd[steps=40]@0.1",
             "pgd[steps=20]@0.1, undefended",
             "square[queries=1000]@0.1",
@@ -54,7 +55,7 @@ class TestAuditConditions:
             "pgd[steps=20]@1",
         ]
         assert all(condition.check and not condition.ranks for condition in found)
-        assert [condition.sample for condition in found].count(SAMPLE) == 6
+        assert [condition.sample for condition in found].count(SAMPLE) == 7
         (noise,) = (condition for condition in found if condition.survivors)
         assert (noise.label, noise.sample) == ("noise-search@0.1", SURVIVORS)
 
@@ -66,11 +67,17 @@ class TestAuditConditions:
 
     def test_an_attack_without_steps_is_not_doubled(self) -> None:
         assert labels("clean", "fgsm@ref") == [
+            "apgd-margin[steps=20]@0.1",
             "fgsm@0.1, undefended",
             "square[queries=1000]@0.1",
             "transfer@0.1",
             "noise-search@0.1",
         ]
+
+    @pytest.mark.parametrize("chain", ["apgd-margin[steps=20]@ref", "strong@ref", "apgd-dlr@ref->all", "fab@ref"])
+    def test_an_attack_on_margins_is_not_added_where_one_ranks(self, chain: str) -> None:
+        assert "apgd-margin[steps=20]@0.1" not in labels("clean", chain)
+        assert "apgd-margin[steps=20]@0.1" in labels("clean", "apgd-margin[steps=19]@ref")
 
     def test_the_unchanged_images_are_looked_at_too(self) -> None:
         assert labels("pgd@ref")[0] == "clean"
@@ -229,7 +236,7 @@ def test_a_run_with_checks_and_the_audit_from_start_to_end(tmp_path: Path, capsy
     planned(tmp_path, f"{ALWAYS}, {NAMED}, {TRANSFER}", "none", "fgm")
     words = ["--grid", str(tmp_path / "grid.toml"), "--out", str(tmp_path / "runs"), "--limit", "24", "--audit"]
     assert main(["plan", *words]) == 0
-    counted = 2 * 10 - 1
+    counted = 2 * 11 - 1
     assert f"{counted} cells, 0 done" in capsys.readouterr().out
     assert main(["run", *words, "--workers", "2"]) == 0
     store = Store(tmp_path / "runs")

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from board_cells import A_MODEL, PGD, cell, outcome
+from board_cells import A_MODEL, CLEAN, PGD, cell, outcome
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from robbench.leaderboards.archive import OUTCOMES, write_archive
+from robbench.leaderboards.archive import OUTCOMES, read_archive, write_archive
 from robbench.leaderboards.frames import samples
 from robbench.results.outcome import Bools, Floats, Outcome, sizes
 from robbench.results.schema import Record
@@ -53,10 +54,23 @@ def test_an_outcome_from_before_the_array_is_read_with_what_stands_for_it() -> N
 
 def test_an_array_that_was_always_there_must_be_there() -> None:
     known = {name: getattr(timed(), name) for name in Timed.arrays() if name != "linf"}
-    lacking = dataclasses.make_dataclass("Lacking", [*known, "num_classes", "kind"])
-    data = Outcome.to_bytes(lacking(**known, num_classes=2, kind="attack"))
+    buffer = io.BytesIO()
+    np.savez(buffer, **known, num_classes=2, kind="attack")
     with pytest.raises(TypeError, match="linf"):
-        Timed.from_bytes(data)
+        Timed.from_bytes(buffer.getvalue())
+
+
+def test_an_array_that_says_nothing_new_leaves_files_and_hashes_as_they_were() -> None:
+    flat = np.array([True, False, False])
+    plain = outcome("clean", [0, 1, 1], flat=flat)
+    assert not {"flat_ce", "flat_margin", "flat_dlr", "non_finite"} & plain.written().keys()
+    again = Outcome.from_bytes(plain.to_bytes())
+    np.testing.assert_array_equal(again.flat_ce, flat)
+    assert again.sha256() == plain.sha256()
+    more = replace(plain, flat_ce=~flat, non_finite=flat)
+    assert {"flat_ce", "non_finite"} <= more.written().keys()
+    assert more.sha256() != plain.sha256()
+    np.testing.assert_array_equal(Outcome.from_bytes(more.to_bytes()).flat_ce, ~flat)
 
 
 @pytest.mark.parametrize(
@@ -99,7 +113,13 @@ def test_arrays_that_are_not_as_declared_are_named(changes: dict[str, np.ndarray
 def test_one_declaration_serves_archives(tmp_path: Path) -> None:
     write_archive(tmp_path, [cell(A_MODEL, PGD, outcome("attack", [0, 1, 1], [0, 1, 1], [0, 0, 1]))])
     with np.load(tmp_path / OUTCOMES) as found:
-        assert {name for name in found.files if not name.endswith(".width")} == {"samples", *Outcome.arrays()}
+        always = {name for name, spec in Outcome.arrays().items() if spec.since < 4}
+        assert {name for name in found.files if not name.endswith(".width")} == {"samples", *always}
+    made = outcome("clean", [0, 1, 1], non_finite=np.array([False, True, False]))
+    write_archive(tmp_path, [cell(A_MODEL, CLEAN, made), cell(A_MODEL, PGD, outcome("attack", [0, 1, 1]))])
+    with np.load(tmp_path / OUTCOMES) as found:
+        assert "non_finite" in found.files
+    assert [found.non_finite.tolist() for _, found in read_archive(tmp_path) if found] == [[0, 1, 0], [0, 0, 0]]
 
 
 def test_one_declaration_serves_tables() -> None:
@@ -139,6 +159,6 @@ def test_what_was_judged_cannot_be_written_to() -> None:
 
 
 def test_every_array_says_what_it_holds() -> None:
-    assert len(Outcome.arrays()) == 17
+    assert len(Outcome.arrays()) == 21
     assert all(len(spec.meaning) > 8 for spec in Outcome.arrays().values())
     assert [spec.since for name, spec in Outcome.arrays().items() if name in ("scored", "flat")] == [2, 2]
