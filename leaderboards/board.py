@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from robbench.core.safe_text import visible
 from robbench.evaluation.statistics import Scores, balanced, class_rates, combine, paired_difference, tie_leaders
 from robbench.leaderboards.ablations import Pair, Scored, pairs
 from robbench.leaderboards.aggregates import Rates, rates, scores
@@ -17,6 +18,7 @@ from robbench.leaderboards.corruption_results import Corrupted, corrupted
 from robbench.leaderboards.curves import Curve, sizes, strength
 from robbench.leaderboards.entries import Entry, entry
 from robbench.leaderboards.table import Table, Threats, is_audited
+from robbench.leaderboards.visible_cells import visible_cells
 from robbench.results.schema import CellResult, ConditionSpec, DatasetSpec, Measure, ModelSpec, Training, digest
 
 IMBALANCE = 1.5
@@ -143,6 +145,8 @@ def board_data(title: str, grid: str, cells: Sequence[CellResult]) -> Board:
     it survives every attack of that threat model, on the samples that all of them and all seeds cover. Rows with audit
     flags rank below those without; rows that lack a needed result are not ranked.
 
+    Unsafe characters of texts are made visible; see ``robbench.core.safe_text``.
+
     Args:
         title: Heading of the board.
         grid: Name of the grid.
@@ -151,15 +155,15 @@ def board_data(title: str, grid: str, cells: Sequence[CellResult]) -> Board:
     Raises:
         ValueError: If the cells do not make one table.
     """
-    table = Table.of(cells)
+    table = Table.of(visible_cells(cells))
     threats = table.threats()
     ranked_by = next(iter(threats), None)
     scored = [_row(table, model, threats) for model in table.models]
     rows = _ranked(scored)
     test = [count for count in table.dataset.counts.get("test", ()) if count]
     made = Board(
-        title=title,
-        grid=grid,
+        title=visible(title),
+        grid=visible(grid),
         dataset=table.dataset,
         conditions=table.conditions,
         checks=table.checks,

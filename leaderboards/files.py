@@ -12,6 +12,7 @@ from typing import Any
 
 from robbench.core.atomic_io import write_atomically
 from robbench.core.errors import StoreError
+from robbench.core.safe_text import csv_value
 from robbench.leaderboards.aggregates import Estimate
 from robbench.leaderboards.board import Board, board_data
 from robbench.leaderboards.figure_manifest import Picture
@@ -23,6 +24,7 @@ from robbench.leaderboards.tables.classes import class_figures
 from robbench.leaderboards.tables.contents import sheets
 from robbench.leaderboards.tables.ranks import leaderboard
 from robbench.leaderboards.tables.robustness import corruption_figures
+from robbench.leaderboards.visible_cells import visible_cells, visible_note
 from robbench.results.schema import BoardNote, CellResult
 
 OPTIONAL = ("corruptions.csv", "changes.csv", "training.csv", "checks.csv")
@@ -73,9 +75,10 @@ def write_files(
     Raises:
         StoreError: If a figure cannot be read or a file cannot be written.
     """
+    shown, cells = visible_note(note), visible_cells(cells)
     contents = {
-        "README.md": readme(board, note, pictures),
-        "index.html": page(board, note, cells, directory, pictures),
+        "README.md": readme(board, shown, pictures),
+        "index.html": page(board, shown, cells, directory, pictures),
         "leaderboard.json": _json(plain_data(board)),
         **csv_files(board),
         "timings.csv": timings_csv(cells),
@@ -193,8 +196,9 @@ def _values(cell: TableCell, number: bool, spread: bool) -> list[object]:
 
 
 def _written(lines: Sequence[Sequence[object]]) -> str:
+    """CSV in which texts that begin like a formula have an apostrophe in front; see ``csv_value``."""
     buffer = io.StringIO()
-    csv.writer(buffer, lineterminator="\n").writerows(lines)
+    csv.writer(buffer, lineterminator="\n").writerows(map(csv_value, line) for line in lines)
     return buffer.getvalue()
 
 

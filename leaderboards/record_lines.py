@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
 
+from robbench.core.safe_text import visible_json
+from robbench.core.untrusted_files import parse_json
 from robbench.evaluation.metrics._built_in import built_in_figures
-from robbench.leaderboards.outcome_columns import LIMIT
 from robbench.results.schema import CellResult, Measure, Outcome, Record
 
 FORMAT = 2
 """Of the lines. Format 1 had no first line with a number, a whole record in each, and outcomes of their own."""
+
+_MOST_UNFOLDED = 2**27
+"""Letters that the records of others may have once what they share is put into each."""
 
 _SHARED: Mapping[str, tuple[str, ...]] = {
     "spec": ("dataset", "model", "condition"),
@@ -97,35 +101,38 @@ def _beyond(metrics: Mapping[str, Measure], following: Mapping[str, Measure]) ->
     return {"metrics": own} | ({"without": lacking} if lacking else {})
 
 
-def read_lines(lines: Sequence[str]) -> Iterator[RecordLine]:
+def read_lines(lines: Iterable[str]) -> Iterator[RecordLine]:
     """The records of lines that ``record_lines`` wrote, migrated.
 
     Raises:
         ValueError: If a line is not what it should be, naming it.
     """
     shared: dict[str, str] = {}
-    version, unfolded = json.loads(lines[0])["schema_version"], 0
-    for number, line in enumerate(lines[1:], start=2):
+    parts: dict[str, Any] = {}
+    numbered = enumerate(lines, start=1)
+    version, unfolded = parse_json(next(numbered)[1])["schema_version"], 0
+    for number, line in numbered:
         try:
-            data = json.loads(line)
+            data = parse_json(line)
             if not isinstance(data, dict):
                 raise ValueError("it is no record")
             if len(data) == 1:
                 shared |= {name: _json(value) for name, value in data.items()}
                 continue
-            unfolded += _unfold(data, shared)
-            if unfolded > LIMIT:
-                raise ValueError(f"the records unfold to more than {LIMIT:,} letters")
+            references = _unfold(data, shared)
+            unfolded += sum(len(shared[reference]) for reference in references.values())
+            if unfolded > _MOST_UNFOLDED:
+                raise ValueError(f"the records unfold to more than {_MOST_UNFOLDED:,} letters")
             outcome, without = data.pop("outcome", None), tuple(data.pop("without", ()))
-            record = Record.from_json(_json({"schema_version": version, **data}))
+            record = _sharing(Record.from_json(_json({"schema_version": version, **data})), references, parts)
         except Exception as error:
             raise ValueError(f"line {number}: {error}") from error
         yield RecordLine(number, record, outcome, without)
 
 
-def _unfold(data: dict[str, Any], shared: Mapping[str, str]) -> int:
-    """Put shared parts where they are named; returns how long they are."""
-    length = 0
+def _unfold(data: dict[str, Any], shared: Mapping[str, str]) -> dict[tuple[str, str], str]:
+    """Put shared parts where they are named; returns which stand where."""
+    found: dict[tuple[str, str], str] = {}
     for owner, names in _SHARED.items():
         inside = data[owner] if owner else data
         for name in names:
@@ -133,10 +140,22 @@ def _unfold(data: dict[str, Any], shared: Mapping[str, str]) -> int:
             if isinstance(reference, str):
                 if reference not in shared:
                     raise ValueError(f'there is no "{reference}" before it')
-                length += len(shared[reference])
+                found[owner, name] = reference
                 inside[name] = json.loads(shared[reference])
-    return length
+    return found
+
+
+def _sharing(record: Record, references: Mapping[tuple[str, str], str], parts: dict[str, Any]) -> Record:
+    """The record with the shared parts of earlier ones in place of its own, so that each takes memory once."""
+    for (owner, name), reference in references.items():
+        holder: Any = getattr(record, owner) if owner else record
+        part = getattr(holder, name)
+        known = parts.setdefault(reference, part)
+        if known is not part and known == part:
+            holder = holder.model_copy(update={name: known})
+            record = record.model_copy(update={owner: holder}) if owner else holder
+    return record
 
 
 def _json(value: object) -> str:
-    return json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    return visible_json(json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":")))

@@ -9,6 +9,9 @@ from typing import TYPE_CHECKING, Any
 from rich import box
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
+
+from robbench.core.safe_text import visible
 
 if TYPE_CHECKING:
     from robbench.execution.boards import Boards
@@ -18,10 +21,17 @@ ROWS_SHOWN = 10
 
 
 class Terminal(Console):
-    """A console that prints text as it is, and leaves it to the command what to do when its reader goes away."""
+    """A console for text of whoever wrote it, which leaves it to the command what to do when its reader goes away.
+
+    Nothing in the text is markup, and what a terminal would obey is shown instead; see ``robbench.core.safe_text``.
+    """
 
     def __init__(self, **options: Any) -> None:
         super().__init__(markup=False, highlight=False, emoji=False, **options)
+
+    def render_str(self, text: str, **options: Any) -> Text:
+        """What every text becomes, by itself or in a table."""
+        return super().render_str(visible(text, keep="\n"), **options)
 
     def on_broken_pipe(self) -> None:
         """Let the error through, in place of leaving with status 1."""
@@ -95,5 +105,5 @@ def show_published(published: Published, target: Path) -> int:
     for where in published.unused:
         console.say(f"{where}: not used; no board here is of its grid and data set")
     for board, reason in published.refused.items():
-        print(f"robbench: {board}: {reason}", file=sys.stderr)
+        print(f"robbench: {visible(board)}: {reason}", file=sys.stderr)
     return 1 if published.refused else 0

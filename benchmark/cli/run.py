@@ -11,6 +11,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 from robbench.cli import _command
+from robbench.core.safe_text import visible
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
@@ -39,7 +40,7 @@ def _action(options: argparse.Namespace) -> int:
     done = run(_command.request(options), options.workers, options.fresh, _watched)
     folder = options.out / "leaderboards"
     if isinstance(done, Finished):
-        print(f"Nothing to do: all {done.cells} cells of {done.grid} are done. Boards: {folder}")
+        print(f"Nothing to do: all {done.cells} cells of {visible(done.grid)} are done. Boards: {visible(folder)}")
         return 0
     from robbench.cli._display import show_boards
 
@@ -159,9 +160,9 @@ class Display:
         elif record is None:
             task = self._tasks.get(event.job)
             if task is None:
-                task = self._tasks[event.job] = self._bars.add_task(_short(event.job), total=1, state="")
+                task = self._tasks[event.job] = self._bars.add_task(_short(visible(event.job)), total=1, state="")
             self._bars.update(
-                task, completed=event.done, total=event.of, state=f"{event.activity} {event.done}/{event.of}"
+                task, completed=event.done, total=event.of, state=f"{visible(event.activity)} {event.done}/{event.of}"
             )
         assert self._overall is not None
         self._bars.update(self._overall, completed=self._finished, state=self._state())

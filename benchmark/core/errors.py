@@ -7,6 +7,11 @@ import traceback
 from collections.abc import Iterable
 from pathlib import Path
 
+from robbench.core.safe_text import one_line
+
+_LONGEST = 20_000
+"""Letters of a message, of which texts of others can be a part."""
+
 
 class RequestError(Exception):
     """The request cannot be carried out as it is (exit status 2).
@@ -17,12 +22,18 @@ class RequestError(Exception):
     """
 
     def __init__(self, message: str, where: str = "") -> None:
-        line = f"{where}: {message}" if where else message
-        super().__init__(" ".join(line.split()))
+        super().__init__(one_line(f"{where}: {message}" if where else message, _LONGEST))
 
 
 class StoreError(Exception):
-    """The store could not be read or written (a full disk, missing permission); what is in it stays."""
+    """The store could not be read or written (a full disk, missing permission); what is in it stays.
+
+    Args:
+        message: What is wrong and what to do, in one line.
+    """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(one_line(message, _LONGEST))
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
@@ -38,5 +49,4 @@ def explain(error: Exception) -> str:
     """An error in one line: its type, its message, and where it was raised."""
     frames = traceback.extract_tb(error.__traceback__)
     place = f" ({Path(frames[-1].filename).name}:{frames[-1].lineno})" if frames else ""
-    message = " ".join(str(error).split())
-    return f"{type(error).__name__}: {message[:500]}{place}"
+    return one_line(f"{type(error).__name__}: {one_line(error, 500)}{place}", _LONGEST)

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from robbench.core.atomic_io import write_atomically
+from robbench.core.safe_text import csv_value
 from robbench.data.balancing.suspects import Suspects, suspects
 from robbench.data.dataset import DecodedImages
 from robbench.data.splits import Splits
@@ -75,7 +76,8 @@ def examine(decoded: DecodedImages, splits: Splits, seed: int = 0) -> Listing:
 def write(listing: Listing, folder: Path, sheet: tuple[bytes, bytes] | None) -> list[Path]:
     """Write ``suspects.csv`` and, where there is one, the sheet as ``suspects.png`` and ``suspects.svg``.
 
-    An id is the position of the image in the order in which the data set reads its files.
+    An id is the position of the image in the order in which the data set reads its files. Names of classes that begin
+    like a formula have an apostrophe in front; see ``robbench.core.safe_text.csv_value``.
 
     Args:
         listing: What was found.
@@ -92,7 +94,7 @@ def write(listing: Listing, folder: Path, sheet: tuple[bytes, bytes] | None) -> 
     for part, id_, given, suggested, score in zip(
         listing.parts, found.ids, found.given, found.suggested, found.scores, strict=True
     ):
-        writer.writerow([part, id_, names[given], names[suggested], score])
+        writer.writerow([part, id_, csv_value(names[given]), csv_value(names[suggested]), score])
     write_atomically(folder / "suspects.csv", text.getvalue())
     if sheet is None:
         for name in _SHEETS:

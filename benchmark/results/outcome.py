@@ -11,6 +11,8 @@ from typing import Any, Literal, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from robbench.results.npz import read_npz
+
 ConditionKind = Literal["clean", "natural", "attack", "chain"]
 
 Ints = NDArray[np.int64]
@@ -222,9 +224,13 @@ class Outcome:
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Self:
-        """The outcome that ``to_bytes`` wrote, here or in an older version."""
-        with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
-            values: dict[str, Any] = {name: arrays[name] for name in arrays.files}
+        """The outcome that ``to_bytes`` wrote, here or in an older version.
+
+        Raises:
+            ValueError: If it is none.
+        """
+        # Uncompressed, so that it holds no more than it is long.
+        values: dict[str, Any] = dict(read_npz(io.BytesIO(data), len(data)))
         for name, spec in cls.arrays().items():
             if name not in values and spec.since > 1:
                 values[name] = spec.filled(values)

@@ -11,6 +11,8 @@ from typing import Any
 from robbench.core.atomic_io import write_atomically
 from robbench.core.errors import StoreError
 from robbench.core.registry import Registry
+from robbench.core.safe_text import one_line
+from robbench.core.untrusted_files import check_folder
 from robbench.leaderboards import board_data, write_board
 from robbench.leaderboards.archive import RECORDS, read_archive, read_note, read_pictures, write_archive
 from robbench.leaderboards.figure_manifest import Picture, write_manifest
@@ -28,7 +30,7 @@ from robbench.results.board_directory import (
 from robbench.results.merging import BoardSource, merge
 from robbench.results.schema import BoardNote, CellResult
 from robbench.results.store import Store
-from robbench.results.verification import files_follow, one_line, refuse, verify
+from robbench.results.verification import files_follow, refuse, verify
 
 
 @dataclass
@@ -195,6 +197,7 @@ def _own(store: Store, board: str, note: Mapping[str, Any], registry: Registry) 
 
 def _others(folder: Path, registry: Registry) -> _Checked:
     with readable(folder):
+        check_folder(folder)
         source = BoardSource(str(folder), read_note(folder), tuple(read_archive(folder)))
         if not source.cells:
             raise ValueError("it has no cells")

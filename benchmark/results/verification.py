@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from robbench.core.errors import StoreError
 from robbench.core.registry import Registry
+from robbench.core.safe_text import one_line
 from robbench.core.threat_model import NORMS
 from robbench.evaluation.audit import marked
 from robbench.evaluation.scoring import measure, scored
@@ -50,12 +51,6 @@ class CleanPredictions:
     @staticmethod
     def _model(record: Record) -> tuple[str, bool]:
         return record.spec.model_key, record.spec.condition.undefended
-
-
-def one_line(text: object, limit: int = 300) -> str:
-    """Text of others on one line, without characters that a terminal would obey, and not too long."""
-    plain = "".join(letter if letter.isprintable() else "?" for letter in " ".join(str(text).split()))
-    return plain if len(plain) <= limit else f"{plain[:limit]}…"
 
 
 def refuse(reason: str) -> NoReturn:
