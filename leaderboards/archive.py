@@ -18,7 +18,7 @@ from robbench.core.safe_text import one_line
 from robbench.core.untrusted_files import open_untrusted, parse_json, read_json
 from robbench.leaderboards.figure_manifest import FILE_STEM, Picture, read_manifest
 from robbench.leaderboards.outcome_columns import memory_limit, pack_outcomes, unpack_outcomes
-from robbench.leaderboards.record_lines import FORMAT, read_lines, record_lines
+from robbench.leaderboards.record_lines import FORMAT, other_versions, read_lines, record_lines
 from robbench.results.npz import read_npz
 from robbench.results.schema import BoardNote, CellResult, ConditionKind, Outcome, Record
 
@@ -75,6 +75,20 @@ def read_archive(folder: Path) -> list[CellResult]:
         with _reading(f"{folder / RECORDS}, line 1"):
             read = _columns if _is_headed(first) else _cell_by_cell
         return list(read(folder, itertools.chain([first], lines)))
+
+
+def other_metrics(folder: Path) -> list[str]:
+    """Built-in metrics that had other versions when the archive was written, as in ``robustness 1, here 2``.
+
+    An archive leaves out what follows from its outcomes by them, so that its records hold what they give here. Those of
+    the first format leave out nothing.
+
+    Raises:
+        StoreError: In one line, if the first line of the records cannot be read.
+    """
+    with _reading(folder / RECORDS), open_untrusted(folder / RECORDS, _MOST_RECORDS) as file:
+        line = next(_lines(file), "")
+        return other_versions(parse_json(line)) if _is_headed(line) else []
 
 
 def _lines(file: BinaryIO) -> Iterator[str]:

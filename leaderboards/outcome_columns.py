@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from robbench.results.schema import ConditionKind, Outcome
 
 _LEAST_LIMIT, _RATIO = 2**25, 256
+_WIDEST_EMPTY = 1000
 
 _LENGTHS, _WIDTH = "samples", "{}.width"
 _TYPES: Mapping[str, np.dtype[Any]] = {name: np.dtype(spec.dtype) for name, spec in Outcome.arrays().items()}
@@ -97,6 +98,8 @@ def _parts(arrays: Mapping[str, NDArray[Any]], name: str, dtype: np.dtype[Any], 
     shapes = [(length,) if wide == -1 else (length, wide) for length, wide in zip(lengths, widths, strict=True)]
     if any(side < 0 for shape in shapes for side in shape):
         raise ValueError(f"the column {name} has sizes below 0")
+    if any(wide > max(_WIDEST_EMPTY, len(column)) for wide in widths):
+        raise ValueError(f"the column {name} is wider than it is long")
     ends = np.cumsum([np.prod(shape, dtype=np.int64) for shape in shapes], dtype=np.int64).tolist()
     if (ends[-1] if ends else 0) != len(column):
         raise ValueError(f"the column {name} has {len(column)} entries, not {ends[-1] if ends else 0}")

@@ -12,11 +12,14 @@ import numpy as np
 
 from robbench.core.safe_text import visible_json
 from robbench.core.untrusted_files import parse_json
-from robbench.evaluation.metrics._built_in import built_in_figures
+from robbench.evaluation.metrics._built_in import built_in_figures, built_in_versions
 from robbench.results.schema import CellResult, Measure, Outcome, Record
 
 FORMAT = 2
 """Of the lines. Format 1 had no first line with a number, a whole record in each, and outcomes of their own."""
+
+_UNSTATED = {**dict.fromkeys(("agreement", "change", "decisions", "draws", "passes", "success"), 1), "robustness": 2}
+"""Versions of the built-in metrics when first lines did not tell them yet."""
 
 _MOST_UNFOLDED = 2**27
 """Letters that the records of others may have once what they share is put into each."""
@@ -47,12 +50,17 @@ class RecordLine:
         """The record with what follows from its outcome.
 
         Raises:
-            ValueError: If it was made from another outcome.
+            ValueError: If it was made from another outcome, or that names classes that are not there.
         """
         if (None if outcome is None else fingerprint(outcome)) != self.outcome:
             raise ValueError(f"the outcome of {self.record.key} is not what its record was made from")
         if outcome is None:
             return self.record
+        # What is counted by class would take as much memory as the largest class that an array names.
+        for name, spec in outcome.arrays().items():
+            fault = spec.fault(getattr(outcome, name), len(outcome), outcome.num_classes)
+            if spec.holds == "classes" and fault:
+                raise ValueError(f"the array {name} of the outcome of {self.record.key} {fault}")
         metrics = {name: found for name, found in built_in_figures(outcome).items() if name not in self.without}
         metrics |= self.record.metrics
         update = {"metrics": dict(sorted(metrics.items())), "outcome_sha256": outcome.sha256()}
@@ -72,9 +80,11 @@ def fingerprint(outcome: Outcome) -> str:
 def record_lines(cells: Sequence[CellResult]) -> str:
     """The records of some cells: a line with the format, then a line for each shared part and for each record.
 
-    A shared part stands before the first record that names it, as in ``{"model 3": {...}}``.
+    The first line also tells the versions of the built-in metrics, whose figures are left out. A shared part stands
+    before the first record that names it, as in ``{"model 3": {...}}``.
     """
-    lines = [_json({"archive": FORMAT, "schema_version": cells[0][0].schema_version if cells else None})]
+    schema = cells[0][0].schema_version if cells else None
+    lines = [_json({"archive": FORMAT, "schema_version": schema, "metrics": built_in_versions()})]
     places: dict[str, dict[str, str]] = {}
     for record, outcome in cells:
         data = record.model_dump(mode="json", exclude_defaults=True, exclude={"schema_version", "outcome_sha256"})
@@ -91,6 +101,16 @@ def record_lines(cells: Sequence[CellResult]) -> str:
             data |= _beyond(record.metrics, built_in_figures(outcome)) | {"outcome": fingerprint(outcome)}
         lines.append(_json(data))
     return "".join(f"{line}\n" for line in lines)
+
+
+def other_versions(head: Mapping[str, Any]) -> list[str]:
+    """Built-in metrics whose version is not that of an archive's first line, with both; see ``_UNSTATED``."""
+    stated = head.get("metrics", _UNSTATED)
+    return [
+        f"{name} {stated.get(name, 'none')}, here {version}"
+        for name, version in built_in_versions().items()
+        if stated.get(name) != version
+    ]
 
 
 def _beyond(metrics: Mapping[str, Measure], following: Mapping[str, Measure]) -> dict[str, Any]:

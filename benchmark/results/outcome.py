@@ -74,6 +74,26 @@ class ArraySpec:
             joined = first + second
         return joined
 
+    def fault(self, array: NDArray[Any], size: int, num_classes: int) -> str | None:
+        """What in an array is not as it is declared, or None.
+
+        Args:
+            array: The array.
+            size: Number of samples.
+            num_classes: Number of classes K.
+        """
+        width = array.shape[1:2] or (0,)
+        shapes = {"one": [(size,)], "any": [(size, *width)], "classes": [(size, 0), (size, num_classes)]}
+        if array.dtype != self.dtype or array.shape not in shapes[self.columns]:
+            return f"is {array.dtype} of shape {array.shape}, not {size} of {np.dtype(self.dtype)}"
+        if self.holds == "ids" and len(np.unique(array)) != size:
+            return "holds a sample twice"
+        if self.holds == "classes" and array.size and not self.least <= array.min() <= array.max() < num_classes:
+            return "names classes that are not there"
+        if self.holds == "sizes" and not (np.isfinite(array) & (array >= 0)).all():
+            return "holds numbers that are no sizes"
+        return None
+
 
 def classes(meaning: str, **rest: Any) -> dict[str, ArraySpec]:
     """Metadata of a field that holds classes."""

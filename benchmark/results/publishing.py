@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,14 @@ from robbench.core.registry import Registry
 from robbench.core.safe_text import one_line
 from robbench.core.untrusted_files import check_folder
 from robbench.leaderboards import board_data, write_board
-from robbench.leaderboards.archive import RECORDS, read_archive, read_note, read_pictures, write_archive
+from robbench.leaderboards.archive import (
+    RECORDS,
+    other_metrics,
+    read_archive,
+    read_note,
+    read_pictures,
+    write_archive,
+)
 from robbench.leaderboards.figure_manifest import Picture, write_manifest
 from robbench.leaderboards.table import Table
 from robbench.results.board_directory import (
@@ -28,6 +35,7 @@ from robbench.results.board_directory import (
     write_index,
 )
 from robbench.results.merging import BoardSource, merge
+from robbench.results.record_keys import check_keys
 from robbench.results.schema import BoardNote, CellResult
 from robbench.results.store import Store
 from robbench.results.verification import files_follow, refuse, verify
@@ -57,11 +65,13 @@ class _Checked:
     Attributes:
         source: The board.
         unchecked: Figures that could not be checked.
+        remarks: What else is to be said, in plain sentences.
         planned: Keys of the cells that it was to have.
     """
 
     source: BoardSource
     unchecked: frozenset[str]
+    remarks: tuple[str, ...] = ()
     planned: tuple[str, ...] = ()
 
 
@@ -149,7 +159,7 @@ def rewrite(target: Path, registry: Registry | None = None) -> Published:
                 result.refused[folder.name] = str(error)
                 continue
             result.cells[folder.name] = len(checked.source.cells)
-            result.remarks[folder.name] = _unchecked([checked])
+            result.remarks[folder.name] = [*checked.remarks, *_unchecked([checked])]
         result.refused |= write_index(folders[0].parent)
     return result
 
@@ -191,8 +201,12 @@ def _own(store: Store, board: str, note: Mapping[str, Any], registry: Registry) 
                 cells.append((record, store.outcome(record)))
     if not cells:
         refuse("none of its cells was run yet; robbench run goes on with it")
+
+    def file(key: str) -> str:
+        return str(store.cell_dir(key) / "record.json")
+
     source = BoardSource(str(store.root), shown, tuple(cells))
-    return _Checked(source, verify(cells, registry, lambda key: str(store.cell_dir(key) / "record.json")), keys)
+    return _Checked(source, verify(cells, registry, file), _unkeyed(source, file), keys)
 
 
 def _others(folder: Path, registry: Registry) -> _Checked:
@@ -202,7 +216,17 @@ def _others(folder: Path, registry: Registry) -> _Checked:
         if not source.cells:
             raise ValueError("it has no cells")
         read_pictures(folder)
-        return _Checked(source, verify(source.cells, registry, lambda key: str(folder / RECORDS)))
+        remarks = _unkeyed(source, lambda key: str(folder / RECORDS))
+        others = other_metrics(folder)
+        if others:
+            remarks += (f"{folder}: metrics had other versions there, and are shown as they are here: {_some(others)}",)
+        return _Checked(source, verify(source.cells, registry, lambda key: str(folder / RECORDS)), remarks)
+
+
+def _unkeyed(source: BoardSource, file: Callable[[str], str]) -> tuple[str, ...]:
+    """Check the keys of a board; what is to be said of those that could not be computed anew."""
+    names = sorted(check_keys(source.cells, file))
+    return (f"{source.where}: some keys could not be checked, those {_some(names)}",) if names else ()
 
 
 def _topic(source: BoardSource) -> tuple[str, str]:
@@ -246,6 +270,7 @@ def _made(
                 f"{len(lacking)} of its cells failed or were not run ({some}); --incomplete publishes it all the same"
             )
         remarks.append(f"{len(lacking)} of its cells failed or were not run ({some})")
+    remarks += [remark for board in (own, *others) for remark in board.remarks]
     remarks += _unchecked([own, *others])
     return source, {**files, **figures, **_archive(source)}
 

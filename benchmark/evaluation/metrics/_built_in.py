@@ -2,25 +2,35 @@
 
 from __future__ import annotations
 
-from robbench.evaluation.metrics.agreement import Agreement
-from robbench.evaluation.metrics.change import ChangeNorms
-from robbench.evaluation.metrics.decisions import Decisions
-from robbench.evaluation.metrics.draws import Draws
-from robbench.evaluation.metrics.passes import Passes
-from robbench.evaluation.metrics.robustness import Robustness
-from robbench.evaluation.metrics.success import Success
+import functools
+from collections.abc import Mapping
+from typing import cast
+
+from robbench.core.metric import Metric
+from robbench.core.registry import Registry
 from robbench.results.schema import Measure, Outcome
 
-_METRICS = (Decisions(), Robustness(), Draws(), Success(), Agreement(), ChangeNorms(), Passes())
+
+@functools.cache
+def _metrics() -> Mapping[str, Metric]:
+    entries = Registry(installed=False).entries("metric")
+    return {
+        name: cast(Metric, entry.cls.make(entry.mark.preset, f'metric "{name}"')) for name, entry in entries.items()
+    }
 
 
 def built_in_figures(outcome: Outcome) -> dict[str, Measure]:
     """All of them by name, as plain numbers."""
-    found = {name: figure for metric in _METRICS for name, figure in metric.measure(outcome).items()}
+    found = {name: figure for metric in _metrics().values() for name, figure in metric.measure(outcome).items()}
     return {
         name: Measure(float(figure.value), _plain(figure.low), _plain(figure.high), int(figure.n))
         for name, figure in found.items()
     }
+
+
+def built_in_versions() -> dict[str, int]:
+    """The versions of the built-in metrics by name."""
+    return {name: metric.version for name, metric in _metrics().items()}
 
 
 def _plain(end: float | None) -> float | None:
