@@ -12,7 +12,7 @@ from typing import Any
 
 from robbench.core.atomic_io import write_atomically
 from robbench.core.errors import StoreError
-from robbench.core.safe_text import csv_value
+from robbench.core.safe_text import csv_value, visible_json
 from robbench.leaderboards.aggregates import Estimate
 from robbench.leaderboards.board import Board, board_data
 from robbench.leaderboards.figure_manifest import Picture
@@ -82,7 +82,7 @@ def write_files(
         "leaderboard.json": _json(plain_data(board)),
         **csv_files(board),
         "timings.csv": timings_csv(cells),
-        "board.json": note.to_json(),
+        "board.json": visible_json(note.to_json()),
     }
     for name, text in contents.items():
         write_atomically(directory / name, text)

@@ -92,7 +92,7 @@ def show_boards(boards: Boards, root: Path) -> None:
         if count:
             console.print(f"{board}: {count} cells not run yet")
     for record in boards.failed():
-        console.say(f"failed: {record.spec.model.label} · {record.spec.condition.label}: {record.reason}")
+        console.say(visible(f"failed: {record.spec.model.label} · {record.spec.condition.label}: {record.reason}"))
 
 
 def show_published(published: Published, target: Path) -> int:

@@ -148,10 +148,10 @@ class Display:
             self._left[event.job] -= 1
             if record.status == "failed":
                 self._failed += 1
-                self.console.say(f"failed: {event.job} · {event.activity}: {record.reason}")
+                self.console.say(visible(f"failed: {event.job} · {event.activity}: {record.reason}"))
         if self._bars is None:
             if record is not None and not self._left[event.job]:
-                self.console.say(f"[{self._state()}] {event.job}")
+                self.console.say(f"[{self._state()}] {visible(event.job)}")
             return
         if record is not None and not self._left[event.job]:
             task = self._tasks.pop(event.job, None)

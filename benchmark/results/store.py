@@ -178,27 +178,27 @@ class Store:
         """
         return {path.stem: self._note(path) for path in sorted((self.root / "boards").glob("*.json"))}
 
-    def note_request(self, standing: str, grid: str, boards: Mapping[str, Sequence[str]]) -> None:
+    def note_request(self, key: str, grid: str, boards: Mapping[str, Sequence[str]]) -> None:
         """Note that a request was carried out.
 
         Args:
-            standing: Identifies what it rested on; see ``robbench.planning.inputs``.
+            key: Identifies what it rested on; see ``robbench.planning.inputs``.
             grid: Name of its grid.
             boards: Keys of its cells, by board.
         """
-        write_atomically(self.root / "requests" / f"{standing}.json", dumps({"grid": grid, "boards": boards}))
+        write_atomically(self.root / "requests" / f"{key}.json", dumps({"grid": grid, "boards": boards}))
 
-    def forget_request(self, standing: str) -> None:
+    def forget_request(self, key: str) -> None:
         """Take the note of a request back, while its cells are worked on."""
-        (self.root / "requests" / f"{standing}.json").unlink(missing_ok=True)
+        (self.root / "requests" / f"{key}.json").unlink(missing_ok=True)
 
-    def request(self, standing: str) -> dict[str, Any] | None:
+    def request(self, key: str) -> dict[str, Any] | None:
         """What ``note_request`` noted, or None.
 
         Raises:
             StoreError: If the note cannot be read.
         """
-        path = self.root / "requests" / f"{standing}.json"
+        path = self.root / "requests" / f"{key}.json"
         return self._note(path) if path.is_file() else None
 
     def _note(self, path: Path) -> dict[str, Any]:
