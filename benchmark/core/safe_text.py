@@ -23,6 +23,7 @@ _UNSAFE = re.compile(
     r"\ud800-\udfff\ufdd0-\ufdef\ufffe\uffff"  # none: halves of a pair, and what is no character
     r"]"
 )
+_SPACES = re.compile(r"[\t\n\r]+")
 _FORMULA = re.compile(r"[' ]*[=+\-@＝＋－＠]")
 
 
@@ -34,7 +35,7 @@ def visible(text: object, keep: str = "") -> str:
     Args:
         text: The text.
         keep: Characters to leave, such as a newline where the text may have lines.
-    r"""
+    """
     return _UNSAFE.sub(lambda found: found[0] if found[0] in keep else _code_point(found[0]), str(text))
 
 
@@ -44,9 +45,9 @@ def _code_point(letter: str) -> str:
 
 
 def visible_values(value: Any) -> Any:
-    r"""Plain data with every text in it made visible, keys too."""
+    """Plain data with every text in it made visible and put on one line, keys too: tabs and line ends become spaces."""
     if isinstance(value, str):
-        return visible(value)
+        return visible(_SPACES.sub(" ", value))
     if isinstance(value, Mapping):
         return {visible_values(key): visible_values(item) for key, item in value.items()}
     if type(value) in (list, tuple):
@@ -60,7 +61,7 @@ def visible_json(text: str) -> str:
 
 
 def one_line(text: object, limit: int = 300) -> str:
-    r"""Visible text on one line, with an ellipsis where it exceeds the limit."""
+    """Visible text on one line, with an ellipsis where it exceeds the limit."""
     line = visible(" ".join(str(text).split()))
     return line if len(line) <= limit else f"{line[:limit]}…"
 
@@ -71,7 +72,7 @@ def csv_value(value: object) -> object:
     Numbers stay as they are. Unsafe characters of texts are made visible, tabs and carriage returns among them. A text
     that begins with ``=``, ``+``, ``-`` or ``@``, or with these behind spaces or apostrophes, gets an apostrophe in
     front, which ``csv_text`` takes back.
-    r"""
+    """
     if not isinstance(value, str):
         return value
     text = visible(value)
@@ -79,5 +80,5 @@ def csv_value(value: object) -> object:
 
 
 def csv_text(cell: str) -> str:
-    r"""The text that ``csv_value`` made a cell of."""
+    """The text that ``csv_value`` made a cell of."""
     return cell[1:] if cell.startswith("'") and _FORMULA.match(cell) else cell

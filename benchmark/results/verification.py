@@ -232,7 +232,7 @@ def _says_the_same(found: str, wanted: str) -> bool:
 
 
 def _same_number(found: str, wanted: str) -> bool:
-    if found == wanted:
+    if found == wanted or (found.lstrip("-") == wanted.lstrip("-") and float(found) == 0):
         return True
     if max(len(found), len(wanted)) < _UNROUNDED or found.lstrip("-").isdigit() or wanted.lstrip("-").isdigit():
         return False

@@ -60,7 +60,7 @@ def test_json_means_the_same_when_it_is_made_visible(text: str) -> None:
 
 
 def test_plain_data_is_made_visible_as_deep_as_it_goes() -> None:
-    assert visible_values({"\x1b": ["\n", ("\x07", 1, None)]}) == {"\\u001b": ["\\u000a", ("\\u0007", 1, None)]}
+    assert visible_values({"\x1b": ["a\r\nb", ("\x07", 1, None)]}) == {"\\u001b": ["a b", ("\\u0007", 1, None)]}
 
 
 # --- CSV
