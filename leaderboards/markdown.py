@@ -14,7 +14,7 @@ NONE = "–"
 # Before a space or a digit, "<" and "&" begin no HTML; square brackets make links only together with others.
 _SPECIAL = r"[\\`*|~#$]|^[>\[]|\[(?=\^)|\](?=[(\[:])|[<&](?![ \d])|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])"
 # What would begin a list or draw a line, at the beginning of a line.
-_MARK = re.compile(r"^(\d*)([.)+=-])(?=[ =-]|$)")
+_MARK = re.compile(r"^(?:\d*[.)+-](?= |$)|[=-](?=[ =-]|$))")
 # What code hosts make links of without being asked.
 _ADDRESS = re.compile(r"(?<=[A-Za-z0-9]):(?=//)|(?<=www)\.", re.IGNORECASE)
 _MAIL = re.compile(r"(?<=@)(?=[\w\\.-]*\.[\w\\.-]*[A-Za-z])")
@@ -32,7 +32,7 @@ def escape(text: object, brackets: bool = False) -> str:
         brackets: Whether every square bracket is escaped, as inside of a link, which one would end.
     """
     line = re.sub(rf"{_SPECIAL}{r'|[][]' if brackets else ''}", r"\\\g<0>", visible(" ".join(str(text).split())))
-    line = _ADDRESS.sub(r"\\\g<0>", _MARK.sub(r"\1\\\2", line))
+    line = _ADDRESS.sub(r"\\\g<0>", _MARK.sub(lambda found: f"{found[0][:-1]}\\{found[0][-1]}", line))
     # No escape prevents that an address of electronic mail becomes a link.
     return _MAIL.sub(_DIVIDED, line)
 

@@ -25,6 +25,8 @@ _UNSAFE = re.compile(
 )
 _SPACES = re.compile(r"[\t\n\r]+")
 _FORMULA = re.compile(r"[' ]*[=+\-@＝＋－＠]")
+_NUMBER = r"-?\d+(\.\d+)?(e[+-]?\d+)?"
+_NUMBERS = re.compile(rf"{_NUMBER}( {_NUMBER})*", re.ASCII)
 
 
 def visible(text: object, keep: str = "") -> str:
@@ -69,14 +71,14 @@ def one_line(text: object, limit: int = 300) -> str:
 def csv_value(value: object) -> object:
     """What a cell of a CSV file holds, so that no spreadsheet takes a text for a formula.
 
-    Numbers stay as they are. Unsafe characters of texts are made visible, tabs and carriage returns among them. A text
-    that begins with ``=``, ``+``, ``-`` or ``@``, or with these behind spaces or apostrophes, gets an apostrophe in
-    front, which ``csv_text`` takes back.
+    Numbers stay as they are, and so do texts of nothing but numbers with spaces between them. Unsafe characters of
+    texts are made visible, tabs and carriage returns among them. A text that begins with ``=``, ``+``, ``-`` or ``@``,
+    or with these behind spaces or apostrophes, gets an apostrophe in front, which ``csv_text`` takes back.
     """
     if not isinstance(value, str):
         return value
     text = visible(value)
-    return f"'{text}" if _FORMULA.match(text) else text
+    return f"'{text}" if _FORMULA.match(text) and not _NUMBERS.fullmatch(text) else text
 
 
 def csv_text(cell: str) -> str:
