@@ -225,6 +225,10 @@ DAMAGE_OF_COLUMNS: dict[str, tuple[Damage, str]] = {
     "code inside": (column(final=np.array([print])), "no plain number or text"),
     "no archive": (text(OUTCOMES, b"PK\x03\x04 nothing"), OUTCOMES),
     "half an archive": (lambda board: os.truncate(board / OUTCOMES, 1500), OUTCOMES),
+    "a link": (lambda board: (board / "notes.txt").symlink_to("/etc/passwd"), '"notes.txt" in it is a link'),
+    "a pipe": (lambda board: os.mkfifo(board / "pipe"), '"pipe" in it cannot be used: it is no plain file'),
+    "a name that hides": (lambda board: (board / "a\u202eb").touch(), "characters that names cannot have"),
+    "two names in one": (lambda board: (board / "readme.md").touch(), "one name on some file systems"),
     "a bomb": (bomb, "unfolds to 2,147,483,648 bytes"),
 }
 
@@ -260,6 +264,13 @@ def test_a_board_of_the_earlier_format_is_read_as_it_was(folder: Path) -> None:
     earlier, now = (read_archive(folder / name / BOARD) for name in ("earlier", "theirs"))
     assert [record for record, _ in earlier] == [record for record, _ in now]
     assert [found and found.to_bytes() for _, found in earlier] == [found and found.to_bytes() for _, found in now]
+
+
+def test_a_board_that_is_a_link_is_refused(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (folder / "linked").mkdir()
+    (folder / "linked" / "board").symlink_to(folder / "theirs" / BOARD)
+    shown = complaint(publish(Store(folder / "runs"), folder / "site", "--from", str(folder / "linked")), capsys, 2)
+    assert "is a link, which could lead anywhere" in shown
 
 
 def test_names_of_others_cannot_speak_to_the_terminal(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
