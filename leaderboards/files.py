@@ -59,7 +59,12 @@ def write_files(
     """Write a board as ``README.md``, ``index.html``, ``leaderboard.json`` and CSV files, with its note ``board.json``.
 
     CSV: ``leaderboard``, ``per_class``; where there is something to tell ``corruptions``, ``changes``, ``training`` and
-    ``checks``; and ``timings``, the only one that differs when the same cells are run again.
+    ``checks``; and ``timings``, the only one that differs when the same cells are run again. Numbers are unrounded; a
+    text that a spreadsheet would take for a formula has an apostrophe in front, which
+    ``robbench.core.safe_text.csv_text`` takes back.
+
+    Texts of whoever wrote them are safe in every file: see ``robbench.core.safe_text`` on how characters are shown that
+    nobody would see or that a terminal would obey, and ``robbench.leaderboards.markdown.escape``.
 
     Args:
         directory: Where to; made if need be. What an earlier board left and this one has not is removed; other files
