@@ -72,8 +72,8 @@ class Examples:
         labels: True classes, int64, shape ``(n,)``.
         images: Before, uint8, shape ``(n, 3, H, W)``.
         attacked: After, float32 in [0, 1], shape ``(n, 3, H, W)``.
-        clean: Decisions before, shape ``(n,)``.
-        final: Decisions after, shape ``(n,)``.
+        clean: Predictions before, shape ``(n,)``.
+        final: Predictions after, shape ``(n,)``.
         clean_scores, final_scores: Softmax of the model's scores, float32, shape ``(n, K)``; older files lack them.
     """
 

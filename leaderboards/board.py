@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from robbench.core.safe_text import visible
 from robbench.evaluation.statistics import Scores, balanced_mean, tie_leaders
 from robbench.leaderboards.ablations import Change, Pair, Scored, margin, pairs
 from robbench.leaderboards.aggregates import Rates, rates
@@ -18,6 +19,7 @@ from robbench.leaderboards.corruption_results import Corrupted, corrupted
 from robbench.leaderboards.curves import Curve, sizes, strength
 from robbench.leaderboards.entries import Entry, entry
 from robbench.leaderboards.table import Table, ThreatModel, Threats, is_audited
+from robbench.leaderboards.visible_cells import visible_cells
 from robbench.results.schema import CellResult, ConditionSpec, DatasetSpec, ModelSpec, Training
 
 IMBALANCE = 1.5
@@ -171,6 +173,8 @@ def board_data(title: str, grid: str, cells: Sequence[CellResult], rank_by: str 
     it survives every attack of that threat model, on the samples that all of them, all seeds and all rows cover. Rows
     with audit flags rank below those without; rows that lack a needed result are not ranked.
 
+    Unsafe characters of texts are made visible; see ``robbench.core.safe_text``.
+
     Args:
         title: Heading of the board.
         grid: Name of the grid.
@@ -180,7 +184,7 @@ def board_data(title: str, grid: str, cells: Sequence[CellResult], rank_by: str 
     Raises:
         ValueError: If the cells do not make one table.
     """
-    table = Table.of(cells)
+    table = Table.of(visible_cells(cells))
     threats = table.threats(rank_by)
     ranked_by = next(iter(threats), None)
     perturbed = _natural(table)
@@ -192,8 +196,8 @@ def board_data(title: str, grid: str, cells: Sequence[CellResult], rank_by: str 
     rows = _ranked(scored)
     test = [count for count in table.dataset.counts.get("test", ()) if count]
     made = Board(
-        title=title,
-        grid=grid,
+        title=visible(title),
+        grid=visible(grid),
         dataset=table.dataset,
         conditions=table.conditions,
         checks=table.checks,

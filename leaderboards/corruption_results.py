@@ -63,8 +63,8 @@ def corrupted(table: Table) -> dict[str, Corrupted]:
     baseline = table.models[0].label
     made = {}
     for label in found:
-        stands = {spec.label: table.status(label, spec.label) for spec in table.corruptions}
-        troubles = {name: standing for name, standing in stands.items() if standing[0] != "done"}
+        statuses = {spec.label: table.status(label, spec.label) for spec in table.corruptions}
+        troubles = {name: status for name, status in statuses.items() if status[0] != "done"}
         figures = _figures(found[label], found[baseline], clean[label], clean[baseline])
         made[label] = replace(figures, troubles=troubles, conditions=places)
     return made

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -10,6 +9,8 @@ from typing import Any, Literal
 
 from robbench.core.atomic_io import write_atomically
 from robbench.core.errors import StoreError
+from robbench.core.safe_text import visible_values
+from robbench.core.untrusted_files import read_json
 from robbench.results.schema import dumps
 
 Section = Literal["ranking", "strength", "rounding", "classes", "images", "noise", "embeddings", "data", "training"]
@@ -17,6 +18,7 @@ Section = Literal["ranking", "strength", "rounding", "classes", "images", "noise
 
 FILE_STEM = r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}"
 """Names of figures, which are safe as those of files."""
+_LARGEST = 2**22  # bytes
 
 
 @dataclass(frozen=True)
@@ -55,14 +57,15 @@ def write_manifest(directory: Path, pictures: Sequence[Picture]) -> Path:
 
 
 def read_manifest(directory: Path) -> tuple[Picture, ...]:
-    """The figures of a board, in order; none where none were drawn.
+    """The figures of a board, in order; none where none were drawn. Their texts are made visible.
 
     Raises:
         StoreError: If the list cannot be read or a file that it names is missing.
     """
     path = directory / "figures" / "figures.json"
     try:
-        pictures = tuple(Picture(**_migrated(entry)) for entry in json.loads(path.read_text(encoding="utf-8")))
+        listed = visible_values(read_json(path, _LARGEST, linked=True))
+        pictures = tuple(Picture(**_migrated(entry)) for entry in listed)
     except FileNotFoundError:
         return ()
     except (OSError, ValueError, TypeError) as error:

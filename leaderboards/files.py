@@ -12,6 +12,7 @@ from typing import Any
 
 from robbench.core.atomic_io import write_atomically
 from robbench.core.errors import StoreError
+from robbench.core.safe_text import csv_value, visible_json
 from robbench.leaderboards.aggregates import Estimate
 from robbench.leaderboards.board import Board, board_data
 from robbench.leaderboards.figure_manifest import Picture
@@ -23,6 +24,7 @@ from robbench.leaderboards.tables.classes import class_figures
 from robbench.leaderboards.tables.contents import sheets
 from robbench.leaderboards.tables.ranks import leaderboard
 from robbench.leaderboards.tables.robustness import corruption_figures
+from robbench.leaderboards.visible_cells import visible_cells, visible_note
 from robbench.results.schema import BoardNote, CellResult
 
 OPTIONAL = ("corruptions.csv", "changes.csv", "training.csv", "checks.csv")
@@ -57,7 +59,12 @@ def write_files(
     """Write a board as ``README.md``, ``index.html``, ``leaderboard.json`` and CSV files, with its note ``board.json``.
 
     CSV: ``leaderboard``, ``per_class``; where there is something to tell ``corruptions``, ``changes``, ``training`` and
-    ``checks``; and ``timings``, the only one that differs when the same cells are run again.
+    ``checks``; and ``timings``, the only one that differs when the same cells are run again. Numbers are unrounded; a
+    text that a spreadsheet would take for a formula has an apostrophe in front, which
+    ``robbench.core.safe_text.csv_text`` takes back.
+
+    Texts of whoever wrote them are safe in every file: see ``robbench.core.safe_text`` on how characters are shown that
+    nobody would see or that a terminal would obey, and ``robbench.leaderboards.markdown.escape``.
 
     Args:
         directory: Where to; made if need be. What an earlier board left and this one has not is removed; other files
@@ -73,13 +80,14 @@ def write_files(
     Raises:
         StoreError: If a figure cannot be read or a file cannot be written.
     """
+    shown, cells = visible_note(note), visible_cells(cells)
     contents = {
-        "README.md": readme(board, note, pictures),
-        "index.html": page(board, note, cells, directory, pictures),
+        "README.md": readme(board, shown, pictures),
+        "index.html": page(board, shown, cells, directory, pictures),
         "leaderboard.json": _json(plain_data(board)),
         **csv_files(board),
         "timings.csv": timings_csv(cells),
-        "board.json": note.to_json(),
+        "board.json": visible_json(note.to_json()),
     }
     for name, text in contents.items():
         write_atomically(directory / name, text)
@@ -193,8 +201,9 @@ def _values(cell: TableCell, number: bool, spread: bool) -> list[object]:
 
 
 def _written(lines: Sequence[Sequence[object]]) -> str:
+    """CSV in which texts that begin like a formula have an apostrophe in front; see ``csv_value``."""
     buffer = io.StringIO()
-    csv.writer(buffer, lineterminator="\n").writerows(lines)
+    csv.writer(buffer, lineterminator="\n").writerows(map(csv_value, line) for line in lines)
     return buffer.getvalue()
 
 

@@ -5,20 +5,46 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 
+from robbench.core.safe_text import visible
 from robbench.leaderboards.aggregates import Estimate
 
 NONE = "–"
 
 # An underscore inside a word is no emphasis.
 # Before a space or a digit, "<" and "&" begin no HTML; square brackets make links only together with others.
-_SPECIAL = re.compile(r"([\\`*|~#$]|^[>\[]|\](?=[(\[:])|[<&](?![ \d])|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9]))")
-# What would begin a list, at the beginning of a line.
-_MARK = re.compile(r"^(\d*)([.)+-])(?= |$)")
+_SPECIAL = r"[\\`*|~#$]|^[>\[]|\[(?=\^)|\](?=[(\[:])|[<&](?![ \d])|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])"
+# What would begin a list or draw a line, at the beginning of a line.
+_MARK = re.compile(r"^(?:\d*[.)+-](?= |$)|[=-](?=[ =-]|$))")
+# What code hosts make links of without being asked.
+_ADDRESS = re.compile(r"(?<=[A-Za-z0-9]):(?=//)|(?<=www)\.", re.IGNORECASE)
+_MAIL = re.compile(r"(?<=@)(?=[\w\\.-]*\.[\w\\.-]*[A-Za-z])")
+_DIVIDED = "<!-- -->"
 
 
-def escape(text: object) -> str:
-    """Text that markdown shows as it is, on one line, inside tables too."""
-    return _MARK.sub(r"\1\\\2", _SPECIAL.sub(r"\\\1", " ".join(str(text).split())))
+def escape(text: object, brackets: bool = False) -> str:
+    """Text of whoever wrote it that markdown shows as it is, on one line, inside tables too.
+
+    Nothing in it becomes a link, an image, HTML, emphasis, code, mathematics or the beginning of a block. Unsafe
+    characters are made visible; see ``robbench.core.safe_text``.
+
+    Args:
+        text: The text.
+        brackets: Whether every square bracket is escaped, as inside of a link, which one would end.
+    """
+    line = re.sub(rf"{_SPECIAL}{r'|[][]' if brackets else ''}", r"\\\g<0>", visible(" ".join(str(text).split())))
+    line = _ADDRESS.sub(r"\\\g<0>", _MARK.sub(lambda found: f"{found[0][:-1]}\\{found[0][-1]}", line))
+    # No escape prevents that an address of electronic mail becomes a link.
+    return _MAIL.sub(_DIVIDED, line)
+
+
+def undivided(markdown: str) -> str:
+    """Markdown of ``escape`` without what it divides addresses by, for readers that make no links of them."""
+    return markdown.replace(f"@{_DIVIDED}", "@")
+
+
+def code(text: object) -> str:
+    """The same as code, where nothing is escaped."""
+    return "`" + visible(" ".join(str(text).split())).replace("`", "'") + "`"
 
 
 def paragraphs(text: str) -> list[str]:

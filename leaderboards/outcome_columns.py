@@ -8,6 +8,7 @@ does not.
 from __future__ import annotations
 
 import io
+import math
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -17,16 +18,14 @@ from numpy.typing import NDArray
 
 from robbench.results.schema import ConditionKind, Outcome
 
-LIMIT = 2**30
-"""Bytes that files of others may unfold to."""
+_LEAST_LIMIT, _RATIO = 2**25, 256
+_WIDEST_EMPTY = 1000
 
 _LENGTHS, _WIDTH = "samples", "{}.width"
 _TYPES: Mapping[str, np.dtype[Any]] = {name: np.dtype(spec.dtype) for name, spec in Outcome.arrays().items()}
 _LATER = {name for name, spec in Outcome.arrays().items() if spec.since >= 4}
 """Columns that files of earlier versions lack, and those of outcomes that have nothing to say in them."""
 _SMALLER = ("u1", "u2", "u4", "f4")
-_PIECE = 2**12
-_COMPRESSIONS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_LZMA)
 
 
 def pack_outcomes(outcomes: Sequence[Outcome]) -> bytes:
@@ -61,16 +60,17 @@ def pack_outcomes(outcomes: Sequence[Outcome]) -> bytes:
 
 
 def unpack_outcomes(
-    arrays: Mapping[str, NDArray[Any]], cells: Sequence[tuple[ConditionKind, int]]
+    arrays: Mapping[str, NDArray[Any]], cells: Sequence[tuple[ConditionKind, int]], limit: int | None = None
 ) -> Iterator[Outcome]:
     """The outcomes that ``pack_outcomes`` packed, bit for bit.
 
     Args:
         arrays: The arrays of the file.
         cells: Kind of the condition and number of classes of each outcome.
+        limit: Bytes that the outcomes may have, all together; any number where it is None.
 
     Raises:
-        ValueError: If the columns do not fit each other, or are of another number of outcomes.
+        ValueError: If the columns do not fit each other, are of another number of outcomes, or exceed the limit.
     """
     missing = sorted({_LENGTHS, *_TYPES} - _LATER - arrays.keys())
     if missing:
@@ -78,33 +78,22 @@ def unpack_outcomes(
     lengths = _widened(arrays[_LENGTHS], np.dtype(np.int64)).tolist()
     if len(lengths) != len(cells):
         raise ValueError(f"there are {len(lengths)} outcomes for {len(cells)} records")
-    parts = {name: _parts(arrays, name, dtype, lengths) for name, dtype in _TYPES.items() if name in arrays}
+    present = {name: dtype for name, dtype in _TYPES.items() if name in arrays}
+    total = sum(math.prod(arrays[name].shape[-1:]) * dtype.itemsize for name, dtype in present.items())
+    if limit is not None and total > limit:
+        raise ValueError(f"its outcomes take up to {total:,} bytes, more than {limit:,}")
+    parts = {name: _parts(arrays, name, dtype, lengths) for name, dtype in present.items()}
     for place, (kind, num_classes) in enumerate(cells):
         values: dict[str, Any] = {name: found[place] for name, found in parts.items()}
         yield Outcome.of(num_classes, kind, **values)
 
 
-def read_arrays(path: Any) -> dict[str, NDArray[Any]]:
-    """The arrays of an npz of whoever wrote it.
+def memory_limit(size: int) -> int:
+    """Bytes of memory that the arrays in a file of others may take, by the file's size.
 
-    Raises:
-        ValueError: If it is none, unfolds to more than ``LIMIT``, or holds anything but plain arrays.
-        OSError: If it cannot be read.
+    Outcomes take 12 to 20 times as much as their file; a small file of many equal ones takes more.
     """
-    arrays = {}
-    with zipfile.ZipFile(path) as file:
-        members = file.infolist()
-        if any(info.compress_type not in _COMPRESSIONS for info in members):
-            raise ValueError("it is compressed in an unknown way")
-        total = sum(info.file_size for info in members)
-        if total > LIMIT:
-            raise ValueError(f"it unfolds to {total:,} bytes, more than {LIMIT:,}")
-        for info in members:
-            with file.open(info) as member:
-                # In pieces: all of a member that is larger than it says would be unfolded otherwise.
-                data = b"".join(iter(lambda: member.read(_PIECE), b""))
-            arrays[info.filename.removesuffix(".npy")] = np.lib.format.read_array(io.BytesIO(data), allow_pickle=False)
-    return arrays
+    return max(_LEAST_LIMIT, _RATIO * size)
 
 
 def _parts(arrays: Mapping[str, NDArray[Any]], name: str, dtype: np.dtype[Any], lengths: list[int]) -> list[Any]:
@@ -115,6 +104,8 @@ def _parts(arrays: Mapping[str, NDArray[Any]], name: str, dtype: np.dtype[Any], 
     shapes = [(length,) if wide == -1 else (length, wide) for length, wide in zip(lengths, widths, strict=True)]
     if any(side < 0 for shape in shapes for side in shape):
         raise ValueError(f"the column {name} has sizes below 0")
+    if any(wide > max(_WIDEST_EMPTY, len(column)) for wide in widths):
+        raise ValueError(f"the column {name} is wider than it is long")
     ends = np.cumsum([np.prod(shape, dtype=np.int64) for shape in shapes], dtype=np.int64).tolist()
     if (ends[-1] if ends else 0) != len(column):
         raise ValueError(f"the column {name} has {len(column)} entries, not {ends[-1] if ends else 0}")

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from robbench.leaderboards.board import Board
 from robbench.leaderboards.figure_manifest import Picture
 from robbench.leaderboards.findings import about_ranking, check_findings, comparison_note, findings
-from robbench.leaderboards.markdown import escape, paragraphs, value_list
+from robbench.leaderboards.markdown import code, escape, paragraphs, value_list
 from robbench.leaderboards.sheet import Detail, Sheet, TableCell
 from robbench.leaderboards.tables.contents import sheets
 from robbench.leaderboards.tables.method import usual_recipe
@@ -41,7 +41,7 @@ def readme(board: Board, note: BoardNote | None = None, pictures: Sequence[Pictu
         parts["effects"] = []
     named = {picture.name: picture for picture in pictures}
     made = environment(autoescape=False)
-    made.filters |= {"md": escape, "paragraphs": paragraphs, "values": value_list}
+    made.filters |= {"md": escape, "code": code, "paragraphs": paragraphs, "values": value_list}
     made.filters["table"] = markdown_table
     text = made.get_template("README.md.jinja").render(
         board=board,

@@ -9,6 +9,9 @@ from typing import TYPE_CHECKING, Any
 from rich import box
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
+
+from robbench.core.safe_text import visible
 
 if TYPE_CHECKING:
     from robbench.execution.boards import Boards
@@ -19,12 +22,19 @@ _NARROWEST = 60
 
 
 class Terminal(Console):
-    """A console that prints text as it is."""
+    """A console for text of whoever wrote it.
+
+    Nothing in the text is markup, and what a terminal would obey is shown instead; see ``robbench.core.safe_text``.
+    """
 
     def __init__(self, **options: Any) -> None:
         super().__init__(markup=False, highlight=False, emoji=False, **options)
         # In fewer columns tables lose whole columns; the terminal wraps lines without loss.
         self.width = max(self.width, _NARROWEST)
+
+    def render_str(self, text: str, **options: Any) -> Text:
+        """What every text becomes, by itself or in a table."""
+        return super().render_str(visible(text, keep="\n"), **options)
 
     def say(self, text: str) -> None:
         """Print one line, which the terminal may wrap, so that a path or an error can be copied."""
@@ -81,7 +91,7 @@ def show_boards(boards: Boards, root: Path) -> None:
         if count:
             console.print(f"{board}: {count} cells not run yet")
     for record in boards.failed():
-        console.say(f"failed: {record.spec.model.label} · {record.spec.condition.label}: {record.reason}")
+        console.say(visible(f"failed: {record.spec.model.label} · {record.spec.condition.label}: {record.reason}"))
 
 
 def show_published(published: Published, target: Path) -> int:
@@ -94,5 +104,5 @@ def show_published(published: Published, target: Path) -> int:
     for where in published.unused:
         console.say(f"{where}: not used; no board here is of its grid and data set")
     for board, reason in published.refused.items():
-        print(f"robbench: {board}: {reason}", file=sys.stderr)
+        print(f"robbench: {visible(board)}: {reason}", file=sys.stderr)
     return 1 if published.refused else 0

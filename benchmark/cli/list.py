@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from robbench.cli import _command
 from robbench.core.errors import RequestError, did_you_mean
+from robbench.core.safe_text import visible_json
 
 if TYPE_CHECKING:
     from robbench.cli._inventory import AttackTraits, Item
@@ -41,7 +42,7 @@ def _action(options: argparse.Namespace) -> int:
         found = [listed for name in kinds for listed in items(registry, name).values()]
     found = [listed for listed in found if listed.fits(options.search, options.norm, options.needs)]
     if options.json:
-        print(json.dumps([listed.plain() for listed in found], indent=2, ensure_ascii=False, default=str))
+        print(visible_json(json.dumps([listed.plain() for listed in found], indent=2, ensure_ascii=False, default=str)))
     elif not found:
         print("nothing fits these filters")
     elif options.name is not None:

@@ -11,6 +11,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 from robbench.cli import _command
+from robbench.core.safe_text import visible
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
@@ -49,9 +50,9 @@ def _action(options: argparse.Namespace) -> int:
 
     done = run(_command.request(options), options.workers, options.fresh, _watched, options.cell_timeout)
     if isinstance(done, Finished):
-        print(f"Nothing to do: all {done.cells} cells of {done.grid} are done.")
+        print(f"Nothing to do: all {done.cells} cells of {visible(done.grid)} are done.")
         for board in done.boards:
-            print(f"Board: {options.out / 'leaderboards' / board / 'index.html'}")
+            print(f"Board: {visible(options.out / 'leaderboards' / board / 'index.html')}")
         return 0
     from robbench.cli._display import show_boards
 
@@ -170,10 +171,10 @@ class Display:
             self._left[event.job] -= 1
             if record.status == "failed":
                 self._failed += 1
-                self.console.say(f"failed: {event.job} · {event.activity}: {record.reason}")
+                self.console.say(visible(f"failed: {event.job} · {event.activity}: {record.reason}"))
         if self._bars is None:
             if record is not None and not self._left[event.job]:
-                self.console.say(f"[{self._state()}] {event.job}")
+                self.console.say(f"[{self._state()}] {visible(event.job)}")
             return
         if record is not None and not self._left[event.job]:
             task = self._tasks.pop(event.job, None)
@@ -182,9 +183,10 @@ class Display:
         elif record is None:
             task = self._tasks.get(event.job)
             if task is None:
-                task = self._tasks[event.job] = self._bars.add_task(_short(event.job), total=1, state="")
+                task = self._tasks[event.job] = self._bars.add_task(_short(visible(event.job)), total=1, state="")
             count = f" {event.done}/{event.of}" if event.of else ""
-            self._bars.update(task, completed=event.done, total=event.of or 1, state=f"{event.activity}{count}")
+            state = f"{visible(event.activity)}{count}"
+            self._bars.update(task, completed=event.done, total=event.of or 1, state=state)
         assert self._overall is not None
         self._bars.update(self._overall, completed=self._finished, state=self._state())
 

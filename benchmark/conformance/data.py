@@ -19,7 +19,7 @@ from robbench.core.threat_model import LP_NORMS
 from robbench.data.cache import load, locate
 from robbench.data.dataset import Dataset, DecodedImages
 from robbench.data.splits import Splits, split
-from robbench.evaluation.metrics._built_in import BUILT_IN_METRICS
+from robbench.evaluation.metrics._built_in import built_in_metrics
 from robbench.evaluation.scoring import figures_of, refuse_taken
 from robbench.results.schema import Outcome
 from robbench.training.recipe import Recipe
@@ -140,7 +140,7 @@ def _figures(metric: Metric) -> str:
 
 
 def _own_names(metric: Metric) -> str:
-    if type(metric) in map(type, BUILT_IN_METRICS):
+    if type(metric) in map(type, built_in_metrics().values()):
         raise NotApplicable("the metric is built in")
     names: dict[str, None] = {}
     for name, outcome in _outcomes().items():

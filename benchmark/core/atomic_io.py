@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from robbench.core.errors import RequestError, StoreError
+from robbench.core.safe_text import visible
 from robbench.results.schema import digest
 
 
@@ -76,6 +77,8 @@ def digest_files(files: Sequence[Path]) -> str:
 
 def file_name(text: str) -> str:
     """A name for a file or folder; what does not suit one is replaced, and a short hash of the text tells it apart."""
-    plain = "".join(letter if letter.isalnum() or letter in "-_." else "_" for letter in text)
+    # Some of what counts as a letter is blank.
+    suits = [(letter.isalnum() or letter in "-_.") and visible(letter) == letter for letter in text]
+    plain = "".join(letter if one else "_" for letter, one in zip(text, suits, strict=True))
     plain = plain[:80].encode()[:160].decode(errors="ignore")
     return plain if plain == text else f"{plain}-{digest(text)[:6]}"

@@ -11,7 +11,12 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TypeVar
 
+from robbench.core.safe_text import one_line
+
 T = TypeVar("T")
+
+_LONGEST = 20_000
+"""Letters of a message, of which texts of others can be a part."""
 
 
 class RequestError(Exception):
@@ -23,12 +28,18 @@ class RequestError(Exception):
     """
 
     def __init__(self, message: str, where: str = "") -> None:
-        line = f"{where}: {message}" if where else message
-        super().__init__(" ".join(line.split()))
+        super().__init__(one_line(f"{where}: {message}" if where else message, _LONGEST))
 
 
 class StoreError(Exception):
-    """The store could not be read or written (a full disk, missing permission); what is in it stays."""
+    """The store could not be read or written (a full disk, missing permission); what is in it stays.
+
+    Args:
+        message: What is wrong and what to do, in one line.
+    """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(one_line(message, _LONGEST))
 
 
 class Breach(Exception):
@@ -58,18 +69,18 @@ class Damaged(StoreError):
     """
 
     def __init__(self, path: Path, reason: str) -> None:
-        super().__init__(path, reason)
-        self.path, self.reason = path, " ".join(reason.split())
+        super().__init__(f"{path} is damaged: {reason}; robbench run with its grid makes it again")
+        self.path, self.reason = path, one_line(reason)
 
-    def __str__(self) -> str:
-        """The file, the reason and the remedy."""
-        return f"{self.path} is damaged: {self.reason}; robbench run with its grid makes it again"
+    def __reduce__(self) -> tuple[type[Damaged], tuple[Path, str]]:
+        """Pickle both arguments, so that it can come from a worker."""
+        return Damaged, (self.path, self.reason)
 
 
 def warn(message: str) -> None:
     """Tell the user of something that does not end the command: one line on standard error."""
     with contextlib.suppress(OSError, ValueError):
-        print(f"robbench: {' '.join(message.split())}", file=sys.stderr, flush=True)
+        print(f"robbench: {one_line(message, _LONGEST)}", file=sys.stderr, flush=True)
 
 
 def unless_damaged(question: Callable[[], T], otherwise: T, consequence: str) -> T:
@@ -100,9 +111,7 @@ def explain(error: BaseException) -> str:
     """An error in one line: its type, its message, and where it was raised."""
     frames = traceback.extract_tb(error.__traceback__)
     place = f" ({Path(frames[-1].filename).name}:{frames[-1].lineno})" if frames else ""
-    # A message of somebody else's may hold what no file can.
-    message = " ".join(str(error).encode("utf-8", "backslashreplace").decode().split())
-    home = os.path.expanduser("~")
+    message, home = str(error), os.path.expanduser("~")
     # What happens to a cell is published; a home directory whose name has spaces could not be told from a text later.
     message = message.replace(f"{home}{os.sep}", f"~{os.sep}") if home != os.sep else message
-    return f"{type(error).__name__}: {message[:500]}{place}"
+    return one_line(f"{type(error).__name__}: {one_line(message, 500)}{place}", _LONGEST)

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from robbench.core.atomic_io import write_atomically
+from robbench.core.safe_text import csv_value
 from robbench.data.balancing.suspects import Suspects, suspects
 from robbench.data.dataset import DecodedImages
 from robbench.data.splits import Splits
@@ -76,7 +77,8 @@ def write(listing: Listing, folder: Path, sheet: tuple[bytes, bytes] | None) -> 
     """Write ``suspects.csv`` and, where there is one, the sheet as ``suspects.png`` and ``suspects.svg``.
 
     An id is the position of the image in the order in which the data set reads its files; where each image has a file
-    of its own, that is named, too.
+    of its own, that is named, too. Names that begin like a formula have an apostrophe in front; see
+    ``robbench.core.safe_text.csv_value``.
 
     Args:
         listing: What was found.
@@ -94,8 +96,8 @@ def write(listing: Listing, folder: Path, sheet: tuple[bytes, bytes] | None) -> 
     for part, id_, given, suggested, score in zip(
         listing.parts, found.ids, found.given, found.suggested, found.scores, strict=True
     ):
-        named = [files[id_]] if len(files) else []
-        writer.writerow([part, id_, names[given], names[suggested], score, *named])
+        named = [csv_value(str(files[id_]))] if len(files) else []
+        writer.writerow([part, id_, csv_value(names[given]), csv_value(names[suggested]), score, *named])
     write_atomically(folder / "suspects.csv", text.getvalue())
     if sheet is None:
         for name in _SHEETS:

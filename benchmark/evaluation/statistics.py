@@ -81,7 +81,7 @@ def _places(ids: Ints, wanted: Ints) -> NDArray[np.intp]:
 
 
 def survival(distances: Scores, radius: float) -> Scores:
-    """Whether each sample withstands changes of at most ``radius``: 1 where its distance is larger, else 0.
+    """Whether each sample is robust to changes of at most ``radius``: 1 where its distance is larger, else 0.
 
     A change that succeeds within a radius is there within any larger one, so over rising radii the mean never rises.
 
@@ -93,7 +93,7 @@ def survival(distances: Scores, radius: float) -> Scores:
 
 
 def covered(distances: Scores, largest: float) -> Scores:
-    """The share of the radii in [0, largest] that each sample withstands, ``min(d, largest) / largest``.
+    """The share of the radii in [0, largest] that each sample is robust to, ``min(d, largest) / largest``.
 
     Its mean is the area under the curve of ``survival`` over [0, largest], divided by ``largest``.
 

@@ -345,6 +345,9 @@ class _Resolver:
             precision=self.request.precision,
             device=self.device,
             protocol=PROTOCOL,
+            start_key=job.start or job.spec.start,
+            peers=peers,
+            needs=needs,
         )
         key = cell_key(spec, peers, needs)
         refusal = job.refusal or condition.refusal(job.data.num_classes)

@@ -8,16 +8,16 @@ import os
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from urllib.parse import quote
 
 from robbench.core.atomic_io import check_writable, write_atomically
 from robbench.core.errors import RequestError, StoreError
+from robbench.core.safe_text import one_line
 from robbench.leaderboards.archive import NOTE, RECORDS
 from robbench.leaderboards.files import OPTIONAL
 from robbench.leaderboards.html import IndexEntry, index_page
 from robbench.leaderboards.markdown import escape, interval
 from robbench.results.store import Store
-from robbench.results.verification import one_line, refuse
+from robbench.results.verification import refuse
 
 LISTING = "<!-- Written by robbench publish, which writes it again unless this line is removed. -->"
 
@@ -51,6 +51,9 @@ def boards_in(path: Path, option: str = "--from") -> list[Path]:
         folders = [path] if _is_board(path) else _inside(path)
     except OSError as error:
         raise RequestError(f'"{path}" cannot be read: {error.strerror or error}', option) from None
+    linked = next((folder for folder in folders if folder != path and folder.is_symlink()), None)
+    if linked:
+        raise RequestError(f'"{linked}" is a link, which could lead anywhere; name where it leads', option)
     if not folders:
         raise RequestError(f'"{path}" holds no published board; robbench publish makes one', option)
     return folders
@@ -189,8 +192,9 @@ def write_index(target: Path) -> dict[str, str]:
 
 def _listing(entries: Sequence[IndexEntry]) -> str:
     lines = [
-        f"| [{escape(entry.title or entry.folder)}]({quote(entry.folder)}/README.md) | {escape(entry.dataset)} "
-        f"| {entry.rows} | {escape(entry.leader)}{f' (tied with {entry.tied})' if entry.tied else ''} "
+        f"| [{escape(entry.title or entry.folder, brackets=True)}]({entry.link('README.md')}) "
+        f"| {escape(entry.dataset)} | {entry.rows} "
+        f"| {escape(entry.leader)}{f' (tied with {entry.tied})' if entry.tied else ''} "
         f"| {interval(entry.figure)} | {escape(entry.measure)} |"
         for entry in entries
     ]

@@ -11,6 +11,8 @@ from typing import Any, Literal, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from robbench.results.npz import read_npz
+
 ConditionKind = Literal["clean", "natural", "attack", "chain"]
 
 Ints = NDArray[np.int64]
@@ -72,6 +74,26 @@ class ArraySpec:
         elif self.attempts == "sum":
             joined = first + second
         return joined
+
+    def fault(self, array: NDArray[Any], size: int, num_classes: int) -> str | None:
+        """What in an array is not as it is declared, or None.
+
+        Args:
+            array: The array.
+            size: Number of samples.
+            num_classes: Number of classes K.
+        """
+        width = array.shape[1:2] or (0,)
+        shapes = {"one": [(size,)], "any": [(size, *width)], "classes": [(size, 0), (size, num_classes)]}
+        if array.dtype != self.dtype or array.shape not in shapes[self.columns]:
+            return f"is {array.dtype} of shape {array.shape}, not {size} of {np.dtype(self.dtype)}"
+        if self.holds == "ids" and len(np.unique(array)) != size:
+            return "holds a sample twice"
+        if self.holds == "classes" and array.size and not self.least <= array.min() <= array.max() < num_classes:
+            return "names classes that are not there"
+        if self.holds == "sizes" and not (np.isfinite(array) & (array >= 0)).all():
+            return "holds numbers that are no sizes"
+        return None
 
 
 def classes(meaning: str, **rest: Any) -> dict[str, ArraySpec]:
@@ -251,9 +273,13 @@ class Outcome:
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Self:
-        """The outcome that ``to_bytes`` wrote, here or in an older version."""
-        with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
-            values: dict[str, Any] = {name: arrays[name] for name in arrays.files}
+        """The outcome that ``to_bytes`` wrote, here or in an older version.
+
+        Raises:
+            ValueError: If it is none.
+        """
+        # Uncompressed, so that it holds no more than it is long.
+        values: dict[str, Any] = dict(read_npz(io.BytesIO(data), len(data)))
         for name, spec in cls.arrays().items():
             if name not in values and spec.since > 1:
                 values[name] = spec.filled(values)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import tempfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,9 +12,18 @@ from typing import Any
 from robbench.core.atomic_io import write_atomically
 from robbench.core.errors import StoreError
 from robbench.core.registry import Registry
+from robbench.core.safe_text import one_line
+from robbench.core.untrusted_files import check_folder
 from robbench.evaluation.metrics._built_in import built_in_figures
 from robbench.leaderboards import board_data, write_board
-from robbench.leaderboards.archive import RECORDS, read_archive, read_note, read_pictures, write_archive
+from robbench.leaderboards.archive import (
+    RECORDS,
+    other_metrics,
+    read_archive,
+    read_note,
+    read_pictures,
+    write_archive,
+)
 from robbench.leaderboards.figure_manifest import Picture, write_manifest
 from robbench.leaderboards.table import Table
 from robbench.results.board_cells import board_cells
@@ -29,9 +38,10 @@ from robbench.results.board_directory import (
     write_index,
 )
 from robbench.results.merging import BoardSource, merge
+from robbench.results.record_keys import check_keys
 from robbench.results.schema import BoardNote, CellResult
 from robbench.results.store import Store
-from robbench.results.verification import files_follow, one_line, refuse, verify
+from robbench.results.verification import files_follow, refuse, verify
 
 _PLACED = re.compile(r"image-folder(?:-imbalanced)?_(?:.*_)?path_")
 """What an earlier version called boards of images that a path led to."""
@@ -61,11 +71,13 @@ class _Checked:
     Attributes:
         source: The board.
         unchecked: Figures that could not be checked.
+        remarks: What else is to be said, in plain sentences.
         planned: Keys of the cells that it was to have.
     """
 
     source: BoardSource
     unchecked: frozenset[str]
+    remarks: tuple[str, ...] = ()
     planned: tuple[str, ...] = ()
 
 
@@ -153,7 +165,7 @@ def rewrite(target: Path, registry: Registry | None = None) -> Published:
                 result.refused[folder.name] = str(error)
                 continue
             result.cells[folder.name] = len(checked.source.cells)
-            result.remarks[folder.name] = _unchecked([checked])
+            result.remarks[folder.name] = [*checked.remarks, *_unchecked([checked])]
         result.refused |= write_index(folders[0].parent)
     return result
 
@@ -192,18 +204,33 @@ def _own(store: Store, board: str, note: Mapping[str, Any], registry: Registry) 
         )
     if not cells:
         refuse("none of its cells was run yet; robbench run goes on with it")
-    unchecked = verify(cells, registry, lambda key: str(store.cell_dir(key) / "record.json"))
-    return _Checked(BoardSource(str(store.root), shown, _current(cells)), unchecked, keys)
+
+    def file(key: str) -> str:
+        return str(store.cell_dir(key) / "record.json")
+
+    unchecked = verify(cells, registry, file)
+    source = BoardSource(str(store.root), shown, _current(cells))
+    return _Checked(source, unchecked, _unkeyed(source, file), keys)
 
 
 def _others(folder: Path, registry: Registry) -> _Checked:
     with readable(folder):
+        check_folder(folder)
         note, cells = read_note(folder), read_archive(folder)
         if not cells:
             raise ValueError("it has no cells")
         read_pictures(folder)
-        unchecked = verify(cells, registry, lambda key: str(folder / RECORDS))
-        return _Checked(BoardSource(str(folder), note, _current(cells)), unchecked)
+
+        def file(key: str) -> str:
+            return str(folder / RECORDS)
+
+        unchecked = verify(cells, registry, file)
+        source = BoardSource(str(folder), note, _current(cells))
+        remarks = _unkeyed(source, file)
+        others = other_metrics(folder)
+        if others:
+            remarks += (f"{folder}: metrics had other versions there, and are shown as they are here: {_some(others)}",)
+        return _Checked(source, unchecked, remarks)
 
 
 def _current(cells: Sequence[CellResult]) -> tuple[CellResult, ...]:
@@ -214,6 +241,12 @@ def _current(cells: Sequence[CellResult]) -> tuple[CellResult, ...]:
         metrics = {name: known.get(name, figure) for name, figure in record.metrics.items()}
         found.append((record.model_copy(update={"metrics": metrics}), outcome))
     return tuple(found)
+
+
+def _unkeyed(source: BoardSource, file: Callable[[str], str]) -> tuple[str, ...]:
+    """Check the keys of a board; what is to be said of those that could not be computed anew."""
+    names = sorted(check_keys(source.cells, file))
+    return (f"{source.where}: some keys could not be checked, those {_some(names)}",) if names else ()
 
 
 def _topic(source: BoardSource) -> tuple[str, str]:
@@ -257,6 +290,7 @@ def _made(
                 f"{len(lacking)} of its cells failed or were not run ({some}); --incomplete publishes it all the same"
             )
         remarks.append(f"{len(lacking)} of its cells failed or were not run ({some})")
+    remarks += [remark for board in (own, *others) for remark in board.remarks]
     remarks += _unchecked([own, *others])
     return source, {**files, **figures, **_archive(source)}
 

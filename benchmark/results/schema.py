@@ -183,6 +183,12 @@ class CellSpec(_Model):
     """Device type: cpu or cuda."""
     protocol: int
     """Version of the protocol of training and evaluation."""
+    start_key: str | None = None
+    """What training starts from: the key of a model, or the name of published weights; older records lack it."""
+    peers: tuple[str, ...] = ()
+    """Keys of the other models that its attack works through."""
+    needs: tuple[str, ...] = ()
+    """Keys of the row's other cells whose survivors its samples are drawn from."""
 
 
 class Costs(_Model):

@@ -341,9 +341,9 @@ class Store(SealedDirectory):
 
     def forget_board(self, board: str) -> None:
         """Take the note of a board back, the requests that named it, and its files; its cells stay."""
-        for standing, request in self.requests().items():
+        for key, request in self.requests().items():
             if board in request["boards"]:
-                self.forget_request(standing)
+                self.forget_request(key)
         self.drop(self._board(board))
         shutil.rmtree(self.root / "leaderboards" / board, ignore_errors=True)
 
@@ -381,19 +381,19 @@ class Store(SealedDirectory):
             verify_hash(path, sha)
         return bool(own)
 
-    def note_request(self, standing: str, grid: str, boards: Mapping[str, Sequence[str]]) -> None:
+    def note_request(self, key: str, grid: str, boards: Mapping[str, Sequence[str]]) -> None:
         """Note that a request was carried out.
 
         Args:
-            standing: Identifies what it rested on; see ``robbench.planning.inputs``.
+            key: Identifies what it rested on; see ``robbench.planning.inputs``.
             grid: Name of its grid.
             boards: Keys of its cells, by board.
         """
-        self.write(self._request(standing), {"grid": grid, "boards": boards})
+        self.write(self._request(key), {"grid": grid, "boards": boards})
 
-    def forget_request(self, standing: str) -> None:
+    def forget_request(self, key: str) -> None:
         """Take the note of a request back, while its cells are worked on."""
-        self.drop(self._request(standing))
+        self.drop(self._request(key))
 
     def requests(self) -> dict[str, dict[str, Any]]:
         """What ``note_request`` noted, by what identifies it.
@@ -404,13 +404,13 @@ class Store(SealedDirectory):
         paths = sorted((self.root / "requests").glob("[!.]*.json"))
         return {path.stem: note for path in paths if (note := self._note("requests", path)) is not None}
 
-    def request(self, standing: str) -> dict[str, Any] | None:
+    def request(self, key: str) -> dict[str, Any] | None:
         """What ``note_request`` noted, or None.
 
         Raises:
             Damaged: If the note is not what was written.
         """
-        path = self._request(standing)
+        path = self._request(key)
         return self._note("requests", path) if self.read_sealed(path)[1] else None
 
     def note_starts(self, asked: str, starts: Mapping[str, Any]) -> None:
@@ -459,8 +459,8 @@ class Store(SealedDirectory):
     def _board(self, board: str) -> Path:
         return self.root / "boards" / f"{board}.json"
 
-    def _request(self, standing: str) -> Path:
-        return self.root / "requests" / f"{standing}.json"
+    def _request(self, key: str) -> Path:
+        return self.root / "requests" / f"{key}.json"
 
 
 def _check_key(path: Path, found: object, key: str) -> None:

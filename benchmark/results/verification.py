@@ -7,16 +7,14 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NoReturn
 
-import numpy as np
-from numpy.typing import NDArray
-
 from robbench.core.errors import StoreError
 from robbench.core.registry import Registry
+from robbench.core.safe_text import one_line
 from robbench.core.threat_model import NORMS
 from robbench.evaluation.audit import marked
 from robbench.evaluation.scoring import measure, metrics_digest, scored
 from robbench.leaderboards.html.records import unpacked
-from robbench.results.outcome import ArraySpec, Outcome
+from robbench.results.outcome import Outcome
 from robbench.results.schema import CellResult, Costs, Measure, Record
 
 RELATIVE_TOLERANCE = ABSOLUTE_TOLERANCE = 1e-9
@@ -52,12 +50,6 @@ class CleanPredictions:
         return record.spec.model_key, record.spec.condition.undefended
 
 
-def one_line(text: object, limit: int = 300) -> str:
-    """Text of others on one line, without characters that a terminal would obey, and not too long."""
-    plain = "".join(letter if letter.isprintable() else "?" for letter in " ".join(str(text).split()))
-    return plain if len(plain) <= limit else f"{plain[:limit]}…"
-
-
 def refuse(reason: str) -> NoReturn:
     """Raise a ``StoreError`` of one line."""
     raise StoreError(one_line(reason, 1000))
@@ -84,7 +76,7 @@ def verify(cells: Sequence[CellResult], registry: Registry, file: Callable[[str]
     built_in, current = Registry(installed=False), metrics_digest(registry)
     unchecked: set[str] = set()
     for (record, outcome), (audited, _) in zip(cells, marked(cells), strict=True):
-        place = f"{file(record.key)}: {_name(record)}"
+        place = f"{file(record.key)}: {name_of(record)}"
         try:
             fresh = _made_again(audited, outcome, registry)
             needed = measure(outcome, built_in) if outcome is not None else {}
@@ -104,7 +96,8 @@ def verify(cells: Sequence[CellResult], registry: Registry, file: Callable[[str]
     return frozenset(unchecked)
 
 
-def _name(record: Record) -> str:
+def name_of(record: Record) -> str:
+    """A cell in words: its key and its place on the board."""
     spec = record.spec
     return f"cell {record.key} ({spec.model.label} · {spec.condition.label} · seed {spec.seed})"
 
@@ -116,7 +109,7 @@ def _check_shapes(cells: Sequence[CellResult], file: Callable[[str], str]) -> No
     truth: dict[int, int] = {}
     seen = CleanPredictions()
     for record, outcome in cells:
-        place = f"{file(record.key)}: {_name(record)}"
+        place = f"{file(record.key)}: {name_of(record)}"
         if (record.status == "done") != (outcome is not None):
             refuse(
                 f'{place}: its status is "{record.status}", {"and" if outcome else "but"} it has '
@@ -154,25 +147,10 @@ def outcome_fault(record: Record, outcome: Outcome) -> str | None:
     if (outcome.kind, outcome.num_classes) != (record.spec.condition.kind, classes):
         return f'its outcome is of kind "{outcome.kind}" with {outcome.num_classes} classes'
     for name, spec in outcome.arrays().items():
-        fault = _array_fault(spec, getattr(outcome, name), size, classes)
+        fault = spec.fault(getattr(outcome, name), size, classes)
         if fault:
             return f"the array {name} of its outcome {fault}"
     return _limit_fault(record, outcome)
-
-
-def _array_fault(spec: ArraySpec, array: NDArray[Any], size: int, classes: int) -> str | None:
-    """What in an array is not as it is declared, or None."""
-    width = array.shape[1:2] or (0,)
-    shapes = {"one": [(size,)], "any": [(size, *width)], "classes": [(size, 0), (size, classes)]}
-    if array.dtype != spec.dtype or array.shape not in shapes[spec.columns]:
-        return f"is {array.dtype} of shape {array.shape}, not {size} of {np.dtype(spec.dtype)}"
-    if spec.holds == "ids" and len(np.unique(array)) != size:
-        return "holds a sample twice"
-    if spec.holds == "classes" and array.size and not spec.least <= array.min() <= array.max() < classes:
-        return "names classes that are not there"
-    if spec.holds == "sizes" and not (np.isfinite(array) & (array >= 0)).all():
-        return "holds numbers that are no sizes"
-    return None
 
 
 def _limit_fault(record: Record, outcome: Outcome) -> str | None:
@@ -261,7 +239,7 @@ def _says_the_same(found: str, wanted: str) -> bool:
 
 
 def _same_number(found: str, wanted: str) -> bool:
-    if found == wanted:
+    if found == wanted or (found.lstrip("-") == wanted.lstrip("-") and float(found) == 0):
         return True
     if max(len(found), len(wanted)) < _UNROUNDED or found.lstrip("-").isdigit() or wanted.lstrip("-").isdigit():
         return False

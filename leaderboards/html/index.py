@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,10 +10,14 @@ from typing import Any, Self
 from urllib.parse import quote
 
 from robbench.core.errors import StoreError
+from robbench.core.safe_text import visible_values
+from robbench.core.untrusted_files import read_json
 from robbench.leaderboards.aggregates import Estimate
 from robbench.leaderboards.board import heading
 from robbench.leaderboards.html.rendering import render
 from robbench.leaderboards.sheet import TableCell
+
+_LARGEST = 2**28  # bytes
 
 
 def _estimate(found: Any) -> Estimate:
@@ -83,14 +87,13 @@ class IndexEntry:
         """
         path = directory / "leaderboard.json"
         try:
-            return cls.of(directory.name, json.loads(path.read_text(encoding="utf-8")))
+            return cls.of(directory.name, visible_values(read_json(path, _LARGEST, linked=True)))
         except (OSError, ValueError, KeyError, TypeError, AttributeError, StopIteration) as error:
             raise StoreError(f"cannot read {path}: {type(error).__name__}: {error}") from error
 
-    @property
-    def link(self) -> str:
-        """Where its page lies, as seen from the directory."""
-        return f"{quote(self.folder)}/index.html"
+    def link(self, file: str = "index.html") -> str:
+        """The address of one of its files, as seen from the directory."""
+        return f"{quote(os.fsencode(self.folder))}/{file}"
 
     @property
     def cell(self) -> TableCell:

@@ -13,7 +13,7 @@ from robbench.leaderboards.html.model_cards import model_cards
 from robbench.leaderboards.html.records import embedded, facets
 from robbench.leaderboards.html.rendering import render
 from robbench.leaderboards.sheet import Records
-from robbench.leaderboards.tables.classes import decisions
+from robbench.leaderboards.tables.classes import predictions
 from robbench.leaderboards.tables.contents import sheets
 from robbench.leaderboards.tables.method import usual_recipe
 from robbench.results.schema import AUDIT_STEPS, BoardNote, CellResult, Record
@@ -53,8 +53,8 @@ def page(
     """
     records = _by_place(cells)
     parts = sheets(board, note.references)
-    decided = {row.label: found for row in board.rows[:_REPORTED] if (found := decisions(board, row))}
-    tables = [sheet for made in (*parts.values(), *decided.values()) for sheet in made]
+    predicted = {row.label: found for row in board.rows[:_REPORTED] if (found := predictions(board, row))}
+    tables = [sheet for made in (*parts.values(), *predicted.values()) for sheet in made]
     sources = {source.anchor: source for sheet in tables for source in sheet.sources()}
     return render(
         "page.html.jinja",
@@ -66,7 +66,7 @@ def page(
         tests=comparison_note(board),
         kinds={word: n for kind, word in KINDS.items() if (n := sum(spec.kind == kind for spec in board.conditions))},
         parts=parts,
-        decisions=decided,
+        predictions=predicted,
         places={row.label: at for at, row in enumerate(board.rows)},
         facets={name: values for name, values in _facets(board).items() if len(values) > 1},
         figures=placed(directory / "figures", pictures, [part for part in ("strength", "rounding") if parts[part]]),

@@ -7,7 +7,8 @@ import importlib.resources
 import re
 from typing import TYPE_CHECKING, Any
 
-from robbench.leaderboards.markdown import paragraphs
+from robbench.core.safe_text import visible
+from robbench.leaderboards.markdown import paragraphs, undivided
 from robbench.leaderboards.templates import environment
 
 if TYPE_CHECKING:
@@ -28,7 +29,13 @@ def render(template: str, **values: Any) -> str:
     from markupsafe import Markup
 
     made = environment(autoescape=True)
-    made.filters |= {"inline": inline, "breaks": breaks, "markdown": markdown, "paragraphs": paragraphs}
+    made.filters |= {
+        "inline": inline,
+        "breaks": breaks,
+        "markdown": markdown,
+        "paragraphs": paragraphs,
+        "visible": visible,
+    }
     folder = importlib.resources.files("robbench.leaderboards.templates")
     files = {name: Markup(folder.joinpath(file).read_text(encoding="utf-8")) for name, file in _FILES.items()}
     return made.get_template(template).render(files=files, **values)
@@ -39,7 +46,7 @@ def inline(text: str) -> Markup:
     from markupsafe import Markup
 
     # What comes from names has its angle brackets escaped, so this is ours.
-    return Markup("<br>").join(Markup(_markdown().renderInline(part)) for part in text.split("<br>"))
+    return Markup("<br>").join(Markup(_markdown().renderInline(part)) for part in undivided(text).split("<br>"))
 
 
 def markdown(text: str) -> Markup:

@@ -11,12 +11,14 @@ from typing import cast, get_args
 from robbench.core.atomic_io import write_atomically
 from robbench.core.errors import RequestError, StoreError, explain
 from robbench.core.registry import Registry
+from robbench.core.safe_text import visible
 from robbench.leaderboards.artifact_reader import Materials
 from robbench.leaderboards.board import Board
 from robbench.leaderboards.figure_manifest import FILE_STEM, Picture, Section, write_manifest
 from robbench.leaderboards.plots._scene import Figure, Scene, Sketch
 from robbench.leaderboards.plots._style import Fonts, png, style, svg
 from robbench.leaderboards.table import Table
+from robbench.leaderboards.visible_cells import visible_cells
 from robbench.results.schema import CellResult
 
 __all__ = ["draw", "figures", "in_order"]
@@ -56,7 +58,7 @@ def draw(
         StoreError: If a file cannot be written, or one of the materials is damaged.
     """
     folder = directory / "figures"
-    scene = Scene(board, Table.of(cells), materials, Fonts.installed())
+    scene = Scene(board, Table.of(visible_cells(cells)), materials, Fonts.installed())
     pictures: dict[str, Picture] = {}
     with style(scene.fonts):
         for name, figure in figures(registry or Registry(installed=False)).items():
@@ -88,7 +90,8 @@ def _drawn(name: str, figure: Figure, scene: Scene) -> list[Sketch]:
 def _picture(scene: Scene, figure: Figure, sketch: Sketch) -> Picture:
     numbered = "" if figure.section in ("ranking", "training", "rounding") else scene.numbered_classes()
     name, title, caption, alt, _, main = sketch
-    return Picture(name, figure.section, title, caption + numbered, alt, main, figure.photograph)
+    title, caption, alt = map(visible, (title, caption + numbered, alt))
+    return Picture(name, figure.section, title, caption, alt, main, figure.photograph)
 
 
 def in_order(pictures: Sequence[Picture]) -> list[Picture]:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from unicodedata import category
+from robbench.core.safe_text import visible
 
 
 def short(text: object, limit: int = 60) -> str:
-    """Text on one line, without control characters, with an ellipsis in the middle where it exceeds the limit."""
-    line = "".join(letter for letter in " ".join(str(text).split()) if category(letter) != "Cc")
+    """Visible text on one line, with an ellipsis in the middle where it exceeds the limit."""
+    line = visible(" ".join(str(text).split()))
     if len(line) <= limit:
         return line
     tail = (limit - 1) // 2

@@ -113,7 +113,7 @@ def matrices(board: Board, row: Row) -> Iterator[Sheet]:
             yield Sheet(label, (*words("true ↓ predicted →"), *numbers(*names)), lines)
 
 
-def decisions(board: Board, row: Row) -> list[Sheet]:
+def predictions(board: Board, row: Row) -> list[Sheet]:
     """The row's report and its confusion matrices."""
     found = report(board, row)
     return [*([found] if found else []), *matrices(board, row)]

@@ -61,7 +61,7 @@ function tree(value) {
 function marks(title, found, meanings, warn) {
   const entries = Object.entries(found ?? {});
   if (!entries.length) return null;
-  const said = ([name, text]) => [...new Set([meanings[name], text])].filter(Boolean).join(". ");
+  const said = ([name, text]) => [...new Set([Object.hasOwn(meanings, name) ? meanings[name] : null, text])].filter(Boolean).join(". ");
   return [make("h4", null, title), make("ul", null, entries.map((entry) => make("li", { class: warn ? "warn" : null }, make("b", null, entry[0]), ": ", said(entry))))];
 }
 
@@ -168,7 +168,7 @@ const averaged = (found) => found?.find(([name]) => name === "balanced") ?? foun
 // What the second row adds to the first, with interval and p where the board compared them image by image.
 function compared(one, two, key) {
   for (const [a, b, changes] of data.pairs) {
-    if (!changes[key] || ![one, two].every((at) => at === a || at === b)) continue;
+    if (!Object.hasOwn(changes, key) || ![one, two].every((at) => at === a || at === b)) continue;
     const [value, low, high] = data.measures[changes[key][0]];
     return { value: a === one ? value : -value, ends: a === one ? [low, high] : [-high, -low], p: changes[key][1] };
   }

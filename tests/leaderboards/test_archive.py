@@ -14,8 +14,9 @@ from board_cells import A_MODEL, CHAIN, CLEAN, FGSM, PGD, ROTATION, Cell, cell, 
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from robbench.evaluation.metrics._built_in import built_in_figures
-from robbench.leaderboards.archive import OUTCOMES, RECORDS, read_archive, write_archive
+from robbench.core.registry import Registry
+from robbench.evaluation.metrics._built_in import built_in_figures, built_in_versions
+from robbench.leaderboards.archive import OUTCOMES, RECORDS, other_metrics, read_archive, write_archive
 from robbench.leaderboards.outcome_columns import pack_outcomes, unpack_outcomes
 from robbench.results.schema import SCHEMA, Measure, Outcome, Record, Training
 
@@ -200,7 +201,7 @@ def test_what_records_share_stands_once_and_what_follows_from_outcomes_not_at_al
     cells = measured([cell(A_MODEL, CLEAN, outcome("clean", LABELS), seed=seed) for seed in range(3)])
     write_archive(tmp_path, cells)
     lines = [json.loads(line) for line in (tmp_path / RECORDS).read_text().splitlines()]
-    assert lines[0] == {"archive": 2, "schema_version": SCHEMA}
+    assert lines[0] == {"archive": 2, "schema_version": SCHEMA, "metrics": built_in_versions()}
     assert [next(iter(line)) for line in lines[1:5]] == ["dataset 0", "model 0", "condition 0", "provenance 0"]
     assert len(lines) == 1 + 4 + 3
     assert {(line["spec"]["model"], line["spec"]["dataset"]) for line in lines[5:]} == {("model 0", "dataset 0")}
@@ -229,6 +230,33 @@ def test_the_same_cells_give_the_same_bytes(tmp_path: Path) -> None:
         write_archive(tmp_path / name, cells)
     for name in (RECORDS, OUTCOMES):
         assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("head", "told"),
+    [
+        ({}, []),
+        ({"metrics": built_in_versions()}, []),
+        ({"metrics": built_in_versions() | {"success": 7}}, ["success 7, here 1"]),
+        (
+            {"metrics": {name: version for name, version in built_in_versions().items() if name != "draws"}},
+            ["draws none, here 1"],
+        ),
+    ],
+)
+def test_other_versions_of_built_in_metrics_are_told(head: dict[str, Any], told: list[str], tmp_path: Path) -> None:
+    write_archive(tmp_path, measured([cell(A_MODEL, CLEAN, outcome("clean", LABELS))]))
+    first, _, rest = (tmp_path / RECORDS).read_text().partition("\n")
+    known = {name: value for name, value in json.loads(first).items() if name != "metrics"}
+    (tmp_path / RECORDS).write_text(f"{json.dumps(known | head)}\n{rest}")
+    assert other_metrics(tmp_path) == told
+    assert len(read_archive(tmp_path)) == 1
+
+
+def test_the_versions_of_the_built_in_metrics_are_those_of_the_registry() -> None:
+    entries = Registry(installed=False).entries("metric")
+    assert built_in_versions() == {name: entry.cls.version for name, entry in entries.items()}
+    assert len(entries) > 5
 
 
 def test_an_outcome_of_another_condition_than_its_record_is_refused(tmp_path: Path) -> None:

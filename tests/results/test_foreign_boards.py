@@ -143,7 +143,7 @@ DAMAGE: dict[str, tuple[Damage, str]] = {
     "half an archive": (lambda board: os.truncate(board / OUTCOMES, 3000), OUTCOMES),
     "one array": (one_array(LABELS), OUTCOMES),
     "code": (one_array(np.array([print])), OUTCOMES),
-    "code inside": (outcomes(lambda arrays: arrays.update(x=np.array([print]))), "allow_pickle"),
+    "code inside": (outcomes(lambda arrays: arrays.update(x=np.array([print]))), "no plain number or text"),
     "no outcomes": (lambda board: (board / OUTCOMES).unlink(), OUTCOMES),
     "an outcome dropped": (outcomes(lambda arrays: arrays.popitem()), "is not what its record was made from"),
     "an outcome changed": (
@@ -222,9 +222,13 @@ DAMAGE_OF_COLUMNS: dict[str, tuple[Damage, str]] = {
     "widths of other cells": (column(**{"draws.width": np.zeros(2, np.int64)}), OUTCOMES),
     "a type that is not exact": (column(final=np.zeros(120)), "a column of int64 is stored as float64"),
     "text": (column(final=np.array(["x"] * 120)), "a column of int64"),
-    "code inside": (column(final=np.array([print])), "allow_pickle"),
+    "code inside": (column(final=np.array([print])), "no plain number or text"),
     "no archive": (text(OUTCOMES, b"PK\x03\x04 nothing"), OUTCOMES),
     "half an archive": (lambda board: os.truncate(board / OUTCOMES, 1500), OUTCOMES),
+    "a link": (lambda board: (board / "notes.txt").symlink_to("/etc/passwd"), '"notes.txt" in it is a link'),
+    "a pipe": (lambda board: os.mkfifo(board / "pipe"), '"pipe" in it cannot be used: it is no plain file'),
+    "a name that hides": (lambda board: (board / "a\u202eb").touch(), "characters that names cannot have"),
+    "two names in one": (lambda board: (board / "readme.md").touch(), "one name on some file systems"),
     "a bomb": (bomb, "unfolds to 2,147,483,648 bytes"),
 }
 
@@ -262,6 +266,13 @@ def test_a_board_of_the_earlier_format_is_read_as_it_was(folder: Path) -> None:
     assert [found and found.to_bytes() for _, found in earlier] == [found and found.to_bytes() for _, found in now]
 
 
+def test_a_board_that_is_a_link_is_refused(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (folder / "linked").mkdir()
+    (folder / "linked" / "board").symlink_to(folder / "theirs" / BOARD)
+    shown = complaint(publish(Store(folder / "runs"), folder / "site", "--from", str(folder / "linked")), capsys, 2)
+    assert "is a link, which could lead anywhere" in shown
+
+
 def test_names_of_others_cannot_speak_to_the_terminal(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     label = "x\x1b[2J\n\u202emodel\u2028"
     store = fill(tmp_path / "runs", row(A_MODEL))
@@ -270,7 +281,7 @@ def test_names_of_others_cannot_speak_to_the_terminal(tmp_path: Path, capsys: py
     path.write_bytes(path.read_bytes().replace(b'"status":"done"', b'"status":"failed"'))
     capsys.readouterr()
     shown = complaint(publish(store, tmp_path / "site", "--from", str(tmp_path / "theirs")), capsys)
-    assert "x?[2J" in shown
+    assert "x\\u001b[2J" in shown
     assert shown.removesuffix("\n").isprintable()
 
 

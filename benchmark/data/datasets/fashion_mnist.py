@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gzip
-import shutil
 import tempfile
 import zlib
 from collections.abc import Callable, Mapping
@@ -24,6 +23,8 @@ from robbench.results.schema import digest
 CLASS_NAMES = ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")
 _FILES = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
 _SYSTEM = Path("/usr/share/datasets/fashion-mnist")
+_LARGEST = 2**26
+"""Bytes of an unpacked file: the largest one has 47,040,016."""
 """Where Debian's package ``dataset-fashion-mnist`` puts it."""
 
 
@@ -125,16 +126,19 @@ def read_idx(path: Path) -> NDArray[np.uint8]:
     """An array of bytes in the idx format (LeCun, Cortes and Burges), compressed or not.
 
     Raises:
-        RequestError: If the file is damaged, truncated, or holds something else.
+        RequestError: If the file is damaged, truncated, larger than any of Fashion-MNIST, or holds something else.
     """
     from torchvision.datasets.mnist import read_sn3_pascalvincent_tensor
 
     with tempfile.TemporaryDirectory() as folder:
         plain = Path(folder) / "idx" if path.suffix == ".gz" else path
         try:
+            with gzip.open(path) if plain != path else path.open("rb") as file:
+                content = file.read(_LARGEST + 1)
+            if len(content) > _LARGEST:
+                raise RequestError(f"{path} has more than {_LARGEST:,} bytes, which no file of Fashion-MNIST has")
             if plain != path:
-                with gzip.open(path) as packed, plain.open("wb") as unpacked:
-                    shutil.copyfileobj(packed, unpacked)
+                plain.write_bytes(content)
             array: NDArray[np.generic] = read_sn3_pascalvincent_tensor(str(plain)).numpy()
         except (OSError, EOFError, zlib.error) as error:
             raise RequestError(f"{path} cannot be read ({error}); replace it or remove it") from error

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from robbench.core.threat_model import LP_NORMS
-from robbench.evaluation.metrics.agreement import Agreement
-from robbench.evaluation.metrics.change import ChangeNorms
-from robbench.evaluation.metrics.decisions import Decisions
-from robbench.evaluation.metrics.draws import DRAWS, Draws
-from robbench.evaluation.metrics.passes import Passes
-from robbench.evaluation.metrics.robustness import Robustness
-from robbench.evaluation.metrics.success import Success
-from robbench.results.schema import Measure, Outcome
+import functools
+from collections.abc import Mapping
+from typing import cast
 
-BUILT_IN_METRICS = (Decisions(), Robustness(), Draws(), Success(), Agreement(), ChangeNorms(), Passes())
+from robbench.core.metric import Metric
+from robbench.core.registry import Registry
+from robbench.core.threat_model import LP_NORMS
+from robbench.evaluation.metrics.draws import DRAWS
+from robbench.results.schema import Measure, Outcome
 
 BUILT_IN_FIGURES = frozenset(
     [f"{mean}{of}" for of in ("precision", "recall", "f1") for mean in ("", "macro_", "weighted_")]
@@ -25,13 +23,28 @@ BUILT_IN_FIGURES = frozenset(
 """Names of all of them, without classes; no other metric may use one, whatever the condition."""
 
 
+@functools.cache
+def built_in_metrics() -> Mapping[str, Metric]:
+    """The metrics that robbench comes with, by name."""
+    entries = Registry(installed=False).entries("metric")
+    return {
+        name: cast(Metric, entry.cls.make(entry.mark.preset, f'metric "{name}"')) for name, entry in entries.items()
+    }
+
+
 def built_in_figures(outcome: Outcome) -> dict[str, Measure]:
     """All of them by name, as plain numbers."""
-    found = {name: figure for metric in BUILT_IN_METRICS for name, figure in metric.measure(outcome).items()}
+    every = built_in_metrics().values()
+    found = {name: figure for metric in every for name, figure in metric.measure(outcome).items()}
     return {
         name: Measure(float(figure.value), _plain(figure.low), _plain(figure.high), int(figure.n))
         for name, figure in found.items()
     }
+
+
+def built_in_versions() -> dict[str, int]:
+    """The versions of the built-in metrics by name."""
+    return {name: metric.version for name, metric in built_in_metrics().items()}
 
 
 def _plain(end: float | None) -> float | None:
