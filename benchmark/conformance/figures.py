@@ -102,7 +102,9 @@ def _outcome(condition: ConditionSpec, broken: int) -> Outcome:
     size = 0.0 if condition.kind == "clean" else condition.stages[0].eps or 0.5
     final = np.where(hit, target, _LABELS)
     none = np.zeros((count, 0), dtype=np.int64)
-    return Outcome(
+    return Outcome.of(
+        len(NAMES),
+        condition.kind,
         ids=np.arange(count),
         labels=_LABELS,
         clean=_LABELS,
@@ -115,8 +117,6 @@ def _outcome(condition: ConditionSpec, broken: int) -> Outcome:
         **{norm: np.full(count, size) for norm in ("linf", "l2", "l1", "l0", "forwards", "backwards")},
         scored=final,
         flat=np.zeros(count, dtype=np.bool_),
-        num_classes=len(NAMES),
-        kind=condition.kind,
     )
 
 

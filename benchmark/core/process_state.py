@@ -200,6 +200,9 @@ def _precisions() -> dict[tuple[str, str], str]:
 
 
 def _set_precisions(before: Mapping[tuple[str, str], str]) -> None:
+    # Torch keeps an older switch beside these two, and refuses to go on where it does not fit them.
+    if before["cuda", "conv"] == before["cuda", "rnn"]:
+        torch.backends.cudnn.allow_tf32 = before["cuda", "conv"] == "tf32"
     for place, precision in before.items():
         torch._C._set_fp32_precision_setter(*place, precision)
 

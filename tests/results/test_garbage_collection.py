@@ -38,7 +38,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Store:
     note(store, "one", KEYS[:3], [A])
     note(store, "two", KEYS, [A, B])
     write(store)
-    list_boards(store)
+    list_boards(store, [])
     return store
 
 

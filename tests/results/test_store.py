@@ -34,7 +34,9 @@ def outcome(count: int = 12, seed: int = 0) -> Outcome:
     def classes(*shape: int) -> np.ndarray:
         return rng.integers(0, 4, shape)
 
-    return Outcome(
+    return Outcome.of(
+        4,
+        "natural",
         ids=np.arange(count) * 7,
         labels=classes(count),
         clean=classes(count),
@@ -52,8 +54,6 @@ def outcome(count: int = 12, seed: int = 0) -> Outcome:
         backwards=rng.random(count),
         scored=classes(count),
         flat=rng.random(count) < 0.5,
-        num_classes=4,
-        kind="natural",
     )
 
 
