@@ -213,7 +213,7 @@ def fair_play(model: Classifier, images: Tensor, labels: Tensor) -> Iterator[Non
             randomness.restore()
             with torch.no_grad():
                 for written, kept in ((images, inputs), (labels, targets)):
-                    written.set_(kept.untyped_storage(), kept.storage_offset(), kept.shape, kept.stride())
+                    written.detach_().resize_(kept.shape).copy_(kept)
                 before.restore(model)
 
 

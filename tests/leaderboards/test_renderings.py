@@ -189,7 +189,7 @@ class Certainty(Metric):
 
     def measure(self, outcome):
         kept = outcome.clean == outcome.final
-        return {"certainty": Measure(float(kept.mean()), 0.125, 0.875, len(kept))}
+        return {} if kept.all() else {"certainty": Measure(float(kept.mean()), 0.125, 0.875, len(kept))}
 '''
 
 
