@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import io
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from robbench.core.atomic_io import file_name, write_atomically
-from robbench.core.errors import Damaged, StoreError, unless_damaged, warn
+from robbench.core.errors import StoreError, unless_damaged, warn
 from robbench.evaluation.audit import marked
 from robbench.results.schema import BoardNote, Outcome, Record, Reference, digest
 from robbench.results.store import INDEX, Store
@@ -121,7 +120,7 @@ def write_boards(store: Store, boards: Collection[str] | None = None, registry: 
             made = board_data(shown.title, shown.grid, found[board])
             materials = read_materials(store, note.get("exhibit"), found[board])
             with store.lease("leaderboards", board):
-                _make_way(store, board)
+                _make_way(store, folder)
                 pictures = draw(folder, made, found[board], materials, registry)
                 files[board] = write_files(folder, made, shown, found[board], pictures)
     if files:
@@ -136,18 +135,18 @@ def write_boards(store: Store, boards: Collection[str] | None = None, registry: 
             except StoreError as error:
                 # Another grid's board, which that grid's run makes again.
                 warn(f"{error}; the list of boards goes without it")
-        _make_way(store, INDEX)
-        write_atomically(store.root / "leaderboards" / INDEX, index_page(entries))
+        index = store.root / "leaderboards" / INDEX
+        _make_way(store, index)
+        write_atomically(index, index_page(entries))
         store.note_files(list(files))
     return Boards(files, found, missing)
 
 
-def _make_way(store: Store, part: str) -> None:
-    """Rename directories that lie where files of a board belong."""
-    with contextlib.suppress(Damaged):
-        for path in store.board_files(part):
-            if path.is_dir():
-                store.drop(path)
+def _make_way(store: Store, place: Path) -> None:
+    """Rename directories that lie where files of a board belong, as their names show."""
+    for path in [place, *place.rglob("*.*")]:
+        if path.suffix in (".csv", ".html", ".json", ".md", ".png", ".svg") and path.is_dir():
+            store.drop(path)
 
 
 def audited(store: Store, cells: Sequence[tuple[Record, Outcome | None]]) -> list[tuple[Record, Outcome | None]]:

@@ -144,9 +144,8 @@ class Store(SealedDirectory):
 
     def write_diverged(self, key: str, history: str) -> None:
         """Keep how a training went that came to no model."""
-        folder = self.model_dir(key)
-        self.put(folder / HISTORY, history)
-        self.write(folder / _DIVERGED, {"key": key, "history_sha256": _sha256(history.encode())})
+        self.put(self.model_dir(key) / HISTORY, history)
+        self.write(self.model_dir(key) / _DIVERGED, {"key": key, "history_sha256": _sha256(history.encode())})
 
     def check_embeddings(self, key: str) -> bool:
         """Whether there are embeddings of a model's training images.
@@ -324,7 +323,7 @@ class Store(SealedDirectory):
         """Note what the files of some boards are, and the list of all, so that ``check_files`` can tell."""
         folder = self.root / "leaderboards"
         with self.lease("leaderboards", "files"):
-            known = self.read(self.root / _WRITTEN) or {}
+            known = self.read_new(self.root / _WRITTEN) or {}
             kept = {name: sha for name, sha in known.items() if name.partition("/")[0] not in boards}
             paths = [path for board in boards for path in (folder / board).rglob("[!.]*")] + [folder / INDEX]
             fresh = {str(path.relative_to(folder)): _sha256(path.read_bytes()) for path in paths if path.is_file()}
@@ -332,7 +331,7 @@ class Store(SealedDirectory):
 
     def board_files(self, part: str) -> dict[Path, str]:
         """The noted files of a board, or of the list of boards ``index.html``, with their hashes."""
-        known = self.read(self.root / _WRITTEN) or {}
+        known = self.read_new(self.root / _WRITTEN) or {}
         own = (name for name in known if name.partition("/")[0] == part)
         return {self.root / "leaderboards" / name: known[name] for name in own}
 
@@ -367,8 +366,7 @@ class Store(SealedDirectory):
         Raises:
             Damaged: If the note is not what was written.
         """
-        note, sealed = self.read_sealed(self._request(standing))
-        return note if sealed else None
+        return self.read_new(self._request(standing))
 
     def keys(self, kind: str) -> list[str]:
         """The keys under ``models`` or ``cells``, finished or not."""
