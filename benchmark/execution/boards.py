@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -120,7 +120,7 @@ def write_boards(store: Store, boards: Collection[str] | None = None, registry: 
             made = board_data(shown.title, shown.grid, found[board])
             materials = read_materials(store, note.get("exhibit"), found[board])
             with store.lease("leaderboards", board):
-                _make_way(store, folder)
+                _make_way(store, folder.rglob("*.*"))
                 pictures = draw(folder, made, found[board], materials, registry)
                 files[board] = write_files(folder, made, shown, found[board], pictures)
     if files:
@@ -136,15 +136,15 @@ def write_boards(store: Store, boards: Collection[str] | None = None, registry: 
                 # Another grid's board, which that grid's run makes again.
                 warn(f"{error}; the list of boards goes without it")
         index = store.root / "leaderboards" / INDEX
-        _make_way(store, index)
+        _make_way(store, [index])
         write_atomically(index, index_page(entries))
         store.note_files(list(files))
     return Boards(files, found, missing)
 
 
-def _make_way(store: Store, place: Path) -> None:
+def _make_way(store: Store, places: Iterable[Path]) -> None:
     """Rename directories that lie where files of a board belong, as their names show."""
-    for path in [place, *place.rglob("*.*")]:
+    for path in list(places):
         if path.suffix in (".csv", ".html", ".json", ".md", ".png", ".svg") and path.is_dir():
             store.drop(path)
 
