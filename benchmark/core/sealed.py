@@ -134,6 +134,15 @@ class SealedDirectory:
         with _naming(path):
             return (None, False) if data is None else unsealed_json(data, self._place(path))
 
+    def read_new(self, path: Path) -> dict[str, Any] | None:
+        """As ``read``, of what versions without seals did not write: without one, it is not there.
+
+        Raises:
+            Damaged: If it is not what was written.
+        """
+        value, sealed = self.read_sealed(path)
+        return value if sealed else None
+
     def read_archive(self, path: Path) -> bytes | None:
         """A zip archive, or None where there is no file.
 

@@ -35,6 +35,7 @@ RECORD = "record.json"
 WEIGHTS = "weights.safetensors"
 _DIVERGED = "diverged.json"
 _WRITTEN = "leaderboards.json"
+_BOARD_FILES = (".csv", ".html", ".json", ".md", ".png", ".svg")
 _NOTED: Mapping[str, tuple[tuple[str, type], ...]] = {
     "boards": (("grid", str), ("cells", list), ("models", list)),
     "requests": (("grid", str), ("boards", dict)),
@@ -154,9 +155,8 @@ class Store(SealedDirectory):
 
     def write_diverged(self, key: str, history: str) -> None:
         """Keep how a training went that came to no model."""
-        folder = self.model_dir(key)
-        self.put(folder / HISTORY, history)
-        self.write(folder / _DIVERGED, {"key": key, "history_sha256": _sha256(history.encode())})
+        self.put(self.model_dir(key) / HISTORY, history)
+        self.write(self.model_dir(key) / _DIVERGED, {"key": key, "history_sha256": _sha256(history.encode())})
 
     def check_embeddings(self, key: str) -> bool:
         """Whether there are embeddings of a model's training images.
@@ -351,7 +351,7 @@ class Store(SealedDirectory):
         """Note what the files of some boards are, and the list of all, so that ``check_files`` can tell."""
         folder = self.root / "leaderboards"
         with self.lease("leaderboards", "files"):
-            known = self.read(self.root / _WRITTEN) or {}
+            known = self.read_new(self.root / _WRITTEN) or {}
             kept = {name: sha for name, sha in known.items() if name.partition("/")[0] not in boards}
             paths = [path for board in boards for path in (folder / board).rglob("[!.]*")] + [folder / INDEX]
             fresh = {str(path.relative_to(folder)): _sha256(path.read_bytes()) for path in paths if path.is_file()}
@@ -359,16 +359,16 @@ class Store(SealedDirectory):
 
     def board_files(self, part: str) -> dict[Path, str]:
         """The noted files of a board, or of the list of boards ``index.html``, with their hashes."""
-        known = self.read(self.root / _WRITTEN) or {}
+        known = self.read_new(self.root / _WRITTEN) or {}
         own = (name for name in known if name.partition("/")[0] == part)
         return {self.root / "leaderboards" / name: known[name] for name in own}
 
     def make_way(self, part: str) -> None:
-        """Rename directories that lie where ``board_files`` belong."""
-        with contextlib.suppress(Damaged):
-            for path in self.board_files(part):
-                if path.is_dir():
-                    self.drop(path)
+        """Rename directories that lie where a board's files belong, or the list of boards, as their names show."""
+        place = self.root / "leaderboards" / part
+        for path in [place] if part == INDEX else list(place.rglob("*.*")):
+            if path.suffix in _BOARD_FILES and path.is_dir():
+                self.drop(path)
 
     def forget_files(self) -> None:
         """Take back what was noted of all boards' files, which are believed then."""
@@ -411,7 +411,7 @@ class Store(SealedDirectory):
             Damaged: If the note is not what was written.
         """
         path = self._request(key)
-        return self._note("requests", path) if self.read_sealed(path)[1] else None
+        return _well_formed("requests", path, self.read_new(path))
 
     def note_starts(self, asked: str, starts: Mapping[str, Any]) -> None:
         """Note what came of asking for weights from elsewhere, so that it is asked once.
@@ -438,10 +438,7 @@ class Store(SealedDirectory):
         return self.root / "starts" / f"{asked}.json"
 
     def _note(self, kind: str, path: Path) -> dict[str, Any] | None:
-        note = self.read(path)
-        if note is not None and not all(isinstance(note.get(name), type_) for name, type_ in _NOTED[kind]):
-            raise Damaged(path, CHANGED)
-        return note
+        return _well_formed(kind, path, self.read(path))
 
     def keys(self, kind: str) -> list[str]:
         """The keys under ``models`` or ``cells``, finished or not."""
@@ -470,3 +467,14 @@ def _check_key(path: Path, found: object, key: str) -> None:
 
 def _sha256(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
+
+
+def _well_formed(kind: str, path: Path, note: dict[str, Any] | None) -> dict[str, Any] | None:
+    """A note, or None where there is none.
+
+    Raises:
+        Damaged: If it lacks what notes of its kind hold.
+    """
+    if note is not None and not all(isinstance(note.get(name), type_) for name, type_ in _NOTED[kind]):
+        raise Damaged(path, CHANGED)
+    return note
