@@ -22,7 +22,9 @@ def brightness(images: Tensor, amount: float) -> Tensor:
 
 
 def saturate(images: Tensor, factor: float, amount: float) -> Tensor:
-    """Images whose saturation, in HSV, is multiplied and then raised. Gray has the hue of red there."""
+    """RGB images whose saturation, in HSV, is multiplied and then raised. Gray has the hue of red there."""
+    if images.shape[1] != 3:
+        return images.clone()
     value = images.amax(dim=1, keepdim=True)
     spread = value - images.amin(dim=1, keepdim=True)
     saturation = spread / torch.where(value > 0, value, 1.0)

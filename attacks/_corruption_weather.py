@@ -81,7 +81,7 @@ def ice(rng: Streams, height: int, width: int) -> Tensor:
 def frost(images: Tensor, rng: Streams, share: float, amount: float) -> Tensor:
     """Images under ice. The published ones are under photographs of frost; this ice is made up."""
     height, width = images.shape[-2:]
-    layer = ice(rng, height, width).to(images.dtype)
+    layer = _like(ice(rng, height, width).to(images.dtype), images)
     return (share * images + amount * layer).clamp(0, 1)
 
 
@@ -99,7 +99,7 @@ def snow(
     """Whitened images under two layers of falling flakes, one the other turned by 180°.
 
     Args:
-        images: Floats in [0, 1], shape ``(N, 3, H, W)``.
+        images: Floats in [0, 1], shape ``(N, C, H, W)``.
         rng: One stream per sample.
         mean: Of the noise that becomes flakes.
         std: Of the noise.
@@ -126,7 +126,7 @@ def spatter(
     Drops of water shine by a relief of their own, lit from the upper left; that of the published script differs.
 
     Args:
-        images: Floats in [0, 1], shape ``(N, 3, H, W)``.
+        images: Floats in [0, 1], shape ``(N, C, H, W)``.
         rng: One stream per sample.
         mean: Of the noise that becomes drops.
         std: Of the noise.
@@ -138,7 +138,8 @@ def spatter(
     size = scale(images)
     layer = _layer(images, rng, mean, std, sigma, size)
     drops = (layer >= threshold).to(layer.dtype)
-    color = torch.tensor(_MUD if muddy else _WATER, dtype=images.dtype, device=images.device)[:, None, None]
+    color = torch.tensor(_MUD if muddy else _WATER, dtype=images.dtype, device=images.device)[None, :, None, None]
+    color = _like(color, images)
     if muddy:
         soft = smooth(drops, amount * size)
         cover = torch.where(soft >= 0.8, soft, 0).to(images.dtype)
@@ -149,6 +150,11 @@ def spatter(
     brightest = shine.amax(dim=(1, 2, 3), keepdim=True)
     shine = amount * shine / torch.where(brightest > 0, brightest, 1.0)
     return (images + shine.to(images.dtype) * color).clamp(0, 1)
+
+
+def _like(color: Tensor, images: Tensor) -> Tensor:
+    """A layer in RGB as it is, or its luma where the images are not RGB."""
+    return color if images.shape[1] == 3 else grayscale(color)
 
 
 def _layer(images: Tensor, rng: Streams, mean: float, std: float, sigma: float | None, factor: float) -> Tensor:

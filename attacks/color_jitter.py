@@ -20,7 +20,9 @@ HueStrength = Annotated[float, Field(ge=0, le=0.5)]
 
 
 def grayscale(images: Tensor) -> Tensor:
-    """Luma of RGB images ``(N, 3, H, W)`` as ITU-R 601-2 weighs the channels, shape ``(N, 1, H, W)``."""
+    """Luma of images, shape ``(N, 1, H, W)``: of RGB as ITU-R 601-2 weighs the channels, else the mean of all."""
+    if images.shape[1] != 3:
+        return images.mean(dim=1, keepdim=True)
     return 0.2989 * images[:, 0:1] + 0.587 * images[:, 1:2] + 0.114 * images[:, 2:3]
 
 
@@ -45,7 +47,12 @@ def adjust_saturation(images: Tensor, factors: Tensor) -> Tensor:
 
 
 def adjust_hue(images: Tensor, turns: Tensor) -> Tensor:
-    """Images whose hue is turned by a share of the color wheel, from -0.5 to 0.5; by way of HSV (Smith, 1978)."""
+    """Images whose hue is turned by a share of the color wheel, from -0.5 to 0.5; by way of HSV (Smith, 1978).
+
+    What is not RGB has no hue, and stays.
+    """
+    if images.shape[1] != 3:
+        return images
     value, spread = images.amax(dim=1), images.amax(dim=1) - images.amin(dim=1)
     red, green, blue = images.unbind(dim=1)
     divisor = torch.where(spread > 0, spread, 1.0)
@@ -71,7 +78,7 @@ def jitter(images: Tensor, amounts: Tensor, order: Tensor) -> Tensor:
     """Apply the four adjustments to each image, in an order of its own.
 
     Args:
-        images: Floats in [0, 1], shape ``(N, 3, H, W)``.
+        images: Floats in [0, 1], shape ``(N, C, H, W)``; what is not RGB has no hue.
         amounts: Factors of brightness, contrast and saturation, and turns of hue, shape ``(N, 4)``. Those that change
             nothing (1, 1, 1, 0) leave the image as it is, to the last bit.
         order: For each image a permutation of 0 to 3, int64, shape ``(N, 4)``: what comes first, second and so on.

@@ -21,8 +21,8 @@ from robbench.results.schema import CellResult, Floats, Ints
 if TYPE_CHECKING:
     from robbench.results.store import Store
 
-Bytes = NDArray[np.uint8]
 Singles = NDArray[np.float32]
+Images: TypeAlias = NDArray[np.uint8] | Singles
 
 ModelPlace: TypeAlias = tuple[str, int]
 """Label of a row, and seed."""
@@ -55,11 +55,11 @@ class ExhibitedImages:
     """Some training images.
 
     Attributes:
-        images: uint8, shape ``(M, 3, H, W)``.
+        images: uint8, or float32 in [0, 1], shape ``(M, C, H, W)``.
         labels: Their classes, int64, shape ``(M,)``.
     """
 
-    images: Bytes
+    images: Images
     labels: Ints
 
 
@@ -70,8 +70,8 @@ class Examples:
     Attributes:
         ids: Sample ids, int64, shape ``(n,)``.
         labels: True classes, int64, shape ``(n,)``.
-        images: Before, uint8, shape ``(n, 3, H, W)``.
-        attacked: After, float32 in [0, 1], shape ``(n, 3, H, W)``.
+        images: Before, uint8, or float32 in [0, 1], shape ``(n, C, H, W)``.
+        attacked: After, float32 in [0, 1], shape ``(n, C, H, W)``.
         clean: Predictions before, shape ``(n,)``.
         final: Predictions after, shape ``(n,)``.
         clean_scores, final_scores: Softmax of the model's scores, float32, shape ``(n, K)``; older files lack them.
@@ -79,7 +79,7 @@ class Examples:
 
     ids: Ints
     labels: Ints
-    images: Bytes
+    images: Images
     attacked: Singles
     clean: Ints
     final: Ints

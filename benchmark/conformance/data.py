@@ -53,7 +53,7 @@ class DatasetFiles:
         with tempfile.TemporaryDirectory() as folder:
             decoded = load(self.dataset, None, Path(folder))
             # In memory, since the files that they are mapped from go.
-            decoded = replace(decoded, images=np.array(decoded.images))
+            decoded = replace(decoded, images=decoded.images.copy(), files=decoded.files.copy())
         return decoded, split(self.dataset, decoded)
 
 

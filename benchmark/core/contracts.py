@@ -89,7 +89,7 @@ class Samples:
     """Labeled images.
 
     Attributes:
-        images: uint8, shape ``(N, 3, H, W)``.
+        images: uint8, or float32 in [0, 1], shape ``(N, C, H, W)``.
         labels: Class indices, int64, shape ``(N,)``.
         ids: Sample ids, int64, shape ``(N,)``: positions in the source; made-up samples have
             ids of their own above those.
@@ -119,8 +119,14 @@ def joined(first: Samples, second: Samples) -> Samples:
 
 
 def to_float(images: Tensor, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> Tensor:
-    """8-bit images as floats in [0, 1]."""
-    return images.to(device).to(dtype) / 255
+    """Stored images, uint8 or floats in [0, 1], as floats in [0, 1]."""
+    moved = images.to(device)
+    return moved.to(dtype) if moved.is_floating_point() else moved.to(dtype) / 255
+
+
+def as_stored(images: Tensor, like: Tensor) -> Tensor:
+    """Floats in [0, 1] in the form in which other images are stored: rounded to uint8, or as they are."""
+    return (images * 255).round().to(torch.uint8) if like.dtype == torch.uint8 else images.to(like.dtype)
 
 
 # --- balancers

@@ -135,8 +135,11 @@ def _key(dataset: Dataset, stamp: str) -> str:
 def _check(raw: Raw, name: str) -> None:
     count, classes = len(raw.labels), len(raw.class_names)
     faults = {
-        "images must be uint8 of shape (N, 3, H, W)": raw.images.dtype != np.uint8 or raw.images.shape[1:2] != (3,),
-        "images must have three dimensions each": raw.images.ndim != 4,
+        "images must be uint8 or float32 of shape (N, C, H, W)": raw.images.ndim != 4
+        or raw.images.dtype not in (np.uint8, np.float32)
+        or 0 in raw.images.shape[1:],
+        "floats must lie in [0, 1]": raw.images.dtype == np.float32
+        and not bool(((raw.images >= 0) & (raw.images <= 1)).all()),
         "images, labels and test marks must be as many": not len(raw.images) == count == len(raw.is_test),
         "names of files must be as many as images, or none": len(raw.files) not in (0, count),
         "there must be at least one image": count == 0,
@@ -148,15 +151,17 @@ def _check(raw: Raw, name: str) -> None:
             raise RequestError(f"what was read is not a data set: {fault}", name)
 
 
-def image_digests(images: Iterable[NDArray[np.uint8]]) -> list[bytes]:
+def image_digests(images: Iterable[NDArray[Any]]) -> list[bytes]:
     """A hash of each image, by which equal ones are told."""
     return [hashlib.sha256(image.tobytes()).digest() for image in images]
 
 
 def _fingerprint(raw: Raw | DecodedImages) -> str:
-    header = json.dumps([list(raw.images.shape), list(raw.class_names)])
+    kind = [] if raw.images.dtype == np.uint8 else ["float32"]
+    header = json.dumps([list(raw.images.shape), list(raw.class_names), *kind])
     total = hashlib.sha256(header.encode())
-    for array in (raw.images, raw.labels.astype("<i8"), raw.is_test.astype(np.uint8)):
+    images = raw.images if raw.images.dtype == np.uint8 else raw.images.astype("<f4")
+    for array in (images, raw.labels.astype("<i8"), raw.is_test.astype(np.uint8)):
         total.update(np.ascontiguousarray(array).data)
     return total.hexdigest()
 
@@ -207,7 +212,7 @@ def _cached(entry: Path) -> DecodedImages | None:
         found = DecodedImages(
             images, labels, names, is_test, meta["fingerprint"], meta["duplicates"], remarks=remarks, files=files
         )
-        types = (images.dtype, labels.dtype, is_test.dtype) == (np.uint8, np.int64, np.bool_)
+        types = images.dtype in (np.uint8, np.float32) and (labels.dtype, is_test.dtype) == (np.int64, np.bool_)
         sizes = list(images.shape) == meta["shape"] and len(files) == meta["files"]
         whole = types and sizes and _fingerprint(found) == found.fingerprint and _digest(files) == meta["files_sha256"]
     except Exception as error:

@@ -7,7 +7,7 @@ import mmap
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,13 +15,15 @@ from numpy.typing import NDArray
 from robbench.core.component import Component
 from robbench.core.threat_model import Norm
 
+Images: TypeAlias = NDArray[np.uint8] | NDArray[np.float32]
+
 
 @dataclass(frozen=True)
 class DecodedImages:
     """All images of a data set, before any selection or split.
 
     Attributes:
-        images: uint8, shape ``(N, 3, H, W)``.
+        images: uint8, or float32 in [0, 1], shape ``(N, C, H, W)``.
         labels: int64, shape ``(N,)``.
         class_names: Names of the classes, in the order of their indices.
         is_test: Which images the publisher set aside as test images, bool, shape ``(N,)``; all False where none.
@@ -31,7 +33,7 @@ class DecodedImages:
         files: Name of the file of each image below the data set's directory; empty where images have none.
     """
 
-    images: NDArray[np.uint8]
+    images: Images
     labels: NDArray[np.int64]
     class_names: tuple[str, ...]
     is_test: NDArray[np.bool_]
@@ -72,7 +74,7 @@ class EpsList:
 class Raw:
     """What a data set reads from its files: the fields of ``DecodedImages`` that are not derived."""
 
-    images: NDArray[np.uint8]
+    images: Images
     labels: NDArray[np.int64]
     class_names: tuple[str, ...]
     is_test: NDArray[np.bool_]

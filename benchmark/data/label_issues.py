@@ -6,6 +6,7 @@ import csv
 import io
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -46,8 +47,8 @@ class Listing:
             lines.append((name, int((labels[_used(self.splits)] == label).sum()), int(suggested.sum()), usual))
         return lines
 
-    def worst(self, count: int) -> list[tuple[NDArray[np.uint8], str, str]]:
-        """The most doubtful images, shape ``(3, H, W)``, each with its label and the class suggested for it."""
+    def worst(self, count: int) -> list[tuple[NDArray[Any], str, str]]:
+        """The most doubtful images, shape ``(C, H, W)``, each with its label and the class suggested for it."""
         names, found = self.splits.class_names, self.found
         ranked = zip(found.ids[:count], found.given[:count], found.suggested[:count], strict=True)
         return [(self.decoded.images[id_], names[given], names[suggested]) for id_, given, suggested in ranked]

@@ -35,7 +35,7 @@ def artifacts(
         condition: What was done to the images.
         outcome: What came of it.
         index: Positions of the samples that it was applied to.
-        images: Their images after it, 8-bit where clean, shape ``(M, C, H, W)``.
+        images: Their images after it, as stored where clean, shape ``(M, C, H, W)``.
     """
     model, given, at, files = subject.model, subject.samples[index], index.numpy(), {}
     if condition.kind != "clean":
@@ -77,13 +77,13 @@ def embeddings(model: Classifier, samples: Samples, images: Tensor, size: int, s
     Args:
         model: The model, in evaluation mode.
         samples: The samples that the images are of or were made from.
-        images: 8-bit, or float in [0, 1], shape ``(N, C, H, W)``.
+        images: uint8, or float in [0, 1], shape ``(N, C, H, W)``.
         size: How many of them, stratified; all where there are no more.
         seed: The same seed takes the same samples.
         device: Where the model is.
     """
     index = torch.from_numpy(stratified(samples.labels.numpy(), size, seed))
-    taken = images[index] if images.is_floating_point() else to_float(images[index])
+    taken = to_float(images[index])
     with torch.no_grad():
         parts = [
             check_embeddings(model.embed(part.to(device)), len(part)).float().cpu()

@@ -78,13 +78,25 @@ def build(job: Job, gallery_labels: Tensor, mean: Tensor, std: Tensor) -> Classi
 
 
 def pixel_statistics(images: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation per channel of 8-bit images in [0, 1], shape ``(C,)`` each; exact, from counts."""
+    """Mean and standard deviation per channel of stored images in [0, 1], shape ``(C,)`` each.
+
+    The same everywhere: of uint8 from counts, of floats from sums of whole numbers.
+    """
+    if images.is_floating_point():
+        channels = images.transpose(0, 1).flatten(1).double()
+        mean = _mean(channels)
+        return mean.float(), _mean((channels - mean[:, None]) ** 2).sqrt().clamp_min(1e-3).float()
     counts = torch.stack([torch.bincount(images[:, c].flatten(), minlength=256) for c in range(images.shape[1])])
     share = counts.double() / counts.sum(dim=1, keepdim=True)
     levels = torch.arange(256, dtype=torch.float64) / 255
     mean = share @ levels
     variance = (share * (levels - mean[:, None]) ** 2).sum(dim=1)
     return mean.float(), variance.sqrt().clamp_min(1e-3).float()
+
+
+def _mean(values: Tensor) -> Tensor:
+    """The mean of each row of float64 in [0, 1], to 32 bits behind the point, whatever the order of its sum."""
+    return (values * 2**32).round().long().sum(dim=1).double() / 2**32 / values.shape[1]
 
 
 def load_model(job: Job, store: Store, device: str, defended: bool = True) -> Classifier:
@@ -102,7 +114,7 @@ def load_model(job: Job, store: Store, device: str, defended: bool = True) -> Cl
 
 
 def predictions(model: Classifier, images: Tensor, device: str) -> Tensor:
-    """Predictions on 8-bit images, in fixed batches, int64 on the CPU, shape ``(N,)``."""
+    """Predictions on stored images, in fixed batches, int64 on the CPU, shape ``(N,)``."""
     with torch.no_grad():
         parts = [model.predict(to_float(part, device)).cpu() for part in torch.split(images, JUDGING_BATCH)]
     return torch.cat(parts)

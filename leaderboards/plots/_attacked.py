@@ -13,7 +13,7 @@ from robbench.evaluation.verdicts import succeeded
 from robbench.leaderboards.artifact_reader import Examples
 from robbench.leaderboards.board import Row
 from robbench.leaderboards.plots._scene import Scene, Sketch
-from robbench.leaderboards.plots._style import ATTACKED, BLACK, WIDTH, page, place
+from robbench.leaderboards.plots._style import ATTACKED, BLACK, WIDTH, in_unit, page, place
 from robbench.leaderboards.plots._words import pct, short
 from robbench.results.schema import ConditionSpec
 
@@ -61,7 +61,7 @@ def _shot(found: Examples, position: int) -> Shot:
     before, after = found.clean_scores, found.final_scores
     return Shot(
         int(found.labels[position]),
-        found.images[position] / 255,
+        in_unit(found.images[position]),
         found.attacked[position].astype(np.float64),
         clean,
         final,

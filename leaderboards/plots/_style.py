@@ -134,16 +134,23 @@ def page(height: float) -> tuple[Sheet, Axes]:
     return made, axes
 
 
+def in_unit(images: NDArray[Any]) -> NDArray[Any]:
+    """Stored images, uint8 or floats in [0, 1], as floats in [0, 1]."""
+    return images if images.dtype.kind == "f" else images / 255
+
+
 def place(axes: Axes, image: NDArray[Any], x: float, y: float, side: float) -> None:
     """Put an image on a page.
 
     Args:
         axes: Of ``page``.
-        image: Floats in [0, 1], shape ``(3, H, W)``.
+        image: Floats in [0, 1], shape ``(C, H, W)``; what is not RGB is shown in gray.
         x, y: Its upper left corner.
         side: Of the square that it is fitted into, in inches.
     """
     height, width = image.shape[1:]
+    if len(image) != 3:
+        image = np.repeat(image.mean(axis=0, keepdims=True), 3, axis=0)
     wide, high = side * width / max(height, width), side * height / max(height, width)
     left, top = x + (side - wide) / 2, y + (side - high) / 2
     # Small images keep their pixels; larger ones than there are dots to show them are averaged.

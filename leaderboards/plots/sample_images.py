@@ -10,7 +10,7 @@ import numpy as np
 from robbench.core.registry import register_figure
 from robbench.leaderboards.markdown import counted
 from robbench.leaderboards.plots._scene import Figure, Scene, Sketch
-from robbench.leaderboards.plots._style import WIDTH, page, place
+from robbench.leaderboards.plots._style import WIDTH, in_unit, page, place
 
 ACROSS, ACROSS_MANY = 8, 10
 ROWS_UP_TO = 12
@@ -34,7 +34,7 @@ class SampleImages(Figure):
         if found is None or not len(found.labels):
             return
         present = [int(label) for label in np.unique(found.labels)]
-        images = found.images / 255
+        images = in_unit(found.images)
         by_class = {label: images[found.labels == label] for label in present}
         if len(present) <= ROWS_UP_TO:
             names = {label: scene.class_name(label, 16) for label in present}

@@ -11,7 +11,7 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn.functional import affine_grid, grid_sample
 
-from robbench.core.contracts import Balancer, Samples, to_float
+from robbench.core.contracts import Balancer, Samples, as_stored, to_float
 from robbench.core.registry import register_balancer
 from robbench.core.sample_rng import Streams
 from robbench.data.balancing._repeats import append, fresh_ids
@@ -81,7 +81,7 @@ class Augmentation(Transforming):
         images = samples.images.repeat(self.copies, 1, 1, 1)
         parts = [slice(start, start + _CHUNK) for start in range(0, len(images), _CHUNK)]
         moved = [self.transform(to_float(images[part]), dataset.mirror, rng[part]) for part in parts]
-        made = [(part * 255).round().to(torch.uint8) for part in moved]
+        made = [as_stored(part, images) for part in moved]
         return append(samples, torch.cat(made), samples.labels.repeat(self.copies)), ()
 
 

@@ -5,12 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated
 
-import numpy as np
 import torch
 from pydantic import Field
 from torch import Tensor
 
-from robbench.core.contracts import Balancer, Samples
+from robbench.core.contracts import Balancer, Samples, as_stored, to_float
 from robbench.core.errors import RequestError
 from robbench.core.registry import register_balancer
 from robbench.data.balancing._repeats import append
@@ -54,11 +53,11 @@ class SMOTE(Balancer):
         if bool((counts == counts.max()).all()):
             return samples, ()
         neighbors = min(self.neighbors, int(counts.min()) - 1)
-        pixels = samples.images.flatten(1).numpy().astype(np.float32) / 255
+        pixels = to_float(samples.images).flatten(1).numpy()
         sampler = Imblearn(sampling_strategy="not majority", k_neighbors=neighbors, random_state=seed % 2**32)
         mixed, labels = sampler.fit_resample(pixels, samples.labels.numpy())
         # Real images come first in the result, the made-up ones behind them.
-        made = np.rint(mixed[len(samples) :] * 255).clip(0, 255).astype(np.uint8)
-        images = torch.from_numpy(made).reshape(-1, *samples.images.shape[1:])
+        made = as_stored(torch.from_numpy(mixed[len(samples) :]).clamp(0, 1), samples.images)
+        images = made.reshape(-1, *samples.images.shape[1:])
         note = f"SMOTE made {len(made)} images from {neighbors} nearest neighbors each"
         return append(samples, images, torch.from_numpy(labels[len(samples) :])), (note,)

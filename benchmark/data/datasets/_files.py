@@ -282,17 +282,23 @@ def decode_image(path: str | Path, size: int) -> NDArray[np.uint8]:
     Raises:
         RequestError: If it is no image, damaged, truncated, or its numbers have no known range.
     """
-    from PIL import Image, ImageOps
+    from PIL import Image
 
     try:
         with Image.open(path) as file:
             file.load()
-            color = _turned(_eight_bits(file), _orientation(file))
-            if color.size != (size, size):
-                color = ImageOps.fit(color, (size, size), Image.Resampling.BILINEAR)
-            return np.asarray(color).transpose(2, 0, 1)
+            upright = _turned(_eight_bits(file), _orientation(file))
+            return np.asarray(square(upright, size)).transpose(2, 0, 1)
     except Exception as error:  # decoders raise almost anything on damaged files
         raise RequestError(f"{path} cannot be read as an image ({error}); replace or remove it") from error
+
+
+def square(image: Image, size: int) -> Image:
+    """An image whose shorter side is scaled to ``size``, and the middle of the longer one kept."""
+    from PIL.Image import Resampling
+    from PIL.ImageOps import fit
+
+    return image if image.size == (size, size) else fit(image, (size, size), Resampling.BILINEAR)
 
 
 _SIXTEEN = ("PNG", "PPM")
