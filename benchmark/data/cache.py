@@ -142,6 +142,7 @@ def _check(raw: Raw, name: str) -> None:
         and not bool(((raw.images >= 0) & (raw.images <= 1)).all()),
         "images, labels and test marks must be as many": not len(raw.images) == count == len(raw.is_test),
         "names of files must be as many as images, or none": len(raw.files) not in (0, count),
+        "labels must be whole numbers": raw.labels.dtype.kind not in "iu",
         "there must be at least one image": count == 0,
         "labels must be indices of class names": count > 0 and not 0 <= raw.labels.min() <= raw.labels.max() < classes,
         "class names must differ": len(set(raw.class_names)) != classes,
