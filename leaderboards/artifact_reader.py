@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from robbench.results.store import Store
 
 Singles = NDArray[np.float32]
-Images: TypeAlias = NDArray[np.uint8] | Singles
 
 ModelPlace: TypeAlias = tuple[str, int]
 """Label of a row, and seed."""
@@ -59,7 +58,7 @@ class ExhibitedImages:
         labels: Their classes, int64, shape ``(M,)``.
     """
 
-    images: Images
+    images: NDArray[np.uint8] | Singles
     labels: Ints
 
 
@@ -79,7 +78,7 @@ class Examples:
 
     ids: Ints
     labels: Ints
-    images: Images
+    images: NDArray[np.uint8] | Singles
     attacked: Singles
     clean: Ints
     final: Ints

@@ -14,7 +14,14 @@ from robbench.evaluation.statistics import Scores, balanced_mean, tie_leaders
 from robbench.leaderboards.ablations import Change, Pair, Scored, margin, pairs
 from robbench.leaderboards.aggregates import Rates, rates
 from robbench.leaderboards.check_results import Checked, checked
-from robbench.leaderboards.comparison import Comparison, Images, by_images, common_images, comparable, worst_by_seed
+from robbench.leaderboards.comparison import (
+    ComparableCases,
+    Images,
+    by_images,
+    common_images,
+    comparable,
+    worst_by_seed,
+)
 from robbench.leaderboards.corruption_results import Corrupted, corrupted
 from robbench.leaderboards.curves import Curve, sizes, strength
 from robbench.leaderboards.entries import Entry, entry
@@ -110,7 +117,7 @@ class Board:
     chosen: bool
     reference: bool
     threats: Mapping[str, tuple[str, ...]]
-    comparisons: tuple[Comparison, ...]
+    comparisons: tuple[ComparableCases, ...]
     same_images: tuple[tuple[str, ...], ...]
     perturbed: str | None
     pairs: tuple[Pair, ...]
@@ -247,7 +254,7 @@ class _Plan:
     """
 
     threats: Threats
-    comparisons: Sequence[tuple[Comparison, Images]]
+    comparisons: Sequence[tuple[ComparableCases, Images]]
     images: Mapping[str, Images]
 
     def images_of(self, threat: ThreatModel | None) -> Images | None:

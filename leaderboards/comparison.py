@@ -20,7 +20,7 @@ Images: TypeAlias = Ints
 
 
 @dataclass(frozen=True)
-class Comparison:
+class ComparableCases:
     """Worst cases that can be compared.
 
     Attributes:
@@ -99,7 +99,9 @@ def _covered(table: Table, model: str, conditions: Sequence[ConditionSpec]) -> I
     return combine(list(by_seed.values()), np.min).ids if by_seed else None
 
 
-def comparable(table: Table, threats: Threats, natural: Sequence[ConditionSpec]) -> list[tuple[Comparison, Images]]:
+def comparable(
+    table: Table, threats: Threats, natural: Sequence[ConditionSpec]
+) -> list[tuple[ComparableCases, Images]]:
     """The comparisons of a board with their images, the one that ranks first.
 
     A threat model joins the first comparison of the same attacks whose images all its rows have. Clean and perturbed
@@ -111,22 +113,22 @@ def comparable(table: Table, threats: Threats, natural: Sequence[ConditionSpec])
         threats: The conditions by threat model, the one that ranks first.
         natural: The conditions without an adversary that are shown beside worst cases, clean images first.
     """
-    found: list[tuple[frozenset[str], Comparison, Images]] = []
+    found: list[tuple[frozenset[str], ComparableCases, Images]] = []
     for threat, conditions in threats.items():
         attacks, own = frozenset(map(attack_identity, conditions)), common_images(table, conditions)
         for at, (others, comparison, images) in enumerate(found):
             if others == attacks and len(images) and np.isin(images, own).all():
-                joined = Comparison(comparison.attacks, (*comparison.threats, threat.label), comparison.n)
+                joined = ComparableCases(comparison.attacks, (*comparison.threats, threat.label), comparison.n)
                 found[at] = (others, joined, images)
                 break
         else:
             names = tuple(dict.fromkeys(map(attack_name, conditions)))
-            found.append((attacks, Comparison(names, (threat.label,), len(own)), own))
+            found.append((attacks, ComparableCases(names, (threat.label,), len(own)), own))
     made = [(comparison, images) for _, comparison, images in found]
     largest = max((comparison.n for comparison, _ in made), default=0)
     candidates = (common_images(table, chosen) for chosen in (natural, natural[:1]) if chosen)
     alone = next((images for images in candidates if len(images) > largest), None)
-    return made if alone is None else [*made, (Comparison((), (), len(alone)), alone)]
+    return made if alone is None else [*made, (ComparableCases((), (), len(alone)), alone)]
 
 
 def by_images(images: Mapping[str, Images]) -> tuple[tuple[str, ...], ...]:

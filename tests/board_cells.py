@@ -90,7 +90,7 @@ def outcome(
     final: Sequence[int] | np.ndarray | None = None,
     *,
     k: int = 2,
-    ids: Sequence[int] | None = None,
+    ids: Sequence[int] | np.ndarray | None = None,
     **arrays: Any,
 ) -> Outcome:
     truth = np.asarray(labels, dtype=np.int64)

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from robbench.core.component import Component
 from robbench.core.threat_model import Norm
 
-Images: TypeAlias = NDArray[np.uint8] | NDArray[np.float32]
+StoredImages: TypeAlias = NDArray[np.uint8] | NDArray[np.float32]
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class DecodedImages:
         files: Name of the file of each image below the data set's directory; empty where images have none.
     """
 
-    images: Images
+    images: StoredImages
     labels: NDArray[np.int64]
     class_names: tuple[str, ...]
     is_test: NDArray[np.bool_]
@@ -74,7 +74,7 @@ class EpsList:
 class Raw:
     """What a data set reads from its files: the fields of ``DecodedImages`` that are not derived."""
 
-    images: Images
+    images: StoredImages
     labels: NDArray[np.int64]
     class_names: tuple[str, ...]
     is_test: NDArray[np.bool_]

@@ -45,7 +45,7 @@ class AttackInput:
 
 
 @dataclass(frozen=True)
-class AttackedImages:
+class StageImages:
     """What one stage of a condition returned, not checked, and the passes spent per sample so far."""
 
     images: Tensor
@@ -53,7 +53,7 @@ class AttackedImages:
     backwards: Tensor
 
 
-MakeImages = Callable[[AttackInput], Iterator[AttackedImages]]
+MakeImages = Callable[[AttackInput], Iterator[StageImages]]
 """Attacks a batch, one stage after the other; the next stage starts once the images of the last one were checked."""
 
 
@@ -86,7 +86,7 @@ class Attacker:
     condition: Condition
     seed: int
 
-    def __call__(self, given: AttackInput) -> Iterator[AttackedImages]:
+    def __call__(self, given: AttackInput) -> Iterator[StageImages]:
         """Attack a batch, stage by stage, under the eyes of the referee."""
         self.model.redraw(2 * given.draw + 1)
         oracle = Oracle(self.model, len(given.labels))
@@ -98,11 +98,11 @@ class Attacker:
             inputs = changed.clone()
             with fair_play(self.model, inputs, labels), oracle.watching(inputs):
                 changed = stage.attack.component.perturb(oracle, inputs, labels, stage.threat, streams)
-            yield AttackedImages(changed, oracle.forwards, oracle.backwards)
+            yield StageImages(changed, oracle.forwards, oracle.backwards)
             changed = changed.detach()
 
 
-def checked_stages(condition: Condition, images: Tensor, made: Iterator[AttackedImages]) -> Iterator[AttackedImages]:
+def checked_stages(condition: Condition, images: Tensor, made: Iterator[StageImages]) -> Iterator[StageImages]:
     """The stages of a condition, each held to its own limits around what the stage before it returned.
 
     Args:

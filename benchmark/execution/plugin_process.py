@@ -18,9 +18,9 @@ from robbench.core.device import require_float32
 from robbench.core.errors import explain
 from robbench.core.registry import Registry
 from robbench.evaluation.attack_run import (
-    AttackedImages,
     Attacker,
     AttackInput,
+    StageImages,
     checked_stages,
     out_of_memory,
 )
@@ -94,7 +94,7 @@ class RemoteAttacker:
     connection: Connection
     stages: int
 
-    def __call__(self, given: AttackInput) -> Iterator[AttackedImages]:
+    def __call__(self, given: AttackInput) -> Iterator[StageImages]:
         """Have a batch attacked.
 
         Raises:
@@ -114,7 +114,7 @@ class RemoteAttacker:
             images, *spent = (torch.from_numpy(array) for array in found[position : position + 3])
             if not all(bool((passes >= 0).all() & passes.isfinite().all()) for passes in spent):
                 raise Lost("passes that are no counts")
-            yield AttackedImages(images.to(given.images.device), spent[0], spent[1])
+            yield StageImages(images.to(given.images.device), spent[0], spent[1])
 
 
 def exchange(

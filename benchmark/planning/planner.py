@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from robbench.core.contracts import Architecture, Balancer, Defense, Objective
-from robbench.core.errors import RequestError, did_you_mean
+from robbench.core.errors import RequestError, did_you_mean, unless_damaged
 from robbench.core.registry import Kind, Registry
 from robbench.core.threat_model import format_eps
 from robbench.data.cache import decode
@@ -45,7 +45,8 @@ def make_plan(asked: Request | Inputs, fresh: bool = False) -> Plan:
     request, grid = inputs.request, inputs.grid
     device = _device(request.device)
     store = Store(request.out)
-    known = store.starts(inputs.asked)
+    nothing: dict[str, Any] = {}
+    known = unless_damaged(lambda: store.starts(inputs.asked), nothing, "pretrained weights are asked for again")
     resolver = _Resolver(
         request, device, grid.content, inputs.registry, grid.where, answers={} if fresh else dict(known)
     )

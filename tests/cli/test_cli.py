@@ -202,8 +202,9 @@ def test_seeds_in_place_of_the_grids(folder: Path, capsys: pytest.CaptureFixture
 
 
 def test_a_request_that_went_wrong_since_is_refused_as_a_new_one_is(
-    folder: Path, capsys: pytest.CaptureFixture[str]
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.delenv("ROBBENCH_DATA", raising=False)
     before = files(folder / "runs")
     for wrong in ("digit", "image-folder"):
         write_grid(folder / "grid.toml", {**GRID, "datasets": [wrong]})

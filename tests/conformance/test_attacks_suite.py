@@ -141,7 +141,8 @@ COMPONENTS = [
 
 
 @pytest.mark.parametrize(("kind", "name"), COMPONENTS)
-def test_built_in_components_break_no_rule(kind: Kind, name: str) -> None:
+def test_built_in_components_break_no_rule(kind: Kind, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("ROBBENCH_DATA", raising=False)
     results = check(BUILT_IN, kind, name)
     assert results
     assert broken(results) == {}

@@ -321,7 +321,7 @@ def test_the_command_says_what_is_broken(tmp_path: Path, capsys: pytest.CaptureF
     plugin = tmp_path / "mine.py"
     plugin.write_text(PLUGIN, encoding="utf-8")
     assert main(["check", "mine", "--plugin", str(plugin)]) == 0
-    assert "0 of 13 rules broken" in capsys.readouterr().out
+    assert "0 of 14 rules broken" in capsys.readouterr().out
     assert main(["check", "mine[share=1.01]", "--plugin", str(plugin)]) == 1
     shown = capsys.readouterr().out
     assert "broken" in shown

@@ -20,7 +20,7 @@ CRIMES = {
     "not-a-number": ("return images * float('nan')", "images are finite"),
     "wrong-shape": ("return images[:, :1]", "images keep their shape"),
     "wrong-type": ("return images.double()", "images stay floats of the same type"),
-    "nothing": ("return None", "images are a tensor"),
+    "nothing": ("return None", "images are a plain tensor"),
     "writes-images": ("return images.zero_()", "inputs are not written to"),
     "writes-labels": ("labels.zero_(); return images.clone()", "labels are not written to"),
     "changes-weights": (

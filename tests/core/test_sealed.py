@@ -180,6 +180,11 @@ def test_a_file_in_place_of_a_folder_is_found_and_stays(tmp_path: Path) -> None:
     assert [file.read_text() for file in path.parent.parent.glob(".*.tmp")] == ["somebody's"]
 
 
+def into_a_pipe(path: Path) -> None:
+    path.unlink()
+    os.mkfifo(path)
+
+
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
@@ -187,7 +192,7 @@ def test_a_file_in_place_of_a_folder_is_found_and_stays(tmp_path: Path) -> None:
         (lambda path: path.write_bytes(b""), "not what was written"),
         (lambda path: path.write_bytes(b"weightt"), "not what was written"),
         (lambda path: (path.unlink(), path.mkdir()), "no regular file"),
-        (lambda path: (path.unlink(), os.mkfifo(path)), "no regular file"),
+        (into_a_pipe, "no regular file"),
         (lambda path: (path.unlink(), path.symlink_to(path)), "Too many levels of symbolic links"),
     ],
 )

@@ -28,8 +28,8 @@ from robbench.planning.component_spec import choose
 from robbench.training.trainer import pixel_statistics
 
 RNG = np.random.default_rng(0)
-GRAY = RNG.integers(0, 256, (12, 9, 7), dtype=np.uint8)
-LABELS = np.arange(12) % 3
+GRAY: np.ndarray[Any, Any] = RNG.integers(0, 256, (12, 9, 7), dtype=np.uint8)
+LABELS: np.ndarray[Any, Any] = np.arange(12) % 3
 
 
 def read(folder: Path, options: dict[str, Any] | None = None, **arrays: Any) -> DecodedImages:
@@ -101,7 +101,7 @@ def test_other_types_become_what_they_mean(
 @pytest.mark.parametrize("spelling", ["{0}_{1}", "{1}_{0}"])
 def test_parts_are_known_by_their_usual_names(names: tuple[str, str], spelling: str, tmp_path: Path) -> None:
     parts = {"train": slice(0, 6), "val": slice(6, 9), "test": slice(9, 12)}
-    arrays = {
+    arrays: dict[str, Any] = {
         spelling.format(name, part): values[rows]
         for part, rows in parts.items()
         for name, values in zip(names, (GRAY, LABELS), strict=True)
@@ -109,9 +109,8 @@ def test_parts_are_known_by_their_usual_names(names: tuple[str, str], spelling: 
     found = read(tmp_path, **arrays)
     assert found.is_test.tolist() == [False] * 9 + [True] * 3
     np.testing.assert_array_equal(found.images[:, 0], GRAY)
-    alone = read(
-        tmp_path / "alone", **{spelling.format(names[0], "test"): GRAY, spelling.format(names[1], "test"): LABELS}
-    )
+    only: dict[str, Any] = {spelling.format(names[0], "test"): GRAY, spelling.format(names[1], "test"): LABELS}
+    alone = read(tmp_path / "alone", **only)
     assert not alone.is_test.any()
 
 
@@ -193,6 +192,7 @@ def test_every_natural_perturbation_takes_any_number_of_channels(channels: int) 
     labels = torch.zeros(3, dtype=torch.long)
     rng = Streams.of(torch.arange(3), 0, "channels")
     registry = Registry()
+    unasked: Any = None  # no natural perturbation looks at the model
     for name, entry in registry.entries("attack").items():
         if entry.mark.norms != ("none",):
             continue
@@ -200,7 +200,7 @@ def test_every_natural_perturbation_takes_any_number_of_channels(channels: int) 
         if not isinstance(component, RandomTransform):
             continue
         for attack in component.variants("all") or (component,):
-            changed = attack.perturb(None, images, labels, Threat("none"), rng)
+            changed = attack.perturb(unasked, images, labels, Threat("none"), rng)
             assert changed.shape == images.shape, attack
             assert changed.isfinite().all(), attack
             assert changed.min() >= 0, attack

@@ -151,7 +151,9 @@ def test_a_damaged_image_is_named(damage: str, tmp_path: Path) -> None:
         load(ImageFolder(), tmp_path / "in", tmp_path / "cache")
 
 
-def test_folders_that_are_no_data_set_are_refused(tmp_path: Path) -> None:
+def test_folders_that_are_no_data_set_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("ROBBENCH_DATA", raising=False)
+
     def refused(root: Path | None, dataset: ImageFolder | None = None) -> str:
         with pytest.raises(RequestError) as error:
             (dataset or ImageFolder()).locate(root)

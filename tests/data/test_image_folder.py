@@ -53,7 +53,8 @@ LEVELS = np.arange(0, 256, 4, dtype=np.uint8).reshape(SIZE, SIZE)
 def saved(path: Path, values: NDArray[np.generic]) -> NDArray[np.uint8]:
     """The first channel of an image that is saved and read."""
     Image.fromarray(values).save(path)
-    return decode_image(path, SIZE)[0]
+    channel: NDArray[np.uint8] = decode_image(path, SIZE)[0]
+    return channel
 
 
 @pytest.mark.parametrize(
@@ -382,4 +383,4 @@ def test_a_narrow_terminal_loses_no_column(
     assert main(["plan", "--grid", "smoke", "--out", str(tmp_path / "runs")]) == 0
     printed = capsys.readouterr().out
     assert "cross-entropy" in printed
-    assert "time left" in printed
+    assert "passes left" in printed

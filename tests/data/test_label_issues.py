@@ -19,6 +19,7 @@ from robbench.core.contracts import Samples
 from robbench.core.errors import RequestError
 from robbench.core.global_rng import GlobalState
 from robbench.core.registry import Registry
+from robbench.core.safe_text import csv_text
 from robbench.data.balancing.suspects import Suspects, WithoutSuspects, suspects
 from robbench.data.cache import load
 from robbench.data.datasets.digits import Digits
@@ -227,7 +228,7 @@ def test_the_command_lists_what_was_found(
     words = ["labels", "--dataset", "image-folder", "--data-dir", str(root), "--out", str(tmp_path / "runs")]
     assert main(words) == 0
     shown = capsys.readouterr().out
-    where = tmp_path / "runs" / "labels" / "image-folder"
+    (where,) = (tmp_path / "runs" / "labels").iterdir()
     assert {path.name for path in where.iterdir()} == {"suspects.csv", "suspects.png", "suspects.svg"}
     data = load_data(Registry(), "image-folder", root, tmp_path / "runs", "")
     files = sorted(path for name in sorted(path.name for path in root.iterdir()) for path in (root / name).iterdir())
@@ -238,7 +239,7 @@ def test_the_command_lists_what_was_found(
     for line in lines:
         assert (
             files[int(line["id"])].parent.name
-            == line["given"]
+            == csv_text(line["given"])
             == data.splits.class_names[data.decoded.labels[int(line["id"])]]
         )
         assert int(line["id"]) in getattr(data.splits, line["split"])

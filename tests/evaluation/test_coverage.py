@@ -45,7 +45,8 @@ SPREADS = {"equal": None, "differ": 50.0, "differ widely": 5.0}
 def class_counts(kind: str, classes: int, n: int) -> Array:
     """Images by class: as many of each, or falling to a twentieth of the most."""
     weights = np.ones(classes) if kind == "balanced" else np.geomspace(1, 1 / 20, classes)
-    return np.maximum(2, np.round(weights / weights.sum() * n)).astype(int)
+    counts: Array = np.maximum(2, np.round(weights / weights.sum() * n)).astype(int)
+    return counts
 
 
 def class_rates(rng: np.random.Generator, rate: float, spread: float | None, classes: int) -> Array:
@@ -56,7 +57,7 @@ def class_rates(rng: np.random.Generator, rate: float, spread: float | None, cla
 
 def error(draws: int) -> float:
     """The standard error of a share of 5 %."""
-    return (0.95 * 0.05 / draws) ** 0.5
+    return float((0.95 * 0.05 / draws) ** 0.5)
 
 
 def covers(found: Measure, truth: float) -> bool:
@@ -76,7 +77,7 @@ class Case:
     @property
     def is_discrete(self) -> bool:
         """Whether so few images of a class are expected to be the rarer of right and wrong that counts are coarse."""
-        return class_counts(self.kind, self.classes, self.n).min() * min(self.rate, 1 - self.rate) < 5
+        return bool(class_counts(self.kind, self.classes, self.n).min() * min(self.rate, 1 - self.rate) < 5)
 
 
 def cases(classes: Sequence[int], sizes: Sequence[int], rates: Sequence[float]) -> Iterator[Case]:
@@ -223,7 +224,7 @@ class World:
         """Some rows by seed; the rates of all but the first differ by a gain of the threshold."""
         n, hard = len(self.labels), 0.4
         image = hard**0.5 * rng.standard_normal(n)
-        made = []
+        made: list[list[Scores]] = []
         for row in range(rows):
             own = self.habit**0.5 * rng.standard_normal(n)
             limit = self.limits(gain * (row > 0))[self.labels]
@@ -235,7 +236,8 @@ class World:
         return made
 
     def limits(self, gain: float) -> Array:
-        return (ndtri(self.rates) + gain) * (1 + self.training**2) ** 0.5
+        limits: Array = (ndtri(self.rates) + gain) * (1 + self.training**2) ** 0.5
+        return limits
 
     def truth(self, gain: float) -> float:
         """The difference of the balanced means."""

@@ -235,12 +235,12 @@ def test_the_same_cells_give_the_same_bytes(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("head", "told"),
     [
-        ({}, []),
+        ({}, ["decisions 1, here 2", "draws 1, here 2", "robustness 2, here 3", "success 1, here 2"]),
         ({"metrics": built_in_versions()}, []),
-        ({"metrics": built_in_versions() | {"success": 7}}, ["success 7, here 1"]),
+        ({"metrics": built_in_versions() | {"success": 7}}, ["success 7, here 2"]),
         (
             {"metrics": {name: version for name, version in built_in_versions().items() if name != "draws"}},
-            ["draws none, here 1"],
+            ["draws none, here 2"],
         ),
     ],
 )

@@ -61,7 +61,7 @@ def board(names: Sequence[str]) -> tuple[BoardNote, list[Cell]]:
     rows[1] = rows[1].model_copy(update={"recipe": {f"rate {told}": label, "epochs": 2}})
     named = [spec.model_copy(update={"label": f"{spec.label} {told}"}) for spec in (CLEAN, FGSM, PGD, ROTATION, CHAIN)]
     results = (attacked(40, "clean"), attacked(30), attacked(20), attacked(35, "natural"), attacked(10, "chain"))
-    cells = []
+    cells: list[Cell] = []
     for row, spare in zip(rows, (5, 0, 9), strict=True):
         for condition, found in zip(named, results, strict=True):
             record, result = cell(row, condition, found, data=data, flags={"noise-wins": told} if spare == 9 else None)
@@ -165,9 +165,9 @@ def test_texts_of_others_leave_every_rendering_intact(names: Sequence[str]) -> N
             one for one in blocks(plain()[name]) if one not in paragraphs
         ]
     for name in (name for name in made if name.endswith(".csv")):
-        lines, wanted = (list(csv.reader(io.StringIO(found[name]))) for found in (made, plain()))
-        assert [len(line) for line in lines] == [len(line) for line in wanted]
-        for line, other in zip(lines, wanted, strict=True):
+        lines, expected = (list(csv.reader(io.StringIO(found[name]))) for found in (made, plain()))
+        assert [len(line) for line in lines] == [len(line) for line in expected]
+        for line, other in zip(lines, expected, strict=True):
             for cell_, before in zip(line, other, strict=True):
                 told = cell_ == before or cell_[:1] not in tuple("=+-@\t\r") or re.fullmatch(r"-\d+(\.\d+)?", cell_)
                 assert told, (name, cell_)

@@ -217,7 +217,7 @@ def test_cells_that_a_request_of_another_board_finished_stay(store: Store) -> No
 
 
 def test_a_model_that_another_starts_from_stays(store: Store) -> None:
-    (store.model_dir(A) / "model.json").write_text(json.dumps({"start": B}))
+    store.write_model(A, {"start": B}, b"", "")
     assert gc(store, "--board", "two") == 0
     assert left(store)[2] == sorted([A, B])
 

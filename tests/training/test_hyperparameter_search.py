@@ -21,6 +21,7 @@ import robbench.training.trainer
 from robbench.cli.main import main
 from robbench.core.atomic_io import write_atomically
 from robbench.core.errors import RequestError, StoreError
+from robbench.core.sealed import SEAL
 from robbench.data.splits import Splits
 from robbench.planning.plan import Job
 from robbench.results.store import Store
@@ -195,7 +196,7 @@ def test_a_changed_figure_of_a_trial_is_found(
     data = path.read_bytes()
     assert accuracy in data
     path.write_bytes(data.replace(accuracy, accuracy[:-1] + (b"1" if accuracy[-1:] != b"1" else b"2")))
-    with pytest.raises(StoreError, match=rf"^trial 1 of the search is damaged; remove {path} and search again$"):
+    with pytest.raises(StoreError, match=rf"^cannot read {path}: trial 1 is damaged; remove it and search again$"):
         search(wanted, COUNT)
     path.unlink()
     assert search(wanted, COUNT) == whole
@@ -378,7 +379,7 @@ def test_a_trial_that_is_not_what_is_written_is_named(
     wanted = prepare(tiny.make(tmp_path, recipe="epochs = 2, keep = 'best'"))
     path = wanted.folder / "optuna.db"
     study = optuna.load_study(storage=f"sqlite:///{path}", study_name="recipe")
-    attributes = {key: value for key, value in study.trials[0].user_attrs.items() if key != damage}
+    attributes = {key: value for key, value in study.trials[0].user_attrs.items() if key not in (damage, SEAL)}
     study.add_trial(optuna.create_trial(value=0.5, user_attrs=attributes))
     with pytest.raises(StoreError, match=rf"cannot read {path}: trial {COUNT + 1} is not what robbench writes"):
         search(wanted, COUNT)

@@ -16,7 +16,7 @@ from torchvision.models import resnet18 as torchvision_resnet18
 from trainings import history
 
 from robbench.core.contracts import Samples
-from robbench.core.errors import RequestError, StoreError
+from robbench.core.errors import RequestError
 from robbench.evaluation.artifacts import EXAMPLED, examples
 from robbench.evaluation.evaluator import evaluate
 from robbench.evaluation.subject import Subject
@@ -153,13 +153,17 @@ def test_weights_that_were_resolved_and_cannot_be_had_fail_their_row_and_no_othe
 
 
 @pytest.mark.parametrize("text", ["{", "[]", '{"a": 1}', '{"a": ["x"]}'])
-def test_a_damaged_answer_is_named(tmp_path: Path, offline: Path, monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+def test_a_damaged_answer_is_named_and_asked_for_again(
+    tmp_path: Path, offline: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], text: str
+) -> None:
     cached(offline, monkeypatch)
-    tiny.make(tmp_path, CHOOSY)
+    keys = [job.key for job in tiny.make(tmp_path, CHOOSY).jobs]
     (path,) = (tmp_path / "runs" / "starts").iterdir()
+    whole = path.read_text()
     path.write_text(text)
-    with pytest.raises(StoreError, match=f"cannot read {path}: .*; remove it and run its grid again"):
-        tiny.make(tmp_path, CHOOSY)
+    assert [job.key for job in tiny.make(tmp_path, CHOOSY).jobs] == keys
+    assert f"{path} is damaged: " in capsys.readouterr().err
+    assert path.read_text() == whole
 
 
 def test_a_grid_that_asks_for_nothing_leaves_no_answers(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from robbench.core.component import NoIdentity
 from robbench.core.errors import RequestError
 from robbench.core.registry import register_dataset
 from robbench.core.threat_model import Norm
-from robbench.data.dataset import Dataset, EpsList, Images, Raw
+from robbench.data.dataset import Dataset, EpsList, Raw, StoredImages
 from robbench.data.datasets._files import named_dirs, some
 from robbench.results.schema import digest
 
@@ -148,7 +148,7 @@ def _named(found: Mapping[str, Any], names: Iterable[str], part: str) -> str | N
     return next((name for name in spelled if name in found), None)
 
 
-def _as_images(array: NDArray[Any], layout: Layout, where: str) -> Images:
+def _as_images(array: NDArray[Any], layout: Layout, where: str) -> StoredImages:
     """Images as stored: uint8 or float32 in [0, 1], shape ``(N, C, H, W)``.
 
     Raises:

@@ -89,6 +89,8 @@ class ImageFolder(Dataset):
         if not images.files:
             beside = f"; it holds {some([shown(entry.name) for entry in images.unread])}" if images.unread else ""
             raise RequestError(f"image-folder: {root} holds no images ({' '.join(IMAGE_SUFFIXES)}){beside}")
+        if len(names) == 1:
+            raise RequestError(f"image-folder: {root} holds one class, {names[0]}; there must be two at least")
         counts = np.bincount(images.labels, minlength=len(names))
         few = [
             f"{name} ({count})"
