@@ -30,8 +30,6 @@ FLAGS = {
     "zero-gradient": "the input gradient of a loss that attacks followed is zero: they stand still",
     "non-finite": "scores are infinite or no numbers: no attack can follow them",
     "collapsed": "predicts the same class for nearly all images, whatever they show",
-    "smallest-change-beaten": "an attack of a fixed size fools images within what another calls the smallest change: "
-    "that attack's distances are too large",
     "surrogate-gap": "the scores that attacks follow are already fooled where the prediction is not",
     "randomized": "answers the same image differently, and no attack averaged over its draws",
     "outputs-probabilities": "gives probabilities, which saturate, and no attack followed margins between them",
@@ -45,6 +43,8 @@ CAUTIONS = {
     "outputs-probabilities": "gives probabilities, which saturate; an attack on margins was run",
     "no-gradient": "cannot be differentiated; attacks without gradients were run",
     "defense-in-the-way": "a defense stops the gradient; attacks went straight through it",
+    "smallest-change-beaten": "an attack of a fixed size fools images within what another calls the smallest change; "
+    "what is shown is the smallest over all attacks",
 }
 """What each caution means, and its remedy."""
 
@@ -259,7 +259,8 @@ def _smallest_beaten(cells: Sequence[DoneCell]) -> Iterator[Flag]:
                     text = f"{_label(other)} fools {won} of {shared.sum()} images that {_label(cell)} calls safe there"
                     beaten.append((won, text))
         if beaten:
-            yield Flag(record.key, "smallest-change-beaten", max(beaten)[1])
+            # It tells against that attack; worst cases and distances of the row rest on all of them together.
+            yield Flag(record.key, "smallest-change-beaten", max(beaten)[1], blocks=False)
 
 
 def _not_converged(cells: Sequence[DoneCell]) -> Iterator[Flag]:
