@@ -19,7 +19,7 @@ from robbench.core.contracts import Samples
 from robbench.core.errors import RequestError
 from robbench.core.global_rng import GlobalState
 from robbench.core.registry import Registry
-from robbench.core.safe_text import csv_text
+from robbench.core.safe_text import csv_text, visible
 from robbench.data.balancing.suspects import Suspects, WithoutSuspects, suspects
 from robbench.data.cache import load
 from robbench.data.datasets.digits import Digits
@@ -237,17 +237,15 @@ def test_the_command_lists_what_was_found(
     assert len(names & wrong) >= len(wrong) - 1
     assert len(lines) <= len(wrong) + 3
     for line in lines:
-        assert (
-            files[int(line["id"])].parent.name
-            == csv_text(line["given"])
-            == data.splits.class_names[data.decoded.labels[int(line["id"])]]
-        )
+        given = files[int(line["id"])].parent.name
+        assert given == data.splits.class_names[data.decoded.labels[int(line["id"])]]
+        assert csv_text(line["given"]) == visible(given)
         assert int(line["id"]) in getattr(data.splits, line["split"])
-        assert line["suggested"] in data.splits.class_names
+        assert csv_text(line["suggested"]) in map(visible, data.splits.class_names)
     assert [float(line["score"]) for line in lines] == sorted(float(line["score"]) for line in lines)
     for label, (name, images, doubted, _) in enumerate(examine(data.decoded, data.splits).counts()):
         assert images == sum(path.parent.name == name for path in files)
-        assert doubted == sum(line["given"] == data.splits.class_names[label] for line in lines)
+        assert doubted == sum(csv_text(line["given"]) == visible(data.splits.class_names[label]) for line in lines)
         assert re.search(rf"\b{images}\s+{doubted}\s+{100 * doubted / images:.1f} %", shown)
     assert "Suspects, not errors" in shown
     assert "<b>a & b" in shown

@@ -258,6 +258,7 @@ def flips(folder: Path, made: Path, count: int, seed: int, capsys: pytest.Captur
     return again
 
 
+@pytest.mark.slow
 def test_random_flips_are_found_or_harmless(folder: Path, made: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert flips(folder, made, 3, 0, capsys) >= 2
 

@@ -21,6 +21,7 @@ from interruptions import await_end, descendants, finished_cells, repeatable, tr
 
 from robbench.cli.main import main
 
+SLOW = pytest.mark.slow
 pytestmark = pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="looks for worker processes in /proc")
 
 MODELS = ("objective = 'angular'", "defense = 'fgm'")
@@ -133,6 +134,7 @@ def kill_often(folder: Path, kills: int, seeds: int, longest: float) -> Counter[
     return tally
 
 
+@pytest.mark.slow
 def test_three_kills_change_nothing(tmp_path: Path) -> None:
     assert kill_often(tmp_path, kills=3, seeds=1, longest=6)["while writing"] >= 1
 
@@ -145,6 +147,7 @@ def test_fifty_kills_change_nothing(tmp_path: Path) -> None:
     assert tally["while writing"] >= kills // 3
 
 
+@pytest.mark.slow
 def test_two_runs_of_a_grid_at_once_share_the_work(tmp_path: Path) -> None:
     whole, both = Runs(tmp_path, "whole", 1, 1), Runs(tmp_path, "both", 1, 1)
     processes = [both.start(0.02), both.start(0.02), whole.start()]
@@ -161,7 +164,7 @@ def test_two_runs_of_a_grid_at_once_share_the_work(tmp_path: Path) -> None:
 # --- a full disk
 
 
-@pytest.mark.parametrize("call", ["open", "write", "fsync", "replace"])
+@pytest.mark.parametrize("call", ["write", *(pytest.param(name, marks=SLOW) for name in ("open", "fsync", "replace"))])
 def test_a_disk_that_fills_up_anywhere_is_one_line_and_work_goes_on_from_there(
     tmp_path: Path, call: str, capsys: pytest.CaptureFixture[str], one_core: None
 ) -> None:
