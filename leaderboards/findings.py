@@ -109,8 +109,8 @@ def floor_summary(board: Board) -> str:
     if not kept:
         return ""
     return (
-        f"{len(rows)} of {len(board.sound)} models are at the floor (below {100 * FLOOR:.0f} % or not told apart from "
-        f"0); at {escape(size)} they keep {_least_and_most(kept)} %."
+        f"{len(rows)} of {len(board.sound)} models are at the floor (below {100 * FLOOR:.0f} % or not distinguishable "
+        f"from 0); at {escape(size)} they keep {_least_and_most(kept)} %."
     )
 
 
@@ -235,7 +235,7 @@ def _effect(board: Board, pairs: Sequence[Pair]) -> tuple[float, str, bool] | No
 
 
 def _is_shown(change: Change) -> bool:
-    """Whether it is told apart from none."""
+    """Whether it is distinguishable from none."""
     if change.p is not None:
         return change.p < 1 - LEVEL
     return (change.added.low or 0.0) > 0 or (change.added.high or 0.0) < 0

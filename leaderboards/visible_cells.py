@@ -1,4 +1,4 @@
-"""Cells and notes of whoever wrote them, with every text made visible before a board is made of them."""
+"""Cells and notes of others, with every text made visible before a board is made of them."""
 
 from __future__ import annotations
 

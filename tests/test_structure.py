@@ -30,7 +30,7 @@ TOP = {"benchmark": "robbench"} | {
 STAGES = [
     line.split()
     for line in (
-        "results.schema results.outcome results.npz",
+        "results.schema results.migration results.outcome results.npz",
         "core",
         "results.store results.provenance",
         "data",
@@ -49,7 +49,7 @@ STAGES = [
 OPEN_TO_BOARDS = """
 core.component core.registry core.errors core.atomic_io core.threat_model core.corruption_kinds
 core.safe_text core.untrusted_files
-results.schema results.outcome results.npz
+results.schema results.migration results.outcome results.npz
 evaluation.statistics evaluation.audit
 evaluation.corruption_error evaluation.verdicts
 evaluation.metrics.agreement evaluation.metrics.change evaluation.metrics.decisions evaluation.metrics.draws

@@ -17,6 +17,7 @@ from torch import Tensor
 from robbench.core.device import require_float32
 from robbench.core.errors import explain
 from robbench.core.registry import Registry
+from robbench.core.safe_text import one_line
 from robbench.evaluation.attack_run import (
     Attacker,
     AttackInput,
@@ -33,6 +34,8 @@ from robbench.training.trainer import load_model
 
 _HEADER = 1 << 24
 """Largest header, in bytes."""
+_LONGEST = 1000
+"""Letters of an error that a plugin's process reports."""
 _TYPES = ("float32", "float64", "int64", "uint8")
 
 _Message: TypeAlias = tuple[dict[str, Any], list[NDArray[Any]]]
@@ -143,7 +146,7 @@ def exchange(
         raise Lost(str(error)) from error
     answer, found = receive(connection, max(most, 1 << 16), seconds)
     if "error" in answer and not answer.get("memory"):
-        raise PluginFailure(plain_text(answer["error"]))
+        raise PluginFailure(one_line(answer["error"], _LONGEST))
     return answer, found
 
 
@@ -166,23 +169,17 @@ def with_foreign_metrics(
     data = np.frombuffer(outcome.to_bytes(), dtype=np.uint8)
     answer, _ = exchange(connection, {}, [data], 0, seconds)
     if "error" in answer:
-        raise PluginFailure(plain_text(answer["error"]))
+        raise PluginFailure(one_line(answer["error"], _LONGEST))
     found: dict[str, Measure] = {}
     try:
         for name, (value, low, high, count) in dict(answer["figures"]).items():
             bounds = [None if bound is None else float(bound) for bound in (low, high)]
             if not all(np.isfinite(number) for number in (float(value), *bounds) if number is not None):
                 raise ValueError(f"{name} is no finite number")
-            found[plain_text(name)] = Measure(float(value), bounds[0], bounds[1], int(count))
+            found[one_line(name)] = Measure(float(value), bounds[0], bounds[1], int(count))
     except (KeyError, TypeError, ValueError) as error:
         raise Lost(str(error)) from error
     return record.model_copy(update={"metrics": found | dict(record.metrics), "metrics_digest": digest})
-
-
-def plain_text(text: object) -> str:
-    """A text of a plugin as one line that any file and any terminal takes."""
-    line = " ".join(str(text).split())[:1000]
-    return "".join(letter if letter.isprintable() else "?" for letter in line)
 
 
 # --- in the process that runs a plugin

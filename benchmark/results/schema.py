@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 from typing import Any, Literal, NamedTuple, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
+from robbench.results.migration import migrated, row_name
 from robbench.results.outcome import Bools as Bools
 from robbench.results.outcome import ConditionKind as ConditionKind
 from robbench.results.outcome import Floats as Floats
@@ -290,7 +290,7 @@ class Record(_Model):
     @classmethod
     def from_data(cls, data: object) -> Record:
         """Read a record from plain data; see ``from_json``."""
-        return cls.model_validate(_migrate(data))
+        return cls.model_validate(migrated(data, SCHEMA))
 
 
 CellResult: TypeAlias = tuple[Record, Outcome | None]
@@ -314,7 +314,7 @@ class Reference(_Model):
     @field_validator("row")
     @classmethod
     def _named_as_now(cls, row: str) -> str:
-        return _row_name(row)
+        return row_name(row)
 
 
 class BoardNote(_Model):
@@ -341,77 +341,3 @@ class BoardNote(_Model):
     def to_json(self) -> str:
         """The note as indented JSON, ending in a newline."""
         return dumps(self.model_dump(mode="json"))
-
-
-_RENAMED = {"randomised": "randomized"}
-_REWORDED = (
-    ("decides for the same class on all ", "predicts the same class for all "),
-    (" unchanged images", " clean images"),
-    (" withstand ", " are robust to "),
-    ("images are fooled, the decision not", "images are fooled, the prediction is not"),
-)
-"""Texts of the audit, as they were up to schema 2 and as they are."""
-
-
-def _migrate(data: Any) -> Any:
-    schema = data.get("schema_version") if isinstance(data, dict) else None
-    if not isinstance(schema, int) or schema > SCHEMA:
-        raise ValueError(f"record schema {schema!r} is not known to this robbench (it knows up to {SCHEMA})")
-    try:
-        if schema < 2:
-            _from_1(data)
-        if schema < 3:
-            _from_2(data)
-        if schema < 4:
-            _from_3(data)
-    except (KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"not a record of schema {schema}: {error!r}") from None
-    data["schema_version"] = SCHEMA
-    return data
-
-
-def _from_1(data: dict[str, Any]) -> None:
-    for stage in data["spec"]["condition"].get("stages", ()):
-        steps = stage["parameters"].get("steps", 1)
-        stage["gradient_steps"] = (steps if isinstance(steps, int) else 1) if stage["white_box"] else 0
-    data["flags"] = dict.fromkeys(data.get("flags", ()), "")
-
-
-def _from_2(data: dict[str, Any]) -> None:
-    model = data["spec"]["model"]
-    for name in ("label", "start"):
-        # "cross-entropy · clean" was the row of a model without a defense.
-        if model.get(name):
-            model[name] = _row_name(model[name])
-    data["traits"] = [_RENAMED.get(trait, trait) for trait in data.get("traits", ())]
-    for marks in ("flags", "cautions"):
-        data[marks] = {_RENAMED.get(name, name): _reworded(text) for name, text in data.get(marks, {}).items()}
-
-
-def _from_3(data: dict[str, Any]) -> None:
-    dataset = data["spec"]["dataset"]
-    if dataset["name"] in ("image-folder", "image-folder-imbalanced"):
-        # Where the folder lies was part of what a data set is called.
-        path = f"path={dataset['parameters'].pop('path', '')}"
-        for text, left in ((f"[{path}]", ""), (f"[{path},", "["), (f",{path}", "")):
-            dataset["label"] = dataset["label"].replace(text, left)
-    for stage in data["spec"]["condition"].get("stages", ()):
-        follows_margins, loss = stage.pop("margin_loss", False), stage["parameters"].get("loss")
-        if stage.get("source") is None and stage["name"] in ("strong", "autoattack"):
-            stage["losses"] = ("ce", "margin", "dlr")
-        elif loss in ("ce", "margin", "dlr"):
-            stage["losses"] = (loss,)
-        elif stage["name"].startswith("art:") and stage["white_box"] and not stage["bounded"]:
-            stage["losses"] = ("margin",)
-        elif follows_margins or stage["white_box"]:
-            stage["losses"] = ("margin",) if follows_margins else ("ce",)
-
-
-def _row_name(label: str) -> str:
-    return re.sub(r"(?<= · )clean(?= · |$)", "no defense", label)
-
-
-def _reworded(text: str) -> str:
-    for before, after in _REWORDED:
-        text = text.replace(before, after)
-    return text

@@ -169,8 +169,9 @@ def test_what_cost_its_process_is_tried_last(tmp_path: Path) -> None:
     store = Store(plan.request.out)
     work = remaining(plan, store)
     assert [[cell.condition.label for cell in cells] for _, cells in work] == [["exits@0.1"]] * 2 + [["quits@0.1"]] * 2
-    again = run(plan, workers=2)
-    assert [record.spec.condition.label for record in again][:2] == ["exits@0.1"] * 2
+    # With one worker, since of two that begin in this order either may end first.
+    again = run(plan)
+    assert [record.spec.condition.label for record in again] == ["exits@0.1"] * 2 + ["quits@0.1"] * 2
 
 
 def test_a_plugin_attack_is_judged_as_if_it_ran_in_place(tmp_path: Path) -> None:
