@@ -10,6 +10,7 @@ import contextlib
 import fcntl
 import functools
 import json
+import math
 import os
 import platform
 import threading
@@ -45,20 +46,25 @@ class _NoLocks(Exception):
 
 
 @contextlib.contextmanager
-def leased(path: Path) -> Iterator[None]:
+def leased(path: Path, most: float = math.inf) -> Iterator[None]:
     """Hold a lease alone; whoever has it is waited for.
 
     Args:
         path: A file that exists while the lease is held.
+        most: Seconds to wait.
 
     Raises:
+        Busy: If somebody else has it for longer.
         StoreError: If the file cannot be made.
     """
     release, began, told = None, time.monotonic(), False
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         while (release := _alone(path)) is None:
-            if not told and time.monotonic() - began > PATIENCE:
+            waited = time.monotonic() - began
+            if waited > most:
+                raise Busy
+            if not told and waited > PATIENCE:
                 warn(f"waiting for another robbench, which holds {path}")
                 told = True
             time.sleep(POLL)

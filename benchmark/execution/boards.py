@@ -34,12 +34,15 @@ class Boards:
         cells: The records and outcomes that they rest on, by board.
         missing: How many of their cells were not run yet, by board.
         rank_by: The size of change that the grid says to rank by, by board.
+        unfinished: How many cells and models of a run are to be tried again: those that failed, and cells that were
+            done before and lack what figures are drawn from.
     """
 
     files: dict[str, list[Path]]
     cells: dict[str, list[tuple[Record, Outcome | None]]]
     missing: dict[str, int]
     rank_by: dict[str, str]
+    unfinished: int = 0
 
     def failed(self) -> list[Record]:
         """The records of failed cells."""

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from robbench.core.device import require_float32
-from robbench.core.errors import RequestError, StoreError, explain
+from robbench.core.errors import RequestError, StoreError, explain, warn
 from robbench.planning.plan import Cell, Job, Plan, in_front
 from robbench.results.schema import Ints, Record
 from robbench.results.store import EMBEDDINGS, Store
@@ -83,7 +83,6 @@ def carry_out(plan: Plan, job: Job, cells: Sequence[Cell], tell: Tell, helpers: 
     Raises:
         StoreError: If results cannot be kept.
     """
-    from robbench.evaluation.scoring import without_result
     from robbench.training.trainer import Diverged, train_once
 
     require_float32(plan.device)
@@ -92,10 +91,12 @@ def carry_out(plan: Plan, job: Job, cells: Sequence[Cell], tell: Tell, helpers: 
     facts = provenance_of(plan.device, labels)
     tell = _only_here(tell)
 
-    def keep(record: Record, *parts: Any) -> None:
-        tell(Progress(job.label, record.spec.condition.label, cell=record.key))
-        kept = store.write_cell(record, *(parts or (None,)))
-        tell(Progress(job.label, record.spec.condition.label, finished=kept, cell=record.key))
+    def show(cell: Cell, finished: Record | None = None) -> None:
+        tell(Progress(job.label, cell.condition.label, finished=finished, cell=cell.key))
+
+    def fail(cell: Cell, status: str, why: str) -> None:
+        show(cell)  # a plugin that forked must not write a second time
+        show(cell, without_outcome(store, cell, status, why, facts))
 
     wanted = [cell for cell in cells if not cell.refusal]
     # A model to ship has nothing to be scored on, and is trained all the same.
@@ -117,27 +118,58 @@ def carry_out(plan: Plan, job: Job, cells: Sequence[Cell], tell: Tell, helpers: 
         failure = ("unsupported", str(error))
     except BaseException as error:
         failure = ("failed", f"the model: {explain(error)}")
+    if failure[0] and not cells:
+        warn(f"{job.label}: {failure[1]}")
     for cell in cells:
         with store.lease("cells", cell.key):
             if store.finished(cell.key, embedded=cell.condition.embed > 0):
                 # Another run has done it since this one looked.
-                tell(Progress(job.label, cell.condition.label, finished=store.record(cell.key), cell=cell.key))
+                show(cell, store.record(cell.key))
             elif cell.refusal and not (shipped and failure[0]):
-                keep(without_result(cell, "unsupported", cell.refusal, facts))
+                fail(cell, "unsupported", cell.refusal)
             elif trained is None:
-                keep(without_result(cell, *failure, facts))
+                fail(cell, *failure)
             else:
-                tell(Progress(job.label, cell.condition.label, cell=cell.key))
+                show(cell)
                 try:
                     record, result = _evaluate(plan, job, cell, trained, store, facts, tell, helpers)
                 except StoreError:
                     raise
+                except Diverged as error:
+                    fail(cell, "unsupported", str(error))
                 except BaseException as error:
-                    keep(without_result(cell, "failed", reason(error), facts))
+                    fail(cell, "failed", reason(error))
                 else:
-                    keep(record, result.outcome, result.extras)
+                    show(cell)
+                    show(cell, store.write_cell(record, result.outcome, result.extras))
                 if helpers and helpers.task.loaded:
                     return
+
+
+def without_outcome(store: Store, cell: Cell, status: str, why: str, facts: dict[str, Any]) -> Record:
+    """Write down that nothing came of a cell, unless it was done before: then its record stays.
+
+    It was tried again for want of what figures are drawn from.
+
+    Args:
+        store: Where it is written; the caller holds the cell's lease.
+        cell: The cell.
+        status: ``failed`` or ``unsupported``.
+        why: The reason.
+        facts: Provenance.
+
+    Returns:
+        The record that stands.
+    """
+    from robbench.evaluation.scoring import without_result
+
+    record = without_result(cell, status, why, facts)
+    done = store.done(cell.key)
+    if done is None:
+        return store.write_cell(record, None)
+    spec = record.spec
+    warn(f"{spec.model.label} · {spec.condition.label} was not done again: {why}; what it came to before stays")
+    return done
 
 
 def reason(error: BaseException) -> str:
@@ -232,12 +264,14 @@ def _evaluate(
     """Put the model to one condition and score what comes of it."""
     from robbench.evaluation.evaluator import evaluate
     from robbench.evaluation.scoring import done
-    from robbench.training.trainer import load_model
+    from robbench.training.trainer import load_model, require_trained
 
     started = time.perf_counter()
     survivors = _survivors(store, cell) if cell.condition.survivors else None
     subject = trained.subjects[not cell.condition.undefended]
     report = _reporter(tell, job, cell.condition.label, cell.key)
+    for key in cell.peers:
+        require_trained(store, key, "it works through")
     with helpers.attacker(cell) if helpers else nullcontext() as attack:
         jobs = {other.key: other for other in plan.jobs}
         peers = [] if attack else [load_model(jobs[key], store, plan.device) for key in cell.peers]

@@ -12,10 +12,11 @@ from dataclasses import dataclass, field
 from multiprocessing.reduction import send_handle
 from typing import Any
 
-from robbench.core.errors import StoreError
+from robbench.core.errors import StoreError, warn
+from robbench.core.lease import Busy
 from robbench.evaluation.scoring import metrics_digest, without_result
 from robbench.execution.helpers import Facts, Gone, Task, Wanted
-from robbench.execution.jobs import Progress, Tell, provenance_of
+from robbench.execution.jobs import Progress, Tell, provenance_of, without_outcome
 from robbench.execution.plugin_process import attack, measure_outcomes
 from robbench.execution.portion import judge_sources, portion_to_attack, portion_to_judge
 from robbench.execution.processes import Child, prepare
@@ -275,12 +276,16 @@ class _Run:
         facts = provenance_of("cpu", self.facts.plugins)
         # In training, and while a model is loaded, all of the job's cells are at stake.
         lost = [cell for cell in worker.left if worker.cell in ("", cell.key)]
+        if not worker.left:
+            warn(f"{job.label}: {reason}")
         for cell in lost:
             worker.left.remove(cell)
-            record = store.record(cell.key)
-            if record is None or record.status == "failed":
-                about = reason if worker.cell else f"{reason} in training, or while the model was loaded"
-                record = store.write_cell(without_result(cell, "failed", about, facts), None)
+            about = reason if worker.cell else f"{reason} in training, or while the model was loaded"
+            try:
+                with store.lease("cells", cell.key, _MOMENT):
+                    record = without_outcome(store, cell, "failed", about, facts)
+            except Busy:  # another run is at it, and writes down what comes of it
+                record = without_result(cell, "failed", about, facts)
             self.tell(Progress(job.label, cell.condition.label, finished=record, cell=cell.key))
         self._release(worker)
 

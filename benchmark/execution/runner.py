@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from typing import TYPE_CHECKING, TypeAlias
 
 from robbench.core.errors import Damaged, RequestError, unless_damaged
@@ -81,8 +82,17 @@ def run(
         with watch(plan, work) as tell:
             run_locally(plan, work, workers, tell, timeout or CELL_TIMEOUT)
         written = write_boards(store, boards, plan.registry)
-        store.note_request(inputs.key, plan.name, boards)
-    return written
+        left = sum(_left(store, job, cells) for job, cells in work)
+        if not left:
+            store.note_request(inputs.key, plan.name, boards)
+    return replace(written, unfinished=left)
+
+
+def _left(store: Store, job: Job, cells: Sequence[Cell]) -> int:
+    """How many of a job's cells the next run is to try again; without cells, whether that is its model."""
+    if cells:
+        return sum(not store.finished(cell.key, cell.condition.embed > 0) for cell in cells)
+    return 0 if store.has_model(job.key) or store.diverged(job.key) else 1
 
 
 def remaining(plan: Plan, store: Store) -> Work:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import math
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -81,17 +82,19 @@ class Store(SealedDirectory):
                 raise RequestError(f'"{self.root}" cannot be written to: {error.strerror or error}', "--out") from None
             yield
 
-    def lease(self, kind: str, key: str) -> AbstractContextManager[None]:
+    def lease(self, kind: str, key: str, most: float = math.inf) -> AbstractContextManager[None]:
         """Be the only one to write an entry; whoever is at it is waited for, so look again afterwards.
 
         Args:
             kind: ``models``, ``cells`` or ``leaderboards``.
             key: Its address.
+            most: Seconds to wait.
 
         Raises:
+            Busy: If somebody is at it for longer.
             StoreError: If there can be no lease.
         """
-        return leased(self.root / kind / f".{key}.lock")
+        return leased(self.root / kind / f".{key}.lock", most)
 
     def model_dir(self, key: str) -> Path:
         """Where a trained model lies."""
@@ -157,6 +160,10 @@ class Store(SealedDirectory):
         """Keep how a training went that came to no model."""
         self.put(self.model_dir(key) / HISTORY, history)
         self.write(self.model_dir(key) / _DIVERGED, {"key": key, "history_sha256": _sha256(history.encode())})
+
+    def diverged(self, key: str) -> bool:
+        """Whether a training came to no model."""
+        return not self.has_model(key) and (self.model_dir(key) / _DIVERGED).is_file()
 
     def check_embeddings(self, key: str) -> bool:
         """Whether there are embeddings of a model's training images.
@@ -240,6 +247,14 @@ class Store(SealedDirectory):
         if record.outcome_sha256 is None:
             return None
         return Outcome.from_bytes(self.read_hashed(self.cell_dir(record.key) / OUTCOME, record.outcome_sha256))
+
+    def done(self, key: str) -> Record | None:
+        """A cell's record if it is done and its outcome is whole; what figures are drawn from may lack."""
+        with contextlib.suppress(Damaged):
+            record = self.record(key)
+            if record is not None and self.outcome(record) is not None:
+                return record
+        return None
 
     def finished(self, key: str, embedded: bool = False) -> bool:
         """Whether a cell needs no more work; a failed or damaged one does.

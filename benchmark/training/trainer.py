@@ -14,7 +14,7 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from robbench.core.contracts import Backbone, Batch, Classifier, Defense, Samples, joined, to_float
-from robbench.core.errors import Damaged, explain, warn
+from robbench.core.errors import Damaged, RequestError, explain, warn
 from robbench.core.global_rng import seeded
 from robbench.core.process_state import settings_kept
 from robbench.core.sample_rng import Streams, digest64
@@ -127,6 +127,24 @@ def train_once(
     with store.lease("models", job.key):
         if not store.has_model(job.key):
             train(job, store, device, precision, report)
+
+
+def require_trained(store: Store, key: str, what: str) -> None:
+    """See that a model is trained that another one rests on.
+
+    Args:
+        store: Where models live.
+        key: The model.
+        what: What rests on it, for the message: "it starts from".
+
+    Raises:
+        Diverged: If its training diverged.
+        RequestError: If it is not there for another reason.
+    """
+    if store.diverged(key):
+        raise Diverged(f"{what} a model whose training diverged")
+    if not store.has_model(key):
+        raise RequestError(f"{what} a model that could not be trained")
 
 
 @settings_kept()
@@ -248,6 +266,7 @@ class _Run:
         original, gallery = job.data.samples("train"), job.data.samples("gallery")
         model = build(job, gallery.labels, *pixel_statistics(original.images))
         if job.start is not None:
+            require_trained(store, job.start, "it starts from")
             _warm_start(model, load(store.weights(job.start)), job)
         elif job.pretrained:
             given = job.architecture.component.pretrained_weights()
