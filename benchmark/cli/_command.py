@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
-from robbench.core.errors import RequestError, did_you_mean
+from robbench.core.errors import Damaged, RequestError, did_you_mean
 
 if TYPE_CHECKING:
     from robbench.planning.grid import Request
@@ -192,20 +192,28 @@ def request(options: argparse.Namespace) -> Request:
 def noted_boards(store: Store, grids: list[str], boards: list[str]) -> list[str]:
     """The boards of a store, or those of some grids and some others.
 
+    One whose note is damaged may be of any grid, and is for whoever reads it to name.
+
     Raises:
         RequestError: If the store holds none, none of a grid, or none of a name.
     """
     known: dict[str, list[str]] = {}
-    notes = store.boards()
-    for board, note in notes.items():
-        known.setdefault(str(note["grid"]), []).append(board)
-    if not known:
+    names = store.board_names()
+    damaged = []
+    for board in names:
+        try:
+            known.setdefault(str(store.board(board)["grid"]), []).append(board)
+        except Damaged:
+            damaged.append(board)
+    if not names:
         raise RequestError(f'"{store.root}" holds no run yet; robbench run makes one', "--out")
     for grid in grids:
-        if grid not in known:
+        if grid not in known and not damaged:
             raise RequestError(f'no grid "{grid}" was run into {store.root}; {did_you_mean(grid, known)}', "--grid")
     for board in boards:
-        if board not in notes:
-            raise RequestError(f'no board "{board}" is in {store.root}; {did_you_mean(board, notes)}', "--board")
-    wanted = known if not grids and not boards else grids
-    return list(dict.fromkeys([*(board for grid in wanted for board in known[grid]), *boards]))
+        if board not in names:
+            raise RequestError(f'no board "{board}" is in {store.root}; {did_you_mean(board, names)}', "--board")
+    if boards and not grids:
+        return list(dict.fromkeys(boards))
+    found = [board for grid in grids or known for board in known.get(grid, ())]
+    return list(dict.fromkeys([*found, *damaged, *boards]))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -92,6 +93,7 @@ def show_boards(boards: Boards, root: Path) -> None:
             console.print(f"{board}: {count} cells not run yet")
     for record in boards.failed():
         console.say(visible(f"failed: {record.spec.model.label} · {record.spec.condition.label}: {record.reason}"))
+    _show_refused(boards.refused)
 
 
 def show_published(published: Published, target: Path) -> int:
@@ -103,6 +105,10 @@ def show_published(published: Published, target: Path) -> int:
             console.say(f"  {remark}")
     for where in published.unused:
         console.say(f"{where}: not used; no board here is of its grid and data set")
-    for board, reason in published.refused.items():
-        print(f"robbench: {visible(board)}: {reason}", file=sys.stderr)
+    _show_refused(published.refused)
     return 1 if published.refused else 0
+
+
+def _show_refused(refused: Mapping[str, str]) -> None:
+    for board, reason in refused.items():
+        print(f"robbench: {visible(board)}: {reason}", file=sys.stderr)

@@ -30,7 +30,7 @@ def _action(options: argparse.Namespace) -> int:
     store = Store(options.out)
     boards = write_boards(store, _command.noted_boards(store, options.grid, options.board), registry)
     show_boards(boards, store.root)
-    return 1 if boards.failed() else 0
+    return 1 if boards.failed() or boards.refused else 0
 
 
 COMMAND = _command.Command(

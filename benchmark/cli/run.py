@@ -57,7 +57,7 @@ def _action(options: argparse.Namespace) -> int:
     from robbench.cli._display import show_boards
 
     show_boards(done, options.out)
-    return 1 if done.unfinished or done.failed() or any(done.missing.values()) else 0
+    return 1 if done.unfinished or done.failed() or any(done.missing.values()) or done.refused else 0
 
 
 @contextlib.contextmanager

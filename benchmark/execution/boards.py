@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -36,6 +36,7 @@ class Boards:
         rank_by: The size of change that the grid says to rank by, by board.
         unfinished: How many cells and models of a run are to be tried again: those that failed, and cells that were
             done before and lack what figures are drawn from.
+        refused: Why a board could not be written, by board.
     """
 
     files: dict[str, list[Path]]
@@ -43,6 +44,7 @@ class Boards:
     missing: dict[str, int]
     rank_by: dict[str, str]
     unfinished: int = 0
+    refused: dict[str, str] = field(default_factory=dict)
 
     def failed(self) -> list[Record]:
         """The records of failed cells."""
@@ -97,7 +99,7 @@ def exhibit(data: Data, store: Store) -> str:
 
 
 def write_boards(store: Store, boards: Collection[str] | None = None, registry: Registry | None = None) -> Boards:
-    """Make boards from records and outcomes alone.
+    """Make boards from records and outcomes alone; one that cannot be made keeps no other from it.
 
     Args:
         store: The store.
@@ -105,38 +107,42 @@ def write_boards(store: Store, boards: Collection[str] | None = None, registry: 
         registry: The known figures; the built-in ones where it is None.
 
     Raises:
-        StoreError: If a cell is damaged or a board cannot be written.
+        StoreError: If the list of boards cannot be written.
     """
+    if unless_damaged(lambda: store.board_files(INDEX), None, "it is made again") is None:
+        store.forget_files()
+    written = Boards({}, {}, {}, {})
+    for board in store.board_names():
+        if boards is None or board in boards:
+            try:
+                _write_board(store, board, registry, written)
+            except StoreError as error:
+                written.refused[board] = str(error)
+    if written.files:
+        list_boards(store, list(written.files))
+    return written
+
+
+def _write_board(store: Store, board: str, registry: Registry | None, written: Boards) -> None:
+    """Make one board, and put down what it is made of."""
     from robbench.leaderboards import board_data, write_files
     from robbench.leaderboards.artifact_reader import read_materials
     from robbench.leaderboards.plots import draw
 
-    if unless_damaged(lambda: store.board_files(INDEX), None, "it is made again") is None:
-        store.forget_files()
-    files: dict[str, list[Path]] = {}
-    found: dict[str, list[tuple[Record, Outcome | None]]] = {}
-    missing: dict[str, int] = {}
-    rank_by: dict[str, str] = {}
-    for board in store.board_names():
-        if boards is not None and board not in boards:
-            continue
-        note = store.board(board)
-        cells = board_cells(store, board, note)
-        missing[board] = len(note["cells"]) - len(cells)
-        if cells:
-            found[board] = cells
-            folder = store.root / "leaderboards" / board
-            shown = BoardNote.model_validate({name: note[name] for name in BoardNote.model_fields if name in note})
-            rank_by[board] = shown.rank_by
-            try:
-                made = board_data(shown.title, shown.grid, cells, shown.rank_by)
-            except ValueError as error:
-                raise StoreError(f"{board}: its cells make no board: {error}; run its grid again") from error
-            materials = read_materials(store, note.get("exhibit"), found[board])
-            with store.lease("leaderboards", board):
-                store.make_way(board)
-                pictures = draw(folder, made, found[board], materials, registry)
-                files[board] = write_files(folder, made, shown, found[board], pictures)
-    if files:
-        list_boards(store, list(files))
-    return Boards(files, found, missing, rank_by)
+    note = store.board(board)
+    cells = board_cells(store, board, note)
+    written.missing[board] = len(note["cells"]) - len(cells)
+    if not cells:
+        return
+    folder = store.root / "leaderboards" / board
+    try:
+        shown = BoardNote.model_validate({name: note[name] for name in BoardNote.model_fields if name in note})
+        made = board_data(shown.title, shown.grid, cells, shown.rank_by)
+    except ValueError as error:
+        raise StoreError(f"its cells make no board: {error}; run its grid again") from error
+    materials = read_materials(store, note.get("exhibit"), cells)
+    with store.lease("leaderboards", board):
+        store.make_way(board)
+        pictures = draw(folder, made, cells, materials, registry)
+        written.files[board] = write_files(folder, made, shown, cells, pictures)
+    written.cells[board], written.rank_by[board] = cells, shown.rank_by

@@ -83,7 +83,7 @@ def run(
             run_locally(plan, work, workers, tell, timeout or CELL_TIMEOUT)
         written = write_boards(store, boards, plan.registry)
         left = sum(_left(store, job, cells) for job, cells in work)
-        if not left:
+        if not left and not written.refused:
             store.note_request(inputs.key, plan.name, boards)
     return replace(written, unfinished=left)
 

@@ -112,12 +112,11 @@ def publish(
     result = Published()
     made: dict[str, tuple[BoardSource, Files]] = {}
     used: set[str] = set()
-    notes = store.boards()
     for board in boards:
         result.remarks[board] = []
         try:
             with readable(board):
-                own = _own(store, board, notes[board], registry)
+                own = _own(store, board, store.board(board), registry)
                 same = [other for other in found if _topic(other.source) == _topic(own.source)]
                 used |= {other.source.where for other in same}
                 source, files = _made(store.root / "leaderboards" / board, own, same, incomplete, result.remarks[board])
