@@ -82,11 +82,13 @@ class _Item:
         job: The job.
         cells: The cells.
         awaited: Keys of the models that must be trained first.
+        alone: Whether nothing else is to be done meanwhile.
     """
 
     job: Job
     cells: Sequence[Cell]
     awaited: frozenset[str] = frozenset()
+    alone: bool = False
 
 
 def _items(plan: Plan, work: Work) -> list[_Item]:
@@ -115,6 +117,7 @@ class _Worker:
         since: When that began; infinite while the process starts.
         helper: The process that runs plugins for it, or None.
         verdict: How the helper ended, or empty.
+        alone: Whether nothing else is done meanwhile.
     """
 
     child: Child
@@ -124,6 +127,7 @@ class _Worker:
     since: float = math.inf
     helper: Child | None = None
     verdict: str = ""
+    alone: bool = False
 
     def end_helper(self) -> None:
         """End the helper, if there is one."""
@@ -168,13 +172,14 @@ class _Run:
     def hand_out(self, workers: int) -> None:
         """Hand what can be done to workers that wait, and to new ones."""
         for item in list(self.waiting):
-            if len(self.busy) == workers:
+            if len(self.busy) == workers or any(worker.alone for worker in self.busy):
                 return
-            if not self.unfinished & item.awaited:
+            if not self.unfinished & item.awaited and not (item.alone and self.busy):
                 self.waiting.remove(item)
-                self._hand(item.job, item.cells)
+                self._hand(item)
 
-    def _hand(self, job: Job, cells: Sequence[Cell]) -> None:
+    def _hand(self, item: _Item) -> None:
+        job, cells = item.job, item.cells
         loaded = frozenset(judge_sources(self.plan, job, cells))
         idle = next((worker for worker in self.pool if worker.job is None and worker.child.process.is_alive()), None)
         if loaded or idle is None:
@@ -184,6 +189,7 @@ class _Run:
         else:
             worker = idle
         worker.job, worker.left, worker.cell, worker.since = job, list(cells), "", math.inf
+        worker.alone = item.alone
         portion = portion_to_judge(self.plan, job, cells)
         # One that died is found dead where it is listened to.
         with contextlib.suppress(OSError):
@@ -205,11 +211,11 @@ class _Run:
             try:
                 message = worker.child.connection.recv()
             except Exception:  # nothing more comes, or nothing that a worker of ours sends
-                self._bury(worker, worker.child.death())
+                self._lose(worker)
                 return
             self._take(worker, message)
         if worker.job is not None and not worker.child.process.is_alive():
-            self._bury(worker, worker.child.death())
+            self._lose(worker)
         elif worker.helper is not None and not worker.verdict and not worker.helper.process.is_alive():
             # What it left behind may keep the pipe open.
             worker.verdict = worker.helper.death()
@@ -267,6 +273,18 @@ class _Run:
                 worker.helper.end()
             elif seconds > self.timeout + (_GRACE if worker.helper is not None else 0):
                 self._bury(worker, reason)
+
+    def _lose(self, worker: _Worker) -> None:
+        """Go on without a worker that has ended."""
+        reason = worker.child.death()
+        if worker.child.unknown and not worker.alone:
+            # Any process at work may have killed the one that starts them all: each is tried again by itself, and the
+            # next one to be started brings a new one.
+            assert worker.job is not None
+            self._remove(worker)
+            self.waiting.append(_Item(worker.job, worker.left, alone=True))
+        else:
+            self._bury(worker, reason)
 
     def _bury(self, worker: _Worker, reason: str) -> None:
         """Write down what a dead worker was at, and have another one do the rest."""

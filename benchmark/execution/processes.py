@@ -6,6 +6,7 @@ Nothing is started by forking the process that plans, where plugins were loaded,
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import fcntl
 import multiprocessing
 import multiprocessing.connection
@@ -14,7 +15,7 @@ import resource
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
@@ -22,10 +23,18 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from robbench.core.errors import StoreError
+
 # A fork of a process that has torch loaded starts at once; elsewhere than on Linux, libraries do not bear that.
 _CONTEXT: Any = multiprocessing.get_context("forkserver" if sys.platform == "linux" else "spawn")
 _SHARE = 0.9
 """Share of the memory that is free at its start which a process may take."""
+_PATIENCE = 5.0
+"""Seconds for a process that is killed to be gone."""
+_NO_WORD = 255
+"""Status of a process whose end nobody can tell, since the one that it was forked from is gone; it may go on."""
+_BECOME_REAPER = 36
+"""PR_SET_CHILD_SUBREAPER of Linux: orphans of processes below come to this one."""
 
 
 def prepare() -> None:
@@ -44,7 +53,7 @@ class Child:
     Attributes:
         process: The process.
         connection: The pipe.
-        apart: Whether it runs code of plugins, and is the first of a process group of its own.
+        apart: Whether it runs code of plugins, below a process that ends with it all that it started.
     """
 
     process: BaseProcess
@@ -60,12 +69,28 @@ class Child:
             *arguments: What it is called with.
             device: Device type that it computes on.
             apart: Whether it runs code of plugins.
+
+        Raises:
+            StoreError: If the system starts no process.
         """
         ours, theirs = multiprocessing.Pipe()
-        process = _CONTEXT.Process(target=_begin, args=(target, theirs, arguments, device, apart, dict(os.environ)))
+        given = (target, theirs, arguments, device, apart, dict(os.environ))
         with theirs, _no_main_module():
-            process.start()
-        return cls(process, ours, apart)
+            # The process that others are forked from may have been killed a moment ago; the second time, it is new.
+            for _ in range(2):
+                process = _CONTEXT.Process(target=_begin, args=given)
+                try:
+                    process.start()
+                    return cls(process, ours, apart)
+                except (OSError, EOFError) as error:
+                    reason = str(error) or "its server was killed"
+        ours.close()
+        raise StoreError(f"cannot start a process: {reason}; what was finished is kept, run again to go on")
+
+    @property
+    def unknown(self) -> bool:
+        """Whether nobody can tell how it ended, or whether it has: the process that it was forked from is gone."""
+        return self.process.exitcode == _NO_WORD
 
     @property
     def pid(self) -> int:
@@ -76,15 +101,16 @@ class Child:
     def end(self) -> None:
         """Kill the process and all that it started."""
         pid = self.pid
-        # 255: whoever was to tell how it ended has ended, and it may go on.
-        if self.process.exitcode in (None, 255):
-            for other in (*_descendants(pid), pid):
-                with contextlib.suppress(OSError):
-                    os.kill(other, signal.SIGKILL)
+        if self.process.exitcode in (None, _NO_WORD):
+            below = list(_descendants(pid))
+            _kill(below)
+            if self.apart and below:
+                self.process.join(_PATIENCE)  # it ends what was started meanwhile
+            _kill([pid])
         if self.apart:
             with contextlib.suppress(OSError):
                 os.killpg(pid, signal.SIGKILL)
-        self.process.join(5)
+        self.process.join(_PATIENCE)
         self.connection.close()
 
     def death(self) -> str:
@@ -94,6 +120,8 @@ class Child:
         self.end()
         if code is None:
             return "crash: the process closed its connection"
+        if code == _NO_WORD:
+            return "crash: the process ended with status 255, or ended the one that starts the others"
         if code >= 0:
             return f"crash: the process ended with status {code}"
         if -code == signal.SIGKILL:
@@ -124,7 +152,8 @@ def _begin(
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if apart:
         os.setsid()
-    _end_with_parent(apart)
+        _keep_whole(connection)
+    _end_with_parent()
     # That of the process that this one was forked from may be older.
     os.environ.clear()
     os.environ.update(environment)
@@ -136,15 +165,45 @@ def _begin(
     target(connection, *arguments)
 
 
-def _end_with_parent(apart: bool) -> None:
+def _keep_whole(connection: Connection) -> None:
+    """Go on in a child of this process, which ends as its child does, with all that the child started.
+
+    Processes that a plugin leaves behind come to this one, whatever their session; a plugin that kills this one on
+    purpose gets around that. Only Linux has it; elsewhere they can go on where a plugin's process crashes.
+    """
+    if sys.platform != "linux":
+        return
+    ctypes.CDLL(None).prctl(_BECOME_REAPER, 1, 0, 0, 0)
+    child = os.fork()
+    if child == 0:
+        return
+    connection.close()
+    signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+    pid = status = 0
+    while pid != child:
+        pid, status = os.waitpid(-1, 0)
+    with contextlib.suppress(ChildProcessError):
+        while below := list(_descendants(os.getpid())):
+            _kill(below)
+            os.waitpid(-1, 0)
+    code = os.waitstatus_to_exitcode(status)
+    if code < 0:
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        with contextlib.suppress(OSError):
+            signal.signal(-code, signal.SIG_DFL)
+        os.kill(os.getpid(), -code)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, [-code])
+    os._exit(code)
+
+
+def _end_with_parent() -> None:
     """A process whose parent was killed must not go on writing beside the run that resumes."""
     parent = multiprocessing.parent_process()
     assert parent is not None
     if sys.platform == "linux":
-        # The kernel kills when the parent's end of the pipe closes, even while a plugin holds the interpreter; with
-        # a group of its own, what the plugin started as well.
+        # The kernel kills when the parent's end of the pipe closes, even while a plugin holds the interpreter.
         fcntl.fcntl(parent.sentinel, fcntl.F_SETSIG, signal.SIGKILL)
-        fcntl.fcntl(parent.sentinel, fcntl.F_SETOWN, -os.getpid() if apart else os.getpid())
+        fcntl.fcntl(parent.sentinel, fcntl.F_SETOWN, os.getpid())
         flags = fcntl.fcntl(parent.sentinel, fcntl.F_GETFL)
         fcntl.fcntl(parent.sentinel, fcntl.F_SETFL, flags | os.O_ASYNC)
     # It may have been killed before.
@@ -191,6 +250,12 @@ def _status_bytes(path: str, name: str) -> int | None:
         return None
     found = next((line for line in lines if line.startswith(f"{name}:")), None)
     return None if found is None else int(found.split()[1]) * 1024
+
+
+def _kill(pids: Iterable[int]) -> None:
+    for pid in pids:
+        with contextlib.suppress(OSError):
+            os.kill(pid, signal.SIGKILL)
 
 
 def _descendants(pid: int) -> Iterator[int]:

@@ -63,8 +63,19 @@ FAILING = {
     "killed": ("os.kill(os.getpid(), signal.SIGKILL)", "crash: the process was killed (SIGKILL)"),
     "cuts": ("os.closerange(0, 256)", "crash: the process "),
     "orphans": ("os.fork() and os._exit(7); time.sleep(1000)", "crash: the process ended with status 7"),
+    "leaves-a-session": (
+        "subprocess.Popen(['sleep', '98765'], start_new_session=True); ctypes.string_at(0)",
+        "crash: the process ended with SIGSEGV",
+    ),
+    "leaves-a-daemon": (
+        "os.fork() or (os.setsid(), os.fork() and os._exit(0), os.execlp('sleep', 'sleep', '98765')); os.abort()",
+        "crash: the process ended with SIGABRT",
+    ),
 }
-SLEEPS = "signal.pthread_sigmask(signal.SIG_BLOCK, range(1, 64)); ctypes.PyDLL(None).sleep(1000)"
+SLEEPS = (
+    "subprocess.Popen(['sleep', '98764'], start_new_session=True); "
+    "signal.pthread_sigmask(signal.SIG_BLOCK, range(1, 64)); ctypes.PyDLL(None).sleep(1000)"
+)
 BEHAVING = {
     "moves": "os.chdir('/')",
     "patches": "torch.Tensor.argmax = lambda s, *a, **k: torch.zeros(len(s), dtype=torch.int64)",
@@ -160,6 +171,28 @@ def test_an_attack_that_never_returns_is_ended(tmp_path: Path) -> None:
     assert record.reason is not None
     assert record.reason.startswith("time limit: not done after 2 seconds (--cell-timeout)")
     assert jobs.lethal(record)
+
+
+SERVER = """
+def parent(pid):
+    return int(open(f"/proc/{pid}/stat").read().rpartition(")")[2].split()[1])
+"""
+
+
+def test_who_kills_what_starts_processes_fails_alone(tmp_path: Path) -> None:
+    """Cells that others are at meanwhile are tried again."""
+    body = "        os.kill(parent(parent(os.getpid())), signal.SIGKILL); time.sleep(1000)"
+    plugin = write(tmp_path / "kills.py", HEAD + SERVER + ATTACK.format(name="kills", cls="Kills", body=body))
+    plan = tiny.make(tmp_path, ["", "defense = 'fgm'"], ["kills@ref", "pgd[steps=300]@ref"], limit=20, plugins=[plugin])
+    found = run(plan, workers=2)
+    assert len(found) == 4
+    for record in found:
+        if record.spec.condition.label == "kills@0.1":
+            assert record.status == "failed"
+            assert record.reason == "crash: the process ended with status 255, or ended the one that starts the others"
+            assert jobs.lethal(record)
+        else:
+            assert record.status == "done"
 
 
 def test_what_cost_its_process_is_tried_last(tmp_path: Path) -> None:
@@ -350,6 +383,7 @@ def test_no_process_outlives_its_run_even_where_a_plugin_holds_the_interpreter(t
             assert time.monotonic() < until
             time.sleep(0.05)
         everybody = [*_below(process.pid)]
+        assert {*processes("sleep 98764")} <= {*everybody}
         process.send_signal(number)
         _, complaints = process.communicate(timeout=30)
     assert process.returncode == (130 if number == signal.SIGINT else -number), complaints
