@@ -30,12 +30,19 @@ def _action(options: argparse.Namespace) -> int:
     from robbench.results.store import Store
 
     Store(options.out).check()
-    inputs = read_request(_command.request(options))
+    # A plugin may change the working directory when it is loaded.
+    inputs = read_request(_command.request(options).absolute())
+    from robbench.execution import processes
+    from robbench.execution.portion import check_plan
+    from robbench.execution.trial import train_apart
     from robbench.planning.planner import make_plan
     from robbench.training.hyperparameter_search import prepare, search
 
-    wanted = prepare(make_plan(inputs), options.row, options.batch_sizes)
-    trials = search(wanted, options.trials, lambda trial: _show_trial(trial, options.trials))
+    processes.prepare()
+    plan = make_plan(inputs)
+    check_plan(plan)
+    wanted = prepare(plan, options.row, options.batch_sizes)
+    trials = search(wanted, options.trials, lambda trial: _show_trial(trial, options.trials), train_apart)
     return 0 if _show_best(wanted, trials) else 1
 
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args, get_type_hints
+from typing import TYPE_CHECKING, Any, TypeAlias, get_args, get_type_hints
 
 from robbench.core.atomic_io import write_atomically
 from robbench.core.device import require_float32
@@ -28,6 +28,8 @@ from robbench.training.trial_table import Trial, read_trials, trials_csv
 if TYPE_CHECKING:
     from optuna import Study
     from optuna.trial import FrozenTrial
+
+Train: TypeAlias = "Callable[[Plan, Job, Store], None]"
 
 LR = (1e-5, 1.0)
 WEIGHT_DECAY = (1e-6, 1e-1)
@@ -108,7 +110,27 @@ def prepare(plan: Plan, row: str | None = None, batch_sizes: Sequence[int] = ())
     return Search(plan, jobs, tuple(dict.fromkeys(batch_sizes)))
 
 
-def search(wanted: Search, count: int, tell: Callable[[Trial], None] = lambda trial: None) -> list[Trial]:
+def train_here(plan: Plan, job: Job, store: Store) -> None:
+    """Train a model of a search unless it is trained, in this process.
+
+    Raises:
+        Diverged: If its loss is no longer finite.
+        RequestError: If it cannot be trained.
+        StoreError: If it cannot be kept.
+    """
+    from robbench.training.trainer import Diverged, train_once
+
+    try:
+        train_once(job, store, plan.device, plan.request.precision)
+    except (Diverged, StoreError):
+        raise
+    except Exception as error:
+        raise RequestError(f'"{job.row}" cannot be trained: {explain(error)}', "--row") from error
+
+
+def search(
+    wanted: Search, count: int, tell: Callable[[Trial], None] = lambda trial: None, train: Train = train_here
+) -> list[Trial]:
     """Try recipes until there are so many, those of earlier searches of the same row included.
 
     The first trial is the row's own recipe. Each proposal is a function of the seeds and of the trials before it, and
@@ -119,6 +141,7 @@ def search(wanted: Search, count: int, tell: Callable[[Trial], None] = lambda tr
         wanted: What to search.
         count: Number of trials in all.
         tell: Called after every trial that was not kept already.
+        train: Trains a model; raises what ``train_here`` raises.
 
     Raises:
         RequestError: If the row cannot be trained or another search of it goes on.
@@ -132,9 +155,9 @@ def search(wanted: Search, count: int, tell: Callable[[Trial], None] = lambda tr
             return trials
         require_float32(wanted.plan.device)
         write_atomically(wanted.folder / "search.json", dumps(_about(wanted)))
-        _train_starts(wanted, store)
+        _train_starts(wanted, store, train)
         while len(trials) < count:
-            trials.append(_tried(wanted, propose(wanted, trials), len(trials) + 1, store))
+            trials.append(_tried(wanted, propose(wanted, trials), len(trials) + 1, store, train))
             study.add_trial(_frozen(trials[-1], wanted.batch_sizes))
             _show(wanted, trials)
             tell(trials[-1])
@@ -308,14 +331,14 @@ def _keys(jobs: Sequence[Job]) -> tuple[str, ...]:
     return tuple(job.key for job in jobs)
 
 
-def _tried(wanted: Search, recipe: Recipe, number: int, store: Store) -> Trial:
+def _tried(wanted: Search, recipe: Recipe, number: int, store: Store, train: Train) -> Trial:
     from robbench.training.trainer import Diverged
 
     jobs = _jobs(wanted, recipe)
     trial = Trial(number, "diverged", recipe, _keys(jobs))
     try:
         for job in jobs:
-            _train(wanted.plan, job, store)
+            train(wanted.plan, job, store)
     except Diverged:
         return trial
     infos = [store.model_info(job.key) for job in jobs]
@@ -328,27 +351,15 @@ def _tried(wanted: Search, recipe: Recipe, number: int, store: Store) -> Trial:
     )
 
 
-def _train_starts(wanted: Search, store: Store) -> None:
+def _train_starts(wanted: Search, store: Store, train: Train) -> None:
     """Train the models that the row starts from, as the grid has them."""
     from robbench.training.trainer import Diverged
 
     for start in [start for job in wanted.jobs for start in wanted.plan.starts(job)]:
         try:
-            _train(wanted.plan, start, store)
+            train(wanted.plan, start, store)
         except Diverged as error:
             raise RequestError(f'"{wanted.label}" starts from "{start.spec.label}": {error}', "--row") from None
-
-
-def _train(plan: Plan, job: Job, store: Store) -> None:
-    """Train a model unless it is trained; raises ``Diverged`` where its loss stops being a number."""
-    from robbench.training.trainer import Diverged, train_once
-
-    try:
-        train_once(job, store, plan.device, plan.request.precision)
-    except (Diverged, StoreError):
-        raise
-    except Exception as error:
-        raise RequestError(f'"{job.row}" cannot be trained: {explain(error)}', "--row") from error
 
 
 def _about(wanted: Search) -> dict[str, Any]:
