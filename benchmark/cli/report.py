@@ -28,7 +28,9 @@ def _action(options: argparse.Namespace) -> int:
     from robbench.results.store import Store
 
     store = Store(options.out)
-    boards = write_boards(store, _command.noted_boards(store, options.grid, options.board), registry)
+    wanted = _command.noted_boards(store, options.grid, options.board)
+    with store.lock():
+        boards = write_boards(store, wanted, registry)
     show_boards(boards, store.root)
     return 1 if boards.failed() or boards.refused else 0
 

@@ -90,8 +90,13 @@ def unsealed_archive(data: bytes, place: str) -> bytes:
     return data
 
 
+def hash_of(data: bytes) -> str:
+    """The hash that is recorded of a file."""
+    return hashlib.sha256(data).hexdigest()
+
+
 def _archive_seal(data: bytes, place: str) -> bytes:
-    return hashlib.sha256(place.encode() + b"\0" + data).hexdigest().encode()
+    return hash_of(place.encode() + b"\0" + data).encode()
 
 
 def verify_hash(path: Path, sha256: str | None) -> None:
@@ -162,7 +167,7 @@ class SealedDirectory:
         data = _bytes(path)
         if data is None:
             raise Damaged(path, MISSING)
-        if sha256 is not None and hashlib.sha256(data).hexdigest() != sha256:
+        if sha256 is not None and hash_of(data) != sha256:
             raise Damaged(path, CHANGED)
         return data
 

@@ -14,8 +14,9 @@ from robbench.core.atomic_io import file_name
 from robbench.core.errors import StoreError, unless_damaged
 from robbench.planning.grid import ranking_size
 from robbench.results.board_cells import BoardNames, board_cells, list_boards
+from robbench.results.notes import INDEX
 from robbench.results.schema import BoardNote, Outcome, Record, Reference, digest
-from robbench.results.store import INDEX, Store
+from robbench.results.store import Store
 
 if TYPE_CHECKING:
     from robbench.core.registry import Registry

@@ -19,9 +19,10 @@ from robbench.data.cache import Located, check, locate
 from robbench.data.dataset import Dataset
 from robbench.planning.component_spec import Choice, choose
 from robbench.planning.grid import Grid, Request, read_grid
+from robbench.results.notes import INDEX
 from robbench.results.provenance import source_digest
 from robbench.results.schema import digest
-from robbench.results.store import INDEX, Store
+from robbench.results.store import Store
 from robbench.training.recipe import Recipe
 
 

@@ -10,14 +10,15 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
 from robbench.core.atomic_io import write_atomically
 from robbench.core.errors import StoreError, warn
 from robbench.evaluation.audit import marked
 from robbench.leaderboards.html import IndexEntry, index_page
+from robbench.results.notes import INDEX
 from robbench.results.schema import CellResult, CellSpec, Record
-from robbench.results.store import INDEX, Store
+from robbench.results.store import Store
 
 _NAME = r"(?:/|\\+)[^\s/\\:'\"<>|,;()\[\]]+"
 _HOME = re.compile(rf"(?:/home|/Users|[A-Za-z]:(?:/|\\+)Users){_NAME}")
@@ -108,21 +109,13 @@ def board_cells(store: Store, board: str, note: Mapping[str, Any]) -> list[CellR
     path = store.root / "boards" / f"{board}.json"
     try:
         names = BoardNames.model_validate(note["names"]) if note.get("names") else None
-        records = [record for key in note["cells"] if (record := _record(store, str(key))) is not None]
+        records = [record for key in note["cells"] if (record := store.record(str(key))) is not None]
         if names is not None:
             records = [record.model_copy(update={"spec": names.applied(record.key, record.spec)}) for record in records]
-    except (ValidationError, ValueError) as error:
+    except ValueError as error:
         reason = str(error).split("\n")[0]
         raise StoreError(f"cannot read {path}: {reason}; remove it and run its grid again") from error
     return marked([(_told(record), store.outcome(record)) for record in records])
-
-
-def _record(store: Store, key: str) -> Record | None:
-    record = store.record(key)
-    if record is not None and record.key != key:
-        folder = store.cell_dir(key)
-        raise StoreError(f"{folder}: its record is of cell {record.key}; remove {folder} and run again")
-    return record
 
 
 def _told(record: Record) -> Record:

@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from robbench.core.errors import RequestError, StoreError, did_you_mean
 from robbench.results.board_cells import list_boards
@@ -77,8 +78,8 @@ def survey(store: Store, boards: Sequence[str] = ()) -> Survey:
     own = {board: len(cells[board] - _union(keys for name, keys in cells.items() if name != board)) for board in notes}
     kept = _union(keys for board, keys in cells.items() if board not in boards)
     gone = sorted((_union(cells[board] for board in boards) - kept) & set(store.keys("cells")))
-    models = sorted(_models(store, boards, gone, kept) & set(store.keys("models"))) if boards else []
-    leftovers = tuple(_leftovers(store, _union(cells.values())))
+    models = sorted(_models(store, notes, boards, gone, kept) & set(store.keys("models"))) if boards else []
+    leftovers = tuple(_leftovers(store, _union(cells.values()), _union(note["models"] for note in notes.values())))
     data = [path for path in (store.root / "data").glob("[!.]*/*") if path.is_file()]
     sizes = {
         "boards": {board: store.size("leaderboards", board) for board in notes},
@@ -119,9 +120,10 @@ def _union(sets: Iterable[Iterable[str]]) -> set[str]:
     return {key for keys in sets for key in keys}
 
 
-def _models(store: Store, boards: Sequence[str], gone: Sequence[str], kept: set[str]) -> set[str]:
+def _models(
+    store: Store, notes: Mapping[str, Any], boards: Sequence[str], gone: Sequence[str], kept: set[str]
+) -> set[str]:
     """Models of the boards that go which no other board, no cell that stays and no other model needs."""
-    notes = store.boards()
     needed = _union(note["models"] for board, note in notes.items() if board not in boards)
     needed |= {record.spec.model_key for key in kept if (record := store.record(key)) is not None}
     wanted = _union(notes[board]["models"] for board in boards)
@@ -142,7 +144,7 @@ def _size(path: Path) -> int:
     return sum(file.stat().st_size for file in files if file.is_file())
 
 
-def _leftovers(store: Store, noted: set[str]) -> Iterator[Path]:
+def _leftovers(store: Store, noted: set[str], wanted: set[str]) -> Iterator[Path]:
     """What unfinished work left that will not go on: half-written files, and failures that no board shows."""
     root = store.root
     # Only where the store writes: the directory may hold other things, too.
@@ -151,7 +153,6 @@ def _leftovers(store: Store, noted: set[str]) -> Iterator[Path]:
         yield from (path for kind in (".*.tmp", ".*.lock*") for path in (root / name).rglob(kind))
     yield from root.glob(".*.tmp")
     yield from (path for path in (root / "data").glob(".*") if path.is_dir())
-    wanted = _union(note["models"] for note in store.boards().values())
     for path in root.glob("models/*/checkpoint.pt"):
         if path.with_name("model.json").is_file() or path.parent.name not in wanted:
             yield path

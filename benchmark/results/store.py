@@ -10,10 +10,9 @@ damaged is not there for a run, which makes it again; for everybody else it is a
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import math
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,26 +21,19 @@ from typing import Any
 from robbench.core.atomic_io import check_writable
 from robbench.core.errors import Damaged, RequestError, StoreError
 from robbench.core.lease import Busy, leased, shared
-from robbench.core.sealed import CHANGED, MISSING, SealedDirectory, verify_hash
-from robbench.results.schema import SCHEMA, BoardNote, Outcome, Record
+from robbench.core.sealed import MISSING, hash_of, verify_hash
+from robbench.results.notes import Notes
+from robbench.results.schema import SCHEMA, Outcome, Record
 
 CHECKPOINT = "checkpoint.pt"
 EMBEDDINGS = "embeddings.npz"
 EXAMPLES = "examples.npz"
 HISTORY = "history.csv"
-INDEX = "index.html"
 MODEL = "model.json"
 OUTCOME = "outcome.npz"
 RECORD = "record.json"
 WEIGHTS = "weights.safetensors"
 _DIVERGED = "diverged.json"
-_WRITTEN = "leaderboards.json"
-_BOARD_FILES = (".csv", ".html", ".json", ".md", ".png", ".svg")
-_NOTED: Mapping[str, tuple[tuple[str, type], ...]] = {
-    "boards": (("grid", str), ("cells", list), ("models", list)),
-    "requests": (("grid", str), ("boards", dict)),
-}
-"""What the notes of each kind hold at least."""
 
 
 def is_store(folder: Path) -> bool:
@@ -50,7 +42,7 @@ def is_store(folder: Path) -> bool:
 
 
 @dataclass(frozen=True)
-class Store(SealedDirectory):
+class Store(Notes):
     """A directory of results.
 
     Attributes:
@@ -151,7 +143,7 @@ class Store(SealedDirectory):
     def write_model(self, key: str, info: Mapping[str, Any], weights: bytes, history: str) -> None:
         """Keep a trained model: its weights as safetensors, its history as CSV, what is recorded of it last."""
         folder = self.model_dir(key)
-        hashes = {"weights_sha256": _sha256(weights), "history_sha256": _sha256(history.encode())}
+        hashes = {"weights_sha256": hash_of(weights), "history_sha256": hash_of(history.encode())}
         self.put(folder / WEIGHTS, weights)
         self.put(folder / HISTORY, history)
         self.write(folder / MODEL, {**info, "key": key, **hashes})
@@ -159,7 +151,7 @@ class Store(SealedDirectory):
     def write_diverged(self, key: str, history: str) -> None:
         """Keep how a training went that came to no model."""
         self.put(self.model_dir(key) / HISTORY, history)
-        self.write(self.model_dir(key) / _DIVERGED, {"key": key, "history_sha256": _sha256(history.encode())})
+        self.write(self.model_dir(key) / _DIVERGED, {"key": key, "history_sha256": hash_of(history.encode())})
 
     def diverged(self, key: str) -> bool:
         """Whether a training came to no model."""
@@ -203,7 +195,7 @@ class Store(SealedDirectory):
         folder = self.cell_dir(record.key)
         if outcome is not None:
             data = outcome.to_bytes()
-            record = record.model_copy(update={"outcome_sha256": _sha256(data)})
+            record = record.model_copy(update={"outcome_sha256": hash_of(data)})
             self.put(folder / OUTCOME, data)
         for name, content in (extras or {}).items():
             self.write_archive(folder / name, content)
@@ -303,158 +295,6 @@ class Store(SealedDirectory):
         info = self.read(path.with_name(MODEL)) or self.read(path.with_name(_DIVERGED)) or {}
         return self.read_hashed(path, info.get("history_sha256"))
 
-    def note_board(
-        self,
-        board: str,
-        note: BoardNote,
-        cells: Sequence[str],
-        models: Sequence[str],
-        exhibit: str | None = None,
-        names: Mapping[str, Any] | None = None,
-    ) -> None:
-        """Note which cells a board is made of, so that it can be made again from the store alone.
-
-        Args:
-            board: The board's name.
-            note: What it says that does not follow from them.
-            cells: Keys of the cells, in order.
-            models: Keys of their models.
-            exhibit: Name of the sample images of its data set under ``exhibits``.
-            names: What it calls them; see ``robbench.results.board_cells``. None for the names in the records.
-        """
-        parts: dict[str, Any] = {"cells": list(cells), "models": list(models), "exhibit": exhibit}
-        if names is not None:
-            parts["names"] = names
-        self.write(self._board(board), note.model_dump(mode="json") | parts)
-
-    def exhibit(self, name: str) -> Path:
-        """Where sample images of a data set lie."""
-        return self.root / "exhibits" / f"{name}.npz"
-
-    def boards(self) -> dict[str, dict[str, Any]]:
-        """What ``note_board`` noted, by board.
-
-        Raises:
-            Damaged: If a note is not what was written.
-        """
-        return {board: self.board(board) for board in self.board_names()}
-
-    def board_names(self) -> list[str]:
-        """The boards that were noted."""
-        return sorted(path.stem for path in (self.root / "boards").glob("[!.]*.json"))
-
-    def board(self, board: str) -> dict[str, Any]:
-        """What ``note_board`` noted of a board.
-
-        Raises:
-            Damaged: If it is missing or not what was written.
-        """
-        note = self._note("boards", self._board(board))
-        if note is None:
-            raise Damaged(self._board(board), MISSING)
-        return note
-
-    def forget_board(self, board: str) -> None:
-        """Take the note of a board back, the requests that named it, and its files; its cells stay."""
-        for key, request in self.requests().items():
-            if board in request["boards"]:
-                self.forget_request(key)
-        self.drop(self._board(board))
-        shutil.rmtree(self.root / "leaderboards" / board, ignore_errors=True)
-
-    def note_files(self, boards: Sequence[str]) -> None:
-        """Note what the files of some boards are, and the list of all, so that ``check_files`` can tell."""
-        folder = self.root / "leaderboards"
-        with self.lease("leaderboards", "files"):
-            known = self.read_new(self.root / _WRITTEN) or {}
-            kept = {name: sha for name, sha in known.items() if name.partition("/")[0] not in boards}
-            paths = [path for board in boards for path in (folder / board).rglob("[!.]*")] + [folder / INDEX]
-            fresh = {str(path.relative_to(folder)): _sha256(path.read_bytes()) for path in paths if path.is_file()}
-            self.write(self.root / _WRITTEN, kept | fresh)
-
-    def board_files(self, part: str) -> dict[Path, str]:
-        """The noted files of a board, or of the list of boards ``index.html``, with their hashes."""
-        known = self.read_new(self.root / _WRITTEN) or {}
-        own = (name for name in known if name.partition("/")[0] == part)
-        return {self.root / "leaderboards" / name: known[name] for name in own}
-
-    def make_way(self, part: str) -> None:
-        """Rename directories that lie where a board's files belong, or the list of boards, as their names show."""
-        place = self.root / "leaderboards" / part
-        for path in [place] if part == INDEX else list(place.rglob("*.*")):
-            if path.suffix in _BOARD_FILES and path.is_dir():
-                self.drop(path)
-
-    def forget_files(self) -> None:
-        """Take back what was noted of all boards' files, which are believed then."""
-        self.drop(self.root / _WRITTEN)
-
-    def check_files(self, part: str) -> bool:
-        """Whether there are ``board_files``; raises ``Damaged`` if one is not what was written."""
-        own = self.board_files(part)
-        for path, sha in own.items():
-            verify_hash(path, sha)
-        return bool(own)
-
-    def note_request(self, key: str, grid: str, boards: Mapping[str, Sequence[str]]) -> None:
-        """Note that a request was carried out.
-
-        Args:
-            key: Identifies what it rested on; see ``robbench.planning.inputs``.
-            grid: Name of its grid.
-            boards: Keys of its cells, by board.
-        """
-        self.write(self._request(key), {"grid": grid, "boards": boards})
-
-    def forget_request(self, key: str) -> None:
-        """Take the note of a request back, while its cells are worked on."""
-        self.drop(self._request(key))
-
-    def requests(self) -> dict[str, dict[str, Any]]:
-        """What ``note_request`` noted, by what identifies it.
-
-        Raises:
-            Damaged: If a note is not what was written.
-        """
-        paths = sorted((self.root / "requests").glob("[!.]*.json"))
-        return {path.stem: note for path in paths if (note := self._note("requests", path)) is not None}
-
-    def request(self, key: str) -> dict[str, Any] | None:
-        """What ``note_request`` noted, or None.
-
-        Raises:
-            Damaged: If the note is not what was written.
-        """
-        path = self._request(key)
-        return _well_formed("requests", path, self.read_new(path))
-
-    def note_starts(self, asked: str, starts: Mapping[str, Any]) -> None:
-        """Note what came of asking for weights from elsewhere, so that it is asked once.
-
-        Args:
-            asked: Identifies what asks; see ``robbench.planning.planner``.
-            starts: The answers.
-        """
-        self.write(self._starts(asked), starts)
-
-    def starts(self, asked: str) -> dict[str, Any]:
-        """What ``note_starts`` noted; nothing where it was not asked before.
-
-        Raises:
-            Damaged: If the note is not what was written.
-        """
-        path = self._starts(asked)
-        found = self.read(path) or {}
-        if not all(isinstance(answer, list) and len(answer) == 2 for answer in found.values()):
-            raise Damaged(path, CHANGED)
-        return found
-
-    def _starts(self, asked: str) -> Path:
-        return self.root / "starts" / f"{asked}.json"
-
-    def _note(self, kind: str, path: Path) -> dict[str, Any] | None:
-        return _well_formed(kind, path, self.read(path))
-
     def keys(self, kind: str) -> list[str]:
         """The keys under ``models`` or ``cells``, finished or not."""
         folder = self.root / kind
@@ -468,28 +308,7 @@ class Store(SealedDirectory):
         """Remove one entry."""
         shutil.rmtree(self.root / kind / key, ignore_errors=True)
 
-    def _board(self, board: str) -> Path:
-        return self.root / "boards" / f"{board}.json"
-
-    def _request(self, key: str) -> Path:
-        return self.root / "requests" / f"{key}.json"
-
 
 def _check_key(path: Path, found: object, key: str) -> None:
     if found != key:
         raise Damaged(path, f"it is of {found}")
-
-
-def _sha256(data: bytes) -> str:
-    return hashlib.sha256(data).hexdigest()
-
-
-def _well_formed(kind: str, path: Path, note: dict[str, Any] | None) -> dict[str, Any] | None:
-    """A note, or None where there is none.
-
-    Raises:
-        Damaged: If it lacks what notes of its kind hold.
-    """
-    if note is not None and not all(isinstance(note.get(name), type_) for name, type_ in _NOTED[kind]):
-        raise Damaged(path, CHANGED)
-    return note
