@@ -32,7 +32,7 @@ STAGES = [
     for line in (
         "results.schema results.migration results.outcome results.npz",
         "core",
-        "results.store results.provenance",
+        "results.store results.notes results.provenance",
         "data",
         "attacks defenses models training.recipe",
         "planning",
