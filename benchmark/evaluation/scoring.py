@@ -38,14 +38,42 @@ def measure(outcome: Outcome, registry: Registry) -> dict[str, Measure]:
     Raises:
         Breach: If a plugin's metric gives something else than figures with names of their own, or leaves a trace.
     """
-    figures = built_in_figures(outcome)
+    return with_figures(built_in_figures(outcome), foreign_figures(outcome, registry), outcome)
+
+
+def foreign_figures(outcome: Outcome, registry: Registry) -> dict[str, dict[str, Measure]]:
+    """The figures of plugins' metrics, by metric.
+
+    Raises:
+        Breach: If one gives something else than figures, or leaves a trace.
+    """
+    found = {}
     for name, entry in registry.entries("metric").items():
         if entry.source is not None:
             component: Any = entry.cls.make(entry.mark.preset, f'metric "{name}"')
             with settings_kept(), seeded(0):
-                found = figures_of(component, outcome, name)
-            refuse_taken(found, figures, name)
-            figures |= found
+                found[name] = figures_of(component, outcome, name)
+    return found
+
+
+def with_figures(
+    known: Mapping[str, Measure], found: Mapping[str, Mapping[Any, Any]], outcome: Outcome
+) -> dict[str, Measure]:
+    """Figures, and those of plugins' metrics, which cannot replace them.
+
+    Args:
+        known: Figures by name.
+        found: What each metric gave; nothing in it is taken on trust.
+        outcome: What was measured.
+
+    Raises:
+        Breach: If something in it is no figure with a name of its own.
+    """
+    figures = dict(known)
+    for metric, given in found.items():
+        checked = check_figures(given, outcome, metric)
+        refuse_taken(checked, figures, metric)
+        figures |= checked
     return figures
 
 
@@ -68,6 +96,11 @@ def figures_of(metric: Metric, outcome: Outcome, name: str) -> dict[str, Measure
         raise Breach("metrics can measure every outcome", f'metric "{name}": {explain(error)}') from error
     if outcome.sha256() != before:
         raise Breach("outcomes stay as they are", f'metric "{name}" wrote to the arrays that it was given')
+    return check_figures(found, outcome, name)
+
+
+def check_figures(found: object, outcome: Outcome, name: str) -> dict[str, Measure]:
+    """See that a metric gave figures; see ``figures_of``."""
     if not isinstance(found, Mapping):
         raise Breach(FORM, f'metric "{name}": got {type(found).__name__}, not names with a Measure each')
     figures = {_name(figure, outcome, name): _measure(value, figure, name) for figure, value in found.items()}

@@ -25,7 +25,7 @@ from robbench.evaluation.attack_run import (
     checked_stages,
     out_of_memory,
 )
-from robbench.evaluation.scoring import measure
+from robbench.evaluation.scoring import foreign_figures, with_figures
 from robbench.execution.portion import Portion
 from robbench.planning.plan import Job
 from robbench.results.schema import Measure, Outcome, Record
@@ -164,22 +164,22 @@ def with_foreign_metrics(
 
     Raises:
         PluginFailure: If a metric fails.
+        Breach: If what comes is no figure with a name of its own.
         Lost: If the process is gone.
     """
     data = np.frombuffer(outcome.to_bytes(), dtype=np.uint8)
     answer, _ = exchange(connection, {}, [data], 0, seconds)
     if "error" in answer:
         raise PluginFailure(one_line(answer["error"], _LONGEST))
-    found: dict[str, Measure] = {}
     try:
-        for name, (value, low, high, count) in dict(answer["figures"]).items():
-            bounds = [None if bound is None else float(bound) for bound in (low, high)]
-            if not all(np.isfinite(number) for number in (float(value), *bounds) if number is not None):
-                raise ValueError(f"{name} is no finite number")
-            found[one_line(name)] = Measure(float(value), bounds[0], bounds[1], int(count))
-    except (KeyError, TypeError, ValueError) as error:
+        given = {
+            one_line(metric): {name: Measure(*values) for name, values in figures.items()}
+            for metric, figures in answer["figures"].items()
+        }
+    except (KeyError, TypeError, AttributeError) as error:
         raise Lost(str(error)) from error
-    return record.model_copy(update={"metrics": found | dict(record.metrics), "metrics_digest": digest})
+    metrics = with_figures(record.metrics, given, outcome)
+    return record.model_copy(update={"metrics": metrics, "metrics_digest": digest})
 
 
 # --- in the process that runs a plugin
@@ -220,7 +220,7 @@ def measure_outcomes(connection: Connection, registry: Registry) -> None:
 
     def answer(facts: dict[str, Any], arrays: list[NDArray[Any]]) -> _Message:
         outcome = Outcome.from_bytes(arrays[0].tobytes())
-        return {"figures": {name: list(found) for name, found in measure(outcome, registry).items()}}, []
+        return {"figures": foreign_figures(outcome, registry)}, []
 
     _serve(connection, lambda: answer)
 
