@@ -216,7 +216,8 @@ def test_reports_name_the_damaged_file_and_the_remedy(
     flip(path)
     assert main(["report", "--out", str(folder / "runs")]) == 1
     (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith(f"robbench: {path} is damaged: ")
+    (board,) = Store(folder / "runs").board_names()
+    assert line.startswith(f"robbench: {board}: {path} is damaged: ")
     assert line.endswith("robbench run with its grid makes it again")
 
 
