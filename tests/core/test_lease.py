@@ -211,6 +211,17 @@ def test_who_lost_a_lease_leaves_the_new_owners_alone(tmp_path: Path) -> None:
     assert not path.exists()
 
 
+def test_waiting_has_an_end_where_one_is_set(tmp_path: Path, file_system: str) -> None:
+    path = tmp_path / ".key.lock"
+    with leased(path):
+        with pytest.raises(Busy), leased(path, 0.2):
+            pass
+        assert list(tmp_path.iterdir()), "whoever has it keeps it"
+    with leased(path, 0.2):
+        pass
+    assert not list(tmp_path.iterdir())
+
+
 def test_long_waiting_is_told(
     tmp_path: Path, file_system: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
