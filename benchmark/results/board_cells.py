@@ -114,7 +114,7 @@ def board_cells(store: Store, board: str, note: Mapping[str, Any]) -> list[CellR
     except (ValidationError, ValueError) as error:
         reason = str(error).split("\n")[0]
         raise StoreError(f"cannot read {path}: {reason}; remove it and run its grid again") from error
-    return marked([(_told(record), store.outcome(record)) for record in records])
+    return marked([(_told(record), store.outcome(record)) for record in records], str(note.get("rank_by", "")))
 
 
 def _record(store: Store, key: str) -> Record | None:
