@@ -207,9 +207,9 @@ def worst_class(rates: Sequence[Measure], dispersion: float = 1.0) -> Measure:
     equally bad classes are. Classes compete whose Wilson interval reaches below all others' upper ends. Where they tie
     or differ clearly, the interval covers 94 to 97 %; where true rates differ by about as much as observed ones vary,
     97 to 100 %. To be exact there as well is impossible: the lowest of several means has a kink where they tie, and no
-    estimate of it is unbiased nearby (Hirano and Porter, Econometrica 80, 2012, 1769-1790). Bounds lie halfway between Jeffreys', right
-    on average over rates (Cai, Journal of Statistical Planning and Inference 131, 2005, 63-88), and Clopper and
-    Pearson's, right at every rate: the far tails that many classes need are too coarse for the former.
+    estimate of it is unbiased nearby (Hirano and Porter, Econometrica 80, 2012, 1769-1790). Bounds lie halfway between
+    Jeffreys', right on average over rates (Cai, Journal of Statistical Planning and Inference 131, 2005, 63-88), and
+    Clopper and Pearson's, right at every rate: the far tails that many classes need are too coarse for the former.
 
     Args:
         rates: The classes' own, with Wilson intervals; ``n`` of the result is the worst class's own.
