@@ -222,21 +222,20 @@ def mistakes(rates: Array, kind: str) -> Array:
 
 
 def macro_f1_coverage(case: Case, mistaken: str, draws: int) -> float | None:
-    """How often the interval covers; None where counts are so small that there may be none."""
+    """How often the interval covers, of the draws that have one; None where counts are so small that few do."""
     rng = np.random.default_rng([case.classes, case.n, int(case.rate * 1e4)])
     counts = class_counts(case.kind, case.classes, case.n)
-    labels, hits = np.repeat(np.arange(case.classes), counts), 0
+    labels, hits = np.repeat(np.arange(case.classes), counts), []
     for _ in range(draws):
         chances = mistakes(class_rates(rng, case.rate, SPREADS[case.spread], case.classes), mistaken)
         predicted = counts @ chances
         if min(counts.min(), predicted.min()) < 15:
             return None
         table = rng.multinomial(counts, chances)
-        found = np.repeat(np.tile(np.arange(case.classes), case.classes), table.ravel())
-        hits += covers(
-            macro_f1(labels, found[None]), float(np.mean(2 * counts * chances.diagonal() / (counts + predicted)))
-        )
-    return hits / draws
+        found = macro_f1(labels, np.repeat(np.tile(np.arange(case.classes), case.classes), table.ravel())[None])
+        if found.low is not None:
+            hits.append(covers(found, float(np.mean(2 * counts * chances.diagonal() / (counts + predicted)))))
+    return float(np.mean(hits))
 
 
 def check_macro_f1(found: dict[Case, float], slack: float) -> None:
@@ -257,7 +256,7 @@ def test_macro_f1_covers_on_the_whole_grid() -> None:
     lines: dict[str, list[tuple[float, float]]] = {}
     for mistaken in ("spread", "next"):
         found = {}
-        for case in cases(CLASSES, SIZES, RATES):
+        for case in cases(CLASSES, SIZES, (0.05, 0.5, 0.95)):
             covered = macro_f1_coverage(case, mistaken, DRAWS // 3)
             if covered is not None:
                 found[case] = covered
