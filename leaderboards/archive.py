@@ -60,11 +60,15 @@ def _form(record: Record) -> tuple[ConditionKind, int]:
     return record.spec.condition.kind, len(record.spec.dataset.class_names)
 
 
-def read_archive(folder: Path) -> list[CellResult]:
+def read_archive(folder: Path, rank_by: str = "") -> list[CellResult]:
     """The cells that ``write_archive`` kept, of this version or an earlier one, whoever did.
 
     Those of an earlier one are audited anew: it did not look for all that is flagged now. Files of others are read
     within bounds: what is unpacked takes at most 32 MiB or 256 times as much memory as the files, whichever is more.
+
+    Args:
+        folder: The board's directory.
+        rank_by: The threat model that the board is to rank by, as in its note.
 
     Raises:
         StoreError: In one line, if a file is missing or is not what it should be, a cell is there twice, an outcome has
@@ -76,7 +80,7 @@ def read_archive(folder: Path) -> list[CellResult]:
         with _reading(f"{folder / RECORDS}, line 1"):
             read = _columns if _is_headed(first) else _cell_by_cell
         cells = list(read(folder, itertools.chain([first], lines)))
-        return marked(cells) if cells and parse_json(first)["schema_version"] < SCHEMA else cells
+        return marked(cells, rank_by) if cells and parse_json(first)["schema_version"] < SCHEMA else cells
 
 
 def other_metrics(folder: Path) -> list[str]:

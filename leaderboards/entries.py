@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
 from robbench.core.threat_model import LP_NORMS
+from robbench.evaluation.macro_f1 import macro_f1
 from robbench.evaluation.metrics._built_in import built_in_figures
-from robbench.evaluation.metrics.decisions import classification, confusion
+from robbench.evaluation.metrics.decisions import confusion
 from robbench.evaluation.metrics.draws import DRAWS
+from robbench.evaluation.verdicts import judged
 from robbench.leaderboards.aggregates import Estimate, Rates, accuracy_scores, on, rates, scores
 from robbench.leaderboards.table import Status, Table
 from robbench.results.schema import ConditionSpec, Ints, Measure, Outcome
@@ -76,7 +79,7 @@ def entry(table: Table, model: str, condition: ConditionSpec, images: Ints) -> E
     if outcomes is None or not any(len(outcome) for outcome in outcomes):
         return Entry(status, reason, keys=keys)
     by_seed = [built_in_figures(outcome) for outcome in outcomes]
-    kept = [_kept(outcome) for outcome in outcomes]
+    kept = [_kept(outcome, images) for outcome in outcomes]
     counts = sum(confusion(part.labels, part.final, table.num_classes) for part in kept)
     right = rates([on(scores(outcome), images) for outcome in outcomes], table.num_classes)
     plain = rates([on(accuracy_scores(outcome), images) for outcome in outcomes], table.num_classes)
@@ -91,16 +94,34 @@ def entry(table: Table, model: str, condition: ConditionSpec, images: Ints) -> E
     )
 
 
-def _kept(outcome: Outcome) -> Outcome:
-    """Under a chain too, an image that is misclassified clean keeps that prediction: the rule of robust accuracy."""
-    if outcome.kind != "chain":
-        return outcome
-    return replace(outcome, final=np.where(outcome.clean == outcome.labels, outcome.final, outcome.clean))
+@dataclass(frozen=True)
+class _Predictions:
+    """What a confusion matrix counts: images by rising id, with true and predicted classes, shape ``(N,)`` each."""
+
+    ids: Ints
+    labels: Ints
+    final: Ints
 
 
-def _macro_f1(by_seed: Sequence[Outcome]) -> dict[str, Estimate]:
-    found = [classification(part.labels, part.final, part.num_classes) for part in by_seed]
-    return {"macro_f1": Estimate.mean([figures["macro_f1"] for figures in found])} if all(found) else {}
+def _kept(outcome: Outcome, images: Ints) -> _Predictions:
+    """The images and the rule of ``rates``: under a chain too, a misclassified clean image keeps that prediction."""
+    kept = np.flatnonzero(judged(outcome) & np.isin(outcome.ids, images))
+    kept = kept[np.argsort(outcome.ids[kept])]
+    final = outcome.final
+    if outcome.kind == "chain":
+        final = np.where(outcome.clean == outcome.labels, final, outcome.clean)
+    return _Predictions(outcome.ids[kept], outcome.labels[kept], final[kept])
+
+
+def _macro_f1(by_seed: Sequence[_Predictions]) -> dict[str, Estimate]:
+    shared = functools.reduce(np.intersect1d, [part.ids for part in by_seed])
+    if not len(shared):
+        return {}
+    places = [np.searchsorted(part.ids, shared) for part in by_seed]
+    labels = by_seed[0].labels[places[0]]
+    predicted = [part.final[place] for part, place in zip(by_seed, places, strict=True)]
+    alone = [macro_f1(labels, one[None]).value for one in predicted]
+    return {"macro_f1": Estimate.of(macro_f1(labels, np.stack(predicted)), alone)}
 
 
 def _details(by_seed: Sequence[Mapping[str, Measure]]) -> dict[str, Estimate]:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
-from robbench.core.threat_model import format_eps, precedence
+from robbench.core.threat_model import format_eps, precedence, size_name
 from robbench.results.schema import CellResult, ConditionSpec, DatasetSpec, ModelSpec, Outcome, Record
 
 Status = Literal["done", "failed", "unsupported", "missing"]
@@ -27,7 +27,7 @@ class ThreatModel:
     @property
     def asked(self) -> str:
         """As grids ask to rank by it: ``linf@8/255``."""
-        return f"{self.norm}@{format_eps(self.eps)}"
+        return size_name(self.norm, self.eps)
 
 
 Threats: TypeAlias = Mapping[ThreatModel, Sequence[ConditionSpec]]

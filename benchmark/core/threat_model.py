@@ -47,6 +47,11 @@ class Threat:
         return math.inf if self.eps is None else self.eps
 
 
+def size_name(norm: str, eps: float) -> str:
+    """As grids and notes of boards name the limits that rank: ``linf@8/255``."""
+    return f"{norm}@{format_eps(eps)}"
+
+
 def precedence(norm: str, eps: float, reference: Mapping[str, float]) -> tuple[bool, int, float, float]:
     """Sorts limits by how much they matter: a data set's reference sizes first, Linf before L2, L1 and L0.
 

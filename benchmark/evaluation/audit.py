@@ -8,13 +8,13 @@ at all; where it was not done, it is a flag.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import numpy as np
 
-from robbench.core.threat_model import format_eps, precedence
+from robbench.core.threat_model import format_eps, precedence, size_name
 from robbench.results.schema import Bools, CellResult, Outcome, Record, StageSpec
 
 DoneCell: TypeAlias = tuple[Record, Outcome]
@@ -77,26 +77,42 @@ class Flag:
     blocks: bool = True
 
 
-def examine(cells: Sequence[DoneCell]) -> list[Flag]:
+def examine(cells: Sequence[DoneCell], rank_by: str = "") -> list[Flag]:
     """Everything that the cells of one model of one seed tell against it, in the order of the rules.
 
     Args:
         cells: The finished ones.
+        rank_by: The threat model to rank by where the cells have it, as ``linf@8/255``.
     """
-    return [flag for rule in _RULES for flag in rule(cells)]
+    ranking = _ranking_threat(cells, rank_by)
+    rules = (
+        _survives_everything(cells),
+        _not_monotone(cells),
+        _weaker_wins(cells),
+        _smallest_beaten(cells),
+        _not_converged(cells),
+        _zero_gradient(cells, ranking),
+        _non_finite(cells),
+        _collapsed(cells),
+        _surrogate_gap(cells),
+        _remedies(cells, ranking),
+        _undefended(cells),
+    )
+    return list(itertools.chain.from_iterable(rules))
 
 
-def marked(cells: Sequence[CellResult]) -> list[CellResult]:
+def marked(cells: Sequence[CellResult], rank_by: str = "") -> list[CellResult]:
     """The cells of a board with what the audit finds on its rows in their records.
 
     Args:
         cells: Records with their outcomes, None unless done.
+        rank_by: The threat model that the board is to rank by, as in its note.
     """
     rows: dict[tuple[str, int], list[DoneCell]] = {}
     for record, outcome in cells:
         if outcome is not None:
             rows.setdefault((record.spec.model_key, record.spec.seed), []).append((record, outcome))
-    flags = [flag for row in rows.values() for flag in examine(row)]
+    flags = [flag for row in rows.values() for flag in examine(row, rank_by)]
     marks = [{"flags": _texts(flags, cell.key, True), "cautions": _texts(flags, cell.key, False)} for cell, _ in cells]
     return [(cell.model_copy(update=mark), outcome) for (cell, outcome), mark in zip(cells, marks, strict=True)]
 
@@ -277,9 +293,9 @@ def _not_converged(cells: Sequence[DoneCell]) -> Iterator[Flag]:
                 yield Flag(cell[0].key, "not-converged", text)
 
 
-def _zero_gradient(cells: Sequence[DoneCell]) -> Iterator[Flag]:
+def _zero_gradient(cells: Sequence[DoneCell], ranking: Sequence[DoneCell]) -> Iterator[Flag]:
     """Each loss by itself that an attack of the threat model that ranks followed, or any attack where none ranks."""
-    stages = [_stage(cell) for cell in _ranking_threat(cells) or _attacks(cells)]
+    stages = [_stage(cell) for cell in ranking or _attacks(cells)]
     gradients = [stage for stage in stages if stage.white_box]
     followed = {loss for stage in gradients for loss in stage.losses or ("ce",)}
     if any(stage.follows_margins for stage in gradients):
@@ -340,8 +356,8 @@ def _surrogate_gap(cells: Sequence[DoneCell]) -> Iterator[Flag]:
             yield Flag(record.key, "surrogate-gap", text)
 
 
-def _remedies(cells: Sequence[DoneCell]) -> Iterator[Flag]:
-    stages = [_stage(cell) for cell in _ranking_threat(cells)]
+def _remedies(cells: Sequence[DoneCell], ranking: Sequence[DoneCell]) -> Iterator[Flag]:
+    stages = [_stage(cell) for cell in ranking]
     for record, _ in cells:
         traits = record.traits
         remedied: Mapping[str, Any] = {
@@ -368,26 +384,13 @@ def _undefended(cells: Sequence[DoneCell]) -> Iterator[Flag]:
         yield Flag(record.key, "defense-in-the-way", text, blocks=not _enough(fooled, tried))
 
 
-def _ranking_threat(cells: Sequence[DoneCell]) -> list[DoneCell]:
+def _ranking_threat(cells: Sequence[DoneCell], rank_by: str) -> list[DoneCell]:
     """The attacks of the threat model that ranks, checks among them."""
     threats = _threats(cells)
     ranked = [threat for threat, found in threats.items() if not all(cell[0].spec.condition.check for cell in found)]
     if not ranked:
         return []
     reference = cells[0][0].spec.dataset.reference
-    return threats[min(ranked, key=lambda threat: precedence(threat[0], threat[1], reference))]
-
-
-_RULES: tuple[Callable[[Sequence[DoneCell]], Iterator[Flag]], ...] = (
-    _survives_everything,
-    _not_monotone,
-    _weaker_wins,
-    _smallest_beaten,
-    _not_converged,
-    _zero_gradient,
-    _non_finite,
-    _collapsed,
-    _surrogate_gap,
-    _remedies,
-    _undefended,
-)
+    return threats[
+        min(ranked, key=lambda threat: (size_name(*threat) != rank_by, precedence(threat[0], threat[1], reference)))
+    ]

@@ -30,7 +30,8 @@ def succeeded(outcome: Outcome) -> Bools:
 def distances(outcome: Outcome, norm: str, eps: float | None = None) -> Floats:
     """The size of the change with which the condition succeeded on each sample; float64, shape ``(N,)``.
 
-    0 where the clean prediction is wrong, infinite where the condition did not succeed.
+    0 where the clean prediction is wrong, infinite where the condition did not succeed. Where every target is tried in
+    turn, any wrong prediction is a success, as in robust accuracy: an attempt may end in a class it did not aim at.
 
     Args:
         outcome: Of an attack.
@@ -38,4 +39,6 @@ def distances(outcome: Outcome, norm: str, eps: float | None = None) -> Floats:
         eps: Largest norm allowed, or None; what lies above it within the referee's tolerance counts as eps.
     """
     sizes = np.minimum(getattr(outcome, norm), np.inf if eps is None else eps)
-    return np.where(outcome.clean != outcome.labels, 0.0, np.where(succeeded(outcome), sizes, np.inf))
+    in_turn = outcome.every_target.shape[1] > 0
+    success = outcome.attempted & (outcome.final != outcome.labels) if in_turn else succeeded(outcome)
+    return np.where(outcome.clean != outcome.labels, 0.0, np.where(success, sizes, np.inf))

@@ -70,7 +70,7 @@ def note_boards(plan: Plan, store: Store) -> dict[str, list[str]]:
                 if data.is_called(reference.dataset)
             ),
             differences=next((text for name, text in plan.grid.differences.items() if data.is_called(name)), ""),
-            rank_by=ranking_size(plan.grid.rank_by, data.spec.reference),
+            rank_by=ranking_size(plan.grid.rank_by, data.choice.component.eps),
         )
         specs = {cell.key: cell.spec for job in jobs for cell in job.cells}
         models = list(dict.fromkeys(job.key for job in jobs))

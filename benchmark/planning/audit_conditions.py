@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from robbench.core.contracts import Attack
 from robbench.core.registry import Registry
-from robbench.core.threat_model import Norm, Threat, format_eps, precedence
+from robbench.core.threat_model import Norm, Threat, precedence, size_name
 from robbench.planning.component_spec import Choice, choose
 from robbench.planning.conditions import Condition, Stage, attack_norms
 
@@ -68,7 +68,7 @@ def ranking_threat(
     return min(
         (Threat(threat.norm, threat.eps) for threat in threats if threat.eps),
         key=lambda threat: (
-            f"{threat.norm}@{format_eps(threat.radius)}" != rank_by,
+            size_name(threat.norm, threat.radius) != rank_by,
             precedence(threat.norm, threat.radius, usual),
         ),
         default=None,

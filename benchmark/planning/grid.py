@@ -14,7 +14,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from robbench.core.component import number
 from robbench.core.errors import RequestError, did_you_mean
-from robbench.core.threat_model import LP_NORMS, format_eps
+from robbench.core.threat_model import LP_NORMS, Norm, size_name
+from robbench.data.dataset import EpsList
 from robbench.results.schema import Reference
 
 Sweep = str | dict[str, Any] | list[str | dict[str, Any]]
@@ -115,8 +116,9 @@ class GridFile(_Table):
         seeds: The seeds.
         conditions: The conditions, texts or tables.
         audit: Whether to add the audit's checks.
-        rank_by: Norm and size of change by whose worst case boards rank, as ``linf@8/255``, or ``l2@ref`` for the data
-            set's reference eps. Where it is empty, the reference eps in Linf, or what the grid has nearest to it.
+        rank_by: Norm and size of change by whose worst case boards rank, as ``linf@8/255``; ``l2@ref`` is the data
+            set's reference eps, ``l2@middle`` the middle one of its eps. Where it is empty, the reference eps in Linf,
+            or what the grid has nearest to it.
         recipe: Fields of the recipe that differ from those that the data set suggests.
         plugins: Plugin files to load, relative to the grid file.
         models: The models.
@@ -139,7 +141,7 @@ class GridFile(_Table):
     @field_validator("rank_by")
     @classmethod
     def _is_threat(cls, wanted: str) -> str:
-        ranking_size(wanted, dict.fromkeys(LP_NORMS, 0.0))
+        ranking_size(wanted, dict.fromkeys(LP_NORMS, EpsList((0.0,), 0.0)))
         return wanted
 
     def filled(self, wanted: Any, dataset: str | None) -> Any:
@@ -176,12 +178,12 @@ class Grid:
     built_in: bool = False
 
 
-def ranking_size(wanted: str, reference: Mapping[str, float]) -> str:
+def ranking_size(wanted: str, eps: Mapping[Norm, EpsList]) -> str:
     """What a grid asks to rank by, as boards note it: ``linf@8/255``; nothing where it asks for nothing.
 
     Args:
         wanted: The grid's ``rank_by``.
-        reference: The data set's reference eps by norm.
+        eps: Those of the data set by norm.
 
     Raises:
         ValueError: If it names no norm or no size.
@@ -193,17 +195,18 @@ def ranking_size(wanted: str, reference: Mapping[str, float]) -> str:
         raise ValueError("name a norm and a size of change, as in linf@8/255")
     if norm not in LP_NORMS:
         raise ValueError(f'there is no norm "{norm}"; {did_you_mean(norm, LP_NORMS)}')
-    if text == "ref":
-        if norm not in reference:
-            raise ValueError(f"the data set has no reference eps in {norm}; write one out")
-        return f"{norm}@{format_eps(reference[norm])}"
+    if text in ("ref", "middle"):
+        sizes = {str(known): found for known, found in eps.items()}.get(norm)
+        if sizes is None:
+            raise ValueError(f"the data set has no sizes of change in {norm}; write one out")
+        return size_name(norm, sizes.reference if text == "ref" else sizes.values[len(sizes.values) // 2])
     try:
         size = number(text)
     except ValueError:
         size = math.nan
     if not (math.isfinite(size) and size >= 0):
-        raise ValueError(f'"{text}" is no size of change; write 0.1, 8/255 or ref')
-    return f"{norm}@{format_eps(size)}"
+        raise ValueError(f'"{text}" is no size of change; write 0.1, 8/255, ref or middle')
+    return size_name(norm, size)
 
 
 def built_in_grids() -> dict[str, str]:

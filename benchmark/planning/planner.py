@@ -11,7 +11,7 @@ from typing import Any
 from robbench.core.contracts import Architecture, Balancer, Defense, Objective
 from robbench.core.errors import RequestError, did_you_mean, unless_damaged
 from robbench.core.registry import Kind, Registry
-from robbench.core.threat_model import format_eps
+from robbench.core.threat_model import size_name
 from robbench.data.cache import decode
 from robbench.data.splits import split
 from robbench.planning.audit_conditions import audit_conditions
@@ -154,7 +154,7 @@ class _Resolver:
         if self.grid.audit or self.request.audit:
             resolved = list(found.values())
             usual = {norm: sizes.reference for norm, sizes in data.choice.component.eps.items()}
-            rank_by = ranking_size(self.grid.rank_by, {str(norm): eps for norm, eps in usual.items()})
+            rank_by = ranking_size(self.grid.rank_by, data.choice.component.eps)
             for condition in audit_conditions(resolved, usual, self.registry, data.num_classes, rank_by):
                 found[condition.label] = condition.limited(self.request.limit, len(data.splits.test))
         return list(found.values())
@@ -206,9 +206,9 @@ class _Resolver:
 
     def _check_rank_by(self, conditions: Sequence[Condition], data: Data) -> None:
         limits = [condition.stages[0].threat for condition in conditions if condition.ranks]
-        known = [f"{threat.norm}@{format_eps(threat.radius)}" for threat in limits]
+        known = [size_name(threat.norm, threat.radius) for threat in limits]
         try:
-            wanted = ranking_size(self.grid.rank_by, data.spec.reference)
+            wanted = ranking_size(self.grid.rank_by, data.choice.component.eps)
         except ValueError as error:
             raise RequestError(f'key "rank_by" = "{self.grid.rank_by}": {error}', self.where) from None
         if wanted and wanted not in known:

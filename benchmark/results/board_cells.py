@@ -115,7 +115,7 @@ def board_cells(store: Store, board: str, note: Mapping[str, Any]) -> list[CellR
     except ValueError as error:
         reason = str(error).split("\n")[0]
         raise StoreError(f"cannot read {path}: {reason}; remove it and run its grid again") from error
-    return marked([(_told(record), store.outcome(record)) for record in records])
+    return marked([(_told(record), store.outcome(record)) for record in records], str(note.get("rank_by", "")))
 
 
 def _told(record: Record) -> Record:

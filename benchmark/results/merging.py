@@ -102,7 +102,7 @@ def merge(own: BoardSource, others: Sequence[BoardSource]) -> Merged:
         for reference in source.note.references
     )
     note = own.note.model_copy(update={"references": tuple(references)})
-    cells = tuple(marked([cell for cell, _ in chosen.values()]))
+    cells = tuple(marked([cell for cell, _ in chosen.values()], note.rank_by))
     return Merged(replace(own, note=note, cells=cells), added, set_aside, excluded)
 
 

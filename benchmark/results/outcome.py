@@ -232,7 +232,7 @@ class Outcome:
 
     @property
     def robust(self) -> Bools:
-        """Clean prediction right, and prediction after the condition right or not the target; shape ``(N,)``.
+        """Whether the prediction is right both on the clean image and after the condition; shape ``(N,)``.
 
         For natural perturbations, which have no adversary, right after the condition alone.
         """

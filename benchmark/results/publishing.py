@@ -207,7 +207,7 @@ def _own(store: Store, board: str, note: Mapping[str, Any], registry: Registry) 
     def file(key: str) -> str:
         return str(store.cell_dir(key) / "record.json")
 
-    unchecked = verify(cells, registry, file)
+    unchecked = verify(cells, registry, file, shown.rank_by)
     source = BoardSource(str(store.root), shown, _current(cells))
     return _Checked(source, unchecked, _unkeyed(source, file), keys)
 
@@ -215,7 +215,8 @@ def _own(store: Store, board: str, note: Mapping[str, Any], registry: Registry) 
 def _others(folder: Path, registry: Registry) -> _Checked:
     with readable(folder):
         check_folder(folder)
-        note, cells = read_note(folder), read_archive(folder)
+        note = read_note(folder)
+        cells = read_archive(folder, note.rank_by)
         if not cells:
             raise ValueError("it has no cells")
         read_pictures(folder)
@@ -223,7 +224,7 @@ def _others(folder: Path, registry: Registry) -> _Checked:
         def file(key: str) -> str:
             return str(folder / RECORDS)
 
-        unchecked = verify(cells, registry, file)
+        unchecked = verify(cells, registry, file, note.rank_by)
         source = BoardSource(str(folder), note, _current(cells))
         remarks = _unkeyed(source, file)
         others = other_metrics(folder)

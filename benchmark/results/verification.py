@@ -55,7 +55,9 @@ def refuse(reason: str) -> NoReturn:
     raise StoreError(one_line(reason, 1000))
 
 
-def verify(cells: Sequence[CellResult], registry: Registry, file: Callable[[str], str]) -> frozenset[str]:
+def verify(
+    cells: Sequence[CellResult], registry: Registry, file: Callable[[str], str], rank_by: str = ""
+) -> frozenset[str]:
     """See that cells are whole and that every figure of their records follows from their outcomes.
 
     Metrics, confusion matrices, passes and what the audit finds are computed again. Intervals of records with other
@@ -65,6 +67,7 @@ def verify(cells: Sequence[CellResult], registry: Registry, file: Callable[[str]
         cells: Of one board; each outcome is already known to be the one that its record names.
         registry: The known metrics.
         file: Where a cell's record stands, by its key.
+        rank_by: The threat model that the board is to rank by, as in its note.
 
     Returns:
         Figures in the records that no known metric gives, which could not be checked.
@@ -75,7 +78,7 @@ def verify(cells: Sequence[CellResult], registry: Registry, file: Callable[[str]
     _check_shapes(cells, file)
     built_in, current = Registry(installed=False), metrics_digest(registry)
     unchecked: set[str] = set()
-    for (record, outcome), (audited, _) in zip(cells, marked(cells), strict=True):
+    for (record, outcome), (audited, _) in zip(cells, marked(cells, rank_by), strict=True):
         place = f"{file(record.key)}: {name_of(record)}"
         try:
             fresh = _made_again(audited, outcome, registry)

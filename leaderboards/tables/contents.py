@@ -11,6 +11,9 @@ from robbench.leaderboards.tables import classes, making, method, ranks, robustn
 from robbench.leaderboards.tables.parts import balanced, share
 from robbench.results.schema import Reference
 
+_CHANGES = ("changes", "effects")
+"""Parts whose columns may be of other images, as clean accuracy is of all."""
+
 
 def sheets(board: Board, references: Sequence[Reference] = (), detail: Detail = Detail.PAGE) -> dict[str, list[Sheet]]:
     """The tables of a board by part; those without a line are left out.
@@ -54,4 +57,5 @@ def sheets(board: Board, references: Sequence[Reference] = (), detail: Detail = 
     # In CSV, tables of one kind stand below one heading, and each number beside its samples.
     if detail is Detail.DATA:
         return kept
-    return kept | {"changes": [part for sheet in kept["changes"] for part in by_samples(sheet.without_empty())]}
+    apart = {part: [one for sheet in kept[part] for one in by_samples(sheet.without_empty())] for part in _CHANGES}
+    return kept | apart

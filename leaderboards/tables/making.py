@@ -9,7 +9,7 @@ from robbench.evaluation.statistics import wilson
 from robbench.leaderboards.ablations import PARTS, Change, Pair, Part
 from robbench.leaderboards.aggregates import Estimate
 from robbench.leaderboards.board import Board, Row
-from robbench.leaderboards.markdown import NONE, probability, reach, signed, value_list
+from robbench.leaderboards.markdown import NONE, counted, probability, reach, signed, value_list
 from robbench.leaderboards.sheet import Detail, Evidence, Heading, Sheet, SheetLine, TableCell, numbers, texts, words
 from robbench.leaderboards.tables.parts import single
 from robbench.results.schema import Measure
@@ -69,7 +69,10 @@ def _evidence(board: Board, pair: Pair) -> Evidence:
 
 
 def effects(board: Board) -> Sheet:
-    """Each single change over all pairs of unflagged rows that differ in it alone: mean effect in points, range."""
+    """Each single change over all pairs of unflagged rows that differ in it alone: mean effect in points, range.
+
+    Means say on how many images they are, so that those on others stand in a table of their own.
+    """
     sound = {row.label for row in board.sound}
     groups: dict[tuple[Part, str], list[Pair]] = {}
     for part in PARTS:
@@ -79,33 +82,31 @@ def effects(board: Board) -> Sheet:
     rows = {row.label: row for row in board.rows}
     lines = []
     for (_, text), pairs in groups.items():
-        robust = [pair.robust.added.value for pair in pairs if pair.robust]
-        higher = sum(value > 0 for value in robust)
+        robust = [pair.robust.added for pair in pairs if pair.robust]
+        higher = sum(added.value > 0 for added in robust)
         times = [found for pair in pairs if (found := board.times(rows[pair.first], rows[pair.second]))]
         cells = (
-            TableCell(text),
-            TableCell.count(len(pairs)),
-            _spread([pair.clean.added.value for pair in pairs if pair.clean]),
-            _spread(robust),
+            TableCell(text, below=counted(len(pairs), "pair")),
+            _spread([pair.clean.added for pair in pairs if pair.clean], len(pairs)),
+            _spread(robust, len(pairs)),
             TableCell(f"{higher} of {len(robust)}", higher) if robust else TableCell(NONE),
             TableCell.quantity(fmean(times) if times else None, text="× {}"),
         )
         lines.append(SheetLine(cells))
-    headings = (
-        "Pairs",
-        "Clean, balanced",
-        f"Worst case {board.ranked_by}",
-        "Worst case higher in",
-        "× training passes",
-    )
+    headings = ("Clean, balanced", f"Worst case {board.ranked_by}", "Worst case higher in", "× training passes")
     return Sheet("Single changes", (*words("Change"), *numbers(*headings)), tuple(lines)).without_empty()
 
 
-def _spread(values: Sequence[float]) -> TableCell:
-    if not values:
+def _spread(effects: Sequence[Measure], pairs: int) -> TableCell:
+    """The mean of some effects with their range, and how many they are where not all pairs have one."""
+    if not effects:
         return TableCell(NONE)
-    below = reach(min(values), max(values)) if len(values) > 1 else ""
-    return TableCell(signed(fmean(values)), fmean(values), below=below)
+    values = [effect.value for effect in effects]
+    mean, notes = fmean(values), [reach(min(values), max(values))] if len(values) > 1 else []
+    if len(values) < pairs:
+        notes.append(counted(len(values), "pair"))
+    figure = Estimate(mean, None, None, min(effect.n for effect in effects))
+    return TableCell(signed(mean), mean, figure, below=", ".join(notes))
 
 
 def training(board: Board) -> Sheet:

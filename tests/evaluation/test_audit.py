@@ -16,7 +16,7 @@ from traps import Blocked, Misleading, Noisy, Quantised, Saturated, Winners
 
 from robbench.core.contracts import Classifier
 from robbench.defenses.jpeg import Jpeg
-from robbench.evaluation.audit import CAUTIONS, FLAGS, examine
+from robbench.evaluation.audit import CAUTIONS, FLAGS, examine, marked
 from robbench.results.schema import ConditionSpec, Outcome, StageSpec
 
 CHAINS = ("fgsm@0.1", "pgd[steps=20]@0.1", "square[queries=300]@0.1", "uniform-noise@0.1")
@@ -352,3 +352,19 @@ def test_survivors_are_the_only_ones_to_be_drawn_from() -> None:
     assert len(found) == 5
     assert set(found.ids) <= set(ids)
     assert len(evaluate(given, wanted, survivors=ids[:0]).outcome) == 0
+
+
+def test_the_audit_looks_at_the_attacks_of_the_size_that_ranks() -> None:
+    """At the reference size the loss has gradients and a remedy was run; where the board ranks, neither."""
+    clean = outcome("clean", LABELS, k=4, flat_ce=np.arange(N) < 50)
+    margins = spec("apgd-margin", steps=20, losses=("margin",))
+    larger = spec("pgd", eps=0.2, steps=20, losses=())
+    found = cells((CLEAN, clean), (margins, attacked(50)), (larger, attacked(60)))
+    found[0] = found[0][0].model_copy(update={"traits": ("outputs-probabilities",)}), found[0][1]
+
+    def blocking(rank_by: str) -> set[str]:
+        (marks,) = [record.flags for record, _ in marked(found, rank_by) if record.spec.condition.kind == "clean"]
+        return set(marks)
+
+    assert blocking("") == blocking("linf@0.1") == blocking("l2@3") == set()
+    assert blocking("linf@0.2") == {"zero-gradient", "outputs-probabilities"}

@@ -18,6 +18,7 @@ from robbench.evaluation.metrics.draws import Draws
 from robbench.evaluation.metrics.passes import Passes
 from robbench.evaluation.metrics.robustness import Robustness
 from robbench.evaluation.metrics.success import Success
+from robbench.evaluation.scoring import scored
 from robbench.evaluation.statistics import wilson
 from robbench.evaluation.verdicts import distances, judged
 from robbench.results.schema import ConditionKind, Outcome
@@ -213,3 +214,25 @@ def test_agreement_of_scores_and_decisions() -> None:
     clean = make("clean", [0, 1], [0, 1], [0, 1], k=2, scored=[1, 1])
     assert Agreement().measure(clean)["surrogate_agreement"] == pytest.approx((0.5, *wilson(1, 2)[1:3], 2))
     assert Agreement().measure(make("natural", [0], [0], [0])) == {}
+
+
+def test_any_wrong_class_counts_where_every_target_is_tried() -> None:
+    """The curve over sizes then ends at robust accuracy, also where an attempt ends in a class it did not aim at."""
+    every = np.array([[-1, 2, 2], [1, -1, 1], [2, 2, -1], [-1, -1, -1]])
+    result = make(
+        "attack", [0, 1, 2, 0], [0, 1, 2, 1], [2, 1, 2, 1], targets=[1, 0, 0, -1], every_target=every, linf=[0.1] * 4
+    )
+    found = distances(result, "linf", 0.1)
+    assert found.tolist() == [0.1, np.inf, np.inf, 0]
+    assert ((found > 0.1) == result.robust).all()
+
+
+def test_a_cell_of_a_chain_counts_the_same_images_as_right_throughout() -> None:
+    """Its record's confusion matrix and accuracy are both of the predictions after the chain, whatever was before."""
+    from board_cells import CHAIN, cell, model
+
+    result = make("chain", [0, 0, 1, 1, 2], [0, 1, 1, 1, 0], [0, 0, 0, 1, 0])
+    record = scored(cell(model("a"), CHAIN, result)[0], result, Registry(installed=False))
+    assert np.trace(record.confusion) == 3
+    assert record.metrics["accuracy"].value == 3 / 5
+    assert record.metrics["robust_accuracy"].value == 2 / 5

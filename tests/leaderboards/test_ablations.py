@@ -105,6 +105,25 @@ def test_pairs_are_rows_that_differ_in_one_part_alone() -> None:
     assert "+70.0" in text
 
 
+def test_means_over_pairs_on_other_images_stand_in_tables_of_their_own() -> None:
+    """Clean accuracy is of all images, the worst case of those that were attacked."""
+    made = rows(plain=0.2, fgm=0.9, smote=0.5)
+    half = np.arange(0, 40, 2)
+    some = [
+        cell(record.spec.model, PGD, outcome("attack", LABELS[half], LABELS[half], found.final[half], ids=half))
+        for record, found in made
+        if record.spec.condition.label == PGD.label and found is not None
+    ]
+    left = [one for one in made if one[0].spec.condition.label != PGD.label]
+    sheets = tables.contents.sheets(board_data("Toys", "small", [*left, *some]), detail=Detail.README)["effects"]
+    assert [sheet.caption for sheet in sheets] == ["Single changes, n = 40", "Single changes, n = 20"]
+    headings = [[heading.text for heading in sheet.headings] for sheet in sheets]
+    assert headings == [["Change", "Clean, balanced"], ["Change", "Worst case Linf 0.1", "Worst case higher in"]]
+    (whole,) = tables.contents.sheets(board_data("Toys", "small", made), detail=Detail.README)["effects"]
+    assert (whole.caption, len(whole.headings)) == ("Single changes", 4)
+    assert "fgm vs. no defense (1 pair)" in markdown_table(whole)
+
+
 def test_findings_say_what_the_objective_does_and_how_sure_that_is() -> None:
     text = " ".join(findings(board_data("Toys", "small", rows(0, 1, 2, plain=0.2, angular=0.9))))
     assert "Single changes, in points: angular vs. ce +70.0 (" in text
@@ -223,7 +242,7 @@ def test_references_stand_beside_our_own_figures() -> None:
     assert ours == [1.0, 0.5, 1.0, None]
     text = markdown_table(tables.robustness.references(board, references))
     assert "| Model | Condition | Accuracy | Recall of cat | Macro F1 | Remark |" in text
-    assert "| plain | clean | 90.0 → 100.0 (91.2–100.0) | – | 80.0 → 100.0 | one seed |" in text
+    assert "| plain | clean | 90.0 → 100.0 (91.2–100.0) | – | 80.0 → 100.0 (88.6–100.0) | one seed |" in text
     assert "| nobody | clean | 10.0 → – |" in text
 
 

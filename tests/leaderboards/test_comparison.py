@@ -16,7 +16,7 @@ from robbench.leaderboards import board_data, tables
 from robbench.leaderboards.board import Board, Row
 from robbench.leaderboards.readme import readme
 from robbench.leaderboards.sheet import Detail, Sheet, by_samples
-from robbench.results.schema import ConditionSpec
+from robbench.results.schema import ConditionSpec, Reference
 
 N = 24
 TRUTH = np.arange(N) % 2
@@ -215,6 +215,24 @@ def test_confusion_under_a_chain_counts_what_its_robust_accuracy_counts() -> Non
     assert np.trace(found.confusion) / 4 == found.rates.share.value
     (sheet,) = tables.classes.per_class(board)
     assert lines(sheet)[0][4] == "50.0", "macro F1 by the same rule"
+    published = Reference(row="a", condition=CHAIN.label, figure="macro_f1", value=0.75)
+    assert tables.robustness.compared(board, published) is None, "which published figures do not follow"
+
+
+def test_confusion_and_macro_f1_are_of_the_images_that_accuracy_is_of() -> None:
+    """Of those that all rows have, even where a row was run on more."""
+    truth, images = np.arange(40) % 2, np.arange(30)
+    final = np.where(np.arange(40) < 30, truth, 1 - truth)
+    whole = cell(model("a"), PGD, outcome("attack", truth, truth, final))
+    part = cell(model("b"), PGD, outcome("attack", truth[images], truth[images], final[images], ids=images))
+    found = board_data("", "", [whole, part]).rows[0].cells[PGD.label]
+    assert found.rates is not None
+    assert (found.rates.share.value, found.rates.share.n) == (1.0, 30)
+    assert found.confusion == ((15, 0), (0, 15))
+    f1 = found.detail("macro_f1")
+    assert f1 is not None
+    assert (f1.value, f1.n) == (1.0, 30)
+    assert f1.low is not None
 
 
 def test_single_changes_on_other_images_stand_in_tables_of_their_own() -> None:

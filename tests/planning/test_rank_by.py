@@ -9,6 +9,7 @@ import pytest
 from grid_files import tiny, write_grid
 
 from robbench.core.threat_model import Norm, Threat
+from robbench.data.dataset import EpsList
 from robbench.execution.boards import note_boards
 from robbench.planning.audit_conditions import ranking_threat
 from robbench.planning.conditions import ConditionRequest
@@ -17,7 +18,11 @@ from robbench.planning.planner import make_plan
 from robbench.results.schema import BoardNote
 from robbench.results.store import Store
 
-REFERENCE = {"linf": 8 / 255, "l2": 0.5}
+EPS: dict[Norm, EpsList] = {
+    "linf": EpsList((2 / 255, 4 / 255, 8 / 255), 8 / 255),
+    "l2": EpsList((0.5, 1.0), 0.5),
+    "l0": EpsList((10.0,), 10.0),
+}
 
 
 @pytest.mark.parametrize(
@@ -30,21 +35,26 @@ REFERENCE = {"linf": 8 / 255, "l2": 0.5}
         ("l2@ref", "l2@0.5"),
         ("l2@1/2", "l2@0.5"),
         ("l1@12", "l1@12"),
+        ("linf@middle", "linf@4/255"),
+        ("l2@middle", "l2@1"),
+        ("l0@middle", "l0@10"),
     ],
 )
 def test_one_size_is_noted_in_one_way(asked: str, noted: str) -> None:
-    assert ranking_size(asked, REFERENCE) == noted
+    assert ranking_size(asked, EPS) == noted
 
 
-@pytest.mark.parametrize("asked", ["8/255", "@8/255", "linf@", "linf@inf", "l1@ref", "Linf@0.1", "linf@0.1@0.2"])
+@pytest.mark.parametrize(
+    "asked", ["8/255", "@8/255", "linf@", "linf@inf", "l1@ref", "l1@middle", "linf@half", "Linf@0.1", "linf@0.1@0.2"]
+)
 def test_what_is_no_size_is_refused(asked: str) -> None:
     with pytest.raises(ValueError, match=r"norm|size|reference"):
-        ranking_size(asked, REFERENCE)
+        ranking_size(asked, EPS)
 
 
 def test_built_in_grids_say_nothing_or_something_valid() -> None:
     for name, text in built_in_grids().items():
-        ranking_size(parse_grid(text, name).rank_by, {norm: 0.1 for norm in ("linf", "l2", "l1", "l0")})
+        ranking_size(parse_grid(text, name).rank_by, EPS)
 
 
 def test_the_board_notes_it_and_notes_without_it_rank_as_before(tmp_path: Path) -> None:
@@ -61,8 +71,6 @@ def test_the_board_notes_it_and_notes_without_it_rank_as_before(tmp_path: Path) 
 
 def test_the_audit_looks_where_the_board_ranks() -> None:
     from subjects import REGISTRY
-
-    from robbench.data.dataset import EpsList
 
     reference: dict[Norm, float] = {"linf": 0.1}
     conditions = [

@@ -30,7 +30,8 @@ def classification(labels: Ints, predictions: Ints, num_classes: int) -> dict[st
 
     ``accuracy``, ``balanced_accuracy``, ``worst_class_accuracy``; ``precision``, ``recall`` and ``f1``, per class and
     as ``macro_`` and ``weighted_`` averages over the classes that have samples; ``support`` per class. The precision of
-    a class that is never predicted is 0 by convention, without an interval; F1 has no interval.
+    a class that is never predicted is 0 by convention, without an interval. F1 has no interval here; boards give one to
+    its macro average, see ``robbench.evaluation.macro_f1``.
     """
     from sklearn.metrics import f1_score
 
