@@ -14,6 +14,7 @@ import resource
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
@@ -26,6 +27,8 @@ from typing import Any
 _CONTEXT: Any = multiprocessing.get_context("forkserver" if sys.platform == "linux" else "spawn")
 _SHARE = 0.9
 """Share of the memory that is free at its start which a process may take."""
+_WAITS = (0.1, 1.0, 5.0)
+"""Seconds before a process is started once more."""
 
 
 def prepare() -> None:
@@ -62,9 +65,18 @@ class Child:
             apart: Whether it runs code of plugins.
         """
         ours, theirs = multiprocessing.Pipe()
-        process = _CONTEXT.Process(target=_begin, args=(target, theirs, arguments, device, apart, dict(os.environ)))
+        given = (target, theirs, arguments, device, apart, dict(os.environ))
         with theirs, _no_main_module():
-            process.start()
+            for wait in (*_WAITS, None):
+                process = _CONTEXT.Process(target=_begin, args=given)
+                try:
+                    process.start()
+                    break
+                except (EOFError, ConnectionError):
+                    # A plugin, or the system for want of memory, has killed the process that these are forked from.
+                    if wait is None:
+                        raise
+                    time.sleep(wait)
         return cls(process, ours, apart)
 
     @property
@@ -125,6 +137,8 @@ def _begin(
     if apart:
         os.setsid()
     _end_with_parent(apart)
+    # Processes of a plugin start as they do in any program, not as this one did, where its module is not known.
+    multiprocessing.set_start_method(multiprocessing.get_all_start_methods()[0], force=True)
     # That of the process that this one was forked from may be older.
     os.environ.clear()
     os.environ.update(environment)
