@@ -64,7 +64,9 @@ def check_writable(directory: Path, option: str) -> None:
     if not place.is_dir():
         raise RequestError(f'"{directory}" cannot be written to: {place} is not a directory', option)
     if not os.access(place, os.W_OK | os.X_OK):
-        raise RequestError(f'"{directory}" cannot be written to: no permission to write in {place}', option)
+        fixed = hasattr(os, "statvfs") and os.statvfs(place).f_flag & os.ST_RDONLY
+        reason = f"the file system of {place} is read-only" if fixed else f"no permission to write in {place}"
+        raise RequestError(f'"{directory}" cannot be written to: {reason}', option)
 
 
 def digest_files(files: Sequence[Path]) -> str:

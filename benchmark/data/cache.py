@@ -108,7 +108,9 @@ def _kept(located: Located, entry: Path) -> DecodedImages:
             _keep(raw, entry)
             decoded = _cached(entry)
     except OSError as error:
-        raise StoreError(f"decoded images cannot be kept in {entry.parent}: {error.strerror or error}") from error
+        # NumPy tells how much it could write, and not what stopped it.
+        reason = error.strerror or f"there is no more room ({error})"
+        raise StoreError(f"decoded images cannot be kept in {entry.parent}: {reason}") from error
     if decoded is None:
         raise StoreError(f"decoded images were written to {entry} and cannot be read from there")
     return decoded

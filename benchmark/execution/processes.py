@@ -15,6 +15,7 @@ import resource
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
@@ -35,6 +36,8 @@ _NO_WORD = 255
 """Status of a process whose end nobody can tell, since the one that it was forked from is gone; it may go on."""
 _BECOME_REAPER = 36
 """PR_SET_CHILD_SUBREAPER of Linux: orphans of processes below come to this one."""
+_WAITS = (0.0, 0.1, 1.0, 5.0)
+"""Seconds before each attempt to start a process: the one that it is forked from may have been killed."""
 
 
 def prepare() -> None:
@@ -76,8 +79,8 @@ class Child:
         ours, theirs = multiprocessing.Pipe()
         given = (target, theirs, arguments, device, apart, dict(os.environ))
         with theirs, _no_main_module():
-            # The process that others are forked from may have been killed a moment ago; the second time, it is new.
-            for _ in range(2):
+            for wait in _WAITS:
+                time.sleep(wait)
                 process = _CONTEXT.Process(target=_begin, args=given)
                 try:
                     process.start()
@@ -154,6 +157,8 @@ def _begin(
         os.setsid()
         _keep_whole(connection)
     _end_with_parent()
+    # Processes of a plugin start as they do in any program, not as this one did, where its module is not known.
+    multiprocessing.set_start_method(multiprocessing.get_all_start_methods()[0], force=True)
     # That of the process that this one was forked from may be older.
     os.environ.clear()
     os.environ.update(environment)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import os
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager
@@ -38,7 +39,8 @@ _DIVERGED = "diverged.json"
 
 def is_store(folder: Path) -> bool:
     """Whether somebody keeps results there, or only decoded images so far."""
-    return (folder / ".lock").is_file() or any(folder.glob("data/*/meta.json"))
+    # Not by ``Path.is_file``, which fails in a folder that must not be looked into.
+    return os.path.isfile(folder / ".lock") or any(folder.glob("data/*/meta.json"))
 
 
 @dataclass(frozen=True)

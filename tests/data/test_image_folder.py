@@ -253,8 +253,6 @@ def test_whatever_the_system_can_name_is_read_or_refused(
     [
         (("train", "test"), 8, ""),
         (("Train", "Testing"), 8, ""),
-        (("train", "val"), 8, "there is no test"),
-        (("TRAINING", "Validation"), 8, "there is no test"),
         (("train", "val", "test"), 8, "images of val are added to those of train"),
         (("train",), 0, ""),
         (("train", "test", "labels"), 8, "not read: labels"),
@@ -275,6 +273,8 @@ def test_folders_of_splits_are_read_as_splits(parts: tuple[str, ...], test: int,
     "folders",
     [
         ("val/cat", "val/dog", "test/cat", "test/dog"),
+        ("train/cat", "train/dog", "val/cat", "val/dog"),
+        ("TRAINING/cat", "TRAINING/dog", "Validation/cat", "Validation/dog"),
         ("train/cat", "train/dog", "cat", "dog"),
         ("train/cat", "train/dog", "test"),
         ("train/cat", "train/dog", "training/cat", "training/dog", "test/cat", "test/dog"),
@@ -285,6 +285,36 @@ def test_what_could_be_splits_or_classes_is_refused(folders: tuple[str, ...], tm
     for folder in folders:
         fill(tmp_path / "in" / folder)
     assert str(tmp_path / "in") in refusal(tmp_path / "in")
+
+
+def test_images_for_validation_are_tested_on_only_where_somebody_says_so(tmp_path: Path) -> None:
+    root = tmp_path / "in"
+    for folder in ("train/cat", "train/dog", "dev/cat", "dev/dog"):
+        fill(root / folder)
+    assert "to test on the images of dev, rename it to test" in refusal(root)
+    (root / "dev").rename(root / "test")
+    assert read(root).is_test.sum() == 8
+    # The same images would be trained and tested on.
+    (root / "val").symlink_to("test")
+    assert '"test" and "val" are the same folder' in refusal(root)
+
+
+@pytest.mark.parametrize("link", ["bird", "cat/self"])
+@pytest.mark.parametrize("target", ["in", "in/cat"])
+def test_links_that_lead_back_are_named_and_make_no_class(link: str, target: str, tmp_path: Path) -> None:
+    root = tmp_path / "in"
+    for name in ("cat", "dog"):
+        fill(root / name)
+    (root / link).symlink_to(tmp_path / target)
+    if link == "bird" and target == "in":
+        assert "bird is a link that leads back to where it lies" in refusal(root)
+    elif link == "bird":
+        assert '"bird" and "cat" are the same folder' in refusal(root)
+    else:
+        found = read(root)
+        assert found.class_names == ("cat", "dog")
+        assert len(found.labels) == 8
+        assert "cat/self" in found.remarks[0]
 
 
 def test_a_class_may_be_called_train(tmp_path: Path) -> None:
@@ -301,9 +331,29 @@ def test_a_store_in_the_folder_is_no_class(tmp_path: Path) -> None:
     with Store(tmp_path / "in" / "other").lock():
         pass
     assert read(tmp_path / "in").fingerprint == before.fingerprint
+    # At any depth: its figures are no images of a class.
+    nested = Store(tmp_path / "in" / "a" / "results" / "runs")
+    with nested.lock():
+        fill(nested.root / "figures", level=200)
+    assert read(tmp_path / "in").fingerprint == before.fingerprint
     with Store(tmp_path / "in").lock():
         pass
     assert "is a store of robbench" in refusal(tmp_path / "in")
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="nothing is forbidden to root")
+@pytest.mark.parametrize("what", ["in", "in/a", "in/a/more", "in/a/0.png"])
+def test_what_must_not_be_read_is_named_as_such(what: str, tmp_path: Path) -> None:
+    for name in ("a", "b", "a/more"):
+        fill(tmp_path / "in" / name)
+    (tmp_path / what).chmod(0)
+    try:
+        message = refusal(tmp_path / "in")
+    finally:
+        (tmp_path / what).chmod(0o700)
+    assert str(tmp_path / what) in message
+    assert "ermission denied" in message
+    assert ".lock" not in message
 
 
 # -------------------------------------------------- where data lies

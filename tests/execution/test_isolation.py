@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from multiprocessing import forkserver
 from pathlib import Path
 
 import numpy as np
@@ -16,9 +17,10 @@ import tiny
 from plugin_files import GRAY, write
 
 from robbench.core.registry import Registry
-from robbench.execution import jobs, local
+from robbench.execution import jobs, local, processes
 from robbench.execution.jobs import Progress, carry_out
 from robbench.execution.runner import remaining
+from robbench.execution.worker import work
 from robbench.planning.plan import Plan
 from robbench.results.schema import Record
 from robbench.results.store import Store
@@ -29,12 +31,15 @@ pytestmark = [
 ]
 
 HEAD = """
-import ctypes, os, random, signal, subprocess, sys, threading, time, warnings
+import concurrent.futures, ctypes, os, random, signal, subprocess, sys, threading, time, warnings
 from dataclasses import dataclass
 import numpy as np
 import torch
 import robbench.evaluation.referee
 from robbench import Attack, Classifier, Defense, Measure, Metric, register_attack, register_defense, register_metric
+
+def settle():
+    return 7
 
 def fgsm(model, images, labels, eps):
     x = images.clone().requires_grad_(True)
@@ -86,6 +91,7 @@ BEHAVING = {
     "leaves-behind": "threading.Thread(target=lambda: [time.sleep(0.01), sys.exit(3)], daemon=True).start(); "
     "subprocess.Popen(['sleep', '98765']); subprocess.Popen(['sleep', '98765'], start_new_session=True)",
     "forks": "os.fork()",
+    "pools": "concurrent.futures.ProcessPoolExecutor(1).submit(settle).result()",
     "catches": "signal.signal(signal.SIGTERM, signal.SIG_IGN); __import__('atexit').register(lambda: os._exit(0))",
 }
 
@@ -121,7 +127,7 @@ def outcomes(plan: Plan) -> dict[str, bytes]:
     }
 
 
-def processes(words: str) -> Iterator[int]:
+def running(words: str) -> Iterator[int]:
     for path in Path("/proc").glob("[0-9]*/cmdline"):
         try:
             if words in path.read_bytes().replace(b"\0", b" ").decode():
@@ -160,7 +166,7 @@ def test_attacks_that_misbehave_fail_alone(tmp_path: Path) -> None:
     run(alone)
     together = outcomes(plan)
     assert outcomes(alone).items() <= together.items()
-    assert not list(processes("sleep 98765")), "what a plugin started goes on"
+    assert not list(running("sleep 98765")), "what a plugin started goes on"
 
 
 def test_an_attack_that_never_returns_is_ended(tmp_path: Path) -> None:
@@ -443,6 +449,20 @@ def test_a_record_says_that_attack_and_model_are_of_one_plugin(tmp_path: Path) -
     assert not any(
         "judged where" in note for key, found in notes.items() if key != ("forks-too", "gray@0.1") for note in found
     )
+
+
+def test_processes_start_though_the_one_that_they_are_forked_from_was_killed() -> None:
+    processes.prepare()
+    for _ in range(3):
+        os.kill(_forked_from(), signal.SIGKILL)
+        child = processes.Child.start(work, 1, device="cpu", apart=False)
+        assert child.process.is_alive()
+        child.end()
+
+
+def _forked_from() -> int:
+    found: int = forkserver._forkserver._forkserver_pid  # type: ignore[attr-defined]
+    return found
 
 
 def test_a_worker_that_dies_costs_one_cell(tmp_path: Path) -> None:

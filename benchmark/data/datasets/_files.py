@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from robbench.core.errors import RequestError
 from robbench.data.dataset import Raw
 from robbench.results.schema import digest
+from robbench.results.store import is_store
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -228,11 +229,19 @@ def subfolders(folder: Path) -> dict[str, str]:
     """Paths of the folders in a folder by their names as ``shown``, sorted; hidden ones are left out.
 
     Raises:
-        RequestError: If the folder cannot be read, or two names are the same text.
+        RequestError: If the folder cannot be read, two names are the same text, a link leads back to the folder itself
+            or to one above it, or it makes one folder two.
     """
     found: dict[str, str] = {}
+    places: dict[Path, str] = {}
     for entry in sorted(entries(folder), key=lambda entry: entry.name):
         if entry.is_dir():
+            place = Path(entry.path).resolve()
+            if folder.resolve().is_relative_to(place):
+                raise RequestError(f"{shown(entry.path)} is a link that leads back to where it lies; remove it")
+            if place in places:
+                raise RequestError(f'{folder}: "{places[place]}" and "{shown(entry.name)}" are the same folder')
+            places[place] = shown(entry.name)
             if shown(entry.name) in found:
                 raise RequestError(f'{folder} holds two folders whose names are both written "{shown(entry.name)}"')
             found[shown(entry.name)] = entry.path
@@ -265,7 +274,8 @@ def is_image(entry: os.DirEntry[str]) -> bool:
 def _under(folder: Path | str) -> Iterator[os.DirEntry[str]]:
     for entry in entries(folder):
         if entry.is_dir(follow_symlinks=False):
-            yield from _under(entry.path)
+            # A store of robbench holds figures, which are no images of the class.
+            yield from () if is_store(Path(entry.path)) else _under(entry.path)
         elif not is_clutter(entry):
             yield entry
 

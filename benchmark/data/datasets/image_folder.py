@@ -47,11 +47,12 @@ _SPLITS = {
 class ImageFolder(Dataset):
     """Images of any size in folders that are named after their classes.
 
-    The folder holds class folders, or folders of splits (``train`` with ``test``, ``val`` or both, or names like them)
-    which hold class folders of the same names. Where there is no ``test``, ``val`` holds the test images; where there
-    are both, those of ``val`` are added to those of ``train``, from which validation images are drawn. A store of
-    robbench that lies in the folder is no class. What else is not read is counted and named. Images are made square by
-    cutting off what is longer. The imbalanced variant has the first three classes, in the proportions 4949 : 466 : 210.
+    The folder holds class folders, or folders of splits (``train`` with ``test``, and ``val`` besides, or names like
+    them) which hold class folders of the same names. The images of ``val`` are added to those of ``train``, from which
+    validation images are drawn; ``val`` without ``test`` is refused, since the user is to say what is tested on. Stores
+    of robbench that lie in the folder are not read. What else is not read is counted and named. Images are made square
+    by cutting off what is longer. The imbalanced variant has the first three classes, in the proportions
+    4949 : 466 : 210.
 
     Attributes:
         path: The folder; empty for the one given as data directory.
@@ -136,7 +137,11 @@ def _parts(root: Path) -> tuple[list[tuple[str, bool]], list[str]]:
     if validation is None:
         return [(train, False), *([(test, True)] if test else [])], remarks
     if test is None:
-        return [(train, False), (validation, True)], [*remarks, f"there is no test: {validation} holds the test images"]
+        # Beside a test folder, these images would be trained on; what numbers rest on must not turn round by itself.
+        raise RequestError(
+            f"image-folder: {root} holds {train} and {validation} and no test; to test on the images of {validation}, "
+            "rename it to test"
+        )
     remarks.append(f"the images of {validation} are added to those of {train}; validation images are drawn from both")
     return [(train, False), (validation, False), (test, True)], remarks
 
