@@ -280,25 +280,29 @@ SPOILED: list[tuple[type[Steps], str]] = [
     (SaysNoGradients, "gradients as announced"),
 ]
 
+BREAK_NOTHING_ELSE = (
+    LeavesTraining,
+    CrashesWithTwo,
+    MisreadsTargets,
+    IgnoresZero,
+    SpendsMore,
+    SaysNoGradients,
+    NoEmptyBatch,
+)
+
 
 @pytest.mark.parametrize(("cls", "rule"), SPOILED)
 def test_an_attack_that_breaks_a_rule_is_told_which(cls: type[Steps], rule: str) -> None:
     results = check_attack(cls(), ("linf",))
-    assert rule in broken(results)
     assert broken(results)[rule]
+    if cls in BREAK_NOTHING_ELSE:
+        assert list(broken(results)) == [rule]
 
 
 def test_what_they_are_spoiled_from_breaks_none() -> None:
     results = check_attack(Steps(), ("linf", "l2", "l1"))
     assert broken(results) == {}
     assert None not in status(results).values()
-
-
-def test_most_spoiled_attacks_break_nothing_else() -> None:
-    alone = (LeavesTraining, CrashesWithTwo, MisreadsTargets, IgnoresZero, SpendsMore, SaysNoGradients, NoEmptyBatch)
-    for cls, rule in SPOILED:
-        if cls in alone:
-            assert list(broken(check_attack(cls(), ("linf",)))) == [rule], cls
 
 
 @dataclass(frozen=True)

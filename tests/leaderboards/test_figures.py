@@ -162,11 +162,14 @@ def test_a_broken_rule_is_found(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     before = dict(mpl.rcParams)
-    assert all(result.passed for result in judge(FIGURES, Well()))
     found = judge(FIGURES, figure)
     assert [place for place, result in enumerate(found) if not result.passed] == [rule]
     assert part in found[rule].detail
     assert dict(mpl.rcParams) == before
+
+
+def test_what_they_are_spoiled_from_breaks_none() -> None:
+    assert all(result.passed for result in judge(FIGURES, Well()))
 
 
 # --- what robustness costs

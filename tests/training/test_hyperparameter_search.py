@@ -352,6 +352,7 @@ KILLED = """
 """
 
 
+@pytest.mark.end_to_end
 def test_a_killed_search_goes_on_where_it_was(finished: tuple[Search, list[Trial]], tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-c", textwrap.dedent(KILLED), str(tmp_path)],
