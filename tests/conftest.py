@@ -7,12 +7,15 @@ from maps import map_by_axes
 
 pytest.register_assert_rewrite("browsing")
 
-# Small tensors lose more to the hand-over between threads than they gain.
-torch.set_num_threads(1)
-
 # How long an example takes says more of how busy the machine is than of what is tested.
 settings.register_profile("no deadline", deadline=None)
 settings.load_profile("no deadline")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup() -> None:
+    """One thread, whatever a test before left: small tensors lose more to the hand-over than they gain."""
+    torch.set_num_threads(1)
 
 
 @pytest.fixture
