@@ -45,12 +45,32 @@ def test_worked_examples_use_public_names_alone(name: str) -> None:
     assert checked == len(blocks(name, "python"))
 
 
-def test_the_worked_examples_of_the_contributing_guide_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    files = plugin_files("CONTRIBUTING.md", tmp_path)
-    registry = Registry(tuple(files), installed=False)
+def test_the_worked_examples_of_the_contributing_guide_are_components(tmp_path: Path) -> None:
+    registry = Registry(tuple(plugin_files("CONTRIBUTING.md", tmp_path)), installed=False)
     names = {name for kind in KINDS for name, entry in registry.entries(kind).items() if entry.plugin}
     stripes = {"stripes", "stripes-imbalanced"}
     assert names == {"corner-search", "noise-training", "cost-per-success", "clean-bars"} | stripes
+
+
+@pytest.mark.usefixtures("one_core")
+def test_the_worked_examples_of_the_contributing_guide_run_together(tmp_path: Path) -> None:
+    files = plugin_files("CONTRIBUTING.md", tmp_path)
+    grid = tmp_path / "examples.toml"
+    grid.write_text(
+        'datasets = ["stripes-imbalanced"]\nconditions = ["clean", "corner-search@ref"]\n'
+        '[[models]]\ndefense = ["none", "noise-training"]\nrecipe = { epochs = 1 }\n',
+        encoding="utf-8",
+    )
+    words = ["run", "--grid", str(grid), "--out", str(tmp_path / "runs"), "--limit", "9", "--workers", "1"]
+    assert main([*words, *(word for file in files for word in ("--plugin", str(file)))]) == 0
+    assert len(list((tmp_path / "runs").rglob("clean-bars.png"))) == 1
+    assert any("forwards_per_success" in path.read_text() for path in (tmp_path / "runs").rglob("record.json"))
+
+
+@pytest.mark.end_to_end
+@pytest.mark.usefixtures("one_core")
+def test_the_worked_examples_of_the_contributing_guide_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    files = plugin_files("CONTRIBUTING.md", tmp_path)
     grid = tmp_path / "examples.toml"
     grid.write_text(
         'datasets = ["stripes", "stripes-imbalanced"]\nconditions = ["clean", "corner-search@ref"]\n'
@@ -66,6 +86,7 @@ def test_the_worked_examples_of_the_contributing_guide_run(tmp_path: Path, capsy
     assert any("forwards_per_success" in path.read_text() for path in (tmp_path / "runs").rglob("record.json"))
 
 
+@pytest.mark.usefixtures("one_core", "no_figures")
 def test_the_plugins_of_the_readme_run(tmp_path: Path) -> None:
     files = plugin_files("README.md", tmp_path)
     grid = tmp_path / "mine.toml"

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import fcntl
+import gc
 import multiprocessing
 import multiprocessing.connection
 import os
@@ -28,6 +29,8 @@ from robbench.core.errors import StoreError
 
 # A fork of a process that has torch loaded starts at once; elsewhere than on Linux, libraries do not bear that.
 _CONTEXT: Any = multiprocessing.get_context("forkserver" if sys.platform == "linux" else "spawn")
+_LOADED = ["robbench.execution.worker", "sklearn.metrics", "torch._dynamo"]
+"""Modules that are loaded before a process is forked; libraries import the last one for every optimizer."""
 _SHARE = 0.9
 """Share of the memory that is free at its start which a process may take."""
 _PATIENCE = 5.0
@@ -45,7 +48,7 @@ def prepare() -> None:
     if sys.platform == "linux":
         from multiprocessing import forkserver
 
-        _CONTEXT.set_forkserver_preload(["robbench.execution.worker"])
+        _CONTEXT.set_forkserver_preload(_LOADED)
         forkserver.ensure_running()
 
 
@@ -151,6 +154,8 @@ def _begin(
     apart: bool,
     environment: dict[str, str],
 ) -> None:
+    # What was loaded before the fork is no garbage: looking for some there takes time, and copies its pages.
+    gc.freeze()
     # Ctrl-C reaches every process of a terminal; the parent ends the others.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if apart:

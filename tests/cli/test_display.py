@@ -3,6 +3,7 @@ from __future__ import annotations
 import io
 from pathlib import Path
 
+import pytest
 import tiny
 
 from robbench.cli._display import Terminal
@@ -14,6 +15,7 @@ from robbench.results.garbage_collection import remove, survey
 from robbench.results.store import Store
 
 
+@pytest.mark.usefixtures("one_core")
 def test_a_run_in_a_terminal_shows_bars_and_ends_without_them(tmp_path: Path) -> None:
     plan = tiny.make(tmp_path, ["", "defense = 'fgm'"], ["clean", "fgsm@ref"], limit=20)
     work = remaining(plan, Store(plan.request.out))
@@ -28,6 +30,7 @@ def test_a_run_in_a_terminal_shows_bars_and_ends_without_them(tmp_path: Path) ->
     assert "4 to do" in shown
 
 
+@pytest.mark.usefixtures("one_core")
 def test_what_an_interrupted_run_finished_survives_cleaning(tmp_path: Path) -> None:
     plan = tiny.make(tmp_path, ["", "defense = 'fgm'"], ["clean", "fgsm@ref"], limit=20)
     store = Store(plan.request.out)

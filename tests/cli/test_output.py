@@ -31,6 +31,7 @@ def start(*words: str, **environment: str) -> subprocess.Popen[bytes]:
     )
 
 
+@pytest.mark.end_to_end
 def test_a_run_goes_on_without_its_reader_and_without_letters(tmp_path: Path) -> None:
     grid = tmp_path / "grid.toml"
     grid.write_text(tiny.grid_text(conditions=["clean", "fgsm@ref"], recipe="epochs = 1"), encoding="utf-8")

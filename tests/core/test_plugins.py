@@ -14,7 +14,7 @@ from robbench.planning.grid import Request
 from robbench.planning.planner import make_plan
 from robbench.results.store import Store
 
-pytestmark = pytest.mark.usefixtures("one_core")
+pytestmark = pytest.mark.usefixtures("one_core", "no_figures")
 EXACT = '''
 import torch
 from dataclasses import dataclass
@@ -187,6 +187,7 @@ def test_an_attack_without_perturb_is_refused(tmp_path: Path, capsys: pytest.Cap
 # --- installed plugins
 
 
+@pytest.mark.end_to_end
 def test_an_installed_plugin_is_found_by_its_entry_point(tmp_path: Path) -> None:
     package = tmp_path / "site" / "gray_plugin"
     write(package / "__init__.py", "from gray_plugin.attack import Gray\nfrom gray_plugin.defense import Shrink\n")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ from plugin_files import GRAY, GRID, PLAIN, SHRINK, SHRUNK, cells, changed_files
 
 from robbench.results.store import Store
 
-pytestmark = pytest.mark.usefixtures("one_core")
+pytestmark = pytest.mark.usefixtures("one_core", "no_figures")
 CRIMES = {
     "raises": ("raise ValueError('no luck today')", "ValueError: no luck today"),
     "leaves-the-ball": ("return (images + 2 * threat.eps).clamp(0, 1)", "the change stays within eps"),
@@ -51,15 +51,21 @@ class Crime{number}(Attack):
     return text
 
 
-def test_what_breaks_a_rule_fails_alone_and_is_tried_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    plugin = write(tmp_path / "crimes.py", crime_plugin(CRIMES))
-    conditions = [*(f"{name}@ref" for name in CRIMES), "clean", "fgsm@ref"]
+@pytest.mark.parametrize(
+    "names", [("raises", "leaves-the-ball", "changes-weights"), pytest.param(CRIMES, marks=pytest.mark.end_to_end)]
+)
+def test_what_breaks_a_rule_fails_alone_and_is_tried_again(
+    names: Collection[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    crimes = {name: CRIMES[name] for name in names}
+    plugin = write(tmp_path / "crimes.py", crime_plugin(crimes))
+    conditions = [*(f"{name}@ref" for name in crimes), "clean", "fgsm@ref"]
     write_grid(tmp_path / "grid.toml", tiny(conditions=conditions))
     assert run(tmp_path, plugin) == 1
     shown = capsys.readouterr()
     assert "Traceback" not in shown.out + shown.err
     found = {condition: record for (_, condition), record in cells(tmp_path, plugin).items()}
-    for name, (_, rule) in CRIMES.items():
+    for name, (_, rule) in crimes.items():
         record = found[f"{name}@0.1"]
         assert record.status == "failed"
         assert rule in str(record.reason)
@@ -81,12 +87,12 @@ def test_what_breaks_a_rule_fails_alone_and_is_tried_again(tmp_path: Path, capsy
     capsys.readouterr()
     before = changed_files(tmp_path)
     assert run(tmp_path, plugin) == 1
-    assert f"2 done, {len(CRIMES)} to do" in capsys.readouterr().out
+    assert f"2 done, {len(crimes)} to do" in capsys.readouterr().out
     after = changed_files(tmp_path)
     untouched = {found["clean"].key, found["fgsm@0.1"].key}
     assert {key for key in before if after[key] == before[key]} == untouched
 
-    mended: dict[str, tuple[str, str]] = {name: ("return images.clone()", "") for name in CRIMES}
+    mended: dict[str, tuple[str, str]] = {name: ("return images.clone()", "") for name in crimes}
     write(plugin, crime_plugin(mended))
     assert run(tmp_path, plugin) == 0
     assert {record.status for record in cells(tmp_path, plugin).values()} == {"done"}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 import sys
 from pathlib import Path
 
@@ -16,20 +15,18 @@ from robbench.core.extras import require
 LABELS = "finding suspected label errors needs cleanlab; pip install 'robbench[labels]'"
 
 
-def test_grids_are_planned_and_run_without_them(tmp_path: Path) -> None:
-    write_grid(tmp_path / "grid.toml", tiny(conditions=["clean"]))
-    code = """
-import sys
-sys.modules["cleanlab"] = sys.modules["optuna"] = None  # importing them raises from here on
-from robbench.cli.main import main
-out = sys.argv[1]
-for grid in ("full", "quick", "smoke", "generalization-study"):
-    assert main(["plan", "--grid", grid, "--dataset", "digits", "--out", out]) == 0, grid
-assert main(["list"]) == 0
-sys.exit(main(["run", "--grid", out + "/grid.toml", "--out", out + "/runs", "--limit", "20", "--workers", "1"]))
-"""
-    done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0, done.stderr
+@pytest.mark.usefixtures("one_core", "no_figures")
+def test_grids_are_planned_and_run_without_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in sys.modules if name.partition(".")[0] in ("cleanlab", "optuna")]:
+        monkeypatch.delitem(sys.modules, name)
+    for name in ("cleanlab", "optuna"):
+        monkeypatch.setitem(sys.modules, name, None)  # importing it raises from here on
+    out = ["--out", str(tmp_path / "runs")]
+    for grid in ("full", "quick", "smoke", "generalization-study"):
+        assert main(["plan", "--grid", grid, "--dataset", "digits", *out]) == 0, grid
+    assert main(["list"]) == 0
+    grid = str(write_grid(tmp_path / "grid.toml", tiny(conditions=["clean"])))
+    assert main(["run", "--grid", grid, *out, "--limit", "20", "--workers", "1"]) == 0
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import tiny
 import torch
+from maps import map_by_axes
 from stores import files
 
 from robbench.cli.main import main
@@ -107,12 +108,13 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "tiny.toml").write_text(text, encoding="utf-8")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("robbench.execution.local.cores", lambda: 1)
+        map_by_axes(patch)
         assert run(folder) == 0
     return folder
 
 
 @pytest.fixture
-def folder(made: Path, tmp_path: Path, one_core: None) -> Path:
+def folder(made: Path, tmp_path: Path, one_core: None, no_umap: None) -> Path:
     for name in ("tiny.toml", "runs"):
         copy = shutil.copytree if (made / name).is_dir() else shutil.copy
         copy(made / name, tmp_path / name)
@@ -176,8 +178,16 @@ def heal(folder: Path, made: Path, damage: str, kinds: list[str], capsys: pytest
     ("damage", "kinds"),
     [
         ("flipped byte", ["weights", "record", "examples", "images", "exhibit", "note of a board", "page"]),
-        ("directory", ["training embeddings", "outcome", "labels", "note of the request", "hashes of boards", "table"]),
-        ("of another key", ["history", "embeddings", "meta", "README", "figure", "list of boards"]),
+        pytest.param(
+            "directory",
+            ["training embeddings", "outcome", "labels", "note of the request", "hashes of boards", "table"],
+            marks=pytest.mark.end_to_end,
+        ),
+        pytest.param(
+            "of another key",
+            ["history", "embeddings", "meta", "README", "figure", "list of boards"],
+            marks=pytest.mark.end_to_end,
+        ),
     ],
 )
 def test_much_damage_at_once_is_named_and_made_again(

@@ -4,24 +4,21 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
 import sys
-import time
-from collections.abc import Iterator
 from multiprocessing import forkserver
 from pathlib import Path
 
 import numpy as np
 import pytest
 import tiny
+from hostile import ATTACK, BEHAVING, FAILING, HEAD, attacks, by_condition, outcomes, run, running
 from plugin_files import GRAY, write
 
 from robbench.core.registry import Registry
-from robbench.execution import jobs, local, processes
-from robbench.execution.jobs import Progress, carry_out
+from robbench.execution import jobs, processes
+from robbench.execution.jobs import carry_out
 from robbench.execution.runner import remaining
 from robbench.execution.worker import work
-from robbench.planning.plan import Plan
 from robbench.results.schema import Record
 from robbench.results.store import Store
 
@@ -29,111 +26,6 @@ pytestmark = [
     pytest.mark.skipif(sys.platform != "linux", reason="signals, and processes in /proc"),
     pytest.mark.usefixtures("one_core"),
 ]
-
-HEAD = """
-import concurrent.futures, ctypes, os, random, signal, subprocess, sys, threading, time, warnings
-from dataclasses import dataclass
-import numpy as np
-import torch
-import robbench.evaluation.referee
-from robbench import Attack, Classifier, Defense, Measure, Metric, register_attack, register_defense, register_metric
-
-def settle():
-    return 7
-
-def fgsm(model, images, labels, eps):
-    x = images.clone().requires_grad_(True)
-    (g,) = torch.autograd.grad(torch.nn.functional.cross_entropy(model(x), labels, reduction="sum"), x)
-    return (images + eps * g.sign()).clamp(0, 1)
-"""
-ATTACK = '''
-@register_attack("{name}", norms=("linf",))
-@dataclass(frozen=True)
-class {cls}(Attack):
-    """Misbehaves."""
-
-    def perturb(self, model, images, labels, threat, rng):
-{body}
-'''
-FAILING = {
-    "exits": ("sys.exit(0)", "SystemExit: 0"),
-    "leaves": ("raise GeneratorExit", "GeneratorExit"),
-    "interrupts": ("raise KeyboardInterrupt", "KeyboardInterrupt"),
-    "stops": ("raise StopIteration", "RuntimeError: generator raised StopIteration"),
-    "mute": ("raise type('E', (Exception,), {'__str__': lambda self: 1 / 0})()", "crash: "),
-    "garbled": ("raise ValueError('\\ud800\\x1b[2J\\u202e' + 'a' * 10**6)", "ValueError: "),
-    "crashes": ("ctypes.string_at(0)", "crash: the process ended with SIGSEGV"),
-    "aborts": ("os.abort()", "crash: the process ended with SIGABRT"),
-    "quits": ("os._exit(0)", "crash: the process ended with status 0"),
-    "killed": ("os.kill(os.getpid(), signal.SIGKILL)", "crash: the process was killed (SIGKILL)"),
-    "cuts": ("os.closerange(0, 256)", "crash: the process "),
-    "orphans": ("os.fork() and os._exit(7); time.sleep(1000)", "crash: the process ended with status 7"),
-    "leaves-a-session": (
-        "subprocess.Popen(['sleep', '98765'], start_new_session=True); ctypes.string_at(0)",
-        "crash: the process ended with SIGSEGV",
-    ),
-    "leaves-a-daemon": (
-        "os.fork() or (os.setsid(), os.fork() and os._exit(0), os.execlp('sleep', 'sleep', '98765')); os.abort()",
-        "crash: the process ended with SIGABRT",
-    ),
-}
-SLEEPS = (
-    "subprocess.Popen(['sleep', '98764'], start_new_session=True); "
-    "signal.pthread_sigmask(signal.SIG_BLOCK, range(1, 64)); ctypes.PyDLL(None).sleep(1000)"
-)
-BEHAVING = {
-    "moves": "os.chdir('/')",
-    "patches": "torch.Tensor.argmax = lambda s, *a, **k: torch.zeros(len(s), dtype=torch.int64)",
-    "referees": "robbench.evaluation.referee.check_images = lambda images, changed, threat: images + 1",
-    "switches": "torch.set_num_threads(7); torch.use_deterministic_algorithms(True); torch.backends.mkldnn.enabled = "
-    "False; torch.set_float32_matmul_precision('medium'); warnings.simplefilter('error'); os.environ['A_B'] = '1'",
-    "closes": "sys.stdout.close(); sys.stderr.close(); os.close(1); os.close(2)",
-    "leaves-behind": "threading.Thread(target=lambda: [time.sleep(0.01), sys.exit(3)], daemon=True).start(); "
-    "subprocess.Popen(['sleep', '98765']); subprocess.Popen(['sleep', '98765'], start_new_session=True)",
-    "forks": "os.fork()",
-    "pools": "concurrent.futures.ProcessPoolExecutor(1).submit(settle).result()",
-    "catches": "signal.signal(signal.SIGTERM, signal.SIG_IGN); __import__('atexit').register(lambda: os._exit(0))",
-}
-
-
-def attacks() -> str:
-    bodies = {"sleeps": SLEEPS, **{name: body for name, (body, _) in FAILING.items()}}
-    bodies |= {name: f"{body}; return fgsm(model, images, labels, threat.eps)" for name, body in BEHAVING.items()}
-    texts = [
-        ATTACK.format(name=name, cls=name.title().replace("-", ""), body=f"        {body}")
-        for name, body in bodies.items()
-    ]
-    return HEAD + "".join(texts)
-
-
-def run(plan: Plan, workers: int = 1, timeout: float = 3600.0) -> list[Record]:
-    """Carry out what is left; the records that were finished, in that order."""
-    told: list[Progress] = []
-    store = Store(plan.request.out)
-    local.run_locally(plan, remaining(plan, store), workers, told.append, timeout)
-    return [event.finished for event in told if event.finished is not None]
-
-
-def by_condition(records: list[Record]) -> dict[str, Record]:
-    return {record.spec.condition.label: record for record in records}
-
-
-def outcomes(plan: Plan) -> dict[str, bytes]:
-    store = Store(plan.request.out)
-    return {
-        f"{job.label} {cell.condition.label}": (store.cell_dir(cell.key) / "outcome.npz").read_bytes()
-        for job, cell in plan.cells
-        if (store.cell_dir(cell.key) / "outcome.npz").is_file()
-    }
-
-
-def running(words: str) -> Iterator[int]:
-    for path in Path("/proc").glob("[0-9]*/cmdline"):
-        try:
-            if words in path.read_bytes().replace(b"\0", b" ").decode():
-                yield int(path.parent.name)
-        except OSError:
-            continue
 
 
 def test_attacks_that_misbehave_fail_alone(tmp_path: Path) -> None:
@@ -359,68 +251,6 @@ def test_a_metric_that_crashes_fails_the_cells_that_it_measures(tmp_path: Path) 
     assert found["clean"].reason == "crash: the process ended with SIGABRT"
 
 
-def test_memory_runs_out_where_it_is_taken() -> None:
-    code = """
-import numpy as np
-from robbench.execution import processes
-processes.free_memory = lambda: 200 * 2**20
-processes._limit_memory()
-kept = []
-try:
-    for _ in range(100):
-        kept.append(np.ones(2**20))
-except MemoryError:
-    print(len(kept))
-"""
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert 15 <= int(done.stdout) <= 30
-
-
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
-def test_no_process_outlives_its_run_even_where_a_plugin_holds_the_interpreter(tmp_path: Path, number: int) -> None:
-    plugin = write(tmp_path / "hostile.py", attacks())
-    grid = write(tmp_path / "grid.toml", tiny.grid_text(conditions=["sleeps@ref"], recipe="epochs = 1"))
-    words = ["run", "--grid", str(grid), "--out", str(tmp_path / "runs"), "--limit", "9", "--plugin", str(plugin)]
-    process = subprocess.Popen([sys.executable, "-m", "robbench", *words, "--workers", "1"], stderr=subprocess.PIPE)
-    with process:
-        until = time.monotonic() + 60
-        while not (mine := [pid for pid in _below(process.pid) if _blocks_signals(pid)]):
-            assert process.poll() is None
-            assert time.monotonic() < until
-            time.sleep(0.05)
-        everybody = [*_below(process.pid)]
-        assert {*processes("sleep 98764")} <= {*everybody}
-        process.send_signal(number)
-        _, complaints = process.communicate(timeout=30)
-    assert process.returncode == (130 if number == signal.SIGINT else -number), complaints
-    assert b"Traceback" not in complaints
-    while any(_alive(pid) for pid in (*everybody, *mine)):
-        assert time.monotonic() < until + 30, "a process goes on after its run has ended"
-        time.sleep(0.05)
-
-
-def _below(pid: int) -> Iterator[int]:
-    for task in Path(f"/proc/{pid}/task").glob("*/children"):
-        for child in map(int, task.read_text().split()):
-            yield child
-            yield from _below(child)
-
-
-def _blocks_signals(pid: int) -> bool:
-    try:
-        line = next(line for line in Path(f"/proc/{pid}/status").read_text().splitlines() if line.startswith("SigBlk"))
-    except (OSError, StopIteration):
-        return False
-    return int(line.split()[1], 16) >> (signal.SIGTERM - 1) & 1 == 1
-
-
-def _alive(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except OSError:
-        return False
-
-
 def test_a_judge_registers_no_plugin_that_it_does_not_need(tmp_path: Path) -> None:
     from robbench.execution.portion import judge_sources, portion_to_attack, portion_to_judge
 
@@ -463,26 +293,3 @@ def test_processes_start_though_the_one_that_they_are_forked_from_was_killed() -
 def _forked_from() -> int:
     found: int = forkserver._forkserver._forkserver_pid  # type: ignore[attr-defined]
     return found
-
-
-def test_a_worker_that_dies_costs_one_cell(tmp_path: Path) -> None:
-    """As where the system ends it for want of memory."""
-    plan = tiny.make(tmp_path, conditions=["clean", "pgd[steps=2000]@ref", "fgsm@ref"], limit=20)
-    store = Store(plan.request.out)
-    told: list[Progress] = []
-
-    def tell(progress: Progress) -> None:
-        told.append(progress)
-        if progress.activity.startswith("pgd") and progress.finished is None and progress.of == 0:
-            for pid in _below(os.getpid()):
-                for child in _below(pid):
-                    os.kill(child, signal.SIGKILL)
-
-    local.run_locally(plan, remaining(plan, store), 1, tell)
-    found = by_condition([event.finished for event in told if event.finished is not None])
-    assert {label: record.status for label, record in found.items()} == {
-        "clean": "done",
-        "pgd[steps=2000]@0.1": "failed",
-        "fgsm@0.1": "done",
-    }
-    assert "SIGKILL" in (found["pgd[steps=2000]@0.1"].reason or "")

@@ -81,6 +81,7 @@ def compare(grid: Path, whole: Path, parts: Path) -> None:
     assert repeatable(parts) == repeatable(whole)
 
 
+@pytest.mark.end_to_end
 def test_a_run_that_is_killed_and_resumed_ends_as_one_that_was_not(tmp_path: Path) -> None:
     grid, whole, parts = tmp_path / "tiny.toml", tmp_path / "whole", tmp_path / "parts"
     grid.write_text(tiny.grid_text(MODELS, CONDITIONS, dataset="digits[train_fraction=0.3]"), encoding="utf-8")

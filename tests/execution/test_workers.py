@@ -47,6 +47,7 @@ def test_images_in_memory_are_pickled_whole(tmp_path: Path) -> None:
     np.testing.assert_array_equal(pickle.loads(pickle.dumps(decoded)).images, part)
 
 
+@pytest.mark.usefixtures("one_core", "no_figures")
 def test_a_grid_is_read_once_in_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     read: list[str] = []
     parse = robbench.planning.grid.parse_grid
@@ -111,6 +112,7 @@ def test_an_installed_plugin_that_changes_during_a_run_ends_it(
         portion.open()
 
 
+@pytest.mark.usefixtures("one_core", "no_figures")
 def test_workers_load_the_plugins_of_a_run(tmp_path: Path) -> None:
     plugin = write(tmp_path / "gray.py", GRAY)
     text = tiny.grid_text(["", "objective = 'angular'"], ["gray@ref"], recipe="epochs = 1")

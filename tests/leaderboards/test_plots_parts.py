@@ -1,9 +1,7 @@
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -11,6 +9,7 @@ import pytest
 from board_cells import ALL, CLEAN, FGSM, NEXT, cell, dataset, model, outcome, part
 from hypothesis import given
 from hypothesis import strategies as st
+from maps import Axes
 
 from robbench.evaluation.statistics import wilson
 from robbench.leaderboards.aggregates import Estimate
@@ -187,24 +186,6 @@ def test_one_learning_rate_is_no_study() -> None:
 # --- maps of embeddings
 
 
-class Axes:
-    """Stands in for UMAP, which takes half a minute to be compiled: the first two coordinates, once it was fitted."""
-
-    fitted: tuple[int, ...] = ()
-
-    def __init__(self, **options: object) -> None:
-        assert options["random_state"] is not None
-        assert options["n_jobs"] == 1
-
-    def fit(self, values: np.ndarray) -> Axes:
-        type(self).fitted += (len(values),)
-        self.embedding_ = values[:, :2]
-        return self
-
-    def transform(self, values: np.ndarray) -> np.ndarray:
-        return values[:, :2]
-
-
 def embedded(n: int, swapped: int = 0) -> Embeddings:
     labels = np.arange(n) % 2
     places = np.where(np.arange(n) < swapped, 1 - labels, labels)
@@ -212,9 +193,8 @@ def embedded(n: int, swapped: int = 0) -> Embeddings:
     return Embeddings(np.arange(n), labels, (10 * places[:, None] + noise).astype(np.float32))
 
 
-def test_maps_are_fitted_on_training_images_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "umap", SimpleNamespace(UMAP=Axes))
-    monkeypatch.setattr(Axes, "fitted", ())
+@pytest.mark.usefixtures("no_umap")
+def test_maps_are_fitted_on_training_images_alone() -> None:
     pictures = sketched(EmbeddingMaps(), [model("a")], train=embedded(40), test=embedded(20, swapped=5))
     assert Axes.fitted == (40,)
     caption = pictures["embeddings-1"].caption
@@ -223,9 +203,8 @@ def test_maps_are_fitted_on_training_images_alone(monkeypatch: pytest.MonkeyPatc
 
 
 @pytest.mark.parametrize("spoilt", [np.nan, np.inf])
-def test_embeddings_that_are_no_numbers_are_left_out(monkeypatch: pytest.MonkeyPatch, spoilt: float) -> None:
-    monkeypatch.setitem(sys.modules, "umap", SimpleNamespace(UMAP=Axes))
-    monkeypatch.setattr(Axes, "fitted", ())
+@pytest.mark.usefixtures("no_umap")
+def test_embeddings_that_are_no_numbers_are_left_out(spoilt: float) -> None:
     train = embedded(40)
     train.embeddings[3] = spoilt
     assert list(sketched(EmbeddingMaps(), [model("a")], train=train, test=embedded(20))) == ["embeddings-1"]
@@ -234,7 +213,7 @@ def test_embeddings_that_are_no_numbers_are_left_out(monkeypatch: pytest.MonkeyP
     assert not sketched(EmbeddingMaps(), [model("a")], train=train, test=embedded(20))
 
 
-@pytest.mark.slow
+@pytest.mark.end_to_end
 def test_umap_is_fitted_on_training_images_alone_and_the_same_each_time() -> None:
     train, test = embedded(60), embedded(20)
     found = [project(train.embeddings, {"test": values}) for values in (test.embeddings, test.embeddings[:10])]

@@ -232,6 +232,7 @@ def test_a_check_that_failed_is_listed_and_costs_no_rank() -> None:
 # -------------------------------------------------------------------------------------------------------------- in runs
 
 
+@pytest.mark.end_to_end
 def test_a_run_with_checks_and_the_audit_from_start_to_end(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     planned(tmp_path, f"{ALWAYS}, {NAMED}, {TRANSFER}", "none", "fgm")
     words = ["--grid", str(tmp_path / "grid.toml"), "--out", str(tmp_path / "runs"), "--limit", "24", "--audit"]

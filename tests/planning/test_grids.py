@@ -194,6 +194,7 @@ MODELS = (
 )
 
 
+@pytest.mark.usefixtures("one_core", "no_figures")
 @settings(max_examples=4, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     conditions=st.lists(st.sampled_from(range(len(CONDITIONS))), min_size=1, max_size=4, unique=True),

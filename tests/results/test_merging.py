@@ -71,6 +71,7 @@ def test_two_parts_make_the_board_of_the_whole(divide: Callable[[Record], bool],
     assert keys == {record.key for record, _ in cells}
 
 
+@pytest.mark.end_to_end
 def test_halves_of_a_grid_that_were_really_run_make_the_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("robbench.execution.local.cores", lambda: 1)
     models: list[dict[str, str]] = [{}, {"defense": "fgm"}]

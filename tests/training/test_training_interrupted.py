@@ -97,6 +97,7 @@ KILLED = """
 """
 
 
+@pytest.mark.end_to_end
 def test_a_kill_in_the_middle_of_writing_a_checkpoint_costs_that_epoch_only(tmp_path: Path) -> None:
     path = os.pathsep.join([str(Path(__file__).parents[1]), *sys.path])
     killed = subprocess.run(

@@ -64,6 +64,7 @@ def test_a_model_waits_for_the_one_it_starts_from(tmp_path: Path) -> None:
     assert events.index("alone begins") < events.index("first ends"), "the others need not wait"
 
 
+@pytest.mark.usefixtures("one_core")
 def test_a_start_whose_weights_are_gone_is_trained_again_before_those_that_need_it(tmp_path: Path) -> None:
     plan = tiny.make(tmp_path, CHAIN)
     store = Store(plan.request.out)
