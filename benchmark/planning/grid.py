@@ -8,13 +8,14 @@ import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from robbench.core.component import number
 from robbench.core.errors import RequestError, did_you_mean
 from robbench.core.threat_model import LP_NORMS, format_eps
+from robbench.models._external.request import ExternalRequest
 from robbench.results.schema import Reference
 
 Sweep = str | dict[str, Any] | list[str | dict[str, Any]]
@@ -26,7 +27,7 @@ class Request:
     """What a user asks to be run.
 
     Attributes:
-        grid: Built-in name or TOML file.
+        grid: Built-in name or TOML file, or a grid that was read or made.
         out: The store's directory.
         dataset: What ``{dataset}`` stands for, or None for the grid's own.
         data_dir: Where data lies.
@@ -38,7 +39,7 @@ class Request:
         audit: Whether to add the audit's checks, whatever the grid says.
     """
 
-    grid: str
+    grid: str | Grid
     out: Path = Path("runs")
     dataset: str | None = None
     data_dir: Path | None = None
@@ -64,6 +65,8 @@ class ModelEntry(_Table):
     """One ``[[models]]`` table. Lists are swept; components are texts or tables with a name.
 
     Attributes:
+        external: A model that others trained, in place of how to train one: ``file.py:factory``,
+            ``torchvision:resnet18``, a file, or a table with such a ``source``. Only defenses in front go with it.
         name: Name of the row; only where the entry stands for a single model per data set.
         architecture: Architectures; the data set's own where none is given.
         objective: Objectives.
@@ -77,6 +80,7 @@ class ModelEntry(_Table):
     """
 
     name: str | None = None
+    external: str | ExternalRequest | None = None
     architecture: Sweep | None = None
     objective: Sweep = "cross-entropy"
     defense: Sweep = "none"
@@ -85,6 +89,18 @@ class ModelEntry(_Table):
     start: str | Annotated[list[str], Field(min_length=1)] | None = None
     recipe: dict[str, Any] = {}
     seeds: Annotated[list[Seed], Field(min_length=1)] | None = None
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> Self:
+        odd = self.model_fields_set & {"architecture", "objective", "balancer", "start", "recipe"}
+        if self.external is not None and odd:
+            raise ValueError(f"a model that others trained is not trained here; leave out {', '.join(sorted(odd))}")
+        return self
+
+    @property
+    def asked(self) -> ExternalRequest | None:
+        """The model that others trained, where it is one."""
+        return ExternalRequest(source=self.external) if isinstance(self.external, str) else self.external
 
     @property
     def starts(self) -> tuple[str, ...]:

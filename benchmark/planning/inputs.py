@@ -74,7 +74,7 @@ class Inputs:
     @property
     def asked(self) -> str:
         """Identifies what the grid's models may ask of the network: paths and options of a run are no part of it."""
-        models = [entry.model_dump(mode="json", exclude={"datasets"}) for entry in self.grid.content.models]
+        models = [entry.model_dump(mode="json", exclude={"datasets", "external"}) for entry in self.grid.content.models]
         return digest([self.grid.name, models, [found.choice.label for found in self.datasets]])
 
     @property
@@ -118,7 +118,7 @@ def read_request(request: Request) -> Inputs:
     Raises:
         RequestError: If the grid, a plugin or a data set is not there, or the grid contradicts itself.
     """
-    grid = read_grid(request.grid)
+    grid = request.grid if isinstance(request.grid, Grid) else read_grid(request.grid)
     plugins = [grid.folder / plugin for plugin in grid.content.plugins]
     for position, plugin in enumerate(plugins):
         if not plugin.is_file():
@@ -152,6 +152,9 @@ def find_dataset(registry: Registry, wanted: Any, data_dir: Path | None, where: 
 
 def finished(inputs: Inputs, store: Store) -> Finished | None:
     """What is known of the inputs if all their cells are done and their boards are written, otherwise None."""
+    if any(entry.external is not None for entry in inputs.grid.content.models):
+        # What identifies such a model shows when it is loaded.
+        return None
     try:
         note = store.request(inputs.key)
         return None if note is None else _finished(note, inputs, store)

@@ -145,8 +145,17 @@ class DatasetSpec(PartSpec):
     """The size of change per norm that boards rank by."""
 
 
+class ExternalSpec(_Model):
+    """A model that others trained."""
+
+    identity: dict[str, Any]
+    """What tells it from all others: hashes of weights and code, normalization, what it answers."""
+    facts: dict[str, Any] = {}
+    """What is known of it: format, number of parameters, license."""
+
+
 class ModelSpec(_Model):
-    """A row of a board: how a model was trained."""
+    """A row of a board: how a model was trained, or which one of others it is."""
 
     label: str
     """What the row is called."""
@@ -162,6 +171,8 @@ class ModelSpec(_Model):
     """Every hyperparameter of the training recipe by name."""
     start: str | None = None
     """Label of the model whose weights it was warm-started from."""
+    external: ExternalSpec | None = None
+    """Where others trained it, in place of how; architecture and objective only name it then."""
 
 
 class CellSpec(_Model):

@@ -19,7 +19,7 @@ from robbench.core.extras import require
 from robbench.core.sample_rng import digest64
 from robbench.core.sealed import SEAL
 from robbench.planning.component_spec import plain
-from robbench.planning.plan import Job, Plan
+from robbench.planning.plan import Plan, TrainedJob
 from robbench.results.schema import digest, dumps
 from robbench.results.store import Store
 from robbench.training.recipe import Recipe
@@ -47,7 +47,7 @@ class Search:
     """
 
     plan: Plan
-    jobs: tuple[Job, ...]
+    jobs: tuple[TrainedJob, ...]
     batch_sizes: tuple[int, ...] = ()
 
     @property
@@ -87,8 +87,8 @@ def prepare(plan: Plan, row: str | None = None, batch_sizes: Sequence[int] = ())
     """
     optuna = require("optuna", "search", "a search")
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    rows: dict[str, list[Job]] = {}
-    for job in plan.jobs:
+    rows: dict[str, list[TrainedJob]] = {}
+    for job in plan.trained:
         rows.setdefault(job.row, []).append(job)
     found = [jobs for label, jobs in rows.items() if row in (None, label, jobs[0].spec.label)]
     if not found:
@@ -299,12 +299,12 @@ def _earlier(wanted: Search) -> list[Trial]:
     return read_trials(path, wanted.jobs[0].recipe)
 
 
-def _jobs(wanted: Search, recipe: Recipe) -> list[Job]:
+def _jobs(wanted: Search, recipe: Recipe) -> list[TrainedJob]:
     """The models that a recipe stands for, one per seed."""
     return [wanted.plan.with_recipe(job, recipe) for job in wanted.jobs]
 
 
-def _keys(jobs: Sequence[Job]) -> tuple[str, ...]:
+def _keys(jobs: Sequence[TrainedJob]) -> tuple[str, ...]:
     return tuple(job.key for job in jobs)
 
 
@@ -339,7 +339,7 @@ def _train_starts(wanted: Search, store: Store) -> None:
             raise RequestError(f'"{wanted.label}" starts from "{start.spec.label}": {error}', "--row") from None
 
 
-def _train(plan: Plan, job: Job, store: Store) -> None:
+def _train(plan: Plan, job: TrainedJob, store: Store) -> None:
     """Train a model unless it is trained; raises ``Diverged`` where its loss stops being a number."""
     from robbench.training.trainer import Diverged, train_once
 
