@@ -20,7 +20,7 @@ from robbench.planning.conditions import Condition, ConditionRequest
 from robbench.planning.external_rows import Place, external_job
 from robbench.planning.grid import Grid, GridFile, ModelEntry, Request, ranking_size
 from robbench.planning.inputs import FoundDataset, Inputs, find_dataset, read_request
-from robbench.planning.names import check_named
+from robbench.planning.cross_references import check_named
 from robbench.planning.plan import (
     PROTOCOL,
     Cell,
