@@ -1,0 +1,227 @@
+"""From a request, or from a live object, to a classifier with what identifies it."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from robbench.core.contracts import Classifier
+from robbench.core.errors import RequestError
+from robbench.core.global_rng import seeded
+from robbench.core.process_state import ProcessState
+from robbench.models._external import factory, torchvision_models
+from robbench.models._external.classifier import Function, probed
+from robbench.models._external.fingerprint import structure_sha256, weights_sha256
+from robbench.models._external.found import Found, Wanted
+from robbench.models._external.normalization import declared
+from robbench.models._external.request import Answers, ExternalRequest
+
+_SEED = 0
+
+
+@dataclass(frozen=True)
+class Format:
+    """A way in which a source is given.
+
+    Attributes:
+        name: What it is called in messages.
+        example: How such a source looks.
+        suits: Whether a source is given in this way.
+        load: Loads it.
+    """
+
+    name: str
+    example: str
+    suits: Callable[[str], bool]
+    load: Callable[[Wanted], Found]
+
+
+FORMATS: tuple[Format, ...] = (
+    Format(
+        "torchvision", "torchvision:resnet18", lambda source: source.startswith("torchvision:"), torchvision_models.load
+    ),
+    Format("file", "net.py:make", lambda source: ".py:" in source, factory.load_from_file),
+    Format("module", "package.module:make", lambda source: ":" in source, factory.load_from_module),
+)
+"""The formats; a source is given in the first that suits it."""
+
+
+@dataclass(frozen=True)
+class External:
+    """What a request turned out to be.
+
+    Attributes:
+        model: On images in [0, 1], in evaluation mode, its weights frozen, on the CPU.
+        label: Short name for rows, without directories.
+        identity: JSON that tells it from other models; no path, no clock, no machine.
+        facts: JSON for model cards.
+        notes: What a reader should know.
+    """
+
+    model: Classifier
+    label: str
+    identity: dict[str, Any]
+    facts: dict[str, Any]
+    notes: tuple[str, ...]
+
+
+def load_external(
+    request: ExternalRequest, image_shape: tuple[int, int, int], num_classes: int, folder: Path | None = None
+) -> External:
+    """Load a model that others trained.
+
+    Factories and random weights draw from a fixed seed; the random state and the settings of the process are put back.
+
+    Args:
+        request: What is asked for.
+        image_shape: ``(C, H, W)`` of the images that it will see.
+        num_classes: Number of classes K that it has to know.
+        folder: What relative paths are relative to; the working directory where None.
+
+    Raises:
+        RequestError: If it cannot be had, would run code on loading, or does not fit the images or the classes.
+    """
+    wanted = Wanted(request, image_shape, num_classes, Path.cwd() if folder is None else folder.absolute())
+    source = request.source
+    chosen = next((one for one in FORMATS if one.suits(source)), None)
+    if chosen is None:
+        raise RequestError(f"is no model; known are {', '.join(one.example for one in FORMATS)}", source)
+    try:
+        with _undisturbed():
+            return _external(chosen.load(wanted), wanted)
+    except RequestError as error:
+        raise RequestError(str(error), source) from error.__cause__
+
+
+def as_external(
+    model: object,
+    image_shape: tuple[int, int, int],
+    num_classes: int,
+    *,
+    mean: tuple[float, ...] = (),
+    std: tuple[float, ...] = (),
+    normalization: str = "",
+    input_size: tuple[int, ...] = (),
+    answers: Answers | str = "auto",
+    label: str = "",
+) -> External:
+    """A live object as a model: a copy of a module, a callable, or a ``Classifier``.
+
+    Args:
+        model: ``nn.Module`` or callable from normalized images to scores ``(N, K)`` or labels ``(N,)``, as tensors or
+            NumPy arrays; a ``Classifier`` is taken as it is.
+        image_shape: ``(C, H, W)`` of the images that it will see.
+        num_classes: Number of classes K that it has to know.
+        mean: As in ``ExternalRequest``, and so on.
+        std: As there.
+        normalization: As there.
+        input_size: As there.
+        answers: As there.
+        label: Short name; that of its class or function where empty.
+
+    Raises:
+        RequestError: If it does not fit the images or the classes.
+    """
+    name = label or getattr(model, "__name__", type(model).__name__)
+    if not callable(model):
+        raise RequestError(f"{name} is no model: neither a module nor anything else that can be called")
+    request = ExternalRequest.model_validate(
+        {
+            "source": name,
+            "mean": tuple(mean),
+            "std": tuple(std),
+            "normalization": normalization,
+            "input_size": tuple(input_size),
+            "answers": answers,
+        }
+    )
+    try:
+        with _undisturbed():
+            found = Found(copy.deepcopy(model) if isinstance(model, nn.Module) else model, "Python object", name)
+            return _external(found, Wanted(request, image_shape, num_classes, Path()))
+    except RequestError as error:
+        raise RequestError(str(error), name) from error.__cause__
+
+
+@contextmanager
+def _undisturbed() -> Iterator[None]:
+    """A fixed seed; the random state and the settings of the process are put back."""
+    settings = ProcessState.now()
+    try:
+        with seeded(_SEED):
+            yield
+    finally:
+        settings.restore()
+
+
+def _external(found: Found, wanted: Wanted) -> External:
+    if isinstance(found.network, Classifier):
+        return _taken(found, found.network, wanted)
+    request, notes = wanted.request, list(found.notes)
+    normalization = declared(
+        request.normalization, request.mean, request.std, found.metadata.normalization, wanted.image_shape[0]
+    )
+    size = request.input_size or found.metadata.input_size
+    identity = _identity(found)
+    networks = _networks(found.network, notes)
+    result = probed(networks, wanted.image_shape, wanted.num_classes, normalization, size, request.answers, found.batch)
+    said = {
+        "answers": result.model.answers,
+        "mean": list(normalization.mean),
+        "std": list(normalization.std),
+        "input_size": list(size),
+    }
+    facts = _facts(found, result.model) | said
+    return External(result.model, found.label, identity | said, facts, (*notes, *result.notes))
+
+
+def _taken(found: Found, model: Classifier, wanted: Wanted) -> External:
+    """A classifier as it is, which takes images in [0, 1] already."""
+    request = wanted.request
+    if request.mean or request.std or request.normalization not in ("", "none") or request.input_size:
+        raise RequestError("it is a Classifier, which takes images as they are; leave out mean, std and input_size")
+    if model.num_classes != wanted.num_classes:
+        raise RequestError(f"it knows {model.num_classes} classes, the data set has {wanted.num_classes}")
+    identity = _identity(found) | {"answers": model.answers}
+    model.cpu().eval().requires_grad_(False)
+    return External(model, found.label, identity, _facts(found, model) | {"answers": model.answers}, found.notes)
+
+
+def _networks(network: Callable[[Any], Any], notes: list[str]) -> tuple[nn.Module, ...]:
+    """The network on the CPU, in single precision where its weights are in half; a callable in both ways to call it."""
+    if not isinstance(network, nn.Module):
+        return Function(network), Function(network, arrays=True)
+    network.cpu()
+    halves = {one.dtype for one in network.state_dict().values()} & {torch.float16, torch.bfloat16}
+    if halves:
+        notes.append(
+            f"weights converted from {', '.join(str(one).removeprefix('torch.') for one in halves)} to float32"
+        )
+        network.float()
+    return (network,)
+
+
+def _identity(found: Found) -> dict[str, Any]:
+    own = {
+        "format": found.format,
+        "weights_sha256": found.identity.get("weights_sha256") or weights_sha256(found.network),
+        "code_sha256": None,
+        "structure": found.identity.get("structure") or structure_sha256(found.network),
+    }
+    return own | {key: value for key, value in found.identity.items() if key not in own or own[key] is None}
+
+
+def _facts(found: Found, model: Classifier) -> dict[str, Any]:
+    told = {"license": found.metadata.license, "source": found.metadata.source}
+    return {
+        "format": found.format,
+        "parameters": sum(one.numel() for one in model.parameters()),
+        **{key: value for key, value in told.items() if value},
+    }
