@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from robbench.api.loading import load
 from robbench.api.report import Report
 from robbench.core.atomic_io import write_atomically
 from robbench.core.errors import RequestError, did_you_mean
@@ -160,8 +161,7 @@ def evaluate(
     boards = run_grid(inputs, None, options.fresh, watch, options.timeout, {asked.source: external})
     assert not isinstance(boards, Finished)
     (board,) = boards.files
-    report = Report.of_store(Store(root), board)
-    return replace(report, folder=kept)
+    return replace(load(root, board), folder=kept)
 
 
 def run(grid: str | Path, *, out: str | Path = "runs", watch: Watch = unwatched, **options: Any) -> dict[str, Report]:
@@ -187,7 +187,7 @@ def run(grid: str | Path, *, out: str | Path = "runs", watch: Watch = unwatched,
     """
     boards = run_grid(Request(str(grid), Path(out), **options), watch=watch)
     names = boards.boards if isinstance(boards, Finished) else boards.files
-    return {board: Report.of_store(Store(Path(out)), board) for board in names}
+    return {board: load(out, board) for board in names}
 
 
 # --- data

@@ -154,6 +154,27 @@ def _action(options: argparse.Namespace) -> int:
     return _shown(report, options)
 
 
+def _shown(report: Report, options: argparse.Namespace) -> int:
+    from robbench.api.thresholds import missed
+    from robbench.cli._display import Terminal
+
+    console = Terminal()
+    if options.save is not None:
+        report.save(options.save)
+    if options.json:
+        print(json.dumps(report.to_dict(), indent=1))
+    else:
+        console.say(report.summary())
+        console.say(f"\nReport: {options.out / 'leaderboards' / report.name / 'index.html'}")
+    failures = [record for record, _ in report.cells if record.status == "failed"]
+    for record in failures:
+        console.say(f"failed: {record.spec.condition.label}: {record.reason}")
+    below = [line for wanted in options.fail_below for line in missed(report, wanted)]
+    for line in below:
+        console.say(line)
+    return 1 if failures or below else 0
+
+
 COMMAND = _command.Command(
     place=5,
     summary="put a model of your own to attacks and show how it holds up",
