@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 import io
 import tempfile
+import weakref
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -143,7 +144,7 @@ def evaluate(
             title=f"How robust {name or external.label} is",
             datasets=[found.wanted],
             seeds=[options.seed],
-            conditions=[*(attacks or chosen.conditions[external.identity["answers"]])],
+            conditions=_with_clean(attacks) if attacks else [*chosen.conditions[external.identity["answers"]]],
             audit=chosen.audit and not attacks if audit is None else audit,
             models=[entry],
         ),
@@ -161,7 +162,10 @@ def evaluate(
     boards = run_grid(inputs, None, options.fresh, watch, options.timeout, {asked.source: external})
     assert not isinstance(boards, Finished)
     (board,) = boards.files
-    return replace(load(root, board), folder=kept)
+    report = load(root, board)
+    if kept is not None:
+        weakref.finalize(report, kept.cleanup)
+    return report
 
 
 def run(grid: str | Path, *, out: str | Path = "runs", watch: Watch = unwatched, **options: Any) -> dict[str, Report]:
@@ -188,6 +192,12 @@ def run(grid: str | Path, *, out: str | Path = "runs", watch: Watch = unwatched,
     boards = run_grid(Request(str(grid), Path(out), **options), watch=watch)
     names = boards.boards if isinstance(boards, Finished) else boards.files
     return {board: load(out, board) for board in names}
+
+
+def _with_clean(attacks: Sequence[str | Mapping[str, Any]]) -> list[str | dict[str, Any]]:
+    """Conditions of the user's own, clean images among them: robust accuracy says little without clean accuracy."""
+    given = [attack if isinstance(attack, str) else dict(attack) for attack in attacks]
+    return given if "clean" in given else ["clean", *given]
 
 
 # --- data
@@ -264,23 +274,22 @@ def _subject(
 ) -> tuple[FoundDataset, External]:
     """The data set and the model; of the user's own data without names of classes the model tells their number."""
     found = find_dataset(registry, wanted, options.data_dir, "data")
-    data = read_data(found, root)
-    classes: int | None = data.num_classes
-    if isinstance(found.choice.component, Arrays) and not found.choice.component.num_classes:
-        named = all(name.isdecimal() for name in data.splits.class_names)
-        classes = None if named else classes
-    external = _external(model, asked, data, classes)
-    known = external.model.num_classes
-    own = found.choice.name in _OWN_DATA and not data.decoded.is_test.any()
-    extra: dict[str, Any] = {"split": list(TEST_ALONE)} if own else {}
-    if classes is None:
-        extra |= {"num_classes": known}
-    if extra:
-        given = found.wanted if isinstance(found.wanted, dict) else _table(str(found.wanted))
-        found = find_dataset(registry, {**given, **extra}, options.data_dir, "data")
+    table = wanted if isinstance(wanted, dict) else _table(wanted)
+    own = found.choice.name in _OWN_DATA and "split" not in table
+
+    if own:
         # What is left to all images being test images says nothing to a reader.
-        place = Path(str(given.get("path") or options.data_dir or found.choice.name)).stem
-        found = replace(found, choice=replace(found.choice, label=place))
+        label = Path(str(table.get("path") or options.data_dir or found.choice.name)).stem
+        table = {"label": label, "split": list(TEST_ALONE), **table}
+        found = find_dataset(registry, table, options.data_dir, "data")
+    data = read_data(found, root)
+    component = found.choice.component
+    counted = isinstance(component, Arrays) and not component.num_classes
+    counted = counted and all(name.isdecimal() for name in data.splits.class_names)
+    external = _external(model, asked, data, None if counted else data.num_classes)
+    if counted:
+        table = {**table, "num_classes": external.model.num_classes}
+        found = find_dataset(registry, table, options.data_dir, "data")
     return found, external
 
 

@@ -53,6 +53,15 @@ def _check_references(grid: Grid, data: Data, jobs: Sequence[Job]) -> None:
     rows: dict[str, set[str]] = {}
     for job in jobs:
         rows.setdefault(job.spec.label, set()).update(cell.condition.label for cell in job.cells)
+    for position, bound in enumerate(grid.content.bounds):
+        where = f'{grid.where}: key "bounds.{position}'
+        if data.is_called(bound.dataset) and bound.row not in rows:
+            hint = did_you_mean(bound.row, rows)
+            raise RequestError(f'{where}.row" = "{bound.row}": no such row is on {data.choice.label}; {hint}')
+        try:
+            ranking_size(bound.threat, {})
+        except ValueError as error:
+            raise RequestError(f'{where}.threat" = "{bound.threat}": {error}') from None
     for position, found in enumerate(grid.content.references):
         if not data.is_called(found.dataset):
             continue

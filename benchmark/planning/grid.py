@@ -16,7 +16,7 @@ from robbench.core.component import number
 from robbench.core.errors import RequestError, did_you_mean
 from robbench.core.threat_model import LP_NORMS, format_eps
 from robbench.models._external.request import ExternalRequest
-from robbench.results.schema import Reference
+from robbench.results.schema import Bound, Reference
 
 Sweep = str | dict[str, Any] | list[str | dict[str, Any]]
 Seed = Annotated[int, Field(ge=0, lt=2**31)]
@@ -118,6 +118,14 @@ class DatasetReference(Reference):
     dataset: str
 
 
+class DatasetBound(Bound):
+    """A proved interval of robust accuracy on one of the grid's data sets."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    dataset: str
+
+
 class GridFile(_Table):
     """A grid.
 
@@ -125,9 +133,10 @@ class GridFile(_Table):
         title: What it is for, in a line.
         about: What readers of its boards should know, paragraphs of plain text.
         references: Figures from elsewhere that its boards show beside their own; those of other data sets are left out.
+        bounds: Proved intervals of robust accuracy, beside which its boards show the attacks.
         differences: By data set, why its figures differ from those; paragraphs of plain text.
         dataset: What ``{dataset}`` stands for unless ``--dataset`` says otherwise.
-        datasets: The data sets.
+        datasets: The data sets, texts or tables; a table may say with ``label`` what it is called.
         seeds: The seeds.
         conditions: The conditions, texts or tables.
         audit: Whether to add the audit's checks.
@@ -141,6 +150,7 @@ class GridFile(_Table):
     title: str = ""
     about: str = ""
     references: list[DatasetReference] = []
+    bounds: list[DatasetBound] = []
     differences: dict[str, str] = {}
     dataset: str = "digits"
     datasets: Annotated[list[str | dict[str, Any]], Field(min_length=1)] = ["{dataset}"]

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -138,12 +138,19 @@ def read_request(request: Request) -> Inputs:
 
 
 def find_dataset(registry: Registry, wanted: Any, data_dir: Path | None, where: str) -> FoundDataset:
-    """Find the files of a data set that is asked for.
+    """Find the files of a data set that is asked for; a table may say with ``label`` what it is called.
 
     Raises:
         RequestError: If it cannot be had, naming ``where`` it was asked for.
     """
-    choice = choose(registry, "dataset", wanted, where)
+    table, label = wanted, ""
+    if isinstance(wanted, Mapping) and "label" in wanted:
+        table, label = {key: value for key, value in wanted.items() if key != "label"}, wanted["label"]
+        if not isinstance(label, str) or not label.strip():
+            raise RequestError(f"label = {label!r}: write what the data set is called", where)
+    choice = choose(registry, "dataset", table, where)
+    if label:
+        choice = replace(choice, label=label)
     try:
         return FoundDataset(wanted, choice, locate(choice.component, data_dir), where)
     except RequestError as error:
@@ -197,6 +204,7 @@ def _finished(note: Mapping[str, Any], inputs: Inputs, store: Store) -> Finished
 def _check(grid: Grid, names: list[Any], dataset: str | None) -> None:
     """Whether the parts of a grid fit each other, as far as that shows without components."""
     content, where = grid.content, grid.where
+    names = [*names, *(name["label"] for name in names if isinstance(name, dict) and "label" in name)]
     for position, entry in enumerate(content.models):
         for wanted in entry.datasets or ():
             if content.filled(wanted, dataset) not in names:

@@ -17,10 +17,10 @@ from robbench.models._external.request import Answers
 from robbench.planning.audit_conditions import audit_conditions
 from robbench.planning.component_spec import Choice, choose, plain, split_outside_brackets
 from robbench.planning.conditions import Condition, ConditionRequest
+from robbench.planning.cross_references import check_named
 from robbench.planning.external_rows import Place, external_job
 from robbench.planning.grid import Grid, GridFile, ModelEntry, Request, ranking_size
 from robbench.planning.inputs import FoundDataset, Inputs, find_dataset, read_request
-from robbench.planning.cross_references import check_named
 from robbench.planning.plan import (
     PROTOCOL,
     Cell,
@@ -156,7 +156,7 @@ class _Resolver:
         """The jobs of one of the grid's data sets."""
         conditions = self._conditions(data)
         seeds = self.request.seeds or tuple(self.grid.seeds)
-        jobs = [job for seed in seeds for job in self._models(data.asked, data, conditions, seed)]
+        jobs = [job for seed in seeds for job in self._models(data, conditions, seed)]
         check_named(self.source, conditions, data, jobs)
         return jobs
 
@@ -182,11 +182,12 @@ class _Resolver:
                 found[condition.label] = condition.limited(self.request.limit, len(data.splits.test))
         return list(found.values())
 
-    def _models(self, name: Any, data: Data, conditions: list[Condition], seed: int) -> list[Job]:
+    def _models(self, data: Data, conditions: list[Condition], seed: int) -> list[Job]:
         rows: dict[str, Job] = {}
         waiting: list[tuple[int, ModelEntry]] = []
         for position, entry in enumerate(self.grid.models):
-            if name in [self.grid.filled(wanted, self.request.dataset) for wanted in entry.datasets or (name,)]:
+            named = [self.grid.filled(name, self.request.dataset) for name in entry.datasets or ()]
+            if not named or any(map(data.is_called, named)):
                 waiting.append((position, entry))
         if not self.request.seeds:
             waiting = [(at, entry) for at, entry in waiting if entry.seeds is None or seed in entry.seeds]
