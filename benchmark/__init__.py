@@ -1,6 +1,7 @@
 """robbench: a benchmark harness for the adversarial robustness of image classifiers.
 
-The names below are what plugins need; each is imported from its module when it is first used.
+``load`` reads the results of a run as a ``Report``. The other names are what plugins need. Each is imported from its
+module when it is first used.
 """
 
 from __future__ import annotations
@@ -9,6 +10,8 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from robbench.api.loading import load
+    from robbench.api.report import Report
     from robbench.attacks._gradients import input_gradient, steepest_step
     from robbench.attacks._projections import project, uniform_in_ball
     from robbench.attacks._random_transform import RandomTransform
@@ -44,6 +47,8 @@ if TYPE_CHECKING:
     from robbench.results.schema import Measure, Outcome, Record
 
 _MODULES = {
+    "api.loading": "load",
+    "api.report": "Report",
     "attacks._gradients": "input_gradient steepest_step",
     "attacks._projections": "project uniform_in_ball",
     "attacks._random_transform": "RandomTransform",
@@ -84,6 +89,7 @@ __all__ = [
     "RandomTransform",
     "Raw",
     "Record",
+    "Report",
     "RequestError",
     "Samples",
     "Scene",
@@ -91,6 +97,7 @@ __all__ = [
     "Streams",
     "Threat",
     "input_gradient",
+    "load",
     "project",
     "register_architecture",
     "register_attack",

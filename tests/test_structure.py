@@ -41,6 +41,7 @@ STAGES = [
         "leaderboards conformance",
         "results",
         "execution",
+        "api",
         "cli",
         "__main__",
     )
