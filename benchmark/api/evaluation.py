@@ -73,6 +73,7 @@ def evaluate(
     attacks: Sequence[str | Mapping[str, Any]] = (),
     preset: str = "standard",
     audit: bool | None = None,
+    eps: Mapping[str, Sequence[float | str]] | Sequence[float | str] = (),
     name: str | None = None,
     normalization: str = "",
     mean: Sequence[float] = (),
@@ -96,6 +97,8 @@ def evaluate(
         attacks: Conditions, as ``fgsm@8/255`` or ``strong@l2:0.5``; those of the preset where there are none.
         preset: ``quick``, ``standard`` or ``full``.
         audit: Whether to add the audit's checks; None for what the preset says, and for attacks of your own not.
+        eps: Sizes of change in place of the data set's own, in Linf or by norm, the reference last, as
+            ``["2/255", "8/255"]`` or ``{"l2": [0.5]}``.
         name: Name of the row.
         normalization: Name of the normalization that the model was trained with, as ``imagenet``.
         mean: Or what is subtracted per channel.
@@ -133,7 +136,11 @@ def evaluate(
         answers=answers,
     )
     registry = Registry(tuple(plugin.absolute() for plugin in options.plugins))
-    found, external = _subject(model, asked, _wanted(data, root), registry, root, options)
+    sizes = {} if not eps else eps if isinstance(eps, Mapping) else {"linf": list(eps)}
+    wanted = _wanted(data, root)
+    if sizes:
+        wanted = {**(wanted if isinstance(wanted, dict) else _table(wanted)), "eps": sizes}
+    found, external = _subject(model, asked, wanted, registry, root, options)
     chosen = PRESETS[preset]
     entry = ModelEntry(name=name, external=asked)
     grid = Grid(

@@ -25,6 +25,12 @@ def _numbers(text: str) -> tuple[float, ...]:
         raise argparse.ArgumentTypeError(f"{text!r} is not a list of numbers, as in 0.5,0.5,0.5") from None
 
 
+def _sizes(given: list[str]) -> dict[str, list[str]]:
+    """Sizes by norm."""
+    pairs = [text.rpartition(":") for text in given]
+    return {norm or "linf": sizes.split(",") for norm, _, sizes in pairs}
+
+
 def _arguments(given: list[str]) -> dict[str, Any]:
     """Keyword arguments as TOML writes values; what is none of TOML's is text."""
     found: dict[str, Any] = {}
@@ -94,6 +100,13 @@ def _options(parser: argparse.ArgumentParser) -> None:
         metavar="CONDITION",
         help="as strong@8/255, in place of a preset's; repeatable",
     )
+    conditions.add_argument(
+        "--eps",
+        action="append",
+        default=[],
+        metavar="[NORM:]LIST",
+        help="sizes of change in place of the data set's, the reference last, as 2/255,8/255 or l2:0.5; repeatable",
+    )
     conditions.add_argument("--audit", action=argparse.BooleanOptionalAction, help="with or without the audit's checks")
     conditions.add_argument("--seed", type=int, default=0, metavar="N", help="of the attacks (default: 0)")
     _command.add_plugins(conditions)
@@ -130,6 +143,7 @@ def _action(options: argparse.Namespace) -> int:
         attacks=options.attack,
         preset=options.preset,
         audit=options.audit,
+        eps=_sizes(options.eps),
         name=options.name,
         normalization=options.normalization,
         mean=options.mean,

@@ -6,6 +6,7 @@ data are what they were when it was last carried out has the same plan, so that 
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
 from collections.abc import Mapping
@@ -13,10 +14,12 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from robbench.core.component import number
 from robbench.core.errors import Damaged, RequestError, did_you_mean
 from robbench.core.registry import Registry
+from robbench.core.threat_model import LP_NORMS, Norm
 from robbench.data.cache import Located, check, locate
-from robbench.data.dataset import Dataset
+from robbench.data.dataset import Dataset, EpsList
 from robbench.planning.component_spec import Choice, choose
 from robbench.planning.grid import Grid, Request, read_grid
 from robbench.results.provenance import source_digest
@@ -34,12 +37,14 @@ class FoundDataset:
         choice: The data set.
         files: Its files, found and not yet read.
         where: Where it is asked for, for messages.
+        eps: The sizes at which it is attacked, per norm.
     """
 
     wanted: Any
     choice: Choice[Dataset]
     files: Located
     where: str
+    eps: Mapping[Norm, EpsList]
 
 
 @dataclass(frozen=True)
@@ -138,23 +143,44 @@ def read_request(request: Request) -> Inputs:
 
 
 def find_dataset(registry: Registry, wanted: Any, data_dir: Path | None, where: str) -> FoundDataset:
-    """Find the files of a data set that is asked for; a table may say with ``label`` what it is called.
+    """Find the files of a data set that is asked for.
+
+    A table may also say with ``label`` what it is called, and with ``eps`` at which sizes it is attacked, as
+    ``{ linf = ["2/255", "8/255"] }``, the last of which is the reference.
 
     Raises:
         RequestError: If it cannot be had, naming ``where`` it was asked for.
     """
-    table, label = wanted, ""
-    if isinstance(wanted, Mapping) and "label" in wanted:
-        table, label = {key: value for key, value in wanted.items() if key != "label"}, wanted["label"]
-        if not isinstance(label, str) or not label.strip():
+    table, label, eps = wanted, "", None
+    if isinstance(wanted, Mapping):
+        table = {key: value for key, value in wanted.items() if key not in ("label", "eps")}
+        label, eps = wanted.get("label", ""), wanted.get("eps")
+        if not isinstance(label, str):
             raise RequestError(f"label = {label!r}: write what the data set is called", where)
     choice = choose(registry, "dataset", table, where)
     if label:
         choice = replace(choice, label=label)
+    sizes = choice.component.eps if eps is None else _sizes(eps, where)
     try:
-        return FoundDataset(wanted, choice, locate(choice.component, data_dir), where)
+        return FoundDataset(wanted, choice, locate(choice.component, data_dir), where, sizes)
     except RequestError as error:
         raise RequestError(f'"{choice.label}": {error}', where) from None
+
+
+def _sizes(given: object, where: str) -> dict[Norm, EpsList]:
+    """Sizes of change per norm as a table says them."""
+    found: dict[Norm, EpsList] = {}
+    for norm, values in given.items() if isinstance(given, Mapping) else ():
+        try:
+            sizes = [number(str(value)) for value in values] if isinstance(values, list | tuple) else []
+        except ValueError:
+            sizes = []
+        if norm not in LP_NORMS or not sizes or not all(math.isfinite(size) and size > 0 for size in sizes):
+            raise RequestError(f'eps.{norm} = {values!r}: write positive sizes, as linf = ["2/255", "8/255"]', where)
+        found[norm] = EpsList(tuple(sorted(set(sizes))), reference=sizes[-1])
+    if not found:
+        raise RequestError(f'eps = {given!r}: write sizes per norm, as {{ linf = ["2/255", "8/255"] }}', where)
+    return found
 
 
 def finished(inputs: Inputs, store: Store) -> Finished | None:

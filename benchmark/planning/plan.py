@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from robbench.core.contracts import Architecture, Balancer, Defense, Objective, Samples
 from robbench.core.registry import Registry
-from robbench.data.dataset import Dataset, DecodedImages
+from robbench.core.threat_model import Norm
+from robbench.data.dataset import Dataset, DecodedImages, EpsList
 from robbench.data.splits import Splits
 from robbench.models._external.request import ExternalRequest
 from robbench.planning.component_spec import Choice, plain
@@ -43,12 +44,14 @@ class Data:
         choice: The data set.
         decoded: Its images.
         splits: Which of them are for what.
+        eps: The sizes at which it is attacked, per norm.
         asked: What the grid asks for, ``{dataset}`` replaced.
     """
 
     choice: Choice[Dataset]
     decoded: DecodedImages
     splits: Splits
+    eps: Mapping[Norm, EpsList]
     asked: Any = None
 
     @property
@@ -72,7 +75,6 @@ class Data:
     @cached_property
     def spec(self) -> DatasetSpec:
         """The data set as plain data."""
-        dataset = self.choice.component
         parts = ("train", "validation", "test", "gallery")
         return DatasetSpec(
             **self.choice.spec().model_dump(),
@@ -82,8 +84,8 @@ class Data:
             duplicates=self.decoded.duplicates,
             crossing=self.splits.crossing,
             remarks=self.decoded.remarks,
-            eps={norm: sizes.values for norm, sizes in dataset.eps.items()},
-            reference={norm: sizes.reference for norm, sizes in dataset.eps.items()},
+            eps={norm: sizes.values for norm, sizes in self.eps.items()},
+            reference={norm: sizes.reference for norm, sizes in self.eps.items()},
         )
 
 

@@ -102,7 +102,7 @@ def read_data(found: FoundDataset, out: Path) -> Data:
     """A data set whose files were found, with its images; see ``load_data``."""
     try:
         decoded = decode(found.files, out / "data")
-        return Data(found.choice, decoded, split(found.choice.component, decoded), found.wanted)
+        return Data(found.choice, decoded, split(found.choice.component, decoded), found.eps, found.wanted)
     except RequestError as error:
         raise RequestError(f'"{found.choice.label}": {error}', found.where) from None
 
@@ -166,7 +166,7 @@ class _Resolver:
         for position, wanted in enumerate(self.grid.conditions):
             where = f'{self.where}: key "conditions.{position}"'
             request = ConditionRequest.read(wanted, where)
-            for condition in request.resolve(self.registry, data.choice.component.eps, data.splits.class_names, where):
+            for condition in request.resolve(self.registry, data.eps, data.splits.class_names, where):
                 condition = condition.limited(self.request.limit, len(data.splits.test))
                 if condition.label in found:
                     raise RequestError(f'"{condition.label}" is asked for twice', where)
@@ -176,7 +176,7 @@ class _Resolver:
                 found[condition.label] = condition
         if self.grid.audit or self.request.audit:
             resolved = list(found.values())
-            usual = {norm: sizes.reference for norm, sizes in data.choice.component.eps.items()}
+            usual = {norm: sizes.reference for norm, sizes in data.eps.items()}
             rank_by = ranking_size(self.grid.rank_by, {str(norm): eps for norm, eps in usual.items()})
             for condition in audit_conditions(resolved, usual, self.registry, data.num_classes, rank_by):
                 found[condition.label] = condition.limited(self.request.limit, len(data.splits.test))
@@ -244,6 +244,9 @@ class _Resolver:
         where = f'{self.where}: key "models.{at}'
         if not len(data.splits.train):
             raise RequestError(f'{where}": {data.choice.label} has no training images, since its split is 0, 0, 1')
+        if data.eps != data.choice.component.eps:
+            # Adversarial training takes its size from the data set itself.
+            raise RequestError(f'{where}": eps of a data set are for models that others trained; write sizes out')
         suggested = dict(data.choice.component.recipe)
         usual = suggested.pop("architecture", "small-cnn")
         recipe = Recipe.make({**suggested, **self.grid.recipe, **entry.recipe}, f'{where}.recipe"')
