@@ -19,6 +19,7 @@ from robbench.api.report import Report
 from robbench.core.atomic_io import write_atomically
 from robbench.core.errors import RequestError, did_you_mean
 from robbench.core.registry import Registry
+from robbench.data.cache import decode
 from robbench.data.datasets.arrays import Arrays
 from robbench.data.splits import TEST_ALONE
 from robbench.execution.runner import Watch, unwatched
@@ -33,7 +34,6 @@ from robbench.results.store import Store
 
 if TYPE_CHECKING:
     from robbench.models._external.loading import External
-    from robbench.planning.plan import Data
 
 Device = Literal["auto", "cpu", "cuda"]
 
@@ -122,9 +122,6 @@ def evaluate(
     """
     if preset not in PRESETS:
         raise RequestError(f'there is no preset "{preset}"; {did_you_mean(preset, PRESETS)}', "preset")
-    kept = None if out is not None else tempfile.TemporaryDirectory(prefix="robbench-")
-    root = Path(kept.name if kept else out or "").absolute()
-    Store(root).check()
     asked = ExternalRequest(
         source=str(model) if isinstance(model, str | Path) else "",
         weights=str(weights),
@@ -135,44 +132,72 @@ def evaluate(
         input_size=tuple(input_size),
         answers=answers,
     )
-    registry = Registry(tuple(plugin.absolute() for plugin in options.plugins))
-    sizes = {} if not eps else eps if isinstance(eps, Mapping) else {"linf": list(eps)}
-    wanted = _wanted(data, root)
-    if sizes:
-        wanted = {**(wanted if isinstance(wanted, dict) else _table(wanted)), "eps": sizes}
-    found, external = _subject(model, asked, wanted, registry, root, options)
-    chosen = PRESETS[preset]
-    entry = ModelEntry(name=name, external=asked)
-    grid = Grid(
-        name=name or external.label,
-        folder=Path.cwd(),
-        where="evaluate",
-        content=GridFile(
-            title=f"How robust {name or external.label} is",
-            datasets=[found.wanted],
-            seeds=[options.seed],
-            conditions=_with_clean(attacks) if attacks else [*chosen.conditions[external.identity["answers"]]],
-            audit=chosen.audit and not attacks if audit is None else audit,
-            models=[entry],
-        ),
-    )
-    request = Request(
-        grid=grid,
-        out=root,
-        data_dir=options.data_dir,
-        limit=options.limit,
-        device=options.device,
-        plugins=options.plugins,
-        keep_images=options.keep_images,
-    )
-    inputs = Inputs(request.absolute(), grid, registry, (found,))
-    boards = run_grid(inputs, None, options.fresh, watch, options.timeout, {asked.source: external})
-    assert not isinstance(boards, Finished)
-    (board,) = boards.files
-    report = load(root, board)
-    if kept is not None:
-        weakref.finalize(report, kept.cleanup)
+    sizes = eps if isinstance(eps, Mapping) else {"linf": list(eps)} if eps else {}
+    asking = _Asking(model, asked, tuple(attacks), preset, audit, sizes, name, options)
+    if out is not None:
+        return asking.carry_out(Path(out).absolute(), data, watch)
+    kept = tempfile.TemporaryDirectory(prefix="robbench-")
+    try:
+        report = asking.carry_out(Path(kept.name), data, watch)
+    except BaseException:
+        kept.cleanup()
+        raise
+    weakref.finalize(report, kept.cleanup)
     return report
+
+
+@dataclass(frozen=True)
+class _Asking:
+    """What is asked of ``evaluate``, but for data and place."""
+
+    model: object
+    asked: ExternalRequest
+    attacks: tuple[str | Mapping[str, Any], ...]
+    preset: str
+    audit: bool | None
+    sizes: Mapping[str, Sequence[float | str]]
+    name: str | None
+    options: Options
+
+    def carry_out(self, root: Path, data: object, watch: Watch) -> Report:
+        """Evaluate into a store."""
+        Store(root).check()
+        options = self.options
+        registry = Registry(tuple(plugin.absolute() for plugin in options.plugins))
+        wanted = _wanted(data, root)
+        if self.sizes:
+            wanted = {**(wanted if isinstance(wanted, dict) else _table(wanted)), "eps": dict(self.sizes)}
+        found, external = _subject(self.model, self.asked, wanted, registry, root, options)
+        grid = self.grid(found, external)
+        request = Request(
+            grid=grid,
+            out=root,
+            data_dir=options.data_dir,
+            limit=options.limit,
+            device=options.device,
+            plugins=options.plugins,
+            **({"keep_images": True} if options.keep_images else {}),
+        )
+        inputs = Inputs(request.absolute(), grid, registry, (found,))
+        known = {self.asked.source: external}
+        boards = run_grid(inputs, None, options.fresh, watch, options.timeout, known)
+        assert not isinstance(boards, Finished)
+        (board,) = boards.files
+        return load(root, board)
+
+    def grid(self, found: FoundDataset, external: External) -> Grid:
+        """The grid of one row that is asked for."""
+        preset, name = PRESETS[self.preset], self.name or external.label
+        attacks = _with_clean(self.attacks) if self.attacks else [*preset.conditions[external.identity["answers"]]]
+        content = GridFile(
+            title=f"How robust {name} is",
+            datasets=[found.wanted],
+            seeds=[self.options.seed],
+            conditions=attacks,
+            audit=preset.audit and not self.attacks if self.audit is None else self.audit,
+            models=[ModelEntry(name=self.name, external=self.asked)],
+        )
+        return Grid(name, Path.cwd(), "evaluate", content)
 
 
 def run(grid: str | Path, *, out: str | Path = "runs", watch: Watch = unwatched, **options: Any) -> dict[str, Report]:
@@ -224,7 +249,7 @@ def _wanted(data: object, root: Path) -> str | dict[str, Any]:
         if path.suffix and not path.exists() and "[" not in str(data):
             raise RequestError(f'"{data}" is not there', "data")
         return str(data)
-    return {"name": "arrays", "path": str(_kept(*_arrays(data), root))}
+    return {"name": "arrays", "path": str(_kept(*_arrays(data), root)), "label": "images"}
 
 
 _FILES = {".npz": "arrays", ".npy": "arrays", ".parquet": "parquet"}
@@ -289,11 +314,12 @@ def _subject(
         label = Path(str(table.get("path") or options.data_dir or found.choice.name)).stem
         table = {"label": label, "split": list(TEST_ALONE), **table}
         found = find_dataset(registry, table, options.data_dir, "data")
-    data = read_data(found, root)
     component = found.choice.component
-    counted = isinstance(component, Arrays) and not component.num_classes
-    counted = counted and all(name.isdecimal() for name in data.splits.class_names)
-    external = _external(model, asked, data, None if counted else data.num_classes)
+    decoded = decode(found.files, root / "data")
+    counted = isinstance(component, Arrays) and not component.num_classes and not component.classes
+    counted = counted and all(name.isdecimal() for name in decoded.class_names)
+    classes = None if counted else read_data(found, root).num_classes
+    external = _external(model, asked, decoded.images.shape[1:], classes)
     if counted:
         table = {**table, "num_classes": external.model.num_classes}
         found = find_dataset(registry, table, options.data_dir, "data")
@@ -305,10 +331,10 @@ def _table(text: str) -> dict[str, object]:
     return {"name": name, **given}
 
 
-def _external(model: object, asked: ExternalRequest, data: Data, classes: int | None) -> External:
+def _external(model: object, asked: ExternalRequest, shape: tuple[int, ...], classes: int | None) -> External:
     from robbench.models._external.loading import as_external, load_external
 
-    channels, height, width = data.decoded.images.shape[1:]
+    channels, height, width = shape
     if asked.source:
         return load_external(asked, (channels, height, width), classes, Path.cwd())
     return as_external(

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal, TypeAlias
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 Answers = Literal["gradients", "scores", "labels"]
 """The most that a model answers: scores that gradients pass, scores, or predicted labels alone."""
+
+# TOML has lists and no tuples.
+_Numbers: TypeAlias = Annotated[tuple[float, ...], Field(strict=False)]
+_Lengths: TypeAlias = Annotated[tuple[int, ...], Field(strict=False)]
 
 
 class ExternalRequest(BaseModel):
@@ -34,7 +38,7 @@ class ExternalRequest(BaseModel):
     weights: str = ""
     arguments: dict[str, Any] = {}
     normalization: str = ""
-    mean: tuple[float, ...] = ()
-    std: tuple[float, ...] = ()
-    input_size: tuple[int, ...] = ()
+    mean: _Numbers = ()
+    std: _Numbers = ()
+    input_size: _Lengths = ()
     answers: Answers | Literal["auto"] = "auto"
