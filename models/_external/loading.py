@@ -16,12 +16,21 @@ from robbench.core.contracts import Classifier
 from robbench.core.errors import RequestError
 from robbench.core.global_rng import seeded
 from robbench.core.process_state import ProcessState
-from robbench.models._external import factory, torchvision_models
+from robbench.models._external import (
+    exported_program,
+    factory,
+    onnx_file,
+    robustbench_models,
+    timm_models,
+    torchscript,
+    torchvision_models,
+)
 from robbench.models._external.classifier import Function, probed
 from robbench.models._external.fingerprint import structure_sha256, weights_sha256
 from robbench.models._external.found import Found, Wanted
 from robbench.models._external.normalization import declared
 from robbench.models._external.request import Answers, ExternalRequest
+from robbench.models._external.weights import REMEDY
 
 _SEED = 0
 
@@ -31,24 +40,61 @@ class Format:
     """A way in which a source is given.
 
     Attributes:
-        name: What it is called in messages.
-        example: How such a source looks.
+        example: How such a source looks, or empty for what is refused.
         suits: Whether a source is given in this way.
         load: Loads it.
     """
 
-    name: str
     example: str
     suits: Callable[[str], bool]
     load: Callable[[Wanted], Found]
 
 
+def _zoo(name: str) -> Callable[[str], bool]:
+    return lambda source: source.startswith(f"{name}:")
+
+
+def _file(*suffixes: str) -> Callable[[str], bool]:
+    return lambda source: source.lower().endswith(suffixes)
+
+
+def _refused(remedy: str) -> Callable[[Wanted], Found]:
+    def load(wanted: Wanted) -> Found:
+        raise RequestError(remedy)
+
+    return load
+
+
 FORMATS: tuple[Format, ...] = (
+    Format("torchvision:resnet18", _zoo("torchvision"), torchvision_models.load),
+    Format("timm:resnet18", _zoo("timm"), timm_models.load),
+    Format("robustbench:Standard", _zoo("robustbench"), robustbench_models.load),
+    Format("net.pt2 (torch.export)", _file(".pt2"), exported_program.load),
+    Format("net.onnx", _file(".onnx"), onnx_file.load),
+    Format("net.pt (TorchScript)", _file(".pt", ".pth", ".ts", ".torchscript"), torchscript.load),
     Format(
-        "torchvision", "torchvision:resnet18", lambda source: source.startswith("torchvision:"), torchvision_models.load
+        "weights of a factory",
+        _file(".safetensors"),
+        _refused("holds weights alone; name the factory that builds the network, and pass it as its weights"),
     ),
-    Format("file", "net.py:make", lambda source: ".py:" in source, factory.load_from_file),
-    Format("module", "package.module:make", lambda source: ":" in source, factory.load_from_module),
+    Format(
+        "",
+        _file(".pkl", ".pickle", ".bin", ".ckpt", ".joblib", ".npz", ".npy", ".tar"),
+        _refused(f"is of a format that can run code when it is loaded, or holds no network: {REMEDY}"),
+    ),
+    Format(
+        "",
+        _file(".h5", ".hdf5", ".keras", ".pb", ".tflite", ".mlmodel"),
+        _refused("is of another framework; export it as ONNX (tf2onnx for TensorFlow and Keras)"),
+    ),
+    Format("", _file(".ipynb"), _refused("is a notebook; name a Python file with the factory: net.py:make")),
+    Format("net.py:make", lambda source: ".py:" in source, factory.load_from_file),
+    Format(
+        "",
+        _file(".py"),
+        _refused("names no factory in the file; write net.py:make, where make() returns the network"),
+    ),
+    Format("package.module:make", lambda source: ":" in source, factory.load_from_module),
 )
 """The formats; a source is given in the first that suits it."""
 
@@ -92,7 +138,8 @@ def load_external(
     source = request.source
     chosen = next((one for one in FORMATS if one.suits(source)), None)
     if chosen is None:
-        raise RequestError(f"is no model; known are {', '.join(one.example for one in FORMATS)}", source)
+        known = ", ".join(one.example for one in FORMATS if one.example)
+        raise RequestError(f"is no model; models are given as {known}", source)
     try:
         with _undisturbed():
             return _external(chosen.load(wanted), wanted)
@@ -178,7 +225,7 @@ def _external(found: Found, wanted: Wanted) -> External:
         "std": list(normalization.std),
         "input_size": list(size),
     }
-    facts = _facts(found, result.model) | said
+    facts = _facts(found, result.model) | said | {"channels": wanted.image_shape[0]}
     return External(result.model, found.label, identity | said, facts, (*notes, *result.notes))
 
 

@@ -24,6 +24,11 @@ class Normalization:
         """Whether it suits images of so many channels."""
         return {len(self.mean), len(self.std)} <= {1, channels}
 
+    def wide(self, channels: int) -> Normalization:
+        """The same with a number for each channel."""
+        mean, std = (values * channels if len(values) == 1 else values for values in (self.mean, self.std))
+        return Normalization(mean, std)
+
 
 NONE = Normalization()
 PRESETS: dict[str, Normalization] = {
