@@ -3,26 +3,24 @@
 from __future__ import annotations
 
 import math
-import textwrap
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from robbench.api.text import text_table, wrapped
 from robbench.core.threat_model import format_eps
 from robbench.leaderboards.aggregates import Rates
 from robbench.leaderboards.board import Board, Row
 from robbench.leaderboards.curves import Curve
 from robbench.leaderboards.markdown import counted, escape, interval, listed, undivided
 from robbench.leaderboards.readme import markdown_table
-from robbench.leaderboards.sheet import Heading, Sheet, SheetLine, TableCell, numbers, texts, words
+from robbench.leaderboards.sheet import Sheet, SheetLine, TableCell, numbers, texts, words
 from robbench.leaderboards.table import is_smallest_change
 
 if TYPE_CHECKING:
     from robbench.api.report import Report
 
-WIDTH = 80
 ROWS, CLASSES = 20, 12
 """So many lines tables of rows and of classes show."""
-_NARROWEST = 12
 
 
 def headline(report: Report) -> str:
@@ -171,9 +169,9 @@ def summary(report: Report) -> str:
     """The report as text; see ``Report.summary``."""
     found = classes(report)
     tables = [(results(report), ROWS), *([(found, CLASSES)] if found else []), *((one, ROWS) for one in curves(report))]
-    parts = [_wrapped(headline(report)), *(text_table(made, most) for made, most in tables)]
+    parts = [wrapped(headline(report)), *(text_table(made, most) for made, most in tables)]
     notes = [*remarks(report), costs(report)]
-    return "\n\n".join([*parts, "\n".join(map(_wrapped, notes))]) + "\n"
+    return "\n\n".join([*parts, "\n".join(map(wrapped, notes))]) + "\n"
 
 
 def markdown(report: Report) -> str:
@@ -193,41 +191,3 @@ def html(report: Report) -> str:
 
     made = MarkdownIt("commonmark", {"html": False}).disable(["link", "image", "autolink", "html_inline"])
     return str(made.enable("table").render(undivided(markdown(report))))
-
-
-def text_table(made: Sheet, most: int) -> str:
-    """A table as plain text of at most 80 columns: long texts are shortened, and a line tells how many are left out."""
-    lines = [[_text(cell) for cell in line.cells] for line in made.lines[:most]]
-    table = [[_text(TableCell(heading.text)) for heading in made.headings], *lines]
-    widths = _fitting([max(map(len, column)) for column in zip(*table, strict=True)], made.headings)
-    text = [_cut(f"{made.caption}:", WIDTH)]
-    for line in table:
-        cells = [
-            _cut(cell, width).rjust(width) if heading.number else _cut(cell, width).ljust(width)
-            for cell, width, heading in zip(line, widths, made.headings, strict=True)
-        ]
-        text.append(f"  {'  '.join(cells)}".rstrip())
-    left = len(made.lines) - most
-    return "\n".join([*text, *([f"  and {left} more"] if left > 0 else [])])
-
-
-def _text(cell: TableCell) -> str:
-    return f"{cell.text} ({cell.below})" if cell.below else cell.text
-
-
-def _fitting(widths: Sequence[int], headings: Sequence[Heading]) -> list[int]:
-    """Widths of columns that fit a line: the widest text gives way first."""
-    found = list(widths)
-    while 2 + sum(found) + 2 * (len(found) - 1) > WIDTH:
-        words_at = [at for at, heading in enumerate(headings) if not heading.number and found[at] > _NARROWEST]
-        widest = max(words_at or range(len(found)), key=lambda at: found[at])
-        found[widest] -= 1
-    return found
-
-
-def _cut(text: str, width: int) -> str:
-    return text if len(text) <= width else f"{text[: width - 1]}…"
-
-
-def _wrapped(text: str) -> str:
-    return textwrap.fill(text, WIDTH, subsequent_indent="  ", break_on_hyphens=False)

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from scipy.special import ndtri
 
 from robbench.evaluation.statistics import (
-    Comparison,
+    Difference,
     Scores,
     balanced,
     compare,
@@ -256,7 +256,7 @@ def world(case: Case, **settings: float) -> World:
     )
 
 
-def compared(found: Comparison | None) -> Comparison:
+def compared(found: Difference | None) -> Difference:
     assert found is not None
     return found
 
