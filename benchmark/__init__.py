@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from robbench.api.comparison import Comparison, compare
+    from robbench.api.evaluation import evaluate, run
     from robbench.api.loading import load
     from robbench.api.report import Report
     from robbench.attacks._gradients import input_gradient, steepest_step
@@ -49,6 +50,7 @@ if TYPE_CHECKING:
 
 _MODULES = {
     "api.comparison": "Comparison compare",
+    "api.evaluation": "evaluate run",
     "api.loading": "load",
     "api.report": "Report",
     "attacks._gradients": "input_gradient steepest_step",
@@ -100,6 +102,7 @@ __all__ = [
     "Streams",
     "Threat",
     "compare",
+    "evaluate",
     "input_gradient",
     "load",
     "project",
@@ -111,6 +114,7 @@ __all__ = [
     "register_figure",
     "register_metric",
     "register_objective",
+    "run",
     "steepest_step",
     "uniform_in_ball",
 ]

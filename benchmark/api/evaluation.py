@@ -42,28 +42,17 @@ _OWN_DATA = ("arrays", "image-folder", "parquet")
 
 
 @dataclass(frozen=True)
-class Options:
-    """How an evaluation is done.
+class _Options:
+    """How an evaluation is done; see ``evaluate``."""
 
-    Attributes:
-        limit: Largest number of test images per condition.
-        seed: Seed of the attacks.
-        data_dir: Where data lies.
-        device: ``cpu``, ``cuda``, or ``auto`` for CUDA where there is any.
-        plugins: Plugin files.
-        keep_images: Whether to keep all attacked images.
-        fresh: Whether to do again what the store holds already.
-        timeout: Seconds that one cell may take; None for a day.
-    """
-
-    limit: int | None = None
-    seed: int = 0
-    data_dir: Path | None = None
-    device: Device = "auto"
-    plugins: tuple[Path, ...] = ()
-    keep_images: bool = False
-    fresh: bool = False
-    timeout: float | None = None
+    limit: int | None
+    seed: int
+    data_dir: Path | None
+    device: Device
+    plugins: tuple[Path, ...]
+    keep_images: bool
+    fresh: bool
+    timeout: float | None
 
 
 def evaluate(
@@ -82,8 +71,15 @@ def evaluate(
     answers: Answers | Literal["auto"] = "auto",
     weights: str | Path = "",
     arguments: Mapping[str, Any] | None = None,
+    limit: int | None = None,
+    seed: int = 0,
+    data_dir: str | Path | None = None,
+    device: Device = "auto",
+    plugins: Sequence[str | Path] = (),
+    keep_images: bool = False,
+    fresh: bool = False,
+    timeout: float | None = None,
     out: str | Path | None = None,
-    options: Options = Options(),
     watch: Watch = unwatched,
 ) -> Report:
     """Put a model to attacks and natural perturbations, and judge what comes of it.
@@ -107,8 +103,15 @@ def evaluate(
         answers: The most that attacks may ask of it.
         weights: File of weights to load into what the factory makes.
         arguments: Keyword arguments of the factory.
+        limit: Largest number of test images per condition.
+        seed: Seed of the attacks.
+        data_dir: Where data lies.
+        device: ``cpu``, ``cuda``, or ``auto`` for CUDA where there is any.
+        plugins: Plugin files.
+        keep_images: Whether to keep all attacked images, for ``Report.adversarial_examples``.
+        fresh: Whether to do again what the store holds already.
+        timeout: Seconds that one cell may take; None for a day.
         out: Store in which results are kept and found again; None for one that goes with the report.
-        options: How it is done.
         watch: Shows the work.
 
     Raises:
@@ -133,6 +136,16 @@ def evaluate(
         answers=answers,
     )
     sizes = eps if isinstance(eps, Mapping) else {"linf": list(eps)} if eps else {}
+    options = _Options(
+        limit,
+        seed,
+        None if data_dir is None else Path(data_dir),
+        device,
+        tuple(map(Path, plugins)),
+        keep_images,
+        fresh,
+        timeout,
+    )
     asking = _Asking(model, asked, tuple(attacks), preset, audit, sizes, name, options)
     if out is not None:
         return asking.carry_out(Path(out).absolute(), data, watch)
@@ -157,7 +170,7 @@ class _Asking:
     audit: bool | None
     sizes: Mapping[str, Sequence[float | str]]
     name: str | None
-    options: Options
+    options: _Options
 
     def carry_out(self, root: Path, data: object, watch: Watch) -> Report:
         """Evaluate into a store."""
@@ -176,7 +189,6 @@ class _Asking:
             limit=options.limit,
             device=options.device,
             plugins=options.plugins,
-            **({"keep_images": True} if options.keep_images else {}),
         )
         inputs = Inputs(request.absolute(), grid, registry, (found,))
         known = {self.asked.source: external}
@@ -302,7 +314,7 @@ def _kept(images: NDArray[Any], labels: NDArray[Any], root: Path) -> Path:
 
 
 def _subject(
-    model: object, asked: ExternalRequest, wanted: Any, registry: Registry, root: Path, options: Options
+    model: object, asked: ExternalRequest, wanted: Any, registry: Registry, root: Path, options: _Options
 ) -> tuple[FoundDataset, External]:
     """The data set and the model; of the user's own data without names of classes the model tells their number."""
     found = find_dataset(registry, wanted, options.data_dir, "data")

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from robbench.api.board_results import BoardResults
 from robbench.core.errors import RequestError, did_you_mean
@@ -35,6 +36,29 @@ def figures(report: BoardResults) -> pd.DataFrame:
     frame = pd.DataFrame(lines, columns=["row", "condition", "seed", "figure", "value", "low", "high", "n"])
     frame.insert(0, "dataset", report.board.dataset.label)
     return frame
+
+
+def plain_data(report: BoardResults) -> dict[str, Any]:
+    """A report as plain data, as ``robbench evaluate --json`` prints it: the best row, then every figure."""
+    board, row = report.board, report.board.rows[0]
+    clean, worst = board.clean(row), board.ranking(row)
+    return {
+        "board": report.name,
+        "row": row.label,
+        "clean": _plain(clean),
+        "worst_case": None if worst is None else {"threat": board.ranked_by, **(_plain(worst) or {})},
+        "audited": row.audited,
+        "flags": dict(row.flags),
+        "cautions": dict(row.cautions),
+        "figures": json.loads(figures(report).to_json(orient="records")),
+    }
+
+
+def _plain(rates: Rates | None) -> dict[str, float | None] | None:
+    if rates is None:
+        return None
+    value, low, high, n = ends(rates.balanced)
+    return {"value": value, "low": low, "high": high, "n": n}
 
 
 def curve(report: BoardResults, norm: str | None) -> pd.DataFrame:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 import tomllib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from robbench.cli import _command
 from robbench.core.errors import RequestError
+from robbench.core.safe_text import visible
 
 if TYPE_CHECKING:
     from robbench.api.report import Report
@@ -132,9 +134,13 @@ def _options(parser: argparse.ArgumentParser) -> None:
 
 
 def _action(options: argparse.Namespace) -> int:
-    from robbench.api.evaluation import Options, evaluate
+    from robbench.api.evaluation import evaluate
+    from robbench.api.thresholds import read_threshold
     from robbench.cli.run import watched
+    from robbench.execution.runner import unwatched
 
+    for threshold in options.fail_below:
+        read_threshold(threshold)
     if options.dataset is None and options.data_dir is None:
         raise RequestError("which images? name a data set, a file or a folder, as --dataset cifar10", "--dataset")
     report = evaluate(
@@ -153,40 +159,41 @@ def _action(options: argparse.Namespace) -> int:
         weights=options.weights,
         arguments=_arguments(options.argument),
         out=options.out,
-        options=Options(
-            limit=options.limit,
-            seed=options.seed,
-            data_dir=options.data_dir,
-            device=options.device,
-            plugins=tuple(options.plugin),
-            keep_images=options.keep_images,
-            fresh=options.fresh,
-            timeout=options.cell_timeout,
-        ),
-        watch=watched,
+        limit=options.limit,
+        seed=options.seed,
+        data_dir=options.data_dir,
+        device=options.device,
+        plugins=options.plugin,
+        keep_images=options.keep_images,
+        fresh=options.fresh,
+        timeout=options.cell_timeout,
+        watch=unwatched if options.json else watched,
     )
     return _shown(report, options)
 
 
 def _shown(report: Report, options: argparse.Namespace) -> int:
-    from robbench.api.thresholds import missed
-    from robbench.cli._display import Terminal
+    from robbench.api.frames import plain_data
+    from robbench.api.place import places
+    from robbench.api.thresholds import below
 
-    console = Terminal()
     if options.save is not None:
         report.save(options.save)
+    missed = [text for threshold in options.fail_below if (text := below(report, threshold))]
+    failed = [record for record, _ in report.cells if record.status == "failed"]
     if options.json:
-        print(json.dumps(report.to_dict(), indent=1))
+        found = {**plain_data(report), "places": [*places(report, options.out)], "missed": missed}
+        print(json.dumps(found, indent=1, ensure_ascii=False))
     else:
-        console.say(report.summary())
-        console.say(f"\nReport: {options.out / 'leaderboards' / report.name / 'index.html'}")
-    failures = [record for record, _ in report.cells if record.status == "failed"]
-    for record in failures:
-        console.say(f"failed: {record.spec.condition.label}: {record.reason}")
-    below = [line for wanted in options.fail_below for line in missed(report, wanted)]
-    for line in below:
-        console.say(line)
-    return 1 if failures or below else 0
+        print(visible(report.summary(), keep="\n"))
+        for line in places(report, options.out):
+            print(visible(line))
+        print(visible(f"Report: {options.out / 'leaderboards' / report.name / 'index.html'}"))
+    for record in failed:
+        print(f"robbench: failed: {visible(f'{record.spec.condition.label}: {record.reason}')}", file=sys.stderr)
+    for text in missed:
+        print(f"robbench: missed: {visible(text)}", file=sys.stderr)
+    return 1 if failed or missed else 0
 
 
 COMMAND = _command.Command(

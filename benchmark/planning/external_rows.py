@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from robbench.core.contracts import Defense
 from robbench.core.errors import RequestError
+from robbench.data.splits import stratified
 from robbench.models._external.request import ExternalRequest
 from robbench.planning.component_spec import Choice
 from robbench.planning.plan import Data, ExternalJob, model_key
@@ -17,6 +18,8 @@ from robbench.results.schema import ExternalSpec, ModelSpec, PartSpec
 if TYPE_CHECKING:
     from robbench.models._external.loading import External
 
+QUESTIONED = 200
+"""Test images on which the declared normalization is compared with others."""
 _PART = PartSpec(name="external", label="external", version=1, parameters={})
 _NO_BALANCER = PartSpec(name="none", label="none", version=1, parameters={})
 
@@ -69,6 +72,7 @@ def external_job(
         found = place.live or load_external(asked, (channels, height, width), data.num_classes, place.folder)
     except RequestError as error:
         raise RequestError(str(error), place.where) from None
+    doubt = _doubt(found, data)
     named = [defense.label for defense in defenses if defense.name != "none"]
     spec = ModelSpec(
         label=name or " · ".join([found.label, *named]),
@@ -86,8 +90,19 @@ def external_job(
         seed=seed,
         spec=spec,
         refusal=None,
-        notes=found.notes,
+        notes=(*found.notes, *([doubt] if doubt else [])),
         asked=asked,
         folder=place.folder,
         live=place.live,
     )
+
+
+def _doubt(found: External, data: Data) -> str | None:
+    """Whether another normalization than the declared one would make much more of the model."""
+    from robbench.core.contracts import to_float
+    from robbench.models._external.questioning import questioned
+
+    splits = data.splits
+    index = splits.test[stratified(splits.labels[splits.test], QUESTIONED, 0)]
+    samples = splits.take(data.decoded, index)
+    return questioned(found, to_float(samples.images), samples.labels, data.choice.name)

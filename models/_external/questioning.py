@@ -51,8 +51,8 @@ def questioned(external: External, images: Tensor, labels: Tensor, dataset: str 
         return None
     own, other = (100 * float(one.double().mean()) for one in (right, found[best]))
     return (
-        f"{external.label} is right on {own:.1f} % of {len(labels)} images, and on {other:.1f} % with the normalization "
-        f'"{best}"; pass normalization = "{best}" if it was trained so'
+        f"{external.label} is right on {own:.1f} % of {len(labels)} images, and on {other:.1f} % with the "
+        f'normalization "{best}"; pass normalization = "{best}" if it was trained so'
     )
 
 
