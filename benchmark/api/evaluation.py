@@ -7,7 +7,7 @@ import io
 import tempfile
 import weakref
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from robbench.api.loading import load
 from robbench.api.report import Report
+from robbench.api.stored_models import PREFIX, stored_model
 from robbench.core.atomic_io import write_atomically
 from robbench.core.errors import RequestError, did_you_mean
 from robbench.core.registry import Registry
@@ -331,7 +332,13 @@ def _subject(
     counted = isinstance(component, Arrays) and not component.num_classes and not component.classes
     counted = counted and all(name.isdecimal() for name in decoded.class_names)
     classes = None if counted else read_data(found, root).num_classes
-    external = _external(model, asked, decoded.images.shape[1:], classes)
+    shape = decoded.images.shape[1:]
+    if asked.source.startswith(PREFIX):
+        model, label = stored_model(asked.source, Store(root), registry, shape)
+        asked = asked.model_copy(update={"source": ""})
+        external = replace(_external(model, asked, shape, classes), label=label)
+    else:
+        external = _external(model, asked, shape, classes)
     if counted:
         table = {**table, "num_classes": external.model.num_classes}
         found = find_dataset(registry, table, options.data_dir, "data")

@@ -30,7 +30,7 @@ class Place:
 
     Attributes:
         folder: What relative paths are relative to.
-        live: The model itself, where it was handed over.
+        live: The model itself, where it was handed over or is loaded already.
         where: File and key that ask for it, for messages.
     """
 
@@ -93,7 +93,7 @@ def external_job(
         notes=(*found.notes, *([doubt] if doubt else [])),
         asked=asked,
         folder=place.folder,
-        live=place.live,
+        live=place.live if asked.handed_over else None,
     )
 
 

@@ -42,3 +42,8 @@ class ExternalRequest(BaseModel):
     std: _Numbers = ()
     input_size: _Lengths = ()
     answers: Answers | Literal["auto"] = "auto"
+
+    @property
+    def handed_over(self) -> bool:
+        """Whether the model comes as an object, which no other process can load again."""
+        return not self.source or self.source.startswith("store:")

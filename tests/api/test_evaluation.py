@@ -191,3 +191,23 @@ def test_the_command_exits_with_1_where_a_threshold_is_missed(folder: Path, caps
 def test_a_limit_keeps_that_many_images(folder: Path) -> None:
     report = evaluate(network(folder), images(), attacks=["fgsm@8/255"], limit=10)
     assert len(report.outcome("clean").ids) == 10
+
+
+def test_a_model_of_a_store_gives_what_its_own_grid_found(folder: Path) -> None:
+    import tiny
+
+    text = tiny.grid_text(["defense = 'jpeg'", "objective = 'angular'"], ["clean", "fgsm@8/255"], "epochs = 1")
+    (folder / "tiny.toml").write_text(text, encoding="utf-8")
+    assert main(["run", "--grid", "tiny.toml", "--out", "runs"]) == 0
+    for record, outcome in evaluated_cells(folder / "runs"):
+        key = record.spec.model_key
+        again = evaluate(f"store:{key[:12]}", tiny.THREE_DIGITS, attacks=["fgsm@8/255"], out="runs")
+        assert outcome is not None
+        assert again.outcome(record.spec.condition.label).sha256() == outcome.sha256()
+        assert again.rows == (f"{record.spec.model.label}, seed 0",)
+
+
+def evaluated_cells(store: Path) -> list[Any]:
+    import robbench
+
+    return [cell for cell in robbench.load(store).cells if cell[0].spec.condition.label == "fgsm@8/255"]
