@@ -1,6 +1,7 @@
 """robbench: a benchmark harness for the adversarial robustness of image classifiers.
 
-The names below are what plugins need; each is imported from its module when it is first used.
+``load`` reads the results of a run as a ``Report``, and ``compare`` compares two of them. The other names are what
+plugins need. Each is imported from its module when it is first used.
 """
 
 from __future__ import annotations
@@ -9,6 +10,10 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from robbench.api.comparison import Comparison, compare
+    from robbench.api.evaluation import evaluate, run
+    from robbench.api.loading import load
+    from robbench.api.report import Report
     from robbench.attacks._gradients import input_gradient, steepest_step
     from robbench.attacks._projections import project, uniform_in_ball
     from robbench.attacks._random_transform import RandomTransform
@@ -44,6 +49,10 @@ if TYPE_CHECKING:
     from robbench.results.schema import Measure, Outcome, Record
 
 _MODULES = {
+    "api.comparison": "Comparison compare",
+    "api.evaluation": "evaluate run",
+    "api.loading": "load",
+    "api.report": "Report",
     "attacks._gradients": "input_gradient steepest_step",
     "attacks._projections": "project uniform_in_ball",
     "attacks._random_transform": "RandomTransform",
@@ -71,6 +80,7 @@ __all__ = [
     "Balancer",
     "Batch",
     "Classifier",
+    "Comparison",
     "Dataset",
     "Defense",
     "EpsList",
@@ -84,13 +94,17 @@ __all__ = [
     "RandomTransform",
     "Raw",
     "Record",
+    "Report",
     "RequestError",
     "Samples",
     "Scene",
     "Sketch",
     "Streams",
     "Threat",
+    "compare",
+    "evaluate",
     "input_gradient",
+    "load",
     "project",
     "register_architecture",
     "register_attack",
@@ -100,6 +114,7 @@ __all__ = [
     "register_figure",
     "register_metric",
     "register_objective",
+    "run",
     "steepest_step",
     "uniform_in_ball",
 ]

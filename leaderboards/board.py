@@ -75,8 +75,8 @@ class Row:
 
     @property
     def undefended(self) -> bool:
-        """Whether the model was trained without a defense and has none at inference."""
-        return all(part.name == "none" for part in self.model.defenses)
+        """Whether the model was trained without a defense and has none at inference; of others' that is not known."""
+        return self.model.external is None and all(part.name == "none" for part in self.model.defenses)
 
     def compared(self, condition: str, at: int = 0) -> Rates | None:
         """Accuracy under a condition on the images of one of the board's comparisons, None where there is none."""

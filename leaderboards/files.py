@@ -27,7 +27,7 @@ from robbench.leaderboards.tables.robustness import corruption_figures
 from robbench.leaderboards.visible_cells import visible_cells, visible_note
 from robbench.results.schema import BoardNote, CellResult
 
-OPTIONAL = ("corruptions.csv", "changes.csv", "training.csv", "checks.csv")
+OPTIONAL = ("corruptions.csv", "changes.csv", "training.csv", "checks.csv", "bounds.csv")
 """Files that only some boards have."""
 _FIGURE = {field.name for field in fields(Estimate)}
 
@@ -58,9 +58,9 @@ def write_files(
 ) -> list[Path]:
     """Write a board as ``README.md``, ``index.html``, ``leaderboard.json`` and CSV files, with its note ``board.json``.
 
-    CSV: ``leaderboard``, ``per_class``; where there is something to tell ``corruptions``, ``changes``, ``training`` and
-    ``checks``; and ``timings``, the only one that differs when the same cells are run again. Numbers are unrounded; a
-    text that a spreadsheet would take for a formula has an apostrophe in front, which
+    CSV: ``leaderboard``, ``per_class``; where there is something to tell ``corruptions``, ``changes``, ``training``,
+    ``checks`` and ``bounds``; and ``timings``, the only one that differs when the same cells are run again. Numbers are
+    unrounded; a text that a spreadsheet would take for a formula has an apostrophe in front, which
     ``robbench.core.safe_text.csv_text`` takes back.
 
     Texts of whoever wrote them are safe in every file: see ``robbench.core.safe_text`` on how characters are shown that
@@ -85,7 +85,7 @@ def write_files(
         "README.md": readme(board, shown, pictures),
         "index.html": page(board, shown, cells, directory, pictures),
         "leaderboard.json": _json(plain_data(board)),
-        **csv_files(board),
+        **csv_files(board, shown),
         "timings.csv": timings_csv(cells),
         "board.json": visible_json(note.to_json()),
     }
@@ -99,9 +99,9 @@ def write_files(
     return [directory / name for name in contents]
 
 
-def csv_files(board: Board) -> dict[str, str]:
+def csv_files(board: Board, note: BoardNote) -> dict[str, str]:
     """The CSV files of a board by name, but for its timings."""
-    details = sheets(board, detail=Detail.DATA)
+    details = sheets(board, note, Detail.DATA)
     found = {
         "leaderboard.csv": [leaderboard(board)],
         "per_class.csv": [class_figures(board)],
@@ -109,6 +109,7 @@ def csv_files(board: Board) -> dict[str, str]:
         "changes.csv": details["changes"],
         "training.csv": details["training"],
         "checks.csv": details["checks"],
+        "bounds.csv": details["bounds"],
     }
     return {name: csv_text(*made) for name, made in found.items() if made}
 

@@ -34,7 +34,7 @@ def readme(board: Board, note: BoardNote | None = None, pictures: Sequence[Pictu
         pictures: Figures that lie in the board's directory.
     """
     note = note or BoardNote(grid=board.grid, title=board.title)
-    parts = sheets(board, note.references, Detail.README)
+    parts = sheets(board, note, Detail.README)
     if len(board.pairs) > PAIRS:
         parts["changes"] = []
     else:

@@ -95,6 +95,17 @@ def seconds(text: str) -> float:
     return value
 
 
+def points(text: str) -> float:
+    """Percentage points, from 0 to 100."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 <= value <= 100:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of percentage points from 0 to 100")
+    return value
+
+
 def positives(text: str) -> tuple[int, ...]:
     """Positive whole numbers, each once, separated by commas or spaces."""
     return tuple(dict.fromkeys(positive(part) for part in text.replace(",", " ").split()))

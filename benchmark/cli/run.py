@@ -48,7 +48,7 @@ def _action(options: argparse.Namespace) -> int:
     from robbench.execution.runner import run
     from robbench.planning.inputs import Finished
 
-    done = run(_command.request(options), options.workers, options.fresh, _watched, options.cell_timeout)
+    done = run(_command.request(options), options.workers, options.fresh, watched, options.cell_timeout)
     if isinstance(done, Finished):
         print(f"Nothing to do: all {done.cells} cells of {visible(done.grid)} are done.")
         for board in done.boards:
@@ -61,7 +61,8 @@ def _action(options: argparse.Namespace) -> int:
 
 
 @contextlib.contextmanager
-def _watched(plan: Plan, work: Work) -> Iterator[Tell]:
+def watched(plan: Plan, work: Work) -> Iterator[Tell]:
+    """Show a run in the terminal as it goes on."""
     from robbench.cli._display import Terminal
 
     with Display(plan, work, Terminal()) as display:

@@ -36,6 +36,9 @@ class Classifier(nn.Module, abc.ABC):
     votes: int = 0
     """Further passes that a prediction makes: those of a random defense that lets fresh draws vote."""
 
+    answers: Literal["gradients", "scores", "labels"] = "gradients"
+    """The most that attacks may ask of it; models that others trained may give less than gradients."""
+
     @abc.abstractmethod
     def forward(self, images: Tensor) -> Tensor:
         """Differentiable scores, shape ``(N, K)``: logits, or what attacks can use in their place."""

@@ -95,7 +95,8 @@ class Dataset(Component):
         test_counts: Test images per class, exactly; empty for all that the split gives.
         train_fraction: Share of the training split that is used, stratified.
         split: Shares of train, validation and test. Where the publisher set test images aside and ``pooled`` is
-            False, those are the test split and the first two shares divide the rest.
+            False, those are the test split and the first two shares divide the rest. With 0, 0 and 1 nothing is for
+            training, and classes may be empty.
         pooled: Whether to draw all splits from all images, publisher's test images included.
         split_seed: Seed of the stratified split.
         gallery: Reference images per class of nearest-neighbor models, drawn from train; fewer where the rarest class

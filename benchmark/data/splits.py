@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, NoReturn
 
 import numpy as np
@@ -16,6 +16,9 @@ from robbench.results.schema import Ints
 if TYPE_CHECKING:
     from robbench.core.contracts import Samples
     from robbench.data.dataset import Dataset, DecodedImages
+
+TEST_ALONE = (0.0, 0.0, 1.0)
+"""As ``split``: nothing is trained."""
 
 
 @dataclass(frozen=True)
@@ -67,6 +70,8 @@ def split(dataset: Dataset, decoded: DecodedImages) -> Splits:
             must be left to train, to validate and to test on.
     """
     chosen = _chosen(dataset, decoded)
+    if dataset.split == TEST_ALONE:
+        return _test_alone(dataset, decoded, chosen)
     _check_options(dataset, len(chosen))
     names = tuple(decoded.class_names[c] for c in chosen)
     official = bool(decoded.is_test.any()) and not dataset.pooled
@@ -100,6 +105,29 @@ def split(dataset: Dataset, decoded: DecodedImages) -> Splits:
         labels=_relabeled(decoded, chosen),
         class_names=names,
         crossing=_crossing(decoded, _joined(train + validation), _joined(test)),
+    )
+
+
+def _test_alone(dataset: Dataset, decoded: DecodedImages, chosen: tuple[int, ...]) -> Splits:
+    """Every image is for testing, or those that the publisher set aside; classes may be empty."""
+    usual = {field.name: field.default for field in fields(dataset)}
+    for option in ("train_counts", "train_shares", "train_fraction", "test_counts"):
+        if getattr(dataset, option) != usual[option]:
+            _refuse(f"split = {dataset.split} leaves nothing to train on; leave {option} out")
+    labels = _relabeled(decoded, chosen)
+    official = decoded.is_test.any() and not dataset.pooled
+    test = np.flatnonzero((labels >= 0) & (decoded.is_test if official else True))
+    if not len(test):
+        _refuse("no image of these classes is left to test on")
+    none = np.zeros(0, dtype=np.int64)
+    return Splits(
+        train=none,
+        validation=none,
+        test=test,
+        gallery=none,
+        labels=labels,
+        class_names=tuple(decoded.class_names[c] for c in chosen),
+        crossing=0,
     )
 
 
@@ -147,7 +175,10 @@ def _check_options(dataset: Dataset, num_classes: int) -> None:
     if not 0 < dataset.train_fraction <= 1:
         _refuse(f"train_fraction = {dataset.train_fraction} must lie in (0, 1]")
     if any(share <= 0 for share in dataset.split) or not math.isclose(sum(dataset.split), 1, abs_tol=1e-6):
-        _refuse(f"split = {dataset.split} must be three positive shares that sum to 1: train, validation, test")
+        _refuse(
+            f"split = {dataset.split} must be three positive shares that sum to 1: train, validation, test; or 0, 0, 1 "
+            "where nothing is trained"
+        )
     for option, least in (("train_least", 1), ("gallery", 1), ("split_seed", 0)):
         if getattr(dataset, option) < least:
             _refuse(f"{option} = {getattr(dataset, option)} must be at least {least}")

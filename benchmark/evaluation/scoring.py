@@ -177,14 +177,21 @@ def scored(record: Record, outcome: Outcome, registry: Registry) -> Record:
 
 
 def done(
-    cell: Cell, result: Result, info: dict[str, Any], provenance: dict[str, Any], seconds: float, registry: Registry
+    cell: Cell,
+    result: Result,
+    training: Training | None,
+    notes: tuple[str, ...],
+    provenance: dict[str, Any],
+    seconds: float,
+    registry: Registry,
 ) -> Record:
     """The record of a cell that was evaluated, before its row is audited.
 
     Args:
         cell: What was evaluated.
         result: What came of it.
-        info: What is recorded of the model.
+        training: What went into the model; None where others trained it.
+        notes: What is to be said of the model.
         provenance: What it was done with.
         seconds: How long it took.
         registry: The known metrics.
@@ -196,8 +203,8 @@ def done(
         spec=cell.spec,
         costs=Costs(forwards=float(outcome.forwards.sum()), backwards=float(outcome.backwards.sum())),
         traits=result.traits,
-        training=Training.of(info),
-        notes=(*info["notes"], *result.notes),
+        training=training,
+        notes=(*notes, *result.notes),
         provenance=provenance,
         timings={"seconds": seconds},
     )

@@ -234,7 +234,7 @@ def worst_class(rates: Sequence[Measure], dispersion: float = 1.0) -> Measure:
 
 
 @dataclass(frozen=True)
-class Comparison:
+class Difference:
     """By how much the balanced mean of one row exceeds that of another.
 
     Attributes:
@@ -248,7 +248,7 @@ class Comparison:
     by_seed: tuple[float, ...]
 
 
-def compare(first: Sequence[Scores], second: Sequence[Scores]) -> Comparison | None:
+def compare(first: Sequence[Scores], second: Sequence[Scores]) -> Difference | None:
     """By how much the second row exceeds the first, on the samples that all of their seeds have.
 
     Of fewer than ``SEEDS`` seeds this tells of these checkpoints: samples are taken to be drawn, within each class, and
@@ -286,7 +286,7 @@ def compare(first: Sequence[Scores], second: Sequence[Scores]) -> Comparison | N
     value, half = math.fsum(by_seed) / len(by_seed), error.half(1 - LEVEL)
     p = max(error.p(abs(center)), min(1.0, 2.0 ** (1 - int(np.count_nonzero(means)))))
     ends = [value, center - half, center + half, *([0.0] if p >= 1 - LEVEL else [])]
-    return Comparison(Measure(value, max(-1.0, min(ends)), min(1.0, max(ends)), len(ids)), p, by_seed)
+    return Difference(Measure(value, max(-1.0, min(ends)), min(1.0, max(ends)), len(ids)), p, by_seed)
 
 
 def balanced_mean(row: Scores) -> float:

@@ -15,7 +15,7 @@ from robbench.core.errors import StoreError, unless_damaged
 from robbench.planning.grid import ranking_size
 from robbench.results.board_cells import BoardNames, board_cells, list_boards
 from robbench.results.notes import INDEX
-from robbench.results.schema import BoardNote, Outcome, Record, Reference, digest
+from robbench.results.schema import BoardNote, Bound, Outcome, Record, Reference, digest
 from robbench.results.store import Store
 
 if TYPE_CHECKING:
@@ -69,8 +69,13 @@ def note_boards(plan: Plan, store: Store) -> dict[str, list[str]]:
                 for reference in plan.grid.references
                 if data.is_called(reference.dataset)
             ),
+            bounds=tuple(
+                Bound(**bound.model_dump(exclude={"dataset", "threat"}), threat=ranking_size(bound.threat, {}))
+                for bound in plan.grid.bounds
+                if data.is_called(bound.dataset)
+            ),
             differences=next((text for name, text in plan.grid.differences.items() if data.is_called(name)), ""),
-            rank_by=ranking_size(plan.grid.rank_by, data.choice.component.eps),
+            rank_by=ranking_size(plan.grid.rank_by, data.eps),
         )
         specs = {cell.key: cell.spec for job in jobs for cell in job.cells}
         models = list(dict.fromkeys(job.key for job in jobs))
@@ -79,7 +84,9 @@ def note_boards(plan: Plan, store: Store) -> dict[str, list[str]]:
         if not plan.as_written:
             # Keys say what is asked for, whatever option or file it was asked with; names and texts are the grid's own.
             embedded = [cell.condition.embed for job in jobs for cell in job.cells]
-            board = f"{board}-{digest([list(specs), embedded, models, names, note.model_dump(mode='json')])[:8]}"
+            # Bounds are newer than names of boards, which stay.
+            said = note.model_dump(mode="json", exclude=None if note.bounds else {"bounds"})
+            board = f"{board}-{digest([list(specs), embedded, models, names, said])[:8]}"
         store.note_board(board, note, list(specs), models, exhibit(data, store), names)
         keys[board] = list(specs)
     return keys

@@ -13,8 +13,8 @@ import numpy as np
 
 from robbench.core.device import require_float32
 from robbench.core.errors import RequestError, StoreError, explain, warn
-from robbench.planning.plan import Cell, Job, Plan, in_front
-from robbench.results.schema import Ints, Record
+from robbench.planning.plan import Cell, Job, Plan, TrainedJob, in_front
+from robbench.results.schema import Ints, Record, Training
 from robbench.results.store import EMBEDDINGS, Store
 
 if TYPE_CHECKING:
@@ -56,16 +56,18 @@ def lethal(record: Record | None) -> bool:
 
 
 @dataclass(frozen=True)
-class _Trained:
-    """A trained model with its test images.
+class _Ready:
+    """A model with its test images.
 
     Attributes:
         subjects: The model with and without its inference-time defenses, as far as they are needed.
-        info: What is recorded of its training.
+        training: What went into it; None where others trained it.
+        notes: What its records should say of it.
     """
 
     subjects: Mapping[bool, Subject]
-    info: dict[str, Any]
+    training: Training | None
+    notes: tuple[str, ...]
 
 
 def carry_out(plan: Plan, job: Job, cells: Sequence[Cell], tell: Tell, helpers: Helpers | None = None) -> None:
@@ -100,16 +102,16 @@ def carry_out(plan: Plan, job: Job, cells: Sequence[Cell], tell: Tell, helpers: 
 
     wanted = [cell for cell in cells if not cell.refusal]
     # A model to ship has nothing to be scored on, and is trained all the same.
-    shipped = not job.recipe.unseen
-    trained: _Trained | None = None
+    shipped = not job.unseen
+    ready: _Ready | None = None
     failure = ("", "")
     tell(Progress(job.label, "loading"))
     # A plugin may raise SystemExit and its like; the user's Ctrl-C does not reach workers.
     try:
-        if not job.refusal and (wanted or shipped or not cells):
+        if isinstance(job, TrainedJob) and not job.refusal and (wanted or shipped or not cells):
             train_once(job, store, plan.device, plan.request.precision, _reporter(tell, job, "training"))
         if wanted:
-            trained = _load(job, wanted, store, plan.device)
+            ready = _load(job, wanted, store, plan.device)
         elif not cells and not job.refusal:
             _embed_training(job, store, plan.device)
     except StoreError:
@@ -117,6 +119,8 @@ def carry_out(plan: Plan, job: Job, cells: Sequence[Cell], tell: Tell, helpers: 
     except Diverged as error:
         failure = ("unsupported", str(error))
     except BaseException as error:
+        if isinstance(error, KeyboardInterrupt) and helpers is None:
+            raise
         failure = ("failed", f"the model: {explain(error)}")
     if failure[0] and not cells:
         warn(f"{job.label}: {failure[1]}")
@@ -127,17 +131,19 @@ def carry_out(plan: Plan, job: Job, cells: Sequence[Cell], tell: Tell, helpers: 
                 show(cell, store.record(cell.key))
             elif cell.refusal and not (shipped and failure[0]):
                 fail(cell, "unsupported", cell.refusal)
-            elif trained is None:
+            elif ready is None:
                 fail(cell, *failure)
             else:
                 show(cell)
                 try:
-                    record, result = _evaluate(plan, job, cell, trained, store, facts, tell, helpers)
+                    record, result = _evaluate(plan, job, cell, ready, store, facts, tell, helpers)
                 except StoreError:
                     raise
                 except Diverged as error:
                     fail(cell, "unsupported", str(error))
                 except BaseException as error:
+                    if isinstance(error, KeyboardInterrupt) and helpers is None:
+                        raise
                     fail(cell, "failed", reason(error))
                 else:
                     show(cell)
@@ -213,10 +219,10 @@ def _reporter(tell: Tell, job: Job, activity: str, cell: str = "") -> Callable[[
     return lambda done, of: tell(Progress(job.label, activity, done, of, cell=cell))
 
 
-def _load(job: Job, wanted: Sequence[Cell], store: Store, device: str) -> _Trained:
-    """What the cells need of a trained model; keeps its embeddings of training images for figures."""
+def _load(job: Job, wanted: Sequence[Cell], store: Store, device: str) -> _Ready:
+    """What the cells need of a model; keeps its embeddings of training images for figures."""
     from robbench.evaluation.subject import Subject
-    from robbench.training.trainer import load_model
+    from robbench.training.model_loading import load_model
 
     test = job.data.samples("test")
     subjects = {
@@ -232,13 +238,16 @@ def _load(job: Job, wanted: Sequence[Cell], store: Store, device: str) -> _Train
         for defended in dict.fromkeys(not cell.condition.undefended for cell in wanted)
     }
     _embed_training(job, store, device)
-    return _Trained(subjects, store.model_info(job.key))
+    if not isinstance(job, TrainedJob):
+        return _Ready(subjects, None, job.notes)
+    info = store.model_info(job.key)
+    return _Ready(subjects, Training.of(info), tuple(info["notes"]))
 
 
 def _embed_training(job: Job, store: Store, device: str) -> None:
     """Keep the embeddings of as many training images as the job's cells ask for, for figures."""
     from robbench.evaluation.artifacts import embedded, embeddings
-    from robbench.training.trainer import load_model
+    from robbench.training.model_loading import load_model
 
     # Of all cells and not of those that are left, or the figures would tell where a run was interrupted.
     size = max((cell.condition.embed for cell in job.cells if not cell.refusal), default=0)
@@ -255,7 +264,7 @@ def _evaluate(
     plan: Plan,
     job: Job,
     cell: Cell,
-    trained: _Trained,
+    ready: _Ready,
     store: Store,
     facts: dict[str, Any],
     tell: Tell,
@@ -264,22 +273,24 @@ def _evaluate(
     """Put the model to one condition and score what comes of it."""
     from robbench.evaluation.evaluator import evaluate
     from robbench.evaluation.scoring import done
-    from robbench.training.trainer import load_model, require_trained
+    from robbench.training.model_loading import load_model
+    from robbench.training.trainer import require_trained
 
     started = time.perf_counter()
     survivors = _survivors(store, cell) if cell.condition.survivors else None
-    subject = trained.subjects[not cell.condition.undefended]
+    subject = ready.subjects[not cell.condition.undefended]
     report = _reporter(tell, job, cell.condition.label, cell.key)
+    jobs = {other.key: other for other in plan.jobs}
     for key in cell.peers:
-        require_trained(store, key, "it works through")
+        if isinstance(jobs[key], TrainedJob):
+            require_trained(store, key, "it works through")
     with helpers.attacker(cell) if helpers else nullcontext() as attack:
-        jobs = {other.key: other for other in plan.jobs}
         peers = [] if attack else [load_model(jobs[key], store, plan.device) for key in cell.peers]
         result = evaluate(subject, cell.condition, report, peers, survivors, attack)
     seconds = time.perf_counter() - started
     if cell.condition.kind == "clean":
         result = replace(result, traits=(*result.traits, *_defended(job)))
-    record = done(cell, result, trained.info, facts, seconds, plan.registry)
+    record = done(cell, result, ready.training, ready.notes, facts, seconds, plan.registry)
     if helpers:
         record = helpers.measured(record, result.outcome)
         record = record.model_copy(update={"notes": (*record.notes, *helpers.notes(cell))})

@@ -12,11 +12,13 @@ from dataclasses import dataclass, field
 from multiprocessing.reduction import send_handle
 from typing import Any
 
+import torch
+
 from robbench.core.errors import StoreError, warn
 from robbench.core.lease import Busy
 from robbench.evaluation.scoring import metrics_digest, without_result
 from robbench.execution.helpers import Facts, Gone, Task, Wanted
-from robbench.execution.jobs import Progress, Tell, provenance_of, without_outcome
+from robbench.execution.jobs import Progress, Tell, carry_out, provenance_of, without_outcome
 from robbench.execution.plugin_process import attack, measure_outcomes
 from robbench.execution.portion import judge_sources, portion_to_attack, portion_to_judge
 from robbench.execution.processes import Child, prepare
@@ -63,7 +65,8 @@ def run_locally(plan: Plan, work: Work, workers: int | None, tell: Tell, timeout
         return
     prepare()
     workers = workers or default_workers(plan.device)
-    run = _Run.of(plan, work, max(1, cores() // workers), tell, timeout)
+    # One job keeps one worker busy, which may have all of the cores then.
+    run = _Run.of(plan, work, max(1, cores() // min(workers, len(work))), tell, timeout)
     try:
         while run.waiting or run.busy:
             run.hand_out(workers)
@@ -72,6 +75,24 @@ def run_locally(plan: Plan, work: Work, workers: int | None, tell: Tell, timeout
     finally:
         for worker in run.pool:
             worker.end()
+
+
+def run_here(plan: Plan, work: Work, tell: Tell) -> None:
+    """Carry out the jobs in this process, as a plan with models must be that were handed over as objects.
+
+    Plugins are not kept apart then, and nothing watches the time.
+
+    Raises:
+        StoreError: If results cannot be kept.
+    """
+    threads = torch.get_num_threads()
+    # As many as the worker of a run of one job has, on which the last digits of sums depend.
+    torch.set_num_threads(cores())
+    try:
+        for job, cells in work:
+            carry_out(plan, job, cells, tell)
+    finally:
+        torch.set_num_threads(threads)
 
 
 @dataclass(frozen=True)
@@ -98,7 +119,7 @@ def _items(plan: Plan, work: Work) -> list[_Item]:
     earlier: set[str] = set()
     items: list[_Item] = []
     for job, cells in work:
-        start = {job.start} & listed if job.start is not None and not store.has_model(job.start) else set()
+        start = {other.key for other in plan.starts(job)[-1:] if not store.has_model(other.key)} & listed
         others = {job.key, *(key for cell in cells for key in cell.peers)} & earlier
         items.append(_Item(job, cells, frozenset(start | others)))
         earlier.add(job.key)

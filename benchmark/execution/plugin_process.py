@@ -30,7 +30,7 @@ from robbench.execution.portion import Portion
 from robbench.planning.plan import Job
 from robbench.results.schema import Measure, Outcome, Record
 from robbench.results.store import Store
-from robbench.training.trainer import load_model
+from robbench.training.model_loading import load_model
 
 _HEADER = 1 << 24
 """Largest header, in bytes."""

@@ -133,11 +133,7 @@ def _peers(plan: Plan, cells: Iterable[Cell]) -> tuple[Job, ...]:
 
 
 def _sources(jobs: Iterable[Job]) -> set[str]:
-    found: set[str | None] = set()
-    for job in jobs:
-        found |= {job.data.choice.source, job.architecture.source, job.objective.source, job.balancer.source}
-        found |= {defense.source for defense in job.defenses}
-    return {source for source in found if source is not None}
+    return set().union(*(job.sources for job in jobs))
 
 
 def _pack(plan: Plan, jobs: tuple[Job, ...], sources: set[str]) -> Portion:

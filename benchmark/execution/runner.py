@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from typing import TYPE_CHECKING, TypeAlias
 
 from robbench.core.errors import Damaged, RequestError, unless_damaged
-from robbench.planning.inputs import Finished, finished, read_request
+from robbench.planning.inputs import Finished, Inputs, finished, read_request
 from robbench.results.board_cells import renamed
 from robbench.results.schema import Training
 from robbench.results.store import Store
@@ -17,6 +17,7 @@ from robbench.results.store import Store
 if TYPE_CHECKING:
     from robbench.execution.boards import Boards
     from robbench.execution.jobs import Tell
+    from robbench.models._external.loading import External
     from robbench.planning.grid import Request
     from robbench.planning.plan import Cell, Job, Plan
 
@@ -31,20 +32,23 @@ def unwatched(plan: Plan, work: Work) -> Iterator[Tell]:
 
 
 def run(
-    request: Request,
+    asked: Request | Inputs,
     workers: int | None = None,
     fresh: bool = False,
     watch: Watch = unwatched,
     timeout: float | None = None,
+    live: Mapping[str, External] | None = None,
 ) -> Boards | Finished:
     """Train, attack, score and write the boards of a request; what is in the store is not done again.
 
     Args:
-        request: What is asked.
+        asked: The request, or what was read of it.
         workers: Number of worker processes; None for what suits the device.
         fresh: Whether to do everything again.
         watch: Shows the work; gives what is to be called as it goes on.
         timeout: Seconds that one cell, or one epoch of training with plugins, may take; None for a day.
+        live: Models that were loaded already, by the ``source`` that the grid names them by. Those that were handed
+            over, whose source is empty, are evaluated in this process.
 
     Returns:
         The boards, or what is known of the request if it was carried out before; that needs no torch.
@@ -54,23 +58,25 @@ def run(
         StoreError: If results cannot be kept.
     """
     # A plugin may change the working directory when it is loaded.
-    request = request.absolute()
-    store = Store(request.out)
+    inputs = asked if isinstance(asked, Inputs) else read_request(asked.absolute())
+    store = Store(inputs.request.out)
     store.check()
-    inputs = read_request(request)
     before = None if fresh else finished(inputs, store)
     if before is not None:
         return before
 
     from robbench.execution.boards import note_boards, write_boards
-    from robbench.execution.local import CELL_TIMEOUT, run_locally
+    from robbench.execution.local import CELL_TIMEOUT, run_here, run_locally
     from robbench.execution.portion import check_plan
     from robbench.execution.processes import prepare
+    from robbench.planning.plan import ExternalJob
     from robbench.planning.planner import make_plan
 
     prepare()
-    plan = make_plan(inputs, fresh)
-    check_plan(plan)
+    plan = make_plan(inputs, fresh, live)
+    here = any(isinstance(job, ExternalJob) and job.live is not None for job in plan.jobs)
+    if not here:
+        check_plan(plan)
     if fresh:
         with store.lock(exclusive=True):
             forget(plan, store)
@@ -80,7 +86,10 @@ def run(
         work = remaining(plan, store)
         refresh(plan, store, {cell.key for _, cells in work for cell in cells})
         with watch(plan, work) as tell:
-            run_locally(plan, work, workers, tell, timeout or CELL_TIMEOUT)
+            if here:
+                run_here(plan, work, tell)
+            else:
+                run_locally(plan, work, workers, tell, timeout or CELL_TIMEOUT)
         written = write_boards(store, boards, plan.registry)
         left = sum(_left(store, job, cells) for job, cells in work)
         if not left and not written.refused:
@@ -92,7 +101,8 @@ def _left(store: Store, job: Job, cells: Sequence[Cell]) -> int:
     """How many of a job's cells the next run is to try again; without cells, whether that is its model."""
     if cells:
         return sum(not store.finished(cell.key, cell.condition.embed > 0) for cell in cells)
-    return 0 if store.has_model(job.key) or store.diverged(job.key) else 1
+    external = job.spec.external is not None
+    return 0 if external or store.has_model(job.key) or store.diverged(job.key) else 1
 
 
 def remaining(plan: Plan, store: Store) -> Work:
@@ -105,7 +115,10 @@ def remaining(plan: Plan, store: Store) -> Work:
     late: Work = []
     last: Work = []
     by_key = {job.key: job for job in plan.jobs}
-    trained = {job.key: _answer(store.check_model, job.key, "its model is to be trained again") for job in plan.jobs}
+    trained: dict[str, bool | None] = {job.key: True for job in plan.jobs}
+    trained |= {
+        job.key: _answer(store.check_model, job.key, "its model is to be trained again") for job in plan.trained
+    }
     figured = {job.key: _answer(store.check_embeddings, job.key, "it is to be made again") for job in plan.jobs}
     damaged = {key for states in (trained, figured) for key, state in states.items() if state is None}
     for job in plan.jobs:
@@ -128,7 +141,7 @@ def remaining(plan: Plan, store: Store) -> Work:
     work += [(by_key[key], []) for key in sorted((needed | damaged) - begun) if key in damaged or not trained[key]]
     listed = {job.key for job, _ in (*work, *last)}
     for job, cells in (*work, *last):
-        wanted = not cells or not job.recipe.unseen or any(not cell.refusal for cell in cells)
+        wanted = not cells or not job.unseen or any(not cell.refusal for cell in cells)
         for start in reversed(plan.starts(job)) if wanted and not trained[job.key] else ():
             if start.key in listed or trained[start.key]:
                 break

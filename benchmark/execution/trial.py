@@ -11,13 +11,13 @@ import torch
 from robbench.core.errors import RequestError, StoreError, explain
 from robbench.execution.portion import Portion, judge_sources, portion_to_judge
 from robbench.execution.processes import Child
-from robbench.planning.plan import Job, Plan
+from robbench.planning.plan import Plan, TrainedJob
 from robbench.results.store import Store
 from robbench.training.hyperparameter_search import train_here
 from robbench.training.trainer import Diverged
 
 
-def train_apart(plan: Plan, job: Job, store: Store) -> None:
+def train_apart(plan: Plan, job: TrainedJob, store: Store) -> None:
     """Train a model of a search unless it is trained.
 
     Args:
@@ -51,7 +51,7 @@ def _train(connection: Connection, portion: Portion, threads: int) -> None:
     torch.set_num_threads(threads)
     try:
         plan = portion.open()
-        train_here(plan, plan.jobs[0], Store(plan.request.out))
+        train_here(plan, plan.trained[0], Store(plan.request.out))
     except (Diverged, RequestError, StoreError) as error:
         connection.send(error)
     except BaseException as error:  # SystemExit and the like

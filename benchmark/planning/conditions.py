@@ -15,14 +15,18 @@ from typing import Annotated, cast
 from pydantic import Field
 
 from robbench.core.component import Component, number
-from robbench.core.contracts import Attack, Classifier
+from robbench.core.contracts import Attack, Classifier, Needs
 from robbench.core.errors import RequestError, did_you_mean
 from robbench.core.registry import Registry
 from robbench.core.threat_model import NORMS, Norm, Threat, format_eps
 from robbench.data.dataset import EpsList
+from robbench.models._external.request import Answers
 from robbench.planning.component_spec import Choice, choose, full_choice, split_outside_brackets
 from robbench.results.schema import ConditionKind, ConditionSpec, StageSpec
 
+_ASKED: tuple[Needs, ...] = ("nothing", "decisions", "scores", "gradients")
+_ANSWERED: tuple[Answers, ...] = ("labels", "scores", "gradients")
+"""What attacks ask of a model, and the most that models answer, both in rising order."""
 TARGET_RULES = ("next", "random", "least-likely", "all")
 
 
@@ -167,6 +171,13 @@ class Condition:
                     f"{threat.norm}{levels}"
                 )
         return found
+
+    def out_of_reach(self, answers: Answers) -> str | None:
+        """Why it cannot be run on a model that answers no more than that, or None."""
+        needs = max((_ASKED.index(stage.attack.component.needs) for stage in self.stages), default=0)
+        if needs <= _ANSWERED.index(answers) + 1:
+            return None
+        return f"needs {_ASKED[needs]}; the model answers {answers} alone"
 
     def refusal(self, num_classes: int) -> str | None:
         """Why it cannot be run on so many classes, or None."""

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from robbench.planning.conditions import Condition
-from robbench.planning.plan import Cell, Job
+from robbench.planning.plan import Cell, Job, TrainedJob
 from robbench.results.store import Store
 
 
@@ -40,11 +40,12 @@ class Throughput:
         """Throughput from the finished models and cells among some jobs."""
         trained, attacked = [0.0, 0.0], [0.0, 0.0]
         for job in jobs:
-            if not store.has_model(job.key):
-                continue
-            info = store.model_info(job.key)
-            trained[0] += info["timings"]["training_seconds"]
-            trained[1] += info["costs"]["forwards"] + 2 * info["costs"]["backwards"]
+            if isinstance(job, TrainedJob):
+                if not store.has_model(job.key):
+                    continue
+                info = store.model_info(job.key)
+                trained[0] += info["timings"]["training_seconds"]
+                trained[1] += info["costs"]["forwards"] + 2 * info["costs"]["backwards"]
             for cell in job.cells:
                 record = store.record(cell.key) if store.finished(cell.key) else None
                 if record is not None and record.status == "done":
@@ -57,7 +58,7 @@ def cost(job: Job, cells: Iterable[Cell], store: Store, rates: Throughput) -> Co
     """What a job has left to do, its training included unless it is trained."""
     total = NOTHING
     classes = job.data.num_classes
-    if not store.has_model(job.key) and not job.refusal:
+    if isinstance(job, TrainedJob) and not store.has_model(job.key) and not job.refusal:
         # The defenses' own passes are theirs to choose: an adversarial one about doubles these.
         passes = float(len(job.data.splits.train) * job.recipe.epochs)
         passes = max(passes, float(job.recipe.min_steps * job.recipe.batch_size))

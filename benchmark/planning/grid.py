@@ -8,15 +8,16 @@ import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from robbench.core.component import number
 from robbench.core.errors import RequestError, did_you_mean
 from robbench.core.threat_model import LP_NORMS, Norm, size_name
 from robbench.data.dataset import EpsList
-from robbench.results.schema import Reference
+from robbench.models._external.request import ExternalRequest
+from robbench.results.schema import Bound, Reference
 
 Sweep = str | dict[str, Any] | list[str | dict[str, Any]]
 Seed = Annotated[int, Field(ge=0, lt=2**31)]
@@ -27,7 +28,7 @@ class Request:
     """What a user asks to be run.
 
     Attributes:
-        grid: Built-in name or TOML file.
+        grid: Built-in name or TOML file, or a grid that was read or made.
         out: The store's directory.
         dataset: What ``{dataset}`` stands for, or None for the grid's own.
         data_dir: Where data lies.
@@ -39,7 +40,7 @@ class Request:
         audit: Whether to add the audit's checks, whatever the grid says.
     """
 
-    grid: str
+    grid: str | Grid
     out: Path = Path("runs")
     dataset: str | None = None
     data_dir: Path | None = None
@@ -65,6 +66,8 @@ class ModelEntry(_Table):
     """One ``[[models]]`` table. Lists are swept; components are texts or tables with a name.
 
     Attributes:
+        external: A model that others trained, in place of how to train one: ``file.py:factory``,
+            ``torchvision:resnet18``, a file, or a table with such a ``source``. Only defenses in front go with it.
         name: Name of the row; only where the entry stands for a single model per data set.
         architecture: Architectures; the data set's own where none is given.
         objective: Objectives.
@@ -78,6 +81,7 @@ class ModelEntry(_Table):
     """
 
     name: str | None = None
+    external: str | ExternalRequest | None = None
     architecture: Sweep | None = None
     objective: Sweep = "cross-entropy"
     defense: Sweep = "none"
@@ -86,6 +90,18 @@ class ModelEntry(_Table):
     start: str | Annotated[list[str], Field(min_length=1)] | None = None
     recipe: dict[str, Any] = {}
     seeds: Annotated[list[Seed], Field(min_length=1)] | None = None
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> Self:
+        odd = self.model_fields_set & {"architecture", "objective", "balancer", "start", "recipe"}
+        if self.external is not None and odd:
+            raise ValueError(f"a model that others trained is not trained here; leave out {', '.join(sorted(odd))}")
+        return self
+
+    @property
+    def asked(self) -> ExternalRequest | None:
+        """The model that others trained, where it is one."""
+        return ExternalRequest(source=self.external) if isinstance(self.external, str) else self.external
 
     @property
     def starts(self) -> tuple[str, ...]:
@@ -103,6 +119,14 @@ class DatasetReference(Reference):
     dataset: str
 
 
+class DatasetBound(Bound):
+    """A proved interval of robust accuracy on one of the grid's data sets."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    dataset: str
+
+
 class GridFile(_Table):
     """A grid.
 
@@ -110,9 +134,10 @@ class GridFile(_Table):
         title: What it is for, in a line.
         about: What readers of its boards should know, paragraphs of plain text.
         references: Figures from elsewhere that its boards show beside their own; those of other data sets are left out.
+        bounds: Proved intervals of robust accuracy, beside which its boards show the attacks.
         differences: By data set, why its figures differ from those; paragraphs of plain text.
         dataset: What ``{dataset}`` stands for unless ``--dataset`` says otherwise.
-        datasets: The data sets.
+        datasets: The data sets, texts or tables; a table may say with ``label`` what it is called.
         seeds: The seeds.
         conditions: The conditions, texts or tables.
         audit: Whether to add the audit's checks.
@@ -127,6 +152,7 @@ class GridFile(_Table):
     title: str = ""
     about: str = ""
     references: list[DatasetReference] = []
+    bounds: list[DatasetBound] = []
     differences: dict[str, str] = {}
     dataset: str = "digits"
     datasets: Annotated[list[str | dict[str, Any]], Field(min_length=1)] = ["{dataset}"]

@@ -6,17 +6,20 @@ data are what they were when it was last carried out has the same plan, so that 
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from robbench.core.component import number
 from robbench.core.errors import Damaged, RequestError, did_you_mean
 from robbench.core.registry import Registry
+from robbench.core.threat_model import LP_NORMS, Norm
 from robbench.data.cache import Located, check, locate
-from robbench.data.dataset import Dataset
+from robbench.data.dataset import Dataset, EpsList
 from robbench.planning.component_spec import Choice, choose
 from robbench.planning.grid import Grid, Request, read_grid
 from robbench.results.notes import INDEX
@@ -35,12 +38,14 @@ class FoundDataset:
         choice: The data set.
         files: Its files, found and not yet read.
         where: Where it is asked for, for messages.
+        eps: The sizes at which it is attacked, per norm.
     """
 
     wanted: Any
     choice: Choice[Dataset]
     files: Located
     where: str
+    eps: Mapping[Norm, EpsList]
 
 
 @dataclass(frozen=True)
@@ -75,7 +80,7 @@ class Inputs:
     @property
     def asked(self) -> str:
         """Identifies what the grid's models may ask of the network: paths and options of a run are no part of it."""
-        models = [entry.model_dump(mode="json", exclude={"datasets"}) for entry in self.grid.content.models]
+        models = [entry.model_dump(mode="json", exclude={"datasets", "external"}) for entry in self.grid.content.models]
         return digest([self.grid.name, models, [found.choice.label for found in self.datasets]])
 
     @property
@@ -119,7 +124,7 @@ def read_request(request: Request) -> Inputs:
     Raises:
         RequestError: If the grid, a plugin or a data set is not there, or the grid contradicts itself.
     """
-    grid = read_grid(request.grid)
+    grid = request.grid if isinstance(request.grid, Grid) else read_grid(request.grid)
     plugins = [grid.folder / plugin for plugin in grid.content.plugins]
     for position, plugin in enumerate(plugins):
         if not plugin.is_file():
@@ -141,18 +146,49 @@ def read_request(request: Request) -> Inputs:
 def find_dataset(registry: Registry, wanted: Any, data_dir: Path | None, where: str) -> FoundDataset:
     """Find the files of a data set that is asked for.
 
+    A table may also say with ``label`` what it is called, and with ``eps`` at which sizes it is attacked, as
+    ``{ linf = ["2/255", "8/255"] }``, the last of which is the reference.
+
     Raises:
         RequestError: If it cannot be had, naming ``where`` it was asked for.
     """
-    choice = choose(registry, "dataset", wanted, where)
+    table, label, eps = wanted, "", None
+    if isinstance(wanted, Mapping):
+        table = {key: value for key, value in wanted.items() if key not in ("label", "eps")}
+        label, eps = wanted.get("label", ""), wanted.get("eps")
+        if not isinstance(label, str):
+            raise RequestError(f"label = {label!r}: write what the data set is called", where)
+    choice = choose(registry, "dataset", table, where)
+    if label:
+        choice = replace(choice, label=label)
+    sizes = choice.component.eps if eps is None else _sizes(eps, where)
     try:
-        return FoundDataset(wanted, choice, locate(choice.component, data_dir), where)
+        return FoundDataset(wanted, choice, locate(choice.component, data_dir), where, sizes)
     except RequestError as error:
         raise RequestError(f'"{choice.label}": {error}', where) from None
 
 
+def _sizes(given: object, where: str) -> dict[Norm, EpsList]:
+    """Sizes of change per norm as a table says them."""
+    found: dict[Norm, EpsList] = {}
+    for norm, values in given.items() if isinstance(given, Mapping) else ():
+        try:
+            sizes = [number(str(value)) for value in values] if isinstance(values, list | tuple) else []
+        except ValueError:
+            sizes = []
+        if norm not in LP_NORMS or not sizes or not all(math.isfinite(size) and size > 0 for size in sizes):
+            raise RequestError(f'eps.{norm} = {values!r}: write positive sizes, as linf = ["2/255", "8/255"]', where)
+        found[norm] = EpsList(tuple(sorted(set(sizes))), reference=sizes[-1])
+    if not found:
+        raise RequestError(f'eps = {given!r}: write sizes per norm, as {{ linf = ["2/255", "8/255"] }}', where)
+    return found
+
+
 def finished(inputs: Inputs, store: Store) -> Finished | None:
     """What is known of the inputs if all their cells are done and their boards are written, otherwise None."""
+    if any(entry.external is not None for entry in inputs.grid.content.models):
+        # What identifies such a model shows when it is loaded.
+        return None
     try:
         note = store.request(inputs.key)
         return None if note is None else _finished(note, inputs, store)
@@ -195,6 +231,7 @@ def _finished(note: Mapping[str, Any], inputs: Inputs, store: Store) -> Finished
 def _check(grid: Grid, names: list[Any], dataset: str | None) -> None:
     """Whether the parts of a grid fit each other, as far as that shows without components."""
     content, where = grid.content, grid.where
+    names = [*names, *(name["label"] for name in names if isinstance(name, dict) and "label" in name)]
     for position, entry in enumerate(content.models):
         for wanted in entry.datasets or ():
             if content.filled(wanted, dataset) not in names:

@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from robbench.core.contracts import Architecture, Balancer, Defense, Objective, Samples
 from robbench.core.registry import Registry
-from robbench.data.dataset import Dataset, DecodedImages
+from robbench.core.threat_model import Norm
+from robbench.data.dataset import Dataset, DecodedImages, EpsList
 from robbench.data.splits import Splits
+from robbench.models._external.request import ExternalRequest
 from robbench.planning.component_spec import Choice, plain
 from robbench.planning.conditions import Condition
 from robbench.planning.grid import GridFile, Request
 from robbench.results.schema import CellSpec, ConditionSpec, DatasetSpec, ModelSpec, PartSpec, digest
 from robbench.training.recipe import Recipe
+
+if TYPE_CHECKING:
+    from robbench.models._external.loading import External
 
 _LATER = {"train_on": "train"}
 """Fields that recipes did not have at first, with what stands for their absence: keys leave them out then."""
@@ -38,12 +44,14 @@ class Data:
         choice: The data set.
         decoded: Its images.
         splits: Which of them are for what.
+        eps: The sizes at which it is attacked, per norm.
         asked: What the grid asks for, ``{dataset}`` replaced.
     """
 
     choice: Choice[Dataset]
     decoded: DecodedImages
     splits: Splits
+    eps: Mapping[Norm, EpsList]
     asked: Any = None
 
     @property
@@ -67,7 +75,6 @@ class Data:
     @cached_property
     def spec(self) -> DatasetSpec:
         """The data set as plain data."""
-        dataset = self.choice.component
         parts = ("train", "validation", "test", "gallery")
         return DatasetSpec(
             **self.choice.spec().model_dump(),
@@ -77,8 +84,8 @@ class Data:
             duplicates=self.decoded.duplicates,
             crossing=self.splits.crossing,
             remarks=self.decoded.remarks,
-            eps={norm: sizes.values for norm, sizes in dataset.eps.items()},
-            reference={norm: sizes.reference for norm, sizes in dataset.eps.items()},
+            eps={norm: sizes.values for norm, sizes in self.eps.items()},
+            reference={norm: sizes.reference for norm, sizes in self.eps.items()},
         )
 
 
@@ -103,37 +110,28 @@ class Cell:
     needs: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Job:
-    """A model to be trained, and the cells that need it.
+    """A model, and the cells that need it.
 
     Attributes:
-        key: Address of the trained model.
-        data: What it is trained and tested on.
-        architecture, objective, balancer, defenses: Its components.
-        recipe: How it is trained.
+        key: Address of the model.
+        data: What it is tested on, and trained on where it is trained here.
+        defenses: Its defenses.
         seed: Seed of its training and of its attacks.
         spec: The row as plain data.
-        start: Key of the model it is warm-started from.
-        pretrained: Whether it starts from weights that its architecture has from elsewhere.
         notes: What its records should say about how it was planned.
         cells: The conditions it is put to.
-        refusal: Why it cannot be trained, or None.
+        refusal: Why it cannot be had, or None.
     """
 
     key: str
     data: Data
-    architecture: Choice[Architecture]
-    objective: Choice[Objective]
-    balancer: Choice[Balancer]
     defenses: tuple[Choice[Defense], ...]
-    recipe: Recipe
     seed: int
     spec: ModelSpec
-    start: str | None
     refusal: str | None
     cells: tuple[Cell, ...] = ()
-    pretrained: bool = False
     notes: tuple[str, ...] = ()
 
     @property
@@ -145,6 +143,64 @@ class Job:
     def label(self) -> str:
         """Data set, row and seed."""
         return f"{self.row} · seed {self.seed}"
+
+    @property
+    def unseen(self) -> bool:
+        """Whether the test images are no part of what it is trained on here."""
+        return True
+
+    @property
+    def sources(self) -> set[str]:
+        """Hashes of the plugins that its components come from."""
+        return {part.source for part in self._choices if part.source is not None}
+
+    @property
+    def _choices(self) -> tuple[Choice[Any], ...]:
+        return (self.data.choice, *self.defenses)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainedJob(Job):
+    """A model to be trained.
+
+    Attributes:
+        architecture, objective, balancer: Its other components.
+        recipe: How it is trained.
+        start: Key of the model it is warm-started from.
+        pretrained: Whether it starts from weights that its architecture has from elsewhere.
+    """
+
+    architecture: Choice[Architecture]
+    objective: Choice[Objective]
+    balancer: Choice[Balancer]
+    recipe: Recipe
+    start: str | None
+    pretrained: bool = False
+
+    @property
+    def unseen(self) -> bool:
+        """Whether the test images are no part of what it is trained on."""
+        return self.recipe.unseen
+
+    @property
+    def _choices(self) -> tuple[Choice[Any], ...]:
+        return (*super()._choices, self.architecture, self.objective, self.balancer)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExternalJob(Job):
+    """A model that others trained.
+
+    Attributes:
+        asked: How it is asked for.
+        folder: What relative paths in that are relative to.
+        live: The model itself, where it was handed over and cannot be loaded again; a plan with one stays in its
+            process.
+    """
+
+    asked: ExternalRequest
+    folder: Path
+    live: External | None = None
 
 
 @dataclass(frozen=True)
@@ -181,16 +237,23 @@ class Plan:
         for job in self.jobs:
             decoded = job.data.decoded
             found += [f"{job.data.choice.label}: {remark}" for remark in decoded.remarks]
+            found += [f"{job.spec.label}: {note}" for note in job.notes if isinstance(job, ExternalJob)]
             values = math.prod(decoded.images.shape[1:])
             found += [doubt for cell in job.cells for doubt in cell.condition.doubts(values)]
         return list(dict.fromkeys(found))
 
-    def starts(self, job: Job) -> list[Job]:
+    def starts(self, job: Job) -> list[TrainedJob]:
         """The models that a job is warm-started from, the first trained first."""
-        start = next((other for other in self.jobs if other.key == job.start), None)
+        wanted = job.start if isinstance(job, TrainedJob) else None
+        start = next((other for other in self.trained if other.key == wanted), None)
         return [*self.starts(start), start] if start else []
 
-    def with_recipe(self, job: Job, recipe: Recipe) -> Job:
+    @property
+    def trained(self) -> tuple[TrainedJob, ...]:
+        """Those of the jobs whose models are trained here."""
+        return tuple(job for job in self.jobs if isinstance(job, TrainedJob))
+
+    def with_recipe(self, job: TrainedJob, recipe: Recipe) -> TrainedJob:
         """One of the jobs with another recipe: the model that a grid with that recipe asks for, without cells."""
         spec = job.spec.model_copy(update={"recipe": plain(recipe.parameters())})
         start = job.start or job.spec.start
@@ -223,16 +286,27 @@ def condition_identity(condition: ConditionSpec) -> dict[str, Any]:
 
 
 def model_key(precision: str, device: str, dataset: DatasetSpec, spec: ModelSpec, seed: int, start: str | None) -> str:
-    """The address of a trained model: a hash of all that can change it.
+    """The address of a model: a hash of all that can change it.
 
     Args:
-        precision: Of training.
+        precision: Of training; no part of a model that others trained.
         device: Device type.
         dataset: What it is trained on.
         spec: How.
         seed: Seed of its training.
         start: Identifies what training starts from, or None.
     """
+    if spec.external is not None:
+        return digest(
+            {
+                "dataset": {**_part_identity(dataset), "fingerprint": dataset.fingerprint},
+                "external": spec.external.identity,
+                "defenses": [_part_identity(defense) for defense in spec.defenses],
+                "seed": seed,
+                "device": device,
+                "protocol": PROTOCOL,
+            }
+        )
     return digest(
         {
             "dataset": {**_part_identity(dataset), "fingerprint": dataset.fingerprint},

@@ -6,29 +6,45 @@ import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from robbench.core.contracts import Architecture, Balancer, Defense, Objective
 from robbench.core.errors import RequestError, did_you_mean, unless_damaged
 from robbench.core.registry import Kind, Registry
-from robbench.core.threat_model import size_name
 from robbench.data.cache import decode
 from robbench.data.splits import split
+from robbench.models._external.request import Answers
 from robbench.planning.audit_conditions import audit_conditions
 from robbench.planning.component_spec import Choice, choose, plain, split_outside_brackets
 from robbench.planning.conditions import Condition, ConditionRequest
-from robbench.planning.grid import GridFile, ModelEntry, Request, ranking_size
+from robbench.planning.cross_references import check_named
+from robbench.planning.external_rows import Place, external_job
+from robbench.planning.grid import Grid, GridFile, ModelEntry, Request, ranking_size
 from robbench.planning.inputs import FoundDataset, Inputs, find_dataset, read_request
-from robbench.planning.plan import PROTOCOL, Cell, Data, Job, Plan, cell_key, condition_identity, in_front, model_key
+from robbench.planning.plan import (
+    PROTOCOL,
+    Cell,
+    Data,
+    Job,
+    Plan,
+    TrainedJob,
+    cell_key,
+    condition_identity,
+    in_front,
+    model_key,
+)
 from robbench.results.schema import CellSpec, ModelSpec, digest
 from robbench.results.store import Store
 from robbench.training.recipe import Recipe
+
+if TYPE_CHECKING:
+    from robbench.models._external.loading import External
 
 IMAGENET = "imagenet"
 """As a start: weights that the architecture has from training on ImageNet."""
 
 
-def make_plan(asked: Request | Inputs, fresh: bool = False) -> Plan:
+def make_plan(asked: Request | Inputs, fresh: bool = False, live: Mapping[str, External] | None = None) -> Plan:
     """Resolve a request.
 
     Weights from elsewhere are asked for once: the answer is kept in the store, and later plans of the grid rest on it.
@@ -36,6 +52,7 @@ def make_plan(asked: Request | Inputs, fresh: bool = False) -> Plan:
     Args:
         asked: The request, or what was read of it.
         fresh: Whether to ask for weights from elsewhere again.
+        live: Models that were handed over, by the ``source`` that the grid names them by.
 
     Raises:
         RequestError: If anything in it cannot be done, naming where, key and value.
@@ -47,9 +64,8 @@ def make_plan(asked: Request | Inputs, fresh: bool = False) -> Plan:
     store = Store(request.out)
     nothing: dict[str, Any] = {}
     known = unless_damaged(lambda: store.starts(inputs.asked), nothing, "pretrained weights are asked for again")
-    resolver = _Resolver(
-        request, device, grid.content, inputs.registry, grid.where, answers={} if fresh else dict(known)
-    )
+    answers = {} if fresh else dict(known)
+    resolver = _Resolver(request, device, grid, inputs.registry, answers, live or {})
     jobs = [job for data in _all_data(inputs) for job in resolver.jobs(data)]
     if resolver.answers != known:
         store.note_starts(inputs.asked, resolver.answers)
@@ -64,7 +80,7 @@ def load_data(registry: Registry, wanted: Any, data_dir: Path | None, out: Path,
         RequestError: If it cannot be had, naming ``where`` it was asked for.
         StoreError: If its decoded images cannot be kept in the store ``out``.
     """
-    return _read_data(find_dataset(registry, wanted, data_dir, where), out)
+    return read_data(find_dataset(registry, wanted, data_dir, where), out)
 
 
 def _all_data(inputs: Inputs) -> Iterator[Data]:
@@ -72,7 +88,7 @@ def _all_data(inputs: Inputs) -> Iterator[Data]:
     labels = [found.choice.label for found in inputs.datasets]
     seen: set[tuple[str, str]] = set()
     for found in inputs.datasets:
-        data = _read_data(found, inputs.request.out)
+        data = read_data(found, inputs.request.out)
         label, fingerprint = found.choice.label, data.decoded.fingerprint
         if (label, fingerprint) in seen:
             raise RequestError(f'"{label}" is asked for twice: two places hold the same images', found.where)
@@ -82,10 +98,11 @@ def _all_data(inputs: Inputs) -> Iterator[Data]:
         yield data
 
 
-def _read_data(found: FoundDataset, out: Path) -> Data:
+def read_data(found: FoundDataset, out: Path) -> Data:
+    """A data set whose files were found, with its images; see ``load_data``."""
     try:
         decoded = decode(found.files, out / "data")
-        return Data(found.choice, decoded, split(found.choice.component, decoded), found.wanted)
+        return Data(found.choice, decoded, split(found.choice.component, decoded), found.eps, found.wanted)
     except RequestError as error:
         raise RequestError(f'"{found.choice.label}": {error}', found.where) from None
 
@@ -107,7 +124,7 @@ class Start:
     """Where training starts from: a model of the grid, weights from elsewhere, or neither."""
 
     label: str | None = None
-    model: Job | None = None
+    model: TrainedJob | None = None
     pretrained: bool = False
     notes: tuple[str, ...] = ()
 
@@ -121,20 +138,26 @@ class Start:
 class _Resolver:
     request: Request
     device: str
-    grid: GridFile
+    source: Grid
     registry: Registry
-    where: str
     answers: dict[str, Any]
     """What came of asking for weights from elsewhere."""
+    live: Mapping[str, External]
+
+    @property
+    def grid(self) -> GridFile:
+        return self.source.content
+
+    @property
+    def where(self) -> str:
+        return self.source.where
 
     def jobs(self, data: Data) -> list[Job]:
         """The jobs of one of the grid's data sets."""
         conditions = self._conditions(data)
         seeds = self.request.seeds or tuple(self.grid.seeds)
-        jobs = [job for seed in seeds for job in self._models(data.asked, data, conditions, seed)]
-        self._check_models(conditions, data, jobs)
-        self._check_rank_by(conditions, data)
-        self._check_references(data, jobs)
+        jobs = [job for seed in seeds for job in self._models(data, conditions, seed)]
+        check_named(self.source, conditions, data, jobs)
         return jobs
 
     def _conditions(self, data: Data) -> list[Condition]:
@@ -143,7 +166,7 @@ class _Resolver:
         for position, wanted in enumerate(self.grid.conditions):
             where = f'{self.where}: key "conditions.{position}"'
             request = ConditionRequest.read(wanted, where)
-            for condition in request.resolve(self.registry, data.choice.component.eps, data.splits.class_names, where):
+            for condition in request.resolve(self.registry, data.eps, data.splits.class_names, where):
                 condition = condition.limited(self.request.limit, len(data.splits.test))
                 if condition.label in found:
                     raise RequestError(f'"{condition.label}" is asked for twice', where)
@@ -153,20 +176,24 @@ class _Resolver:
                 found[condition.label] = condition
         if self.grid.audit or self.request.audit:
             resolved = list(found.values())
-            usual = {norm: sizes.reference for norm, sizes in data.choice.component.eps.items()}
-            rank_by = ranking_size(self.grid.rank_by, data.choice.component.eps)
+            usual = {norm: sizes.reference for norm, sizes in data.eps.items()}
+            rank_by = ranking_size(self.grid.rank_by, data.eps)
             for condition in audit_conditions(resolved, usual, self.registry, data.num_classes, rank_by):
                 found[condition.label] = condition.limited(self.request.limit, len(data.splits.test))
         return list(found.values())
 
-    def _models(self, name: Any, data: Data, conditions: list[Condition], seed: int) -> list[Job]:
+    def _models(self, data: Data, conditions: list[Condition], seed: int) -> list[Job]:
         rows: dict[str, Job] = {}
         waiting: list[tuple[int, ModelEntry]] = []
         for position, entry in enumerate(self.grid.models):
-            if name in [self.grid.filled(wanted, self.request.dataset) for wanted in entry.datasets or (name,)]:
+            named = [self.grid.filled(name, self.request.dataset) for name in entry.datasets or ()]
+            if not named or any(map(data.is_called, named)):
                 waiting.append((position, entry))
         if not self.request.seeds:
             waiting = [(at, entry) for at, entry in waiting if entry.seeds is None or seed in entry.seeds]
+        if seed != (self.request.seeds or self.grid.seeds)[0]:
+            # Weights that are given are one checkpoint, whatever the number of seeds that others are trained with.
+            waiting = [(at, entry) for at, entry in waiting if entry.asked is None or entry.seeds]
         while waiting:
             ready = [(at, entry) for at, entry in waiting if {*entry.starts} <= {IMAGENET, *rows}]
             if not ready:
@@ -179,7 +206,7 @@ class _Resolver:
                     self.where,
                 )
             for at, entry in ready:
-                for job in self._sweep(at, entry, data, seed, rows):
+                for job in self._entry(at, entry, data, seed, rows):
                     if job.spec.label in rows:
                         raise RequestError(
                             f'key "models.{at}": a second model called "{job.spec.label}"; give it a name', self.where
@@ -193,49 +220,6 @@ class _Resolver:
             waiting = [item for item in waiting if item not in ready]
         return [replace(job, cells=self._cells(job, conditions, rows.values())) for job in rows.values()]
 
-    def _check_models(self, conditions: Sequence[Condition], data: Data, jobs: Sequence[Job]) -> None:
-        rows = list(dict.fromkeys(job.spec.label for job in jobs))
-        for position, condition in enumerate(conditions):
-            for label in condition.models or ():
-                if label not in rows:
-                    raise RequestError(
-                        f'key "conditions.{position}.models" names "{label}", which is no row on {data.choice.label}; '
-                        f"{did_you_mean(label, rows)}",
-                        self.where,
-                    )
-
-    def _check_rank_by(self, conditions: Sequence[Condition], data: Data) -> None:
-        limits = [condition.stages[0].threat for condition in conditions if condition.ranks]
-        known = [size_name(threat.norm, threat.radius) for threat in limits]
-        try:
-            wanted = ranking_size(self.grid.rank_by, data.choice.component.eps)
-        except ValueError as error:
-            raise RequestError(f'key "rank_by" = "{self.grid.rank_by}": {error}', self.where) from None
-        if wanted and wanted not in known:
-            raise RequestError(
-                f'key "rank_by" = "{self.grid.rank_by}": no attack ranks there on {data.choice.label}; '
-                f"{did_you_mean(wanted, known)}",
-                self.where,
-            )
-
-    def _check_references(self, data: Data, jobs: Sequence[Job]) -> None:
-        rows: dict[str, set[str]] = {}
-        for job in jobs:
-            rows.setdefault(job.spec.label, set()).update(cell.condition.label for cell in job.cells)
-        for position, found in enumerate(self.grid.references):
-            if not data.is_called(found.dataset):
-                continue
-            for key, value, known in (
-                ("row", found.row, rows),
-                ("condition", found.condition, rows.get(found.row, ())),
-            ):
-                if value not in known:
-                    raise RequestError(
-                        f'key "references.{position}.{key}" = "{value}": there is no such {key} on '
-                        f"{data.choice.label}; {did_you_mean(value, known)}",
-                        self.where,
-                    )
-
     def _cells(self, job: Job, conditions: Sequence[Condition], jobs: Iterable[Job]) -> tuple[Cell, ...]:
         peers = tuple(sorted(other.key for other in jobs if other.key != job.key and not other.refusal))
         cells: list[Cell] = []
@@ -246,8 +230,23 @@ class _Resolver:
                 cells.append(self._cell(job, condition, peers if condition.needs_peers else (), cells))
         return tuple(cells)
 
+    def _entry(self, at: int, entry: ModelEntry, data: Data, seed: int, rows: Mapping[str, Job]) -> Iterable[Job]:
+        if entry.asked is None:
+            return self._sweep(at, entry, data, seed, rows)
+        where = f'{self.where}: key "models.{at}'
+        if isinstance(entry.defense, list):
+            raise RequestError(f'{where}.defense": a model that others trained takes one defense, no list')
+        defenses = self._defenses(entry.defense, f'{where}.defense"')
+        place = Place(self.source.folder, self.live.get(entry.asked.source), f'{where}.external"')
+        return [external_job(entry.name, entry.asked, defenses, data, seed, self.device, place)]
+
     def _sweep(self, at: int, entry: ModelEntry, data: Data, seed: int, rows: Mapping[str, Job]) -> Iterable[Job]:
         where = f'{self.where}: key "models.{at}'
+        if not len(data.splits.train):
+            raise RequestError(f'{where}": {data.choice.label} has no training images, since its split is 0, 0, 1')
+        if data.eps != data.choice.component.eps:
+            # Adversarial training takes its size from the data set itself.
+            raise RequestError(f'{where}": eps of a data set are for models that others trained; write sizes out')
         suggested = dict(data.choice.component.recipe)
         usual = suggested.pop("architecture", "small-cnn")
         recipe = Recipe.make({**suggested, **self.grid.recipe, **entry.recipe}, f'{where}.recipe"')
@@ -283,7 +282,7 @@ class _Resolver:
             refusal = _refusal(balancer, data.spec.counts["train"])
             if refusal is None and start.model and start.model.refusal:
                 refusal = f"the model that it starts from is refused: {start.model.refusal}"
-            yield Job(
+            yield TrainedJob(
                 key=key,
                 data=data,
                 architecture=architecture,
@@ -307,7 +306,10 @@ class _Resolver:
         for wanted in entry.starts:
             notes = tuple(f"does not start from {IMAGENET}: {reason}" for reason in missing)
             if wanted != IMAGENET:
-                return Start(wanted, rows[wanted], notes=notes)
+                model = rows[wanted]
+                if not isinstance(model, TrainedJob):
+                    raise RequestError(f'"{wanted}" is a model that others trained; start from one of the grid', where)
+                return Start(wanted, model, notes=notes)
             name, reason = self._pretrained(architecture, data)
             if name is not None:
                 return Start(name, pretrained=True)
@@ -333,6 +335,8 @@ class _Resolver:
         return tuple(choose(self.registry, "defense", part, where) for part in parts)
 
     def _cell(self, job: Job, condition: Condition, peers: tuple[str, ...], before: Sequence[Cell]) -> Cell:
+        if job.spec.external is not None:
+            condition = replace(condition, embed=0)
         needs: tuple[str, ...] = ()
         if condition.survivors:
             ranking = [cell for cell in before if cell.condition.ranks and not cell.refusal and not cell.peers]
@@ -343,16 +347,17 @@ class _Resolver:
             model_key=job.key,
             condition=condition.spec(),
             seed=job.seed,
-            precision=self.request.precision,
+            precision=self.request.precision if isinstance(job, TrainedJob) else "float32",
             device=self.device,
             protocol=PROTOCOL,
-            start_key=job.start or job.spec.start,
+            start_key=(job.start if isinstance(job, TrainedJob) else None) or job.spec.start,
             peers=peers,
             needs=needs,
         )
         key = cell_key(spec, peers, needs)
-        refusal = job.refusal or condition.refusal(job.data.num_classes)
-        if not job.recipe.unseen:
+        answers: Answers = job.spec.external.identity["answers"] if job.spec.external else "gradients"
+        refusal = job.refusal or condition.refusal(job.data.num_classes) or condition.out_of_reach(answers)
+        if not job.unseen:
             refusal = "no unseen data: the test images are part of its training set"
         if refusal is None and condition.needs_peers and not peers:
             refusal = "there is no other model in the grid to work through"

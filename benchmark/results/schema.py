@@ -145,8 +145,17 @@ class DatasetSpec(PartSpec):
     """The size of change per norm that boards rank by."""
 
 
+class ExternalSpec(_Model):
+    """A model that others trained."""
+
+    identity: dict[str, Any]
+    """What tells it from all others: hashes of weights and code, normalization, what it answers."""
+    facts: dict[str, Any] = {}
+    """What is known of it: format, number of parameters, license."""
+
+
 class ModelSpec(_Model):
-    """A row of a board: how a model was trained."""
+    """A row of a board: how a model was trained, or which one of others it is."""
 
     label: str
     """What the row is called."""
@@ -162,6 +171,8 @@ class ModelSpec(_Model):
     """Every hyperparameter of the training recipe by name."""
     start: str | None = None
     """Label of the model whose weights it was warm-started from."""
+    external: ExternalSpec | None = None
+    """Where others trained it, in place of how; architecture and objective only name it then."""
 
 
 class CellSpec(_Model):
@@ -317,6 +328,23 @@ class Reference(_Model):
         return row_name(row)
 
 
+class Bound(_Model):
+    """A proved interval of a model's robust accuracy, from elsewhere."""
+
+    row: str
+    """Label of the row."""
+    threat: str
+    """Norm and size of change, as linf@0.1."""
+    low: float = Field(default=0.0, ge=0, le=1)
+    """The least share of all images that is robust; no attack can leave fewer."""
+    high: float = Field(default=1.0, ge=0, le=1)
+    """The greatest share; an attack that leaves more is weak."""
+    images: int = Field(ge=1)
+    """Number of test images that it was proved on."""
+    source: str
+    """Who proved it, and how."""
+
+
 class BoardNote(_Model):
     """What a board says that does not follow from its records; kept beside it as ``board.json``."""
 
@@ -330,6 +358,8 @@ class BoardNote(_Model):
     """Figures from elsewhere."""
     differences: str = ""
     """Paragraphs of plain text: why the board's figures differ from those."""
+    bounds: tuple[Bound, ...] = ()
+    """Proved intervals of robust accuracy, beside which attacks are shown."""
     rank_by: str = ""
     """Norm and size of change that rank, as linf@8/255; empty where the data set's reference eps does."""
 

@@ -11,13 +11,13 @@ from robbench.core.contracts import Samples
 from robbench.core.errors import Breach
 from robbench.core.sample_rng import Streams
 from robbench.core.tensor_check import plain, shown
-from robbench.planning.plan import Job
+from robbench.planning.plan import TrainedJob
 
 SAMPLES, WEIGHTS = "a resampled set is one", "class weights are numbers above zero"
 AUGMENTED = "augmented images are images"
 
 
-def resampled(job: Job, original: Samples) -> tuple[Samples, tuple[str, ...]]:
+def resampled(job: TrainedJob, original: Samples) -> tuple[Samples, tuple[str, ...]]:
     """The training set that the job's balancer makes, and notes for the record.
 
     Raises:
@@ -27,7 +27,7 @@ def resampled(job: Job, original: Samples) -> tuple[Samples, tuple[str, ...]]:
     return check_samples(made, original, job.data.num_classes), notes
 
 
-def class_weights(job: Job, samples: Samples) -> Tensor | None:
+def class_weights(job: TrainedJob, samples: Samples) -> Tensor | None:
     """Weights of the classes in the loss, float32, shape ``(K,)``, or None for none.
 
     Raises:
@@ -38,7 +38,7 @@ def class_weights(job: Job, samples: Samples) -> Tensor | None:
     return None if weights is None else weights.float()
 
 
-def augmented(job: Job, images: Tensor, rng: Streams, inside: list[Tensor]) -> Tensor:
+def augmented(job: TrainedJob, images: Tensor, rng: Streams, inside: list[Tensor]) -> Tensor:
     """A training batch, transformed as the job's balancer does it.
 
     Args:

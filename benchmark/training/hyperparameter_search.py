@@ -19,7 +19,7 @@ from robbench.core.extras import require
 from robbench.core.sample_rng import digest64
 from robbench.core.sealed import SEAL
 from robbench.planning.component_spec import plain
-from robbench.planning.plan import Job, Plan
+from robbench.planning.plan import Plan, TrainedJob
 from robbench.results.schema import digest, dumps
 from robbench.results.store import Store
 from robbench.training.recipe import Recipe
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from optuna import Study
     from optuna.trial import FrozenTrial
 
-Train: TypeAlias = "Callable[[Plan, Job, Store], None]"
+Train: TypeAlias = "Callable[[Plan, TrainedJob, Store], None]"
 
 LR = (1e-5, 1.0)
 WEIGHT_DECAY = (1e-6, 1e-1)
@@ -49,7 +49,7 @@ class Search:
     """
 
     plan: Plan
-    jobs: tuple[Job, ...]
+    jobs: tuple[TrainedJob, ...]
     batch_sizes: tuple[int, ...] = ()
 
     @property
@@ -89,8 +89,8 @@ def prepare(plan: Plan, row: str | None = None, batch_sizes: Sequence[int] = ())
     """
     optuna = require("optuna", "search", "a search")
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    rows: dict[str, list[Job]] = {}
-    for job in plan.jobs:
+    rows: dict[str, list[TrainedJob]] = {}
+    for job in plan.trained:
         rows.setdefault(job.row, []).append(job)
     found = [jobs for label, jobs in rows.items() if row in (None, label, jobs[0].spec.label)]
     if not found:
@@ -110,7 +110,7 @@ def prepare(plan: Plan, row: str | None = None, batch_sizes: Sequence[int] = ())
     return Search(plan, jobs, tuple(dict.fromkeys(batch_sizes)))
 
 
-def train_here(plan: Plan, job: Job, store: Store) -> None:
+def train_here(plan: Plan, job: TrainedJob, store: Store) -> None:
     """Train a model of a search unless it is trained, in this process.
 
     Raises:
@@ -322,12 +322,12 @@ def _earlier(wanted: Search) -> list[Trial]:
     return read_trials(path, wanted.jobs[0].recipe)
 
 
-def _jobs(wanted: Search, recipe: Recipe) -> list[Job]:
+def _jobs(wanted: Search, recipe: Recipe) -> list[TrainedJob]:
     """The models that a recipe stands for, one per seed."""
     return [wanted.plan.with_recipe(job, recipe) for job in wanted.jobs]
 
 
-def _keys(jobs: Sequence[Job]) -> tuple[str, ...]:
+def _keys(jobs: Sequence[TrainedJob]) -> tuple[str, ...]:
     return tuple(job.key for job in jobs)
 
 

@@ -19,7 +19,7 @@ from robbench.core.global_rng import seeded
 from robbench.core.process_state import settings_kept
 from robbench.core.sample_rng import Streams, digest64
 from robbench.data.splits import stratified
-from robbench.planning.plan import Job
+from robbench.planning.plan import TrainedJob
 from robbench.results.provenance import provenance
 from robbench.results.store import CHECKPOINT, Store
 from robbench.training.balancing import augmented, check_inside, class_weights, resampled
@@ -60,7 +60,7 @@ class NormalizedBackbone(Backbone):
         return features
 
 
-def build(job: Job, gallery_labels: Tensor, mean: Tensor, std: Tensor) -> Classifier:
+def build(job: TrainedJob, gallery_labels: Tensor, mean: Tensor, std: Tensor) -> Classifier:
     """The job's model, untrained; its random weights depend on the job's seed alone.
 
     Args:
@@ -99,18 +99,13 @@ def _mean(values: Tensor) -> Tensor:
     return (values * 2**32).round().long().sum(dim=1).double() / 2**32 / values.shape[1]
 
 
-def load_model(job: Job, store: Store, device: str, defended: bool = True) -> Classifier:
-    """The job's trained model in evaluation mode, its weights frozen, with its inference-time defenses in front.
-
-    Images pass the defenses first to last, as they do in training. Without ``defended`` they are left out.
-    """
+def trained_model(job: TrainedJob, store: Store) -> Classifier:
+    """The job's trained model, without its inference-time defenses."""
     labels = torch.from_numpy(job.data.splits.labels[job.data.splits.gallery])
     channels = job.data.decoded.images.shape[1]
     model = build(job, labels, torch.zeros(channels), torch.ones(channels))
     model.load_state_dict(load(store.weights(job.key)))
-    for choice in reversed(job.defenses if defended else ()):
-        model = choice.component.wrap(model)
-    return model.to(device).eval().requires_grad_(False)
+    return model
 
 
 def predictions(model: Classifier, images: Tensor, device: str) -> Tensor:
@@ -121,7 +116,11 @@ def predictions(model: Classifier, images: Tensor, device: str) -> Tensor:
 
 
 def train_once(
-    job: Job, store: Store, device: str, precision: str, report: Callable[[int, int], None] = lambda done, of: None
+    job: TrainedJob,
+    store: Store,
+    device: str,
+    precision: str,
+    report: Callable[[int, int], None] = lambda done, of: None,
 ) -> None:
     """Train a job's model unless that is done, by this or by another run that is at it; see ``train``."""
     with store.lease("models", job.key):
@@ -149,7 +148,11 @@ def require_trained(store: Store, key: str, what: str) -> None:
 
 @settings_kept()
 def train(
-    job: Job, store: Store, device: str, precision: str, report: Callable[[int, int], None] = lambda done, of: None
+    job: TrainedJob,
+    store: Store,
+    device: str,
+    precision: str,
+    report: Callable[[int, int], None] = lambda done, of: None,
 ) -> None:
     """Train a job's model and keep it, continuing from the latest checkpoint if there is a whole one.
 
@@ -247,7 +250,7 @@ def _keep(run: _Run, history: Sequence[Epoch], store: Store, seconds: float) -> 
 
 @dataclass(frozen=True)
 class _Run:
-    job: Job
+    job: TrainedJob
     device: str
     precision: str
     model: Classifier
@@ -262,7 +265,7 @@ class _Run:
     notes: tuple[str, ...]
 
     @classmethod
-    def start(cls, job: Job, store: Store, device: str, precision: str) -> _Run:
+    def start(cls, job: TrainedJob, store: Store, device: str, precision: str) -> _Run:
         original, gallery = job.data.samples("train"), job.data.samples("gallery")
         model = build(job, gallery.labels, *pixel_statistics(original.images))
         if job.start is not None:
@@ -372,7 +375,7 @@ class _Run:
         return total / count
 
 
-def _generator(job: Job, epoch: int) -> np.random.Generator:
+def _generator(job: TrainedJob, epoch: int) -> np.random.Generator:
     return np.random.default_rng([job.seed, epoch])
 
 
@@ -402,7 +405,7 @@ def compose(defenses: Sequence[Defense]) -> Callable[[Batch], Tensor]:
     return lambda batch: from_position(0, batch)
 
 
-def _warm_start(model: Classifier, weights: dict[str, Tensor], job: Job, own: bool = False) -> None:
+def _warm_start(model: Classifier, weights: dict[str, Tensor], job: TrainedJob, own: bool = False) -> None:
     """Take over the backbone; the head belongs to the objective, and with ``own`` the normalization to the data."""
     wanted = {name for name in model.state_dict() if name.startswith(BACKBONE)}
     wanted -= {f"{BACKBONE}mean", f"{BACKBONE}std"} if own else set()

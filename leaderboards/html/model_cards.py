@@ -44,8 +44,20 @@ def model_cards(board: Board, records: Iterable[Record]) -> list[ModelCard]:
 
 def _facts(row: Row) -> dict[str, str]:
     spec, trained = row.model, list(row.training.values())
+    rank = row.rank or f"not ranked: {row.unranked}"
+    if spec.external:
+        front = " + ".join(_part(part) for part in spec.defenses if part.name != "none")
+        own = {name: text for name, text in spec.external.identity.items() if name != "weights_sha256"}
+        return {
+            "Rank": rank,
+            "Model": spec.architecture.label,
+            "Trained": "by others; passes of training unknown",
+            "Defense in front": front,
+            "Facts": parameters(spec.external.facts),
+            "Told by": parameters(own),
+        }
     facts = {
-        "Rank": row.rank or f"not ranked: {row.unranked}",
+        "Rank": rank,
         "Architecture": _part(spec.architecture),
         "Objective": _part(spec.objective),
         "Training and defense": " + ".join(map(_part, spec.defenses)),
@@ -69,9 +81,9 @@ def _seeds(found: Mapping[int, Record]) -> tuple[tuple[int, str, str], ...]:
 
 
 def _weights(record: Record) -> str:
-    """The hash of the weights, of a trained model in the provenance, of somebody's own in what it was built from."""
-    built = record.spec.model.architecture.parameters
-    return str(record.provenance.get("weights_sha256") or built.get("weights_sha256") or "")
+    """The hash of the weights, of a trained model in the provenance, of one of others in what identifies it."""
+    external = record.spec.model.external
+    return str((external.identity if external else record.provenance).get("weights_sha256") or "")
 
 
 def _part(spec: PartSpec) -> str:

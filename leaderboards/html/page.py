@@ -26,6 +26,7 @@ FILES = {
     "changes.csv": "single changes",
     "training.csv": "training cost",
     "checks.csv": "checks",
+    "bounds.csv": "proved bounds",
     "corruptions.csv": "corruptions",
     "leaderboard.json": "the whole board",
     "README.md": "in markdown",
@@ -52,7 +53,7 @@ def page(
         StoreError: If a figure cannot be read.
     """
     records = _by_place(cells)
-    parts = sheets(board, note.references)
+    parts = sheets(board, note)
     predicted = {row.label: found for row in board.rows[:_REPORTED] if (found := predictions(board, row))}
     tables = [sheet for made in (*parts.values(), *predicted.values()) for sheet in made]
     sources = {source.anchor: source for sheet in tables for source in sheet.sources()}

@@ -2,33 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from robbench.leaderboards.ablations import PARTS
 from robbench.leaderboards.board import Board
 from robbench.leaderboards.sheet import Detail, Sheet, by_samples
-from robbench.leaderboards.tables import classes, making, method, ranks, robustness
+from robbench.leaderboards.tables import bounds, classes, making, method, ranks, robustness
 from robbench.leaderboards.tables.parts import balanced, share
-from robbench.results.schema import Reference
+from robbench.results.schema import BoardNote
 
 _CHANGES = ("changes", "effects")
 """Parts whose columns may be of other images, as clean accuracy is of all."""
 
 
-def sheets(board: Board, references: Sequence[Reference] = (), detail: Detail = Detail.PAGE) -> dict[str, list[Sheet]]:
+def sheets(board: Board, note: BoardNote | None = None, detail: Detail = Detail.PAGE) -> dict[str, list[Sheet]]:
     """The tables of a board by part; those without a line are left out.
 
     Args:
         board: The board.
-        references: Published numbers to compare with the board's own.
+        note: What the board says that does not follow from its cells; nothing where there is none.
         detail: The columns to keep.
     """
+    note = note or BoardNote(grid=board.grid, title=board.title)
     found = {
         "ranking": [ranks.ranking(board)],
         "others": list(ranks.others(board)),
         "unranked": [ranks.unranked(board)],
         "seeds": [ranks.by_seed(board)],
-        "beside": [robustness.references(board, references)],
+        "beside": [robustness.references(board, note.references)],
+        "bounds": [bounds.proved(board, note.bounds)],
         "changes": [making.changes(board, part) for part in PARTS],
         "effects": [making.effects(board)],
         "conditions": [

@@ -119,6 +119,8 @@ def training(board: Board) -> Sheet:
             cells = [TableCell(row.label), *(TableCell.count(count, _model(row)) for count in counts)]
             cells += [_validation(row, name) for name in ("validation_accuracy", "validation_balanced_accuracy")]
             lines.append(SheetLine(tuple(cells), row.label))
+        elif row.model.external:
+            lines.append(SheetLine(texts(row.label, *["unknown"] * 6), row.label))
     headings = numbers("Training images", "Epochs", "Steps", "Training passes", "Validation", "Validation, balanced")
     return Sheet("Training cost", (*words("Model"), *headings), tuple(lines))
 

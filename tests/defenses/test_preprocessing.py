@@ -32,7 +32,7 @@ from robbench.evaluation.query_counter import Oracle
 from robbench.evaluation.referee import fair_play
 from robbench.execution.jobs import carry_out
 from robbench.results.store import Store
-from robbench.training.trainer import load_model
+from robbench.training.model_loading import load_model
 
 EVERY: list[Preprocessing] = [
     Jpeg(),

@@ -32,7 +32,8 @@ from robbench.evaluation.referee import Breach
 from robbench.evaluation.subject import Subject
 from robbench.execution.jobs import carry_out
 from robbench.results.store import Store
-from robbench.training.trainer import load_model, train
+from robbench.training.model_loading import load_model
+from robbench.training.trainer import train
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from robbench.evaluation.statistics import (
-    Comparison,
+    Difference,
     Scores,
     balanced,
     balanced_mean,
@@ -199,7 +199,7 @@ def test_curves_fall_and_the_area_is_their_integral(found: list[float], largest:
     assert covered(distances, largest).values.mean() == pytest.approx(curve.mean(), abs=1e-3)
 
 
-def compared(first: Scores, second: Scores) -> Comparison:
+def compared(first: Scores, second: Scores) -> Difference:
     found = compare([first], [second])
     assert found is not None
     return found
@@ -236,7 +236,7 @@ def test_interval_and_p_agree_and_turn_with_the_rows(seed: int, seeds: int, clas
     assert (found.p < 0.05) == (not low <= 0 <= high)
     assert 0 < found.p <= 1
     assert count == n
-    assert turned == Comparison(Measure(-value, -high, -low, n), found.p, tuple(-one for one in found.by_seed))
+    assert turned == Difference(Measure(-value, -high, -low, n), found.p, tuple(-one for one in found.by_seed))
     assert value == pytest.approx(np.mean(found.by_seed))
     means = [np.mean([balanced_mean(part) for part in row]) for row in (first, second)]
     assert value == pytest.approx(means[1] - means[0])

@@ -16,7 +16,7 @@ from markdown_it import MarkdownIt
 
 from robbench.core.registry import Registry
 from robbench.evaluation.scoring import scored
-from robbench.evaluation.statistics import Comparison
+from robbench.evaluation.statistics import Difference
 from robbench.leaderboards import board_data, tables, write_board
 from robbench.leaderboards.aggregates import Estimate
 from robbench.leaderboards.files import csv_text
@@ -124,7 +124,7 @@ def large(rows: int) -> list[Cell]:
 
 def test_a_readme_of_many_rows_has_at_most_400_lines(monkeypatch: pytest.MonkeyPatch) -> None:
     # Comparing hundreds of pairs takes long, and what they show is not asked here.
-    same = Comparison(Measure(0.0, -0.1, 0.1, 30), 0.5, (0.0,))
+    same = Difference(Measure(0.0, -0.1, 0.1, 30), 0.5, (0.0,))
     monkeypatch.setattr("robbench.leaderboards.ablations.compare", lambda first, second: same)
     cells = large(160)
     references = [Reference(row=f"row {at}", condition="clean", value=0.5) for at in range(60)]

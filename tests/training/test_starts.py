@@ -27,7 +27,8 @@ from robbench.planning.grid import Request
 from robbench.planning.inputs import read_request
 from robbench.planning.planner import make_plan
 from robbench.results.store import EMBEDDINGS, EXAMPLES, Store
-from robbench.training.trainer import load_model, train
+from robbench.training.model_loading import load_model
+from robbench.training.trainer import train
 
 FIRST = "name = 'first'"
 SHIPPED = "name = 'to ship'\nrecipe = { train_on = 'train+test' }"

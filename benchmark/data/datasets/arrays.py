@@ -10,6 +10,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import Field
 
 from robbench.core.component import NoIdentity
 from robbench.core.errors import RequestError
@@ -47,10 +48,12 @@ class Arrays(Dataset):
     Attributes:
         path: The file or folder; empty for the one given as data directory.
         layout: Whether channels come before (``nchw``) or behind (``nhwc``) height and width; ``auto`` where it shows.
+        num_classes: Number of classes that the labels count from 0, whether or not all occur; 0 for those that do.
     """
 
     path: Annotated[str, NoIdentity] = ""
     layout: Layout = "auto"
+    num_classes: Annotated[int, Field(ge=0)] = 0
 
     eps: ClassVar[Mapping[Norm, EpsList]] = {
         "linf": EpsList((2 / 255, 4 / 255, 8 / 255), reference=8 / 255),
@@ -112,6 +115,8 @@ class Arrays(Dataset):
             raise RequestError(f"arrays: {place}: the parts differ: {shapes}")
         names = next((found[name] for name in _NAMES if name in found), None)
         every = np.concatenate(labels)
+        if names is None and self.num_classes:
+            names = np.arange(self.num_classes)
         indices, class_names = _classes(every, names, str(place))
         is_test = np.concatenate([np.full(len(part), test) for part, (*_, test) in zip(labels, pairs, strict=True)])
         joined: Any = np.concatenate(images)

@@ -1,0 +1,213 @@
+from __future__ import annotations
+
+import json
+import shutil
+import textwrap
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from robbench.api.evaluation import evaluate
+from robbench.api.report import Report
+from robbench.cli.main import main
+from robbench.core.errors import RequestError
+from robbench.results.store import Store
+
+ATTACKS = ("fgsm@8/255", "pgd[steps=5]@8/255", "square[queries=20]@8/255", "gaussian-noise")
+NET = textwrap.dedent(
+    """
+    import torch
+    from torch import nn
+
+    def make(classes=3, channels=1, size=8):
+        torch.manual_seed(1)
+        return nn.Sequential(nn.Conv2d(channels, 4, 3, 2, 1), nn.ReLU(), nn.Flatten(), nn.Linear(size * size, classes))
+    """
+)
+GRID = """
+datasets = [{ name = "arrays", path = "FILE", label = "images", num_classes = 3, split = [0, 0, 1] }]
+conditions = CONDITIONS
+[[models]]
+external = "net.py:make"
+"""
+
+
+def images(count: int = 40, classes: int = 3, shape: tuple[int, ...] = (1, 8, 8)) -> tuple[NDArray[Any], NDArray[Any]]:
+    rng = np.random.default_rng(0)
+    return rng.random((count, *shape), dtype=np.float32), rng.integers(0, classes, count)
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A working directory with a network and images, where nobody says that data lies elsewhere."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("ROBBENCH_DATA", raising=False)
+    (tmp_path / "net.py").write_text(NET, encoding="utf-8")
+    x, y = images()
+    np.savez(tmp_path / "images.npz", images=x, labels=y)
+    return tmp_path
+
+
+def network(folder: Path) -> nn.Module:
+    found: dict[str, Any] = {}
+    exec((folder / "net.py").read_text(encoding="utf-8"), found)
+    made: nn.Module = found["make"]()
+    return made
+
+
+def outcomes(report: Report) -> dict[str, str]:
+    return {label: report.outcome(label).sha256() for label in report.conditions}
+
+
+def test_shell_python_and_a_grid_give_the_same_arrays(folder: Path) -> None:
+    named = evaluate("net.py:make", "images.npz", attacks=ATTACKS, out="named")
+    live = evaluate(network(folder), images(), attacks=ATTACKS)
+    words = [word for attack in ATTACKS for word in ("--attack", attack)]
+    assert main(["evaluate", "net.py:make", "--dataset", "images.npz", "--out", "shell", *words]) == 0
+    text = GRID.replace("FILE", str(folder / "images.npz")).replace("CONDITIONS", json.dumps(["clean", *ATTACKS]))
+    (folder / "grid.toml").write_text(text, encoding="utf-8")
+    assert main(["run", "--grid", "grid.toml", "--out", "grid"]) == 0
+    import robbench
+
+    found = outcomes(named)
+    assert set(found) == {"clean", *ATTACKS}
+    assert outcomes(live) == outcomes(robbench.load("shell")) == outcomes(robbench.load("grid")) == found
+    fooled = named.outcome("pgd[steps=5]@8/255")
+    assert fooled.attempted.any()
+    assert not fooled.robust.all()
+
+
+def test_a_model_is_told_by_its_content_and_not_by_its_path(folder: Path) -> None:
+    first = evaluate("net.py:make", "images.npz", attacks=ATTACKS[:1], out="runs")
+    (folder / "elsewhere").mkdir()
+    shutil.move("net.py", "elsewhere/net.py")
+    shutil.move("images.npz", "elsewhere/images.npz")
+    again = evaluate("elsewhere/net.py:make", "elsewhere/images.npz", attacks=ATTACKS[:1], out="runs")
+    keys = {record.key for record, _ in first.cells}
+    assert {record.key for record, _ in again.cells} == keys == set(Store(folder / "runs").keys("cells"))
+    assert str(folder) not in "".join(record.to_json() for record, _ in again.cells)
+    other = (folder / "elsewhere" / "net.py").read_text(encoding="utf-8").replace("manual_seed(1)", "manual_seed(2)")
+    (folder / "elsewhere" / "net.py").write_text(other, encoding="utf-8")
+    changed = evaluate("elsewhere/net.py:make", "elsewhere/images.npz", attacks=ATTACKS[:1], out="runs")
+    assert keys.isdisjoint(record.key for record, _ in changed.cells)
+
+
+def test_a_model_that_answers_scores_or_labels_is_attacked_without_gradients(folder: Path) -> None:
+    net = network(folder).eval()
+
+    def scores(batch: NDArray[Any]) -> NDArray[Any]:
+        with torch.no_grad():
+            return net(torch.from_numpy(batch)).numpy()
+
+    def labels(batch: NDArray[Any]) -> NDArray[Any]:
+        return scores(batch).argmax(axis=1)
+
+    x, y = images()
+    for model, needs in ((scores, {"scores", "decisions", "nothing"}), (labels, {"decisions", "nothing"})):
+        data: Any = (
+            (x, y) if model is scores else {"name": "arrays", "path": str(folder / "images.npz"), "num_classes": 3}
+        )
+        report = evaluate(model, data, preset="quick")
+        attacked = [record for record, _ in report.cells if record.spec.condition.kind == "attack"]
+        assert attacked
+        assert all(record.status == "done" for record, _ in report.cells)
+        assert not any(stage.white_box for record in attacked for stage in record.spec.condition.stages)
+        answers = report.cells[0][0].spec.model.external
+        assert answers is not None
+        assert answers.identity["answers"] == model.__name__
+        assert "scores" in needs or model is labels
+    asked = evaluate(scores, (x, y), attacks=["pgd@8/255", "square[queries=5]@8/255"])
+    (refused,) = [record for record, _ in asked.cells if record.status == "unsupported"]
+    assert refused.reason == "needs gradients; the model answers scores alone"
+
+
+def test_all_images_of_ones_own_are_test_images_and_classes_may_be_empty(folder: Path) -> None:
+    x, _ = images(12)
+    report = evaluate(network(folder), (x, np.zeros(12, dtype=int)), attacks=["fgsm@8/255"])
+    assert report.board.dataset.counts["test"] == (12, 0, 0)
+    assert report.outcome("clean").ids.tolist() == list(range(12))
+
+
+def test_sizes_of_the_users_own_take_the_place_of_the_data_sets(folder: Path) -> None:
+    report = evaluate(
+        network(folder), images(), preset="quick", eps={"linf": ["1/255", "3/255"], "l2": [0.5]}, name="mine"
+    )
+    assert "apgd-margin[steps=20]@1/255" in report.conditions
+    assert report.rows == ("mine",)
+    assert report.board.ranked_by == "Linf 3/255"
+
+
+def test_a_data_set_of_torch_and_pictures_are_images(folder: Path) -> None:
+    from PIL import Image
+
+    x, y = images(9)
+    pairs = torch.utils.data.TensorDataset(torch.from_numpy(x), torch.from_numpy(y))
+    first = evaluate(network(folder), pairs, attacks=["fgsm@8/255"])
+    assert first.outcome("clean").labels.tolist() == y.tolist()
+    pictures = [(Image.fromarray((255 * one[0]).astype(np.uint8)), int(label)) for one, label in zip(x, y, strict=True)]
+    second = evaluate(network(folder), pictures, attacks=["fgsm@8/255"])
+    assert second.outcome("clean").labels.tolist() == y.tolist()
+
+
+@pytest.mark.parametrize(
+    ("model", "data", "options", "told"),
+    [
+        ("nt.py:make", "images.npz", {}, "nt.py"),
+        ("net.py:mak", "images.npz", {}, "make"),
+        ("net.py:make", "imagse.npz", {}, "imagse.npz"),
+        ("net.py:make", "digits", {}, "3×32×32"),
+        ("net.py:make", "images.npz", {"preset": "quik"}, "quick"),
+        ("net.py:make", "images.npz", {"attacks": ["pgdd@8/255"]}, "pgd"),
+        ("net.py:make", "images.npz", {"eps": ["-1"]}, "positive sizes"),
+        ("net.py:make", "images.npz", {"arguments": {"classes": 1}}, "1"),
+        (3, "images.npz", {}, "no model"),
+        ("net.py:make", 3, {}, "no data"),
+    ],
+)
+def test_what_cannot_be_had_is_said_in_a_line(
+    folder: Path, model: Any, data: Any, options: dict[str, Any], told: str
+) -> None:
+    with pytest.raises(RequestError, match=r"^[^\n]*$") as caught:
+        evaluate(model, data, out="runs", **options)
+    assert told in str(caught.value)
+    assert not (folder / "runs" / "cells").exists()
+
+
+def test_the_command_exits_with_1_where_a_threshold_is_missed(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["evaluate", "net.py:make", "--dataset", "images.npz", "--attack", "fgsm@8/255"]
+    assert main([*words, "--fail-below", "linf:8/255=100"]) == 1
+    assert main([*words, "--fail-below", "linf:8/255=0"]) == 0
+    out = capsys.readouterr().out
+    assert max(map(len, out.splitlines())) <= 80
+    assert main([*words, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["clean"]["n"] == 40
+
+
+def test_a_limit_keeps_that_many_images(folder: Path) -> None:
+    report = evaluate(network(folder), images(), attacks=["fgsm@8/255"], limit=10)
+    assert len(report.outcome("clean").ids) == 10
+
+
+def test_a_model_of_a_store_gives_what_its_own_grid_found(folder: Path) -> None:
+    import tiny
+
+    text = tiny.grid_text(["defense = 'jpeg'", "objective = 'angular'"], ["clean", "fgsm@8/255"], "epochs = 1")
+    (folder / "tiny.toml").write_text(text, encoding="utf-8")
+    assert main(["run", "--grid", "tiny.toml", "--out", "runs"]) == 0
+    for record, outcome in evaluated_cells(folder / "runs"):
+        key = record.spec.model_key
+        again = evaluate(f"store:{key[:12]}", tiny.THREE_DIGITS, attacks=["fgsm@8/255"], out="runs")
+        assert outcome is not None
+        assert again.outcome(record.spec.condition.label).sha256() == outcome.sha256()
+        assert again.rows == (f"{record.spec.model.label}, seed 0",)
+
+
+def evaluated_cells(store: Path) -> list[Any]:
+    import robbench
+
+    return [cell for cell in robbench.load(store).cells if cell[0].spec.condition.label == "fgsm@8/255"]
