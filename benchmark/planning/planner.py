@@ -19,6 +19,7 @@ from robbench.planning.component_spec import Choice, choose, plain, split_outsid
 from robbench.planning.conditions import Condition, ConditionRequest
 from robbench.planning.grid import GridFile, ModelEntry, Request, ranking_size
 from robbench.planning.inputs import FoundDataset, Inputs, find_dataset, read_request
+from robbench.planning.needs import check_unions, missing_attack, needed_cells
 from robbench.planning.plan import PROTOCOL, Cell, Data, Job, Plan, cell_key, condition_identity, in_front, model_key
 from robbench.results.schema import CellSpec, ModelSpec, digest
 from robbench.results.store import Store
@@ -134,6 +135,7 @@ class _Resolver:
         jobs = [job for seed in seeds for job in self._models(data.asked, data, conditions, seed)]
         self._check_models(conditions, data, jobs)
         self._check_rank_by(conditions, data)
+        check_unions(conditions, data.choice.label, self.where)
         self._check_references(data, jobs)
         return jobs
 
@@ -239,7 +241,7 @@ class _Resolver:
     def _cells(self, job: Job, conditions: Sequence[Condition], jobs: Iterable[Job]) -> tuple[Cell, ...]:
         peers = tuple(sorted(other.key for other in jobs if other.key != job.key and not other.refusal))
         cells: list[Cell] = []
-        for condition in sorted(conditions, key=lambda condition: condition.survivors):
+        for condition in sorted(conditions, key=lambda condition: condition.survivors or bool(condition.union)):
             if condition.undefended and not in_front(job):
                 continue
             if condition.models is None or job.spec.label in condition.models:
@@ -333,10 +335,7 @@ class _Resolver:
         return tuple(choose(self.registry, "defense", part, where) for part in parts)
 
     def _cell(self, job: Job, condition: Condition, peers: tuple[str, ...], before: Sequence[Cell]) -> Cell:
-        needs: tuple[str, ...] = ()
-        if condition.survivors:
-            ranking = [cell for cell in before if cell.condition.ranks and not cell.refusal and not cell.peers]
-            needs = tuple(cell.key for cell in ranking if cell.condition.within(condition.stages[0].threat))
+        needs = needed_cells(condition, before)
         spec = CellSpec(
             dataset=job.data.spec,
             model=job.spec,
@@ -351,7 +350,7 @@ class _Resolver:
             needs=needs,
         )
         key = cell_key(spec, peers, needs)
-        refusal = job.refusal or condition.refusal(job.data.num_classes)
+        refusal = job.refusal or condition.refusal(job.data.num_classes) or missing_attack(condition, before)
         if not job.recipe.unseen:
             refusal = "no unseen data: the test images are part of its training set"
         if refusal is None and condition.needs_peers and not peers:

@@ -107,7 +107,8 @@ class ConditionSpec(_Model):
     label: str
     """What the column is called."""
     kind: ConditionKind
-    """clean, natural (a perturbation without an adversary), attack (a single one) or chain (of several)."""
+    """clean, natural (a perturbation without an adversary), attack (a single one), chain (of several), or union (the
+    worst case over several threat models)."""
     stages: tuple[StageSpec, ...] = ()
     """The attacks in the order in which they are applied."""
     target: str | None = None
@@ -122,6 +123,19 @@ class ConditionSpec(_Model):
     """Whether samples are drawn among those that the other attacks left."""
     undefended: bool = False
     """Whether it is run on the model without its inference-time defenses."""
+    union: tuple[tuple[str, float], ...] = ()
+    """Norm and size of each threat model that it is the worst case over; of a union alone."""
+
+    @property
+    def ranks_within(self) -> tuple[str, float] | None:
+        """Norm and size of the threat model whose worst case it is part of, or None where it is part of none.
+
+        That of an attack alone and within a ball, untargeted or towards all targets in turn, and no check.
+        """
+        if self.kind != "attack" or self.check or self.target not in (None, "all") or not self.stages[0].bounded:
+            return None
+        stage = self.stages[0]
+        return None if stage.eps is None else (stage.norm, stage.eps)
 
 
 class DatasetSpec(PartSpec):
@@ -188,7 +202,8 @@ class CellSpec(_Model):
     peers: tuple[str, ...] = ()
     """Keys of the other models that its attack works through."""
     needs: tuple[str, ...] = ()
-    """Keys of the row's other cells whose survivors its samples are drawn from."""
+    """Keys of the row's other cells that it rests on: those whose survivors its samples are drawn from, or whose worst
+    case it is."""
 
 
 class Costs(_Model):

@@ -18,7 +18,13 @@ from robbench.leaderboards.tables.contents import sheets
 from robbench.leaderboards.tables.method import usual_recipe
 from robbench.results.schema import AUDIT_STEPS, BoardNote, CellResult, Record
 
-KINDS = {"clean": "clean", "natural": "natural perturbations", "attack": "attacks", "chain": "chains of both"}
+KINDS = {
+    "clean": "clean",
+    "natural": "natural perturbations",
+    "attack": "attacks",
+    "chain": "chains of both",
+    "union": "worst cases over several threat models",
+}
 
 FILES = {
     "leaderboard.csv": "ranking and conditions",

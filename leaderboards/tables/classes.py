@@ -14,8 +14,8 @@ from robbench.leaderboards.tables.parts import samples, single, worst_case
 
 
 def per_class(board: Board) -> Iterator[Sheet]:
-    """Accuracy by class: clean, perturbed, the worst case, then each attack in it, and chains."""
-    chains = [condition.label for condition in board.conditions if condition.kind == "chain"]
+    """Accuracy by class: clean, perturbed, the worst case, then each attack in it, chains, and unions."""
+    others = [spec.label for kind in ("chain", "union") for spec in board.conditions if spec.kind == kind]
     for label in (board.clean_label, board.perturbed):
         if label is not None:
             yield _condition_classes(board, label)
@@ -24,7 +24,7 @@ def per_class(board: Board) -> Iterator[Sheet]:
         yield _classes(
             board, f"Worst case {threat}", lambda row: (row.worst[threat], None, worst_case(board, row, threat))
         )
-    for label in (*(board.threats[board.ranked_by] if board.ranked_by else ()), *chains):
+    for label in (*(board.threats[board.ranked_by] if board.ranked_by else ()), *others):
         yield _condition_classes(board, label)
 
 

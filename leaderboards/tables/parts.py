@@ -7,8 +7,10 @@ from typing import TypeAlias
 
 from robbench.leaderboards.aggregates import Estimate, Rates
 from robbench.leaderboards.board import Board, Row
-from robbench.leaderboards.markdown import NONE
+from robbench.leaderboards.markdown import NONE, listed
 from robbench.leaderboards.sheet import Evidence, Heading, TableCell, word
+from robbench.leaderboards.table import ThreatModel
+from robbench.results.schema import ConditionSpec
 
 Choose: TypeAlias = Callable[[Rates], Estimate]
 Column: TypeAlias = tuple[Heading, Callable[[Row], TableCell]]
@@ -73,6 +75,11 @@ def beside(
 def covers(board: Board, label: str | None, at: int = 0) -> bool:
     """Whether any row has a condition on the images of one of the board's comparisons."""
     return label is not None and any(row.compared(label, at) for row in board.rows)
+
+
+def union_name(condition: ConditionSpec) -> str:
+    """A worst case over several threat models, as ``Worst case Linf 8/255, L2 0.5 and L1 12``."""
+    return f"Worst case {listed([ThreatModel(norm, eps).label for norm, eps in condition.union])}"
 
 
 def extent(values: set[int]) -> str:

@@ -28,7 +28,7 @@ class Robustness(Metric):
         ``robust_accuracy_8bit`` where attacked images are rounded to 8 bits before they are judged.
         """
         kept = judged(outcome)
-        if outcome.kind not in ("attack", "chain") or not kept.any():
+        if outcome.kind not in ("attack", "chain", "union") or not kept.any():
             return {}
         rates = class_rates(outcome.robust[kept], outcome.labels[kept], outcome.num_classes)
         rounded = (outcome.clean == outcome.labels) & (outcome.rounded == outcome.labels)
