@@ -17,6 +17,9 @@ from robbench.results.outcome import Outcome as Outcome
 
 SCHEMA = 4
 
+MANY_CLASSES = 50
+"""Of more classes records and boards hold no confusion matrices, and pages show the hardest classes alone."""
+
 AUDIT_STEPS = 20
 """Gradient steps on margins that an audited row has been attacked with, at least."""
 
@@ -269,7 +272,7 @@ class Record(_Model):
     metrics_digest: str = ""
     """Hash of the metrics that were known, so that new ones are noticed."""
     confusion: tuple[tuple[int, ...], ...] = ()
-    """Confusion matrix: counts, true class by prediction."""
+    """Confusion matrix: counts, true class by prediction; of more than 50 classes none."""
     costs: Costs = Costs()
     """Passes that the cell spent."""
     training: Training | None = None

@@ -10,7 +10,7 @@ from robbench.leaderboards.board import Board, Row
 from robbench.leaderboards.markdown import NONE, listed
 from robbench.leaderboards.sheet import Evidence, Heading, TableCell, word
 from robbench.leaderboards.table import ThreatModel
-from robbench.results.schema import ConditionSpec
+from robbench.results.schema import MANY_CLASSES, ConditionSpec
 
 Choose: TypeAlias = Callable[[Rates], Estimate]
 Column: TypeAlias = tuple[Heading, Callable[[Row], TableCell]]
@@ -122,6 +122,6 @@ def overall(rates: Rates | None) -> dict[str, Estimate]:
 
 
 def by_class(rates: Rates | None, class_names: Sequence[str]) -> dict[str, Estimate]:
-    """Rates by the names of their classes."""
-    found = zip(class_names, rates.per_class, strict=True) if rates else ()
+    """Rates by the names of their classes; nothing of many classes, which a table of their own holds."""
+    found = zip(class_names, rates.per_class, strict=True) if rates and len(class_names) <= MANY_CLASSES else ()
     return {name: figure for name, figure in found if figure}
