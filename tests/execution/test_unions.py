@@ -20,6 +20,7 @@ from robbench.evaluation.audit import marked
 from robbench.evaluation.scoring import measure
 from robbench.evaluation.verdicts import judged, union
 from robbench.execution.jobs import carry_out
+from robbench.execution.runner import remaining
 from robbench.leaderboards.board import board_data
 from robbench.leaderboards.sheet import Detail
 from robbench.leaderboards.tables.contents import sheets
@@ -249,3 +250,19 @@ def test_made_up_unions_over_sizes_of_one_norm_stand_beside_worst_cases() -> Non
     rates = row.cells[UNION.label].rates
     assert rates is not None
     assert rates.share.value == 0.5
+
+
+def test_what_rests_on_attacks_through_other_models_waits_for_them(tmp_path: Path) -> None:
+    plan = planned(
+        tmp_path, "union@linf:ref|l2:ref", "transfer@linf:ref", "fgsm@l2:ref", "union@l2:ref|l1:ref", "fgsm@l1:ref"
+    )
+    work = remaining(plan, Store(plan.request.out))
+    done: dict[str, list[str]] = {job.label: [] for job in plan.jobs}
+    for job, cells in work:
+        for one in cells:
+            assert all(key in done[job.label] for key in one.needs), one.condition.label
+            done[job.label].append(one.key)
+    assert all(len(done[job.label]) == len(job.cells) for job in plan.jobs)
+    early = [one.condition.label for _, cells in work[:2] for one in cells]
+    assert "union@l2:1|l1:10" in early
+    assert "union@linf:0.1|l2:1" not in early

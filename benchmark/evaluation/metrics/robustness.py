@@ -1,4 +1,4 @@
-"""Robust accuracy under attacks and chains."""
+"""Robust accuracy under attacks, chains and unions."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from robbench.results.schema import Measure, Outcome
 @register_metric("robustness")
 @dataclass(frozen=True)
 class Robustness(Metric):
-    """Robust accuracy under attacks and chains: over all, per class, balanced, and after rounding to 8 bits."""
+    """Robust accuracy under attacks, chains and unions: over all, per class, balanced, and after rounding to 8 bits."""
 
     version: ClassVar[int] = 3
 
