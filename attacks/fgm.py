@@ -16,16 +16,17 @@ from robbench.core.sample_rng import Streams
 from robbench.core.threat_model import Threat
 
 
-@register_attack("fgsm", norms=("linf",), brief="Fast gradient sign method")
+@register_attack("fgsm", norms=("linf", "l2", "l1"), brief="Fast gradient sign method")
 @register_attack("fgm", norms=("linf", "l2", "l1"), brief="Fast gradient method")
 @dataclass(frozen=True)
 class FGM(Attack):
     """Fast gradient (sign) method: one step of size eps (Goodfellow et al., "Explaining and harnessing", 2015).
 
     In Linf the step is ``eps * sign(gradient)``, in L2 along the normalized gradient, in L1 on the values with the
-    largest gradients. On a linear model with two classes it is the strongest attack there is in Linf and L1, and in L2
-    as long as no value leaves [0, 1]; but only while cross-entropy has a gradient, which in float32 ends where scores
-    lie more than about 100 apart. The audit flags that.
+    largest gradients as far as [0, 1] has room. ``fgsm`` and ``fgm`` are two names of it. On a linear model with two
+    classes it is the strongest attack there is in Linf and L1, and in L2 as long as no value leaves [0, 1]; but only
+    while cross-entropy has a gradient, which in float32 ends where scores lie more than about 100 apart. The audit
+    flags that.
     Costs one forward and one backward pass.
     """
 

@@ -16,7 +16,7 @@ from robbench.evaluation.metrics.draws import DRAWS
 from robbench.evaluation.verdicts import judged
 from robbench.leaderboards.aggregates import Estimate, Rates, accuracy_scores, on, rates, scores
 from robbench.leaderboards.table import Status, Table
-from robbench.results.schema import ConditionSpec, Ints, Measure, Outcome
+from robbench.results.schema import MANY_CLASSES, ConditionSpec, Ints, Measure, Outcome
 
 _DETAILS: tuple[str, ...] = (
     "robust_accuracy_8bit",
@@ -44,7 +44,8 @@ class Entry:
         reason: Why it is not done.
         rates: Accuracy after a natural perturbation; robust accuracy under an attack or chain.
         accuracy: For chains, accuracy after it, whatever the prediction on the clean image.
-        confusion: Counts by true and predicted class, all seeds together, by the rule of ``rates``.
+        confusion: Counts by true and predicted class, all seeds together, by the rule of ``rates``; nothing of many
+            classes.
         details: Other built-in numbers by name.
         further: Numbers of all other registered metrics by name, as they were recorded.
         keys: The records' keys by seed.
@@ -80,14 +81,15 @@ def entry(table: Table, model: str, condition: ConditionSpec, images: Ints) -> E
         return Entry(status, reason, keys=keys)
     by_seed = [built_in_figures(outcome) for outcome in outcomes]
     kept = [_kept(outcome, images) for outcome in outcomes]
-    counts = sum(confusion(part.labels, part.final, table.num_classes) for part in kept)
+    few = kept if table.num_classes <= MANY_CLASSES else ()
+    counts = sum(confusion(part.labels, part.final, table.num_classes) for part in few)
     right = rates([on(scores(outcome), images) for outcome in outcomes], table.num_classes)
     plain = rates([on(accuracy_scores(outcome), images) for outcome in outcomes], table.num_classes)
     return Entry(
         status=status,
         rates=right[0] if right else None,
         accuracy=plain[0] if plain and condition.kind == "chain" else None,
-        confusion=tuple(tuple(int(count) for count in line) for line in np.asarray(counts)),
+        confusion=tuple(tuple(int(count) for count in line) for line in np.asarray(counts)) if few else (),
         details=_details(by_seed) | _macro_f1(kept),
         further=_further([record.metrics for record in table.records(model, condition.label)], by_seed),
         keys=keys,

@@ -25,7 +25,7 @@ from robbench.leaderboards.tables.contents import sheets
 from robbench.leaderboards.tables.ranks import leaderboard
 from robbench.leaderboards.tables.robustness import corruption_figures
 from robbench.leaderboards.visible_cells import visible_cells, visible_note
-from robbench.results.schema import BoardNote, CellResult
+from robbench.results.schema import BoardNote, CellResult, ConditionSpec
 
 OPTIONAL = ("corruptions.csv", "changes.csv", "training.csv", "checks.csv", "bounds.csv")
 """Files that only some boards have."""
@@ -122,7 +122,7 @@ def plain_data(board: Board) -> dict[str, Any]:
     plain: dict[str, Any] = asdict(board)
     plain["dataset"] = board.dataset.model_dump(mode="json")
     for name in ("conditions", "checks"):
-        plain[name] = [condition.model_dump(mode="json") for condition in getattr(board, name)]
+        plain[name] = [_condition(condition) for condition in getattr(board, name)]
     for row, entry in zip(board.rows, plain["rows"], strict=True):
         entry["model"] = row.model.model_dump(mode="json")
         entry |= {name: _defined(entry[name]) for name in ("cells", "worst", "checks")}
@@ -132,6 +132,11 @@ def plain_data(board: Board) -> dict[str, Any]:
         plain["corrupted"][label] |= {"rates": places}
         del plain["corrupted"][label]["conditions"]
     return {name: _listed(value) for name, value in plain.items()}
+
+
+def _condition(condition: ConditionSpec) -> dict[str, Any]:
+    # Boards without unions stay as they were before there were any.
+    return condition.model_dump(mode="json", exclude=None if condition.union else {"union"})
 
 
 def _listed(value: Any) -> Any:

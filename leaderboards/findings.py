@@ -17,6 +17,8 @@ from robbench.results.schema import ConditionSpec
 
 MOST = 3
 """Findings after the headline."""
+NAMED = 10
+"""Up to so many classes of one accuracy are all named."""
 FLOOR = 0.02
 """Worst-case robust accuracy below which next to nothing is left."""
 
@@ -270,10 +272,16 @@ def _classes(board: Board) -> Iterator[str]:
     found = {name: figure.value for name, figure in zip(names, rates.per_class, strict=True) if figure}
     if len(found) > 1 and min(found.values()) < max(found.values()):
         ends = [
-            f"{100 * value:.0f} % ({', '.join(escape(name) for name in found if found[name] == value)})"
+            f"{100 * value:.0f} % ({_few([escape(name) for name in found if found[name] == value])})"
             for value in (min(found.values()), max(found.values()))
         ]
         yield f"Best model per class: {' to '.join(ends)}."
+
+
+def _few(names: Sequence[str]) -> str:
+    """Names, of many the first."""
+    shown = names if len(names) <= NAMED else names[:3]
+    return ", ".join(shown) + (f" and {len(names) - 3:,} more" if len(names) > NAMED else "")
 
 
 def _flagged(board: Board) -> Iterator[str]:

@@ -13,7 +13,7 @@ from robbench.leaderboards.sheet import Detail, Sheet, TableCell
 from robbench.leaderboards.tables.contents import sheets
 from robbench.leaderboards.tables.method import usual_recipe
 from robbench.leaderboards.templates import environment
-from robbench.results.schema import AUDIT_STEPS, BoardNote
+from robbench.results.schema import AUDIT_STEPS, MANY_CLASSES, BoardNote
 
 FIRST = ("clean-vs-robust", "ranking")
 """Names of the figure under the ranking, the preferred one first."""
@@ -55,6 +55,7 @@ def readme(board: Board, note: BoardNote | None = None, pictures: Sequence[Pictu
         usual=usual_recipe(board),
         audit_steps=AUDIT_STEPS,
         ranked=RANKED,
+        many=len(board.dataset.class_names) > MANY_CLASSES,
     )
     return re.sub(r"\n{3,}", "\n\n", text)
 

@@ -141,11 +141,11 @@ class Table:
         """
         found: dict[ThreatModel, list[ConditionSpec]] = {}
         for condition in self.conditions:
-            if condition.kind == "attack" and condition.target in (None, "all") and condition.stages[0].bounded:
-                stage = condition.stages[0]
+            limits = condition.ranks_within
+            if limits is not None:
                 statuses = {record.status for record in self.records(condition=condition.label)}
-                if stage.eps is not None and statuses != {"unsupported"}:
-                    found.setdefault(ThreatModel(stage.norm, stage.eps), []).append(condition)
+                if statuses != {"unsupported"}:
+                    found.setdefault(ThreatModel(*limits), []).append(condition)
         reference = self.dataset.reference
         order = sorted(
             found, key=lambda threat: (threat.asked != rank_by, precedence(threat.norm, threat.eps, reference))

@@ -21,6 +21,7 @@ from robbench.data.dataset import Dataset, DecodedImages
 from robbench.data.splits import Splits, split
 from robbench.evaluation.metrics._built_in import built_in_metrics
 from robbench.evaluation.scoring import figures_of, refuse_taken
+from robbench.evaluation.verdicts import union
 from robbench.results.schema import Outcome
 from robbench.training.recipe import Recipe
 
@@ -124,6 +125,7 @@ def _outcomes() -> Mapping[str, Outcome]:
         "clean": replace(attack, kind="clean", final=clean.copy(), rounded=clean.copy(), attempted=clean < 0),
         "natural": replace(attack, kind="natural", draws=draws, attempted=clean >= 0),
         "chain": replace(attack, kind="chain", attempted=clean >= 0),
+        "union": union([attack, replace(attack, final=clean.copy())]),
         "targeted": replace(attack, targets=(labels + 1) % CLASSES),
         "every target": replace(attack, targets=(labels + 1) % CLASSES, every_target=every),
         "no sample": replace(attack, **nothing),

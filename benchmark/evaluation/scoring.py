@@ -19,7 +19,7 @@ from robbench.evaluation.evaluator import Result
 from robbench.evaluation.metrics._built_in import BUILT_IN_FIGURES, built_in_figures
 from robbench.evaluation.metrics.decisions import confusion
 from robbench.planning.plan import Cell
-from robbench.results.schema import Costs, Measure, Outcome, Record, Training, digest
+from robbench.results.schema import MANY_CLASSES, Costs, Measure, Outcome, Record, Training, digest
 
 FORM, NAMES = "figures are numbers in their intervals", "figures have names of their own"
 MOST_FIGURES = 100
@@ -165,15 +165,20 @@ def _finite(number: object) -> bool:
 
 
 def scored(record: Record, outcome: Outcome, registry: Registry) -> Record:
-    """The record with its metrics and confusion matrix."""
-    matrix = confusion(outcome.labels, outcome.final, outcome.num_classes)
+    """The record with its metrics and confusion matrix; without that of many classes unless it has one."""
     return record.model_copy(
         update={
             "metrics": measure(outcome, registry),
             "metrics_digest": metrics_digest(registry),
-            "confusion": tuple(tuple(int(count) for count in row) for row in matrix),
+            "confusion": counted(outcome) if outcome.num_classes <= MANY_CLASSES or record.confusion else (),
         }
     )
+
+
+def counted(outcome: Outcome) -> tuple[tuple[int, ...], ...]:
+    """Counts of an outcome by true class (rows) and prediction (columns), as plain numbers."""
+    matrix = confusion(outcome.labels, outcome.final, outcome.num_classes)
+    return tuple(tuple(int(count) for count in row) for row in matrix)
 
 
 def done(

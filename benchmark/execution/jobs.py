@@ -14,7 +14,7 @@ import numpy as np
 from robbench.core.device import require_float32
 from robbench.core.errors import RequestError, StoreError, explain, warn
 from robbench.planning.plan import Cell, Job, Plan, TrainedJob, in_front
-from robbench.results.schema import Ints, Record, Training
+from robbench.results.schema import Ints, Outcome, Record, Training
 from robbench.results.store import EMBEDDINGS, Store
 
 if TYPE_CHECKING:
@@ -235,7 +235,7 @@ def _load(job: Job, wanted: Sequence[Cell], store: Store, device: str) -> _Ready
             split_seed=job.data.choice.component.split_seed,
             device=device,
         )
-        for defended in dict.fromkeys(not cell.condition.undefended for cell in wanted)
+        for defended in dict.fromkeys(not cell.condition.undefended for cell in wanted if not cell.condition.union)
     }
     _embed_training(job, store, device)
     if not isinstance(job, TrainedJob):
@@ -271,22 +271,26 @@ def _evaluate(
     helpers: Helpers | None,
 ) -> tuple[Record, Result]:
     """Put the model to one condition and score what comes of it."""
-    from robbench.evaluation.evaluator import evaluate
+    from robbench.evaluation.evaluator import Result, evaluate
     from robbench.evaluation.scoring import done
+    from robbench.evaluation.verdicts import union
     from robbench.training.model_loading import load_model
     from robbench.training.trainer import require_trained
 
     started = time.perf_counter()
-    survivors = _survivors(store, cell) if cell.condition.survivors else None
-    subject = ready.subjects[not cell.condition.undefended]
-    report = _reporter(tell, job, cell.condition.label, cell.key)
-    jobs = {other.key: other for other in plan.jobs}
-    for key in cell.peers:
-        if isinstance(jobs[key], TrainedJob):
-            require_trained(store, key, "it works through")
-    with helpers.attacker(cell) if helpers else nullcontext() as attack:
-        peers = [] if attack else [load_model(jobs[key], store, plan.device) for key in cell.peers]
-        result = evaluate(subject, cell.condition, report, peers, survivors, attack)
+    if cell.condition.union:
+        result = Result(union(_needed(store, cell)), {}, (), ())
+    else:
+        survivors = _survivors(store, cell) if cell.condition.survivors else None
+        subject = ready.subjects[not cell.condition.undefended]
+        report = _reporter(tell, job, cell.condition.label, cell.key)
+        jobs = {other.key: other for other in plan.jobs}
+        for key in cell.peers:
+            if isinstance(jobs[key], TrainedJob):
+                require_trained(store, key, "it works through")
+        with helpers.attacker(cell) if helpers else nullcontext() as attack:
+            peers = [] if attack else [load_model(jobs[key], store, plan.device) for key in cell.peers]
+            result = evaluate(subject, cell.condition, report, peers, survivors, attack)
     seconds = time.perf_counter() - started
     if cell.condition.kind == "clean":
         result = replace(result, traits=(*result.traits, *_defended(job)))
@@ -305,6 +309,23 @@ def _defended(job: Job) -> tuple[str, ...]:
     return ("defense-in-the-way", "straight-through") if through == {"straight-through"} else ("defense-in-the-way",)
 
 
+def _needed(store: Store, cell: Cell) -> list[Outcome]:
+    """The outcomes of the cells that a cell rests on.
+
+    Raises:
+        RequestError: If one of them has no result.
+    """
+    found = []
+    for key in cell.needs:
+        record = store.record(key)
+        outcome = store.outcome(record) if record is not None and record.status == "done" else None
+        if outcome is None:
+            what = record.spec.condition.label if record is not None else f"cell {key}"
+            raise RequestError(f"{what}, which it rests on, has no result")
+        found.append(outcome)
+    return found
+
+
 def _survivors(store: Store, cell: Cell) -> Ints:
     """Ids of the samples that are robust to every attack that the cell rests on.
 
@@ -312,11 +333,7 @@ def _survivors(store: Store, cell: Cell) -> Ints:
         RequestError: If one of them has no result.
     """
     left: set[int] | None = None
-    for key in cell.needs:
-        record = store.record(key)
-        outcome = store.outcome(record) if record is not None and record.status == "done" else None
-        if outcome is None:
-            raise RequestError("an attack whose survivors it is drawn from has no result")
+    for outcome in _needed(store, cell):
         kept = {int(number) for number in outcome.ids[outcome.robust]}
         left = kept if left is None else left & kept
     return np.array(sorted(left or ()), dtype=np.int64)

@@ -108,8 +108,8 @@ def _left(store: Store, job: Job, cells: Sequence[Cell]) -> int:
 def remaining(plan: Plan, store: Store) -> Work:
     """The jobs that have cells to be done, and those whose weights another of them needs; largest first.
 
-    Cells that work through other models stand apart from their job's other cells, and come last; after them, those that
-    cost their process when they were last tried. What is damaged is to be done again.
+    Cells that work through other models stand apart from their job's other cells, and come last, with those that rest
+    on them; after them, those that cost their process when they were last tried. What is damaged is to be done again.
     """
     work: Work = []
     late: Work = []
@@ -128,11 +128,12 @@ def remaining(plan: Plan, store: Store) -> Work:
             if _lethal(store, cell) or {other.key for other in feared}.intersection(cell.needs):
                 feared.append(cell)
         cells = [cell for cell in cells if cell not in feared]
-        alone = [cell for cell in cells if not cell.peers]
+        through_peers = {cell.key for cell in cells if cell.peers}
+        alone = [cell for cell in cells if not through_peers.intersection((cell.key, *cell.needs))]
         if alone:
             work.append((job, alone))
         if len(alone) < len(cells):
-            late.append((job, [cell for cell in cells if cell.peers]))
+            late.append((job, [cell for cell in cells if cell not in alone]))
         if feared:
             last.append((job, feared))
     needed = {key for job, cells in late for cell in cells for key in (job.key, *cell.peers)}

@@ -3,6 +3,9 @@
 A condition is a chain of attacks joined by ``+``, each ``name[parameters]@norm:eps``; ``->rule`` at the end makes it
 targeted, and ``->#2`` aims at the class of that index. ``@8/255`` leaves the norm to the attack, ``@ref`` means the
 data set's reference eps and ``@each`` all of its eps in turn.
+
+``union@linf:ref|l2:ref|l1:ref`` is the worst case over several threat models: an image counts as robust only if it is
+robust to every ranking attack of each of them. It follows from the row's other cells and costs no passes.
 """
 
 from __future__ import annotations
@@ -18,7 +21,7 @@ from robbench.core.component import Component, number
 from robbench.core.contracts import Attack, Classifier, Needs
 from robbench.core.errors import RequestError, did_you_mean
 from robbench.core.registry import Registry
-from robbench.core.threat_model import NORMS, Norm, Threat, format_eps
+from robbench.core.threat_model import LP_NORMS, NORMS, Norm, Threat, format_eps
 from robbench.data.dataset import EpsList
 from robbench.models._external.request import Answers
 from robbench.planning.component_spec import Choice, choose, full_choice, split_outside_brackets
@@ -28,6 +31,7 @@ _ASKED: tuple[Needs, ...] = ("nothing", "decisions", "scores", "gradients")
 _ANSWERED: tuple[Answers, ...] = ("labels", "scores", "gradients")
 """What attacks ask of a model, and the most that models answer, both in rising order."""
 TARGET_RULES = ("next", "random", "least-likely", "all")
+UNION = "union"
 
 
 @dataclass(frozen=True)
@@ -84,6 +88,7 @@ class Condition:
         undefended: Whether it is run on the model without its inference-time defenses.
         models: Labels of the rows that it is for; None for all.
         embed: How many of the images to keep embeddings of, for figures.
+        union: The threat models that it is the worst case over; then there are no stages.
     """
 
     stages: tuple[Stage, ...] = ()
@@ -95,10 +100,13 @@ class Condition:
     undefended: bool = False
     models: tuple[str, ...] | None = None
     embed: int = 0
+    union: tuple[Threat, ...] = ()
 
     @property
     def kind(self) -> ConditionKind:
-        """``clean``, ``natural`` (no adversary), ``attack`` (one, alone), or ``chain``."""
+        """``clean``, ``natural`` (no adversary), ``attack`` (one alone), ``chain``, or ``union`` (of threat models)."""
+        if self.union:
+            return "union"
         if not self.stages:
             return "clean"
         if all(stage.threat.norm == "none" and not stage.attack.component.adversarial for stage in self.stages):
@@ -108,6 +116,8 @@ class Condition:
     @property
     def label(self) -> str:
         """The condition as it can be asked for again."""
+        if self.union:
+            return f"{UNION}@" + "|".join(f"{threat.norm}:{format_eps(threat.radius)}" for threat in self.union)
         text = "+".join(stage.label for stage in self.stages) or "clean"
         text = f"{text}->{self.target}" if self.target else text
         return f"{text}, undefended" if self.undefended else text
@@ -124,6 +134,7 @@ class Condition:
             check=self.check,
             survivors=self.survivors,
             undefended=self.undefended,
+            union=tuple((threat.norm, threat.radius) for threat in self.union),
         )
 
     def bound(self, peers: Sequence[Classifier]) -> Condition:
@@ -152,6 +163,8 @@ class Condition:
 
     def limited(self, limit: int | None, available: int) -> Condition:
         """The condition on at most ``limit`` of the test images, of which so many are available."""
+        if self.union:
+            return self  # on the images of the attacks that it rests on
         size = min(size for size in (self.sample, limit, available) if size is not None)
         return replace(self, sample=None if size == available else size)
 
@@ -232,6 +245,9 @@ class ConditionRequest(Component):
         Raises:
             RequestError: If the chain is malformed, an attack is unknown, or limits do not suit an attack.
         """
+        head, _, limits = self.chain.partition("@")
+        if head.strip() == UNION:
+            return [self._union(limits, eps, where)]
         chain, arrow, rule = self.chain.partition("->")
         target = rule.strip() if arrow else None
         rules = (*TARGET_RULES, *class_names)
@@ -251,6 +267,26 @@ class ConditionRequest(Component):
         ]
         self._check(conditions[0], where)
         return conditions
+
+    def _union(self, limits: str, eps: Mapping[Norm, EpsList], where: str) -> Condition:
+        """The worst case over several threat models, in one order whatever the one they are named in."""
+        if self.draws > 1 or self.sample is not None or self.check or self.embed:
+            raise RequestError(
+                f'"{self.chain}": it has the images of its attacks; leave out draws, sample, check and embed',
+                where,
+            )
+        example = "write it as union@linf:ref|l2:ref"
+        threats: list[Threat] = []
+        for text in limits.split("|"):
+            name, colon, size = (part.strip() for part in text.partition(":"))
+            norm = next((norm for norm in LP_NORMS if norm == name), None)
+            if norm is None or not colon or size == "each":
+                raise RequestError(f'"{self.chain}": "{text.strip()}" is no norm with one size; {example}', where)
+            threats.append(Threat(norm, _sizes(size, norm, eps, self.chain, where)[0]))
+        threats.sort(key=lambda threat: (NORMS.index(threat.norm), threat.radius))
+        if len(set(threats)) < max(2, len(threats)):
+            raise RequestError(f'"{self.chain}": a union has two threat models or more, each once; {example}', where)
+        return Condition(models=self.models, union=tuple(threats))
 
     def _check(self, condition: Condition, where: str) -> None:
         if self.models is not None and (condition.ranks or condition.kind == "clean"):

@@ -101,5 +101,5 @@ def _passes(condition: Condition, classes: int) -> tuple[float, float]:
 
 def _weight(condition: Condition, classes: int) -> float:
     forwards, backwards = _passes(condition, classes)
-    # The two passes of judging every draw are work as well.
-    return forwards + 2 * backwards + 2 * condition.draws
+    # The two passes of judging every draw are work as well; a union follows from what others judged.
+    return forwards + 2 * backwards + (0 if condition.union else 2 * condition.draws)

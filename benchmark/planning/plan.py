@@ -99,7 +99,7 @@ class Cell:
         spec: Everything that can change its result, as plain data.
         refusal: Why it cannot be run, or None.
         peers: Keys of the other models that its attack works through.
-        needs: Keys of the row's other cells whose survivors its samples are drawn from.
+        needs: Keys of the row's other cells that it rests on: see ``CellSpec.needs``.
     """
 
     key: str
@@ -282,6 +282,7 @@ def condition_identity(condition: ConditionSpec) -> dict[str, Any]:
         **({"check": True} if condition.check else {}),
         "draws": condition.draws,
         "sample": condition.sample,
+        **({"union": condition.union} if condition.union else {}),
     }
 
 
@@ -334,7 +335,7 @@ def cell_key(spec: CellSpec, peers: Sequence[str], needs: Sequence[str]) -> str:
     Args:
         spec: What is evaluated; labels are no part of the key.
         peers: Keys of the other models that its attack works through.
-        needs: Keys of the cells whose survivors its samples are drawn from.
+        needs: Keys of the cells that it rests on.
     """
     identity = {
         "model": spec.model_key,

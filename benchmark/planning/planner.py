@@ -21,6 +21,7 @@ from robbench.planning.cross_references import check_named
 from robbench.planning.external_rows import Place, external_job
 from robbench.planning.grid import Grid, GridFile, ModelEntry, Request, ranking_size
 from robbench.planning.inputs import FoundDataset, Inputs, find_dataset, read_request
+from robbench.planning.needs import check_unions, missing_attack, needed_cells
 from robbench.planning.plan import (
     PROTOCOL,
     Cell,
@@ -158,6 +159,7 @@ class _Resolver:
         seeds = self.request.seeds or tuple(self.grid.seeds)
         jobs = [job for seed in seeds for job in self._models(data, conditions, seed)]
         check_named(self.source, conditions, data, jobs)
+        check_unions(conditions, data.choice.label, self.where)
         return jobs
 
     def _conditions(self, data: Data) -> list[Condition]:
@@ -223,7 +225,7 @@ class _Resolver:
     def _cells(self, job: Job, conditions: Sequence[Condition], jobs: Iterable[Job]) -> tuple[Cell, ...]:
         peers = tuple(sorted(other.key for other in jobs if other.key != job.key and not other.refusal))
         cells: list[Cell] = []
-        for condition in sorted(conditions, key=lambda condition: condition.survivors):
+        for condition in sorted(conditions, key=lambda condition: condition.survivors or bool(condition.union)):
             if condition.undefended and not in_front(job):
                 continue
             if condition.models is None or job.spec.label in condition.models:
@@ -337,10 +339,7 @@ class _Resolver:
     def _cell(self, job: Job, condition: Condition, peers: tuple[str, ...], before: Sequence[Cell]) -> Cell:
         if job.spec.external is not None:
             condition = replace(condition, embed=0)
-        needs: tuple[str, ...] = ()
-        if condition.survivors:
-            ranking = [cell for cell in before if cell.condition.ranks and not cell.refusal and not cell.peers]
-            needs = tuple(cell.key for cell in ranking if cell.condition.within(condition.stages[0].threat))
+        needs = needed_cells(condition, before)
         spec = CellSpec(
             dataset=job.data.spec,
             model=job.spec,
@@ -357,6 +356,7 @@ class _Resolver:
         key = cell_key(spec, peers, needs)
         answers: Answers = job.spec.external.identity["answers"] if job.spec.external else "gradients"
         refusal = job.refusal or condition.refusal(job.data.num_classes) or condition.out_of_reach(answers)
+        refusal = refusal or missing_attack(condition, before)
         if not job.unseen:
             refusal = "no unseen data: the test images are part of its training set"
         if refusal is None and condition.needs_peers and not peers:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from robbench.results.npz import read_npz
 
-ConditionKind = Literal["clean", "natural", "attack", "chain"]
+ConditionKind = Literal["clean", "natural", "attack", "chain", "union"]
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]

@@ -17,6 +17,9 @@ from robbench.results.outcome import Outcome as Outcome
 
 SCHEMA = 4
 
+MANY_CLASSES = 50
+"""Of more classes records and boards hold no confusion matrices, and pages show the hardest classes alone."""
+
 AUDIT_STEPS = 20
 """Gradient steps on margins that an audited row has been attacked with, at least."""
 
@@ -107,7 +110,8 @@ class ConditionSpec(_Model):
     label: str
     """What the column is called."""
     kind: ConditionKind
-    """clean, natural (a perturbation without an adversary), attack (a single one) or chain (of several)."""
+    """clean, natural (a perturbation without an adversary), attack (a single one), chain (of several), or union (the
+    worst case over several threat models)."""
     stages: tuple[StageSpec, ...] = ()
     """The attacks in the order in which they are applied."""
     target: str | None = None
@@ -122,6 +126,19 @@ class ConditionSpec(_Model):
     """Whether samples are drawn among those that the other attacks left."""
     undefended: bool = False
     """Whether it is run on the model without its inference-time defenses."""
+    union: tuple[tuple[str, float], ...] = ()
+    """Norm and size of each threat model that it is the worst case over; of a union alone."""
+
+    @property
+    def ranks_within(self) -> tuple[str, float] | None:
+        """Norm and size of the threat model whose worst case it is part of, or None where it is part of none.
+
+        That of an attack alone and within a ball, untargeted or towards all targets in turn, and no check.
+        """
+        if self.kind != "attack" or self.check or self.target not in (None, "all") or not self.stages[0].bounded:
+            return None
+        stage = self.stages[0]
+        return None if stage.eps is None else (stage.norm, stage.eps)
 
 
 class DatasetSpec(PartSpec):
@@ -199,7 +216,8 @@ class CellSpec(_Model):
     peers: tuple[str, ...] = ()
     """Keys of the other models that its attack works through."""
     needs: tuple[str, ...] = ()
-    """Keys of the row's other cells whose survivors its samples are drawn from."""
+    """Keys of the row's other cells that it rests on: those whose survivors its samples are drawn from, or whose worst
+    case it is."""
 
 
 class Costs(_Model):
@@ -265,7 +283,7 @@ class Record(_Model):
     metrics_digest: str = ""
     """Hash of the metrics that were known, so that new ones are noticed."""
     confusion: tuple[tuple[int, ...], ...] = ()
-    """Confusion matrix: counts, true class by prediction."""
+    """Confusion matrix: counts, true class by prediction; of more than 50 classes none."""
     costs: Costs = Costs()
     """Passes that the cell spent."""
     training: Training | None = None

@@ -7,12 +7,15 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NoReturn
 
+import numpy as np
+
 from robbench.core.errors import StoreError
 from robbench.core.registry import Registry
 from robbench.core.safe_text import one_line
 from robbench.core.threat_model import NORMS
 from robbench.evaluation.audit import marked
 from robbench.evaluation.scoring import measure, metrics_digest, scored
+from robbench.evaluation.verdicts import union
 from robbench.leaderboards.html.records import unpacked
 from robbench.results.outcome import Outcome
 from robbench.results.schema import CellResult, Costs, Measure, Record
@@ -76,6 +79,7 @@ def verify(
         StoreError: At the first that does not follow, naming file, cell, figure, what is written and what follows.
     """
     _check_shapes(cells, file)
+    _check_unions(cells, file)
     built_in, current = Registry(installed=False), metrics_digest(registry)
     unchecked: set[str] = set()
     for (record, outcome), (audited, _) in zip(cells, marked(cells, rank_by), strict=True):
@@ -136,12 +140,39 @@ def _check_shapes(cells: Sequence[CellResult], file: Callable[[str], str]) -> No
 def _stages_fault(record: Record) -> str | None:
     condition = record.spec.condition
     count = len(condition.stages)
-    if not {"clean": count == 0, "attack": count == 1}.get(condition.kind, count > 0):
+    if not {"clean": count == 0, "union": count == 0, "attack": count == 1}.get(condition.kind, count > 0):
         return f'its condition is of kind "{condition.kind}" and has {count} stages'
-    for stage in condition.stages:
-        if stage.norm not in NORMS or not (stage.eps is None or (math.isfinite(stage.eps) and stage.eps >= 0)):
-            return f"its condition has the limit {stage.norm}, {stage.eps}"
+    if (condition.kind == "union") != bool(condition.union):
+        return f'its condition is of kind "{condition.kind}" and over {len(condition.union)} threat models'
+    for norm, eps in (*((stage.norm, stage.eps) for stage in condition.stages), *condition.union):
+        if norm not in NORMS or not (eps is None or (math.isfinite(eps) and eps >= 0)):
+            return f"its condition has the limit {norm}, {eps}"
     return None
+
+
+def _check_unions(cells: Sequence[CellResult], file: Callable[[str], str]) -> None:
+    """See that worst cases over several threat models follow from all attacks that rank there on their row."""
+    for record, outcome in cells:
+        spec = record.spec
+        if outcome is None or not spec.condition.union:
+            continue
+        row = [cell for cell in cells if (cell[0].spec.model_key, cell[0].spec.seed) == (spec.model_key, spec.seed)]
+        ranking = {
+            other.key: found
+            for other, found in row
+            if other.status != "unsupported"
+            and (threat := other.spec.condition.ranks_within) is not None
+            and threat in spec.condition.union
+        }
+        parts = [ranking.get(key) for key in spec.needs]
+        known = [part for part in parts if part is not None]
+        place = f"{file(record.key)}: {name_of(record)}"
+        if {*spec.needs} != ranking.keys() or len(known) < len(parts) or not known:
+            refuse(f"{place}: it does not rest on the attacks that rank in its threat models on its row")
+        follows = union(known)
+        for name in outcome.arrays():
+            if not np.array_equal(getattr(outcome, name), getattr(follows, name)):
+                refuse(f"{place}: the array {name} of its outcome does not follow from the attacks that it rests on")
 
 
 def outcome_fault(record: Record, outcome: Outcome) -> str | None:

@@ -13,12 +13,18 @@ from robbench.leaderboards.html.model_cards import model_cards
 from robbench.leaderboards.html.records import embedded, facets
 from robbench.leaderboards.html.rendering import render
 from robbench.leaderboards.sheet import Records
-from robbench.leaderboards.tables.classes import predictions
+from robbench.leaderboards.tables.classes import HARDEST, predictions
 from robbench.leaderboards.tables.contents import sheets
 from robbench.leaderboards.tables.method import usual_recipe
-from robbench.results.schema import AUDIT_STEPS, BoardNote, CellResult, Record
+from robbench.results.schema import AUDIT_STEPS, MANY_CLASSES, BoardNote, CellResult, Record
 
-KINDS = {"clean": "clean", "natural": "natural perturbations", "attack": "attacks", "chain": "chains of both"}
+KINDS = {
+    "clean": "clean",
+    "natural": "natural perturbations",
+    "attack": "attacks",
+    "chain": "chains of both",
+    "union": "worst cases over several threat models",
+}
 
 FILES = {
     "leaderboard.csv": "ranking and conditions",
@@ -67,6 +73,7 @@ def page(
         tests=comparison_note(board),
         kinds={word: n for kind, word in KINDS.items() if (n := sum(spec.kind == kind for spec in board.conditions))},
         parts=parts,
+        hardest=HARDEST if len(board.dataset.class_names) > MANY_CLASSES else 0,
         predictions=predicted,
         places={row.label: at for at, row in enumerate(board.rows)},
         facets={name: values for name, values in _facets(board).items() if len(values) > 1},

@@ -18,7 +18,7 @@ from robbench.leaderboards.aggregates import Estimate, Rates
 from robbench.leaderboards.board import Board, Row
 from robbench.leaderboards.sheet import Evidence, Records
 from robbench.leaderboards.tables.parts import by_class, overall
-from robbench.results.schema import ConditionSpec, Measure, ModelSpec, Record
+from robbench.results.schema import MANY_CLASSES, ConditionSpec, Measure, ModelSpec, Record
 
 # Of the provenance, only what does not differ when the same is run on another machine: the page of a board is a
 # function of its cells, and what was distributed gives the same page.
@@ -194,13 +194,14 @@ def _record(record: Record, pool: _Pool) -> dict[str, Any]:
         "run": shared(run),
         "training": shared(record.training.model_dump(mode="json")) if record.training else None,
     }
+    few = len(spec.dataset.class_names) <= MANY_CLASSES
     told = {
         "made": shared(made),
         "condition": shared(_condition(spec.condition)),
         "status": record.status if record.status != "done" else None,
         "reason": record.reason,
-        "metrics": pool.figures(record.metrics),
-        "confusion": record.confusion,
+        "metrics": pool.figures({name: found for name, found in record.metrics.items() if few or "/" not in name}),
+        "confusion": record.confusion if few else (),
         "costs": [_short(record.costs.forwards), _short(record.costs.backwards)],
         "flags": record.flags,
         "cautions": record.cautions,

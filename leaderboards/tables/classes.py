@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
@@ -11,11 +11,15 @@ from robbench.leaderboards.board import Board, Row
 from robbench.leaderboards.sheet import Evidence, Heading, Sheet, SheetLine, TableCell, numbers, texts, words
 from robbench.leaderboards.table import is_smallest_change
 from robbench.leaderboards.tables.parts import samples, single, worst_case
+from robbench.results.schema import MANY_CLASSES
+
+HARDEST = 10
+"""Of many classes, so many are shown."""
 
 
 def per_class(board: Board) -> Iterator[Sheet]:
-    """Accuracy by class: clean, perturbed, the worst case, then each attack in it, and chains."""
-    chains = [condition.label for condition in board.conditions if condition.kind == "chain"]
+    """Accuracy by class: clean, perturbed, the worst case, then each attack in it, chains, and unions."""
+    others = [spec.label for kind in ("chain", "union") for spec in board.conditions if spec.kind == kind]
     for label in (board.clean_label, board.perturbed):
         if label is not None:
             yield _condition_classes(board, label)
@@ -24,7 +28,7 @@ def per_class(board: Board) -> Iterator[Sheet]:
         yield _classes(
             board, f"Worst case {threat}", lambda row: (row.worst[threat], None, worst_case(board, row, threat))
         )
-    for label in (*(board.threats[board.ranked_by] if board.ranked_by else ()), *chains):
+    for label in (*(board.threats[board.ranked_by] if board.ranked_by else ()), *others):
         yield _condition_classes(board, label)
 
 
@@ -38,9 +42,9 @@ def _classes(
     board: Board, caption: str, found: Callable[[Row], tuple[Rates | None, Estimate | None, Evidence | None]]
 ) -> Sheet:
     train = board.dataset.counts.get("train", ())
+    places = shown_classes(board)
     names = [
-        Heading(name, below=f"{train[at]:,} train" if at < len(train) else "")
-        for at, name in enumerate(board.dataset.class_names)
+        Heading(board.dataset.class_names[at], below=f"{train[at]:,} train" if at < len(train) else "") for at in places
     ]
     made = [(row, *found(row)) for row in board.rows]
     everything = Heading("All", below=samples(rates for _, rates, _, _ in made))
@@ -48,10 +52,20 @@ def _classes(
     lines = []
     for row, rates, score, evidence in made:
         if rates:
-            figures = [rates.share, rates.balanced, rates.worst_class, score, *rates.per_class]
+            figures = [rates.share, rates.balanced, rates.worst_class, score, *(rates.per_class[at] for at in places)]
             cells = (TableCell(row.label), *(TableCell.share(figure, evidence) for figure in figures))
             lines.append(SheetLine(cells, row.label))
     return Sheet(caption, headings, tuple(lines)).without_empty()
+
+
+def shown_classes(board: Board) -> Sequence[int]:
+    """The classes that tables show, in their order: of many the hardest of the first row, by what it is ranked by."""
+    everything = range(len(board.dataset.class_names))
+    ranking = next((found for row in board.rows if (found := board.ranking(row))), None)
+    if len(everything) <= MANY_CLASSES:
+        return everything
+    known = [(figure.value, at) for at, figure in enumerate(ranking.per_class) if figure] if ranking else []
+    return sorted(at for _, at in sorted(known)[:HARDEST])
 
 
 def class_figures(board: Board) -> Sheet:

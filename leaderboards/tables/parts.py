@@ -7,8 +7,10 @@ from typing import TypeAlias
 
 from robbench.leaderboards.aggregates import Estimate, Rates
 from robbench.leaderboards.board import Board, Row
-from robbench.leaderboards.markdown import NONE
+from robbench.leaderboards.markdown import NONE, listed
 from robbench.leaderboards.sheet import Evidence, Heading, TableCell, word
+from robbench.leaderboards.table import ThreatModel
+from robbench.results.schema import MANY_CLASSES, ConditionSpec
 
 Choose: TypeAlias = Callable[[Rates], Estimate]
 Column: TypeAlias = tuple[Heading, Callable[[Row], TableCell]]
@@ -75,6 +77,11 @@ def covers(board: Board, label: str | None, at: int = 0) -> bool:
     return label is not None and any(row.compared(label, at) for row in board.rows)
 
 
+def union_name(condition: ConditionSpec) -> str:
+    """A worst case over several threat models, as ``Worst case Linf 8/255, L2 0.5 and L1 12``."""
+    return f"Worst case {listed([ThreatModel(norm, eps).label for norm, eps in condition.union])}"
+
+
 def extent(values: set[int]) -> str:
     """``100``, or ``90–100`` where there are several values."""
     return str(min(values)) if len(values) == 1 else f"{min(values)}–{max(values)}"
@@ -115,6 +122,6 @@ def overall(rates: Rates | None) -> dict[str, Estimate]:
 
 
 def by_class(rates: Rates | None, class_names: Sequence[str]) -> dict[str, Estimate]:
-    """Rates by the names of their classes."""
-    found = zip(class_names, rates.per_class, strict=True) if rates else ()
+    """Rates by the names of their classes; nothing of many classes, which a table of their own holds."""
+    found = zip(class_names, rates.per_class, strict=True) if rates and len(class_names) <= MANY_CLASSES else ()
     return {name: figure for name, figure in found if figure}

@@ -32,6 +32,7 @@ from robbench.leaderboards.tables.parts import (
     ranked_evidence,
     share,
     shown,
+    union_name,
     worst_case,
 )
 
@@ -65,6 +66,8 @@ def ranking(board: Board) -> Sheet:
     if board.ranked_by:
         threat = board.ranked_by
         columns += [_worst_column(board, other) for other in (first.threats[1:] if first else ())]
+        unions = [condition for condition in board.conditions if condition.union and covers(board, condition.label)]
+        columns += [(Heading(union_name(spec)), beside(board, spec.label, balanced)) for spec in unions]
         attacks = board.threats[threat] if len(board.threats[threat]) > 1 else ()
         columns += [(Heading(label, detail=Detail.PAGE), beside(board, label, balanced)) for label in attacks]
         heading = Heading("Attack passes", rising=True, detail=Detail.PAGE)

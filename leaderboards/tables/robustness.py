@@ -39,6 +39,7 @@ from robbench.leaderboards.tables.parts import (
     samples,
     shown,
     single,
+    union_name,
     usual,
 )
 from robbench.results.schema import ConditionSpec, Reference, StageSpec
@@ -73,12 +74,13 @@ def specifications(board: Board) -> Sheet:
     lines = []
     for condition in board.conditions:
         label = condition.label
-        stages = (_stage(stage, condition.kind == "attack") for stage in condition.stages)
+        stages = "; then ".join(_stage(stage, condition.kind == "attack") for stage in condition.stages)
+        definition = f"{union_name(condition)}, per image" if condition.union else stages or "clean images"
         evidence = Evidence.of(f"{label}: all rows", [(row.label, label) for row in board.rows])
         entries = [row.cells[label] for row in board.rows]
         sizes = {entry.rates.share.n for entry in entries if entry.rates}
         cells = (
-            *texts(label, condition.kind, "; then ".join(stages) or "clean images", condition.target or NONE),
+            *texts(label, condition.kind, definition, condition.target or NONE),
             TableCell(str(condition.draws), condition.draws) if condition.kind == "natural" else TableCell(NONE),
             TableCell(extent(sizes), min(sizes), evidence=evidence) if sizes else TableCell(NONE),
             *(TableCell.quantity(_mean(entries, name), evidence) for name in ("forwards", "backwards")),

@@ -385,7 +385,7 @@ def test_every_attack_is_registered() -> None:
         "rotation": ("none",),
         "pixel-corruption": ("none",),
         "perturbation": ("none",),
-        "fgsm": ("linf",),
+        "fgsm": ("linf", "l2", "l1"),
         "fgm": ("linf", "l2", "l1"),
         "pgd": ("linf", "l2", "l1"),
         "noise-optimization": ("l1",),
@@ -394,3 +394,10 @@ def test_every_attack_is_registered() -> None:
         key: entry.mark.norms for key, entry in Registry(installed=False).entries("attack").items() if key in expected
     }
     assert found == expected
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2", "l1"])
+def test_fgsm_is_the_steepest_step_of_every_norm(norm: str) -> None:
+    entries = Registry(installed=False).entries("attack")
+    assert norm in entries["fgsm"].mark.norms
+    assert entries["fgsm"].cls.make(entries["fgsm"].mark.preset, "fgsm") == FGM()

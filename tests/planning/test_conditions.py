@@ -164,7 +164,7 @@ def test_only_the_attacks_of_a_targeted_chain_aim() -> None:
         ("fgsm@0.1@0.2", 'eps "0.1@0.2" is no size'),
         ("fgsm@8/0", "divides by zero"),
         ("fgsm@inf", "must be finite"),
-        ("fgsm@l2:0.1", 'fgsm works in linf, not in "l2"; known: linf'),
+        ("mi-fgsm@l1:0.1", 'mi-fgsm works in linf, l2, not in "l1"'),
         ("fgm@l3:0.1", 'not in "l3"; did you mean "l2"?'),
         ("fgm@l0:0.1", 'fgm works in linf, l2, l1, not in "l0"'),
         ("rotation@0.1", "rotation takes no eps"),

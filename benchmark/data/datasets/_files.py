@@ -10,12 +10,13 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
 
 from robbench.core.errors import RequestError
+from robbench.core.safe_text import one_line
 from robbench.data.dataset import Raw
 from robbench.results.schema import digest
 from robbench.results.store import is_store
@@ -28,6 +29,12 @@ IMAGE_SUFFIXES = (
     *(".apng", ".avif", ".bmp", ".dib", ".gif", ".j2k", ".jfif", ".jp2", ".jpe", ".jpeg", ".jpg", ".pbm", ".pgm"),
     *(".png", ".pnm", ".ppm", ".tga", ".tif", ".tiff", ".webp"),
 )
+SPLITS = {
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("dev", "val", "valid", "validation"), "validation"),
+    **dict.fromkeys(("test", "testing"), "test"),
+}
+"""What folders and files of splits are called, in small letters."""
 _CLUTTER = ("desktop.ini", "thumbs.db")
 """Files that systems leave behind; so are those whose name begins with a dot."""
 _NAMED = 3
@@ -174,17 +181,25 @@ class ImageFiles:
         return Raw(images, self.labels, self.class_names, self.is_test, (*remarks, *self._remarks()), names)
 
     def _remarks(self) -> tuple[str, ...]:
-        if not self.unread:
-            return ()
-        kinds = Counter(
-            "folders" if entry.is_dir() else os.path.splitext(entry.name)[1].lower() or "no suffix"
-            for entry in self.unread
-        )
-        counted = ", ".join(f"{count} {shown(kind)}" for kind, count in kinds.most_common(_NAMED + 2))
-        names = some([shown(entry.path[len(str(self.root)) + 1 :]) for entry in self.unread])
-        return (
-            f"{len(self.unread)} files are not read, since their names are not those of images ({counted}): {names}",
-        )
+        return unread_remarks(self.root, self.unread, "those of images")
+
+
+def unread_remarks(root: Path, unread: Sequence[os.DirEntry[str]], wanted: str) -> tuple[str, ...]:
+    """What to say of files that are not read: how many of each kind, and some of their names.
+
+    Args:
+        root: Directory that holds them.
+        unread: The files and folders.
+        wanted: What their names are not, as in ``those of images``.
+    """
+    if not unread:
+        return ()
+    kinds = Counter(
+        "folders" if entry.is_dir() else os.path.splitext(entry.name)[1].lower() or "no suffix" for entry in unread
+    )
+    counted = ", ".join(f"{count} {shown(kind)}" for kind, count in kinds.most_common(_NAMED + 2))
+    names = some([shown(entry.path[len(str(root)) + 1 :]) for entry in unread])
+    return (f"{len(unread)} files are not read, since their names are not {wanted} ({counted}): {names}",)
 
 
 def _rest(count: int) -> list[str]:
@@ -208,7 +223,7 @@ def list_images(root: Path, classes: Sequence[str], parts: Sequence[tuple[str, b
         folders = subfolders(root / part)
         for label, name in enumerate(classes):
             found: list[os.DirEntry[str]] = []
-            for entry in _under(folders[name]) if name in folders else ():
+            for entry in under(folders[name]) if name in folders else ():
                 (found if is_image(entry) else unread).append(entry)
             found.sort(key=lambda file: file.path)
             files += found
@@ -271,11 +286,12 @@ def is_image(entry: os.DirEntry[str]) -> bool:
     return entry.is_file() and os.path.splitext(entry.name)[1].lower() in IMAGE_SUFFIXES
 
 
-def _under(folder: Path | str) -> Iterator[os.DirEntry[str]]:
+def under(folder: Path | str) -> Iterator[os.DirEntry[str]]:
+    """Everything in a folder and those below it, hidden things and what systems leave behind left out."""
     for entry in entries(folder):
         if entry.is_dir(follow_symlinks=False):
             # A store of robbench holds figures, which are no images of the class.
-            yield from () if is_store(Path(entry.path)) else _under(entry.path)
+            yield from () if is_store(Path(entry.path)) else under(entry.path)
         elif not is_clutter(entry):
             yield entry
 
@@ -292,15 +308,29 @@ def decode_image(path: str | Path, size: int) -> NDArray[np.uint8]:
     Raises:
         RequestError: If it is no image, damaged, truncated, or its numbers have no known range.
     """
+    image, _ = read_image(path, str(path))
+    return np.asarray(square(image, size)).transpose(2, 0, 1)
+
+
+def read_image(source: str | Path | BinaryIO, name: str) -> tuple[Image, bool]:
+    """An image upright and in color, 8 bits each, and whether it is stored in gray; see ``decode_image``.
+
+    Args:
+        source: The file.
+        name: What it is called in messages.
+
+    Raises:
+        RequestError: If it is no image, damaged, truncated, or its numbers have no known range.
+    """
     from PIL import Image
 
     try:
-        with Image.open(path) as file:
+        with Image.open(source) as file:
             file.load()
-            upright = _turned(_eight_bits(file), _orientation(file))
-            return np.asarray(square(upright, size)).transpose(2, 0, 1)
+            return _turned(_eight_bits(file), _orientation(file)), file.mode.partition(";")[0] in _GRAY
     except Exception as error:  # decoders raise almost anything on damaged files
-        raise RequestError(f"{path} cannot be read as an image ({error}); replace or remove it") from error
+        reason = str(error) if isinstance(source, str | Path) else one_line(error).replace(repr(source), "its bytes")
+        raise RequestError(f"{name} cannot be read as an image ({reason}); replace or remove it") from error
 
 
 def square(image: Image, size: int) -> Image:
@@ -311,6 +341,7 @@ def square(image: Image, size: int) -> Image:
     return image if image.size == (size, size) else fit(image, (size, size), Resampling.BILINEAR)
 
 
+_GRAY = ("1", "L", "LA", "La", "I", "F")
 _SIXTEEN = ("PNG", "PPM")
 """Formats whose numbers are of 16 bits where Pillow keeps them in 32."""
 

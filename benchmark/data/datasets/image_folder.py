@@ -18,6 +18,7 @@ from robbench.data.dataset import Dataset, EpsList, Raw
 from robbench.data.datasets._files import (
     DATA_VARIABLE,
     IMAGE_SUFFIXES,
+    SPLITS,
     entries,
     is_image,
     list_images,
@@ -28,13 +29,6 @@ from robbench.data.datasets._files import (
 )
 from robbench.results.schema import digest
 from robbench.results.store import is_store
-
-_SPLITS = {
-    **dict.fromkeys(("train", "training"), "train"),
-    **dict.fromkeys(("dev", "val", "valid", "validation"), "validation"),
-    **dict.fromkeys(("test", "testing"), "test"),
-}
-"""Names of folders of splits, in small letters."""
 
 
 @register_dataset("image-folder", brief="your own images, a folder for each class")
@@ -115,7 +109,7 @@ def _parts(root: Path) -> tuple[list[tuple[str, bool]], list[str]]:
     folders = _folders(root)
     splits: dict[str, str] = {}
     for name, path in folders.items():
-        split = _SPLITS.get(name.lower())
+        split = SPLITS.get(name.lower())
         # A class may be called "train", too; then it holds images.
         if split and _folders(Path(path)) and not any(is_image(entry) for entry in entries(path)):
             if split in splits:
@@ -127,7 +121,7 @@ def _parts(root: Path) -> tuple[list[tuple[str, bool]], list[str]]:
     if not splits:
         return [("", False)], []
     train, validation, test = (splits.get(split) for split in ("train", "validation", "test"))
-    if train is None or (len(splits) < 2 and others) or any(name.lower() in _SPLITS for name in others):
+    if train is None or (len(splits) < 2 and others) or any(name.lower() in SPLITS for name in others):
         raise RequestError(
             f"image-folder: {root} holds {some(sorted(splits.values()))} as splits"
             + (f" beside {some(others)}" if others else " and no train")

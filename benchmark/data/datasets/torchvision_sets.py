@@ -56,6 +56,8 @@ _GRAY = {
     "qmnist": Holder("QMNIST", "QMNIST/raw/*", ({"what": "train"},), ({"what": "test10k"},)),
     "emnist-balanced": Holder("EMNIST", "EMNIST/raw/emnist-balanced*", **_FLAG, more={"split": "balanced"}),
     "emnist-letters": Holder("EMNIST", "EMNIST/raw/emnist-letters*", **_FLAG, more={"split": "letters"}),
+    "emnist-digits": Holder("EMNIST", "EMNIST/raw/emnist-digits*", **_FLAG, more={"split": "digits"}),
+    "emnist-byclass": Holder("EMNIST", "EMNIST/raw/emnist-byclass*", **_FLAG, more={"split": "byclass"}),
     "usps": Holder("USPS", "usps*.bz2", **_FLAG),
 }
 _COLOR = {
@@ -68,6 +70,9 @@ _COLOR = {
     "food101": Holder("Food101", "food-101/*"),
     "oxford-pets": Holder("OxfordIIITPet", "oxford-iiit-pet/*", ({"split": "trainval"},)),
     "dtd": Holder("DTD", "dtd/*", ({"split": "train"}, {"split": "val"})),
+    "fgvc-aircraft": Holder("FGVCAircraft", "fgvc-aircraft-2013b/*", ({"split": "trainval"},)),
+    "country211": Holder("Country211", "country211/*", ({"split": "train"}, {"split": "valid"})),
+    "caltech101": Holder("Caltech101", "caltech101/*", ({},), ()),
     "eurosat": Holder("EuroSAT", "eurosat/*", ({},), ()),
 }
 
@@ -99,7 +104,7 @@ def _read(name: str, holder: Holder, size: int, root: Path) -> Raw:
     classes: list[str] = []
     try:
         for part, test in holder.parts(root):
-            classes = classes or [str(known) for known in getattr(part, "classes", ())]
+            classes = classes or [str(known) for known in getattr(part, "classes", getattr(part, "categories", ()))]
             for image, label in part:
                 images.append(_array(image, size))
                 labels.append(int(label))
@@ -129,6 +134,8 @@ def _array(image: Image, size: int) -> NDArray[np.uint8]:
 @register_dataset("qmnist", brief="MNIST with its 10,000 test digits found again", which="qmnist")
 @register_dataset("emnist-balanced", brief="131,600 letters and digits in 47 classes", which="emnist-balanced")
 @register_dataset("emnist-letters", brief="145,600 letters in 26 classes", which="emnist-letters")
+@register_dataset("emnist-digits", brief="280,000 digits", which="emnist-digits")
+@register_dataset("emnist-byclass", brief="814,255 letters and digits in 62 classes", which="emnist-byclass")
 @register_dataset("usps", brief="9,298 digits from envelopes, gray, 16 × 16", which="usps")
 @dataclass(frozen=True)
 class HandwrittenCharacters(Dataset):
@@ -141,7 +148,16 @@ class HandwrittenCharacters(Dataset):
         which: Which of them.
     """
 
-    which: Literal["mnist", "kmnist", "qmnist", "emnist-balanced", "emnist-letters", "usps"] = "mnist"
+    which: Literal[
+        "mnist",
+        "kmnist",
+        "qmnist",
+        "emnist-balanced",
+        "emnist-letters",
+        "emnist-digits",
+        "emnist-byclass",
+        "usps",
+    ] = "mnist"
     split: tuple[float, float, float] = (0.8, 0.05, 0.15)
 
     eps: ClassVar[Mapping[Norm, EpsList]] = {
@@ -176,6 +192,9 @@ class HandwrittenCharacters(Dataset):
 @register_dataset("food101", brief="101,000 photographs of 101 dishes, 64 × 64", which="food101", size=64)
 @register_dataset("oxford-pets", brief="7,349 photographs of 37 breeds, 64 × 64", which="oxford-pets", size=64)
 @register_dataset("dtd", brief="5,640 textures in 47 classes, 64 × 64", which="dtd", size=64)
+@register_dataset("fgvc-aircraft", brief="10,000 photographs of 100 aircraft, 64 × 64", which="fgvc-aircraft", size=64)
+@register_dataset("country211", brief="63,300 photographs of 211 countries, 64 × 64", which="country211", size=64)
+@register_dataset("caltech101", brief="8,677 photographs of 101 things, 64 × 64", which="caltech101", size=64)
 @register_dataset("eurosat", brief="27,000 satellite images in ten classes, 64 × 64", which="eurosat")
 @dataclass(frozen=True)
 class Photographs(Dataset):
@@ -187,7 +206,19 @@ class Photographs(Dataset):
     """
 
     which: Literal[
-        "cifar100", "svhn", "stl10", "gtsrb", "flowers102", "imagenette", "food101", "oxford-pets", "dtd", "eurosat"
+        "cifar100",
+        "svhn",
+        "stl10",
+        "gtsrb",
+        "flowers102",
+        "imagenette",
+        "food101",
+        "oxford-pets",
+        "dtd",
+        "fgvc-aircraft",
+        "country211",
+        "caltech101",
+        "eurosat",
     ] = "cifar100"
     size: Annotated[int, Field(ge=0)] = 0
     split: tuple[float, float, float] = (0.75, 0.1, 0.15)

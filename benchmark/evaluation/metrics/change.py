@@ -25,7 +25,8 @@ class ChangeNorms(Metric):
         The same with ``_success`` behind, as in ``l2_median_success``, over those where the condition succeeded: what
         counts for attacks that look for the smallest change.
         """
-        if outcome.kind == "clean":
+        # Sizes in one norm of changes that were limited in different ones tell nothing together.
+        if outcome.kind in ("clean", "union"):
             return {}
         masks = {"": outcome.attempted}
         if outcome.kind != "natural":

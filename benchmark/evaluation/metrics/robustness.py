@@ -1,4 +1,4 @@
-"""Robust accuracy under attacks and chains."""
+"""Robust accuracy under attacks, chains and unions."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from robbench.results.schema import Measure, Outcome
 @register_metric("robustness")
 @dataclass(frozen=True)
 class Robustness(Metric):
-    """Robust accuracy under attacks and chains: over all, per class, balanced, and after rounding to 8 bits."""
+    """Robust accuracy under attacks, chains and unions: over all, per class, balanced, and after rounding to 8 bits."""
 
     version: ClassVar[int] = 3
 
@@ -28,7 +28,7 @@ class Robustness(Metric):
         ``robust_accuracy_8bit`` where attacked images are rounded to 8 bits before they are judged.
         """
         kept = judged(outcome)
-        if outcome.kind not in ("attack", "chain") or not kept.any():
+        if outcome.kind not in ("attack", "chain", "union") or not kept.any():
             return {}
         rates = class_rates(outcome.robust[kept], outcome.labels[kept], outcome.num_classes)
         rounded = (outcome.clean == outcome.labels) & (outcome.rounded == outcome.labels)

@@ -29,7 +29,7 @@ class Success(Metric):
         case), and ``targeted_success_mean`` is over pairs of sample and target, with its interval as if a sample
         counted once.
         """
-        if outcome.kind not in ("attack", "chain"):
+        if outcome.kind not in ("attack", "chain", "union"):
             return {}
         tried = outcome.attempted & (outcome.clean == outcome.labels)
         figures = {"success_rate": share(outcome.final != outcome.labels, tried)}
