@@ -36,6 +36,7 @@ class Request:
         precision: ``float32``, or ``bfloat16``, for training; attacks and predictions are always in float32.
         plugins: Plugin files.
         audit: Whether to add the audit's checks, whatever the grid says.
+        overrides: Keys of the grid to set, as in ``recipe.epochs=5``; see ``robbench.planning.overrides``.
     """
 
     grid: str
@@ -48,6 +49,7 @@ class Request:
     precision: str = "float32"
     plugins: tuple[Path, ...] = ()
     audit: bool = False
+    overrides: tuple[str, ...] = ()
 
     def absolute(self) -> Request:
         """The same request, whatever becomes of the working directory."""
@@ -166,7 +168,7 @@ class Grid:
         folder: The folder that its paths are relative to.
         where: What messages call it.
         content: What it says.
-        built_in: Whether it comes with the package.
+        built_in: Whether it comes with the package and is as it was written.
     """
 
     name: str
@@ -254,6 +256,19 @@ def parse_grid(text: str, where: str) -> GridFile:
     except (ValueError, RecursionError) as error:
         # Not only TOMLDecodeError: Python refuses to read integers of thousands of digits.
         raise RequestError(f"is not TOML: {error}", where) from None
+    return check_grid(content, where)
+
+
+def check_grid(content: dict[str, Any], where: str) -> GridFile:
+    """Check what a grid says.
+
+    Args:
+        content: Plain values, as they are read from TOML.
+        where: Where they stand, for messages.
+
+    Raises:
+        RequestError: If they break a rule.
+    """
     _check_integers(content, where)
     try:
         return GridFile.model_validate(content)
