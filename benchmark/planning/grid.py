@@ -102,6 +102,7 @@ class DatasetReference(Reference):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
     dataset: str
+    """Name of the data set, perhaps with options."""
 
 
 class GridFile(_Table):
@@ -215,11 +216,12 @@ def built_in_grids() -> dict[str, str]:
     return {item.name.removesuffix(".toml"): item.read_text(encoding="utf-8") for item in files}
 
 
-def read_grid(name: str) -> Grid:
+def read_grid(name: str, where: str = "--grid") -> Grid:
     """Read a built-in grid or a TOML file.
 
     Args:
         name: A built-in name or a path.
+        where: Where it is asked for, for messages.
 
     Raises:
         RequestError: If there is none, or it breaks a rule: names the file, the key and the value.
@@ -230,7 +232,7 @@ def read_grid(name: str) -> Grid:
         return Grid(name, Path.cwd(), where, parse_grid(grids[name], where), built_in=True)
     path = Path(name)
     if path.suffix != ".toml" and not path.is_file():
-        raise RequestError(f'there is no grid "{name}"; {did_you_mean(name, grids)}; or name a .toml file', "--grid")
+        raise RequestError(f'there is no grid "{name}"; {did_you_mean(name, grids)}; or name a .toml file', where)
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
