@@ -199,6 +199,20 @@ def request(options: argparse.Namespace) -> Request:
     )
 
 
+def add_loudness(parser: argparse.ArgumentParser, last: str) -> None:
+    """Add ``--quiet`` and ``--verbose``.
+
+    Args:
+        parser: The command's.
+        last: What a quiet command says in the end.
+    """
+    shown = parser.add_argument_group("what to show").add_mutually_exclusive_group()
+    shown.add_argument("-q", "--quiet", action="store_true", help=f"only errors and {last}")
+    shown.add_argument(
+        "-v", "--verbose", action="store_true", help="each cell as it finishes, and tracebacks of those that fail"
+    )
+
+
 def noted_boards(store: Store, grids: list[str], boards: list[str]) -> list[str]:
     """The boards of a store, or those of some grids and some others.
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from robbench.core.device import require_float32
-from robbench.core.errors import RequestError, StoreError, explain
+from robbench.core.errors import RequestError, StoreError, explain, trace_of
 from robbench.planning.plan import Cell, Job, Plan, in_front
 from robbench.results.schema import Ints, Record
 from robbench.results.store import EMBEDDINGS, Store
@@ -34,6 +34,7 @@ class Progress:
         of: Epochs or samples to do.
         finished: The record of a cell that has just been finished, or None.
         cell: Key of the cell that is worked on; empty in training.
+        trace: The traceback of a cell that failed, where it is known; it is shown and kept nowhere.
     """
 
     job: str
@@ -42,6 +43,7 @@ class Progress:
     of: int = 0
     finished: Record | None = None
     cell: str = ""
+    trace: str = ""
 
 
 Tell = Callable[[Progress], None]
@@ -92,16 +94,16 @@ def carry_out(plan: Plan, job: Job, cells: Sequence[Cell], tell: Tell, helpers: 
     facts = provenance_of(plan.device, labels)
     tell = _only_here(tell)
 
-    def keep(record: Record, *parts: Any) -> None:
+    def keep(record: Record, *parts: Any, trace: str = "") -> None:
         tell(Progress(job.label, record.spec.condition.label, cell=record.key))
         kept = store.write_cell(record, *(parts or (None,)))
-        tell(Progress(job.label, record.spec.condition.label, finished=kept, cell=record.key))
+        tell(Progress(job.label, record.spec.condition.label, finished=kept, cell=record.key, trace=trace))
 
     wanted = [cell for cell in cells if not cell.refusal]
     # A model to ship has nothing to be scored on, and is trained all the same.
     shipped = not job.recipe.unseen
     trained: _Trained | None = None
-    failure = ("", "")
+    failure, trace = ("", ""), ""
     tell(Progress(job.label, "loading"))
     # A plugin may raise SystemExit and its like; the user's Ctrl-C does not reach workers.
     try:
@@ -116,7 +118,7 @@ def carry_out(plan: Plan, job: Job, cells: Sequence[Cell], tell: Tell, helpers: 
     except Diverged as error:
         failure = ("unsupported", str(error))
     except BaseException as error:
-        failure = ("failed", f"the model: {explain(error)}")
+        failure, trace = ("failed", f"the model: {explain(error)}"), trace_of(error)
     for cell in cells:
         with store.lease("cells", cell.key):
             if store.finished(cell.key, embedded=cell.condition.embed > 0):
@@ -125,7 +127,7 @@ def carry_out(plan: Plan, job: Job, cells: Sequence[Cell], tell: Tell, helpers: 
             elif cell.refusal and not (shipped and failure[0]):
                 keep(without_result(cell, "unsupported", cell.refusal, facts))
             elif trained is None:
-                keep(without_result(cell, *failure, facts))
+                keep(without_result(cell, *failure, facts), trace=trace)
             else:
                 tell(Progress(job.label, cell.condition.label, cell=cell.key))
                 try:
@@ -133,7 +135,7 @@ def carry_out(plan: Plan, job: Job, cells: Sequence[Cell], tell: Tell, helpers: 
                 except StoreError:
                     raise
                 except BaseException as error:
-                    keep(without_result(cell, "failed", reason(error), facts))
+                    keep(without_result(cell, "failed", reason(error), facts), trace=_trace(error))
                 else:
                     keep(record, result.outcome, result.extras)
                 if helpers and helpers.task.loaded:
@@ -145,6 +147,13 @@ def reason(error: BaseException) -> str:
     from robbench.execution.plugin_process import PluginFailure
 
     return str(error) if isinstance(error, PluginFailure) else explain(error)
+
+
+def _trace(error: BaseException) -> str:
+    """The traceback of what failed a cell, where a plugin ran if it was one."""
+    from robbench.execution.plugin_process import PluginFailure
+
+    return error.trace if isinstance(error, PluginFailure) else trace_of(error)
 
 
 def _only_here(tell: Tell) -> Tell:
