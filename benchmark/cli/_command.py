@@ -160,6 +160,15 @@ def add_request(parser: argparse.ArgumentParser) -> None:
     swept.add_argument("--grid", default="quick", metavar="GRID", help="built-in grid or TOML file (default: quick)")
     swept.add_argument("--dataset", metavar="NAME", help="data set in place of the grid's own")
     swept.add_argument("--seeds", type=seeds, default=(), metavar="LIST", help="seeds in place of the grid's, as 0,1,2")
+    swept.add_argument(
+        "--set",
+        dest="overrides",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="a key of the grid, as seeds=[0,1], recipe.epochs=5, models.0.defense=fgm, or models.epochs=5 for every "
+        "model; repeatable",
+    )
     add_plugins(swept)
     places = parser.add_argument_group("where")
     add_store(places)
@@ -197,6 +206,21 @@ def request(options: argparse.Namespace) -> Request:
         precision=options.precision,
         plugins=tuple(options.plugin),
         audit=getattr(options, "audit", False),
+        overrides=tuple(options.overrides),
+    )
+
+
+def add_loudness(parser: argparse.ArgumentParser, last: str) -> None:
+    """Add ``--quiet`` and ``--verbose``.
+
+    Args:
+        parser: The command's.
+        last: What a quiet command says in the end.
+    """
+    shown = parser.add_argument_group("what to show").add_mutually_exclusive_group()
+    shown.add_argument("-q", "--quiet", action="store_true", help=f"only errors and {last}")
+    shown.add_argument(
+        "-v", "--verbose", action="store_true", help="each cell as it finishes, and tracebacks of those that fail"
     )
 
 

@@ -72,11 +72,21 @@ def duration(seconds: float) -> str:
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
-def show_boards(boards: Boards, root: Path) -> None:
-    """The top of every board, the files that were written, and the cells that lack or failed."""
+def show_boards(boards: Boards, root: Path, tables: bool = True) -> None:
+    """The top of every board, the files that were written, and the cells that lack or failed.
+
+    Args:
+        boards: The boards.
+        root: The store's directory.
+        tables: Whether to show more than where they are.
+    """
     from robbench.leaderboards.summary import summary_rows
 
     console = Terminal()
+    if not tables:
+        for board in boards.cells:
+            console.say(f"Board: {root / 'leaderboards' / board / 'index.html'}")
+        return
     for board, cells in boards.cells.items():
         rows = summary_rows(cells, boards.rank_by[board])
         headings = [name for name in (rows[0] if rows else ()) if any(row[name] for row in rows[:ROWS_SHOWN])]

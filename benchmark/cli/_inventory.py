@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import inspect
-import re
 import typing
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, asdict, dataclass, fields
 from typing import Any
 
 from pydantic import TypeAdapter
 from pydantic.errors import PydanticInvalidForJsonSchema
 
-from robbench.core.component import Component
+from robbench.core.component import Component, field_texts
 from robbench.core.contracts import Attack
 from robbench.core.errors import RequestError, did_you_mean
 from robbench.core.registry import KINDS, Registration, Registry
@@ -111,6 +110,18 @@ class Item:
         return True
 
 
+def kind_called(text: str, known: Sequence[str]) -> str:
+    """The kind that is asked for, also in the plural.
+
+    Raises:
+        RequestError: If there is none, with the nearest that there is.
+    """
+    kind = text if text in known else text.removesuffix("s")
+    if kind not in known:
+        raise RequestError(f'there is no kind "{text}"; {did_you_mean(text, known)}')
+    return kind
+
+
 def items(registry: Registry, kind: str) -> dict[str, Item]:
     """What there is of a kind, by name."""
     if kind == "toolbox":
@@ -172,7 +183,7 @@ def _text(cls: type[Component]) -> str:
 
 def _parameters(entry: Registration) -> tuple[Parameter, ...]:
     hints = typing.get_type_hints(entry.cls, include_extras=True)
-    about = _field_texts(entry.cls)
+    about = field_texts(entry.cls)
     found = []
     for field in fields(entry.cls):
         default = entry.mark.preset.get(field.name, field.default)
@@ -189,14 +200,3 @@ def _schema(hint: Any) -> Mapping[str, Any]:
         return TypeAdapter(hint).json_schema()
     except PydanticInvalidForJsonSchema:
         return {}
-
-
-def _field_texts(cls: type) -> dict[str, str]:
-    """What the docstrings of a class and of those that it is derived from say of each field."""
-    found: dict[str, str] = {}
-    for base in reversed(cls.__mro__):
-        section = inspect.cleandoc(base.__doc__ or "").partition("Attributes:\n")[2]
-        for match in re.finditer(r"^ {4}(\w+(?:, \w+)*): (.*(?:\n {8}.*)*)", section, flags=re.MULTILINE):
-            text = " ".join(match[2].split()).replace("``", "")
-            found.update(dict.fromkeys(match[1].split(", "), text))
-    return found

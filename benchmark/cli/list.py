@@ -1,14 +1,14 @@
-"""``robbench list``: what is registered, as an overview, a kind a screen, or everything about one component."""
+"""``robbench list``: what is registered, as an overview or a kind a screen."""
 
 from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from robbench.cli import _command
-from robbench.core.errors import RequestError, did_you_mean
+from robbench.core.errors import RequestError
 from robbench.core.safe_text import visible_json
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ NEEDS = ("gradients", "scores", "decisions", "nothing")
 
 def _options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("kind", nargs="?", metavar="KIND", help="attack, defense, dataset, … (default: all kinds)")
-    parser.add_argument("name", nargs="?", metavar="NAME", help="show everything about this component")
+    parser.add_argument("name", nargs="?", metavar="NAME", help="one in full, as robbench show does")
     only = parser.add_argument_group("filters")
     only.add_argument("--search", metavar="TEXT", help="components whose name or description has this text")
     only.add_argument("--norm", choices=NORMS, help="attacks that work in this norm")
@@ -31,10 +31,11 @@ def _options(parser: argparse.ArgumentParser) -> None:
 
 def _action(options: argparse.Namespace) -> int:
     from robbench.cli._inventory import ALL_KINDS, item, items
+    from robbench.cli.show import show_one
     from robbench.core.registry import Registry
 
     registry = Registry(tuple(options.plugin))
-    kind = _kind(options, ALL_KINDS)
+    kind = _kind(options)
     if options.name is not None:
         found = [item(registry, kind, options.name)]
     else:
@@ -46,7 +47,7 @@ def _action(options: argparse.Namespace) -> int:
     elif not found:
         print("nothing fits these filters")
     elif options.name is not None:
-        _show_one(found[0])
+        show_one(found[0])
     elif not kind and not options.search:
         _show_overview(found)
     else:
@@ -54,13 +55,11 @@ def _action(options: argparse.Namespace) -> int:
     return 0
 
 
-def _kind(options: argparse.Namespace, known: Sequence[str]) -> str:
+def _kind(options: argparse.Namespace) -> str:
     """The kind that is asked for, also in the plural, or an empty text for all."""
-    kind = options.kind or ""
-    if kind not in known and kind.removesuffix("s") in known:
-        kind = kind.removesuffix("s")
-    if kind and kind not in known:
-        raise RequestError(f'there is no kind "{kind}"; {did_you_mean(kind, known)}')
+    from robbench.cli._inventory import ALL_KINDS, kind_called
+
+    kind = kind_called(options.kind, ALL_KINDS) if options.kind else ""
     if options.norm or options.needs:
         if kind not in ("", "attack"):
             raise RequestError(f"--norm and --needs filter attacks, not the kind {kind}")
@@ -71,12 +70,10 @@ def _kind(options: argparse.Namespace, known: Sequence[str]) -> str:
 COMMAND = _command.Command(
     place=30,
     summary="show attacks, defenses, data sets and other components",
-    about="Shows what is registered: all kinds, a kind with a line a component, or one component with its parameters, "
-    "their defaults and bounds.",
+    about="Shows what is registered: all kinds, or a kind with a line a component. robbench show has one in full.",
     examples=(
         ("robbench list attack", "norms, passes and needs of every attack"),
         ("robbench list attack --norm l2 --needs scores", "L2 attacks that need scores but no gradients"),
-        ("robbench list attack apgd-t", "everything about one attack"),
         ("robbench list --search imbalanced --json", "for machines"),
     ),
     options=_options,
@@ -92,7 +89,7 @@ def _show_overview(found: Sequence[Item]) -> None:
         made.add_row(kind, "  ".join(listed.name for listed in found if listed.kind == kind))
     console = Terminal()
     console.print(made)
-    console.print("\nrobbench list KIND: a line each; robbench list KIND NAME: everything about one")
+    console.print("\nrobbench list KIND: a line each; robbench show KIND NAME: one in full")
 
 
 def _show_lines(found: Sequence[Item]) -> None:
@@ -116,7 +113,7 @@ def _show_lines(found: Sequence[Item]) -> None:
             console.print(made)
             console.print(
                 "\npasses: at most, forward + backward, for one image of ten classes. *: no eps.\n"
-                "One in full: robbench list attack NAME. Of the toolbox: robbench list toolbox."
+                "One in full: robbench show attack NAME. Of the toolbox: robbench list toolbox."
             )
         else:
             made = compact_table(kind, "what it is")
@@ -134,73 +131,3 @@ def _traits(traits: AttackTraits | None) -> list[str]:
     star = "" if traits.takes_eps or traits.norms == ("none",) else "*"
     passes = "–" if traits.passes is None else f"{sum(traits.passes):,}"
     return [" ".join(traits.norms) + star, passes, traits.needs]
-
-
-def _show_one(listed: Item) -> None:
-    from robbench.cli._display import Terminal, table
-
-    console = Terminal()
-    console.print(f"{listed.kind} {listed.name}\n")
-    console.say(listed.text) if listed.kind == "grid" else console.print(listed.text)
-    if listed.kind == "grid":
-        return
-    lines = []
-    traits = listed.attack
-    if traits is not None:
-        lines = [
-            ("norms", ", ".join(traits.norms)),
-            ("needs", traits.needs),
-            ("passes", _passes(traits)),
-            ("eps", "taken" if traits.takes_eps else "not taken"),
-            ("targets", "possible" if traits.targetable else "not possible"),
-        ]
-    lines += [("from", listed.origin)] if listed.origin else []
-    lines += [("example", listed.example)] if listed.example else []
-    if lines:
-        console.print()
-    for name, value in lines:
-        console.say(f"{name:8} {value}")
-    if listed.parameters:
-        made = table("parameter", "default", "values", "meaning")
-        made.columns[3].ratio = 1
-        for parameter in listed.parameters:
-            default = "required" if parameter.required else _value(parameter.default)
-            made.add_row(parameter.name, default, _values(parameter.schema), parameter.about)
-        console.print()
-        console.print(made)
-
-
-def _passes(traits: AttackTraits) -> str:
-    if traits.passes is None:
-        return "depends on the other models of the grid"
-    forwards, backwards = traits.passes
-    return f"at most {forwards:,} forward + {backwards:,} backward for an image of ten classes"
-
-
-def _value(value: Any) -> str:
-    if value is None:
-        return "none"
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, list):
-        return "|".join(map(_value, value)) or "empty"
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
-
-
-_BOUNDS = {"minimum": "≥", "exclusiveMinimum": ">", "maximum": "≤", "exclusiveMaximum": "<"}
-_TYPES = {"boolean": "true, false", "null": "none", "string": "text"}
-
-
-def _values(schema: Mapping[str, Any]) -> str:
-    """The values that a JSON schema allows, in words."""
-    if "anyOf" in schema:
-        return " or ".join(map(_values, schema["anyOf"]))
-    if "enum" in schema or "const" in schema:
-        return ", ".join(map(_value, schema.get("enum", [schema.get("const")])))
-    if schema.get("type") == "array":
-        parts = list(dict.fromkeys(map(_values, schema.get("prefixItems", [schema.get("items", {})]))))
-        length = f"{len(schema['prefixItems'])} × " if "prefixItems" in schema else "list of "
-        return length + " or ".join(parts)
-    kind = str(schema.get("type", "any"))
-    bounds = ", ".join(f"{sign} {_value(schema[name])}" for name, sign in _BOUNDS.items() if name in schema)
-    return f"{_TYPES.get(kind, kind)} {bounds}".strip()

@@ -41,7 +41,7 @@ def parsers() -> tuple[Parser, dict[str, Parser]]:
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    top.add_argument("--version", action="store_true", help="print the version")
+    top.add_argument("-V", "--version", action="store_true", help="print the version")
     slots = top.add_subparsers(dest="command", metavar="COMMAND", title="commands", parser_class=Parser)
     by_name: dict[str, Parser] = {}
     for name, command in commands().items():

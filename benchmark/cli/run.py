@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import functools
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -11,6 +12,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 from robbench.cli import _command
+from robbench.core.errors import warn
 from robbench.core.safe_text import visible
 
 if TYPE_CHECKING:
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
     from robbench.execution.jobs import Tell
     from robbench.execution.runner import Work
     from robbench.planning.plan import Plan
+    from robbench.results.schema import Record
 
 
 def _options(parser: argparse.ArgumentParser) -> None:
@@ -42,31 +45,48 @@ def _options(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="delete what the store holds of this request and do it again; ask for pretrained weights again, too",
     )
+    _command.add_loudness(parser, "the boards' files")
 
 
 def _action(options: argparse.Namespace) -> int:
     from robbench.execution.runner import run
     from robbench.planning.inputs import Finished
 
-    done = run(_command.request(options), options.workers, options.fresh, watched, options.cell_timeout)
+    watch = functools.partial(watched, quiet=options.quiet, verbose=options.verbose)
+    done = run(_command.request(options), options.workers, options.fresh, watch, options.cell_timeout)
     if isinstance(done, Finished):
-        print(f"Nothing to do: all {done.cells} cells of {visible(done.grid)} are done.")
+        if not options.quiet:
+            print(f"Nothing to do: all {done.cells} cells of {visible(done.grid)} are done.")
         for board in done.boards:
             print(f"Board: {visible(options.out / 'leaderboards' / board / 'index.html')}")
         return 0
     from robbench.cli._display import show_boards
 
-    show_boards(done, options.out)
+    show_boards(done, options.out, tables=not options.quiet)
     return 1 if done.unfinished or done.failed() or any(done.missing.values()) or done.refused else 0
 
 
 @contextlib.contextmanager
-def watched(plan: Plan, work: Work) -> Iterator[Tell]:
+def watched(plan: Plan, work: Work, quiet: bool = False, verbose: bool = False) -> Iterator[Tell]:
     """Show a run in the terminal as it goes on."""
     from robbench.cli._display import Terminal
 
-    with Display(plan, work, Terminal()) as display:
+    if quiet:
+        yield _tell_failures
+        return
+    with Display(plan, work, Terminal(), verbose) as display:
         yield display.tell
+
+
+def _tell_failures(event: Event) -> None:
+    """Say of cells that failed why; of others nothing."""
+    if event.finished is not None and event.finished.status == "failed":
+        warn(visible(_failure(event)))
+
+
+def _failure(event: Event) -> str:
+    assert event.finished is not None
+    return f"failed: {event.job} · {event.activity}: {event.finished.reason}"
 
 
 COMMAND = _command.Command(
@@ -78,6 +98,7 @@ COMMAND = _command.Command(
         ("robbench run --grid smoke", "a minute's run on digits"),
         ("robbench run --grid quick --limit 100 --audit", "100 test images a condition, with the audit"),
         ("robbench run --grid mine.toml --plugin gray.py --seeds 0,1,2", "a grid and an attack of your own"),
+        ("robbench run --grid smoke --set models.epochs=5 --quiet", "every model trained for five epochs"),
     ),
     options=_options,
     action=_action,
@@ -88,11 +109,19 @@ COMMAND = _command.Command(
 
 @dataclass
 class Display:
-    """Live progress of a run: bars in a terminal, a line per finished model elsewhere."""
+    """Live progress of a run: bars in a terminal, a line per finished model elsewhere.
+
+    Attributes:
+        plan: What is run.
+        work: What of it is to be done.
+        console: Where it is shown.
+        verbose: Whether every cell has a line of its own, and failed ones their traceback.
+    """
 
     plan: Plan
     work: Work
     console: Terminal
+    verbose: bool = False
     _started: float = field(default_factory=time.monotonic)
     _bars: Progress | None = None
     _overall: TaskID | None = None
@@ -172,9 +201,11 @@ class Display:
             self._left[event.job] -= 1
             if record.status == "failed":
                 self._failed += 1
-                self.console.say(visible(f"failed: {event.job} · {event.activity}: {record.reason}"))
+                self.console.say(visible(_failure(event)))
+            if self.verbose:
+                self._say_cell(event, record)
         if self._bars is None:
-            if record is not None and not self._left[event.job]:
+            if record is not None and not self._left[event.job] and not self.verbose:
                 self.console.say(f"[{self._state()}] {visible(event.job)}")
             return
         if record is not None and not self._left[event.job]:
@@ -190,6 +221,14 @@ class Display:
             self._bars.update(task, completed=event.done, total=event.of or 1, state=state)
         assert self._overall is not None
         self._bars.update(self._overall, completed=self._finished, state=self._state())
+
+    def _say_cell(self, event: Event, record: Record) -> None:
+        """A line for a cell that is finished, after the traceback of one that failed."""
+        if event.trace:
+            self.console.say(event.trace)
+        found = record.metrics.get("robust_accuracy", record.metrics.get("accuracy"))
+        result = f"{100 * found.value:.1f} %" if found else record.status
+        self.console.say(f"[{self._state()}] {visible(f'{event.job} · {event.activity}: {result}')}")
 
     def _count(self, event: Event) -> None:
         """Count what is behind, by passes: of models how far they are trained, of cells whether they are finished."""

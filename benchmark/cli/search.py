@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import functools
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -23,6 +24,7 @@ def _options(parser: argparse.ArgumentParser) -> None:
     searched.add_argument(
         "--batch-sizes", type=_command.positives, default=(), metavar="LIST", help="to choose from, as 16,64,256"
     )
+    searched.add_argument("-q", "--quiet", action="store_true", help="only errors and the best recipe")
 
 
 def _action(options: argparse.Namespace) -> int:
@@ -42,8 +44,9 @@ def _action(options: argparse.Namespace) -> int:
     plan = make_plan(inputs)
     check_plan(plan)
     wanted = prepare(plan, options.row, options.batch_sizes)
-    trials = search(wanted, options.trials, lambda trial: _show_trial(trial, options.trials), train_apart)
-    return 0 if _show_best(wanted, trials) else 1
+    show = (lambda trial: None) if options.quiet else functools.partial(_show_trial, count=options.trials)
+    trials = search(wanted, options.trials, show, train_apart)
+    return 0 if _show_best(wanted, trials, options.quiet) else 1
 
 
 COMMAND = _command.Command(
@@ -71,8 +74,8 @@ def _show_trial(trial: Trial, count: int) -> None:
     Terminal().say(f"[{trial.number}/{count}] {result}  {', '.join(parts)}, batch {recipe.batch_size}")
 
 
-def _show_best(wanted: Search, trials: Sequence[Trial]) -> bool:
-    """The best trials and how far to trust them; returns whether there are any."""
+def _show_best(wanted: Search, trials: Sequence[Trial], quiet: bool) -> bool:
+    """The best trials and how far to trust them, or the best recipe alone; returns whether there are any."""
     from robbench.cli._display import Terminal, table
     from robbench.training.hyperparameter_search import ranked, standard_error
 
@@ -81,6 +84,9 @@ def _show_best(wanted: Search, trials: Sequence[Trial]) -> bool:
     if not best:
         console.say(f"{wanted.label}: all {len(trials)} trials diverged\nTrials: {wanted.folder / 'trials.csv'}")
         return False
+    if quiet:
+        console.say(best[0].recipe.toml())
+        return True
     highest = best[0].balanced_accuracy or 0.0
     error = standard_error(highest, wanted.validation)
     near = sum((trial.balanced_accuracy or 0) >= highest - error for trial in best) - 1

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import abc
 import functools
+import inspect
+import re
 import typing
 from collections.abc import Hashable
 from dataclasses import MISSING, dataclass, fields
@@ -122,6 +124,17 @@ def _is_marked(hint: object) -> bool:
 
 def _tuples(value: object) -> object:
     return tuple(_tuples(item) for item in value) if isinstance(value, list | tuple) else value
+
+
+def field_texts(cls: type) -> dict[str, str]:
+    """What the docstrings of a class and of those that it is derived from say of each field."""
+    found: dict[str, str] = {}
+    for base in reversed(cls.__mro__):
+        section = inspect.cleandoc(base.__doc__ or "").partition("Attributes:\n")[2]
+        for match in re.finditer(r"^ {4}(\w+(?:, \w+)*): (.*(?:\n {8}.*)*)", section, flags=re.MULTILINE):
+            text = " ".join(match[2].split()).replace("``", "")
+            found.update(dict.fromkeys(match[1].split(", "), text))
+    return found
 
 
 def number(text: str) -> float:

@@ -107,6 +107,11 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     return f"known: {', '.join(options)}" if options else "none is known"
 
 
+def trace_of(error: BaseException) -> str:
+    """The traceback of an error as Python shows it, for whoever asks for it; its end where it is very long."""
+    return "".join(traceback.format_exception(error)).rstrip()[-_LONGEST:]
+
+
 def explain(error: BaseException) -> str:
     """An error in one line: its type, its message, and where it was raised."""
     frames = traceback.extract_tb(error.__traceback__)

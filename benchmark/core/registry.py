@@ -213,7 +213,10 @@ class Registry:
         """
         if "plugins" not in self._found:
             installed = _installed_plugins() if self.installed else []
-            plugins = (*installed, *(_file_plugin(path) for path in dict.fromkeys(self.files)))
+            # A file that is an installed plugin's own, as while one is written, is that plugin.
+            known = {inspect.getfile(plugin.module) for plugin in installed}
+            files = [path for path in dict.fromkeys(self.files) if str(path.resolve()) not in known]
+            plugins = (*installed, *map(_file_plugin, files))
             if self.expected is not None and tuple(plugin.source for plugin in plugins) != self.expected:
                 raise RequestError("a plugin was edited, installed or removed since the run began; run again")
             for plugin, kind in itertools.product(plugins, KINDS):

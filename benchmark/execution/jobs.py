@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from robbench.core.device import require_float32
-from robbench.core.errors import RequestError, StoreError, explain, warn
+from robbench.core.errors import RequestError, StoreError, explain, trace_of, warn
 from robbench.planning.plan import Cell, Job, Plan, TrainedJob, in_front
 from robbench.results.schema import Ints, Outcome, Record, Training
 from robbench.results.store import EMBEDDINGS, Store
@@ -34,6 +34,7 @@ class Progress:
         of: Epochs or samples to do.
         finished: The record of a cell that has just been finished, or None.
         cell: Key of the cell that is worked on; empty in training.
+        trace: The traceback of a cell that failed, where it is known; it is shown and kept nowhere.
     """
 
     job: str
@@ -42,6 +43,7 @@ class Progress:
     of: int = 0
     finished: Record | None = None
     cell: str = ""
+    trace: str = ""
 
 
 Tell = Callable[[Progress], None]
@@ -93,18 +95,18 @@ def carry_out(plan: Plan, job: Job, cells: Sequence[Cell], tell: Tell, helpers: 
     facts = provenance_of(plan.device, labels)
     tell = _only_here(tell)
 
-    def show(cell: Cell, finished: Record | None = None) -> None:
-        tell(Progress(job.label, cell.condition.label, finished=finished, cell=cell.key))
+    def show(cell: Cell, finished: Record | None = None, trace: str = "") -> None:
+        tell(Progress(job.label, cell.condition.label, finished=finished, cell=cell.key, trace=trace))
 
-    def fail(cell: Cell, status: str, why: str) -> None:
+    def fail(cell: Cell, status: str, why: str, trace: str = "") -> None:
         show(cell)  # a plugin that forked must not write a second time
-        show(cell, without_outcome(store, cell, status, why, facts))
+        show(cell, without_outcome(store, cell, status, why, facts), trace)
 
     wanted = [cell for cell in cells if not cell.refusal]
     # A model to ship has nothing to be scored on, and is trained all the same.
     shipped = not job.unseen
     ready: _Ready | None = None
-    failure = ("", "")
+    failure, trace = ("", ""), ""
     tell(Progress(job.label, "loading"))
     # A plugin may raise SystemExit and its like; the user's Ctrl-C does not reach workers.
     try:
@@ -121,7 +123,7 @@ def carry_out(plan: Plan, job: Job, cells: Sequence[Cell], tell: Tell, helpers: 
     except BaseException as error:
         if isinstance(error, KeyboardInterrupt) and helpers is None:
             raise
-        failure = ("failed", f"the model: {explain(error)}")
+        failure, trace = ("failed", f"the model: {explain(error)}"), trace_of(error)
     if failure[0] and not cells:
         warn(f"{job.label}: {failure[1]}")
     for cell in cells:
@@ -132,7 +134,7 @@ def carry_out(plan: Plan, job: Job, cells: Sequence[Cell], tell: Tell, helpers: 
             elif cell.refusal and not (shipped and failure[0]):
                 fail(cell, "unsupported", cell.refusal)
             elif ready is None:
-                fail(cell, *failure)
+                fail(cell, *failure, trace)
             else:
                 show(cell)
                 try:
@@ -144,7 +146,7 @@ def carry_out(plan: Plan, job: Job, cells: Sequence[Cell], tell: Tell, helpers: 
                 except BaseException as error:
                     if isinstance(error, KeyboardInterrupt) and helpers is None:
                         raise
-                    fail(cell, "failed", reason(error))
+                    fail(cell, "failed", reason(error), _trace(error))
                 else:
                     show(cell)
                     show(cell, store.write_cell(record, result.outcome, result.extras))
@@ -183,6 +185,13 @@ def reason(error: BaseException) -> str:
     from robbench.execution.plugin_process import PluginFailure
 
     return str(error) if isinstance(error, PluginFailure) else explain(error)
+
+
+def _trace(error: BaseException) -> str:
+    """The traceback of what failed a cell, where a plugin ran if it was one."""
+    from robbench.execution.plugin_process import PluginFailure
+
+    return error.trace if isinstance(error, PluginFailure) else trace_of(error)
 
 
 def _only_here(tell: Tell) -> Tell:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from robbench.core.device import require_float32
-from robbench.core.errors import explain
+from robbench.core.errors import explain, trace_of
 from robbench.core.registry import Registry
 from robbench.core.safe_text import one_line
 from robbench.evaluation.attack_run import (
@@ -35,7 +35,8 @@ from robbench.training.model_loading import load_model
 _HEADER = 1 << 24
 """Largest header, in bytes."""
 _LONGEST = 1000
-"""Letters of an error that a plugin's process reports."""
+_LONGEST_TRACE = 20_000
+"""Letters of an error that a plugin's process reports, and of its traceback."""
 _TYPES = ("float32", "float64", "int64", "uint8")
 
 _Message: TypeAlias = tuple[dict[str, Any], list[NDArray[Any]]]
@@ -43,7 +44,16 @@ _Answer: TypeAlias = Callable[[dict[str, Any], list[NDArray[Any]]], _Message]
 
 
 class PluginFailure(Exception):
-    """What runs a plugin reports that it failed; the message is the reason for the record."""
+    """What runs a plugin reports that it failed.
+
+    Args:
+        reason: What goes into the record.
+        trace: The traceback there, where it is known.
+    """
+
+    def __init__(self, reason: str, trace: str = "") -> None:
+        super().__init__(reason)
+        self.trace = trace
 
 
 class Lost(Exception):
@@ -146,8 +156,12 @@ def exchange(
         raise Lost(str(error)) from error
     answer, found = receive(connection, max(most, 1 << 16), seconds)
     if "error" in answer and not answer.get("memory"):
-        raise PluginFailure(one_line(answer["error"], _LONGEST))
+        raise _failure(answer)
     return answer, found
+
+
+def _failure(answer: dict[str, Any]) -> PluginFailure:
+    return PluginFailure(one_line(answer["error"], _LONGEST), str(answer.get("trace", ""))[-_LONGEST_TRACE:])
 
 
 def with_foreign_metrics(
@@ -170,7 +184,7 @@ def with_foreign_metrics(
     data = np.frombuffer(outcome.to_bytes(), dtype=np.uint8)
     answer, _ = exchange(connection, {}, [data], 0, seconds)
     if "error" in answer:
-        raise PluginFailure(one_line(answer["error"], _LONGEST))
+        raise _failure(answer)
     try:
         given = {
             one_line(metric): {name: Measure(*values) for name, values in figures.items()}
@@ -244,7 +258,7 @@ def _serve(connection: Connection, begin: Callable[[], _Answer]) -> None:
             reply = answer(facts, arrays)
         except BaseException as error:  # SystemExit and the like: a plugin can only fail its own cell
             memory = isinstance(error, Exception) and out_of_memory(error)
-            reply = {"error": explain(error), "memory": memory}, []
+            reply = {"error": explain(error), "trace": trace_of(error), "memory": memory}, []
         finally:
             # A plugin that forked comes back twice.
             if os.getpid() != own:

@@ -38,6 +38,7 @@ class Request:
         precision: ``float32``, or ``bfloat16``, for training; attacks and predictions are always in float32.
         plugins: Plugin files.
         audit: Whether to add the audit's checks, whatever the grid says.
+        overrides: Keys of the grid to set, as in ``recipe.epochs=5``; see ``robbench.planning.overrides``.
     """
 
     grid: str | Grid
@@ -50,6 +51,7 @@ class Request:
     precision: str = "float32"
     plugins: tuple[Path, ...] = ()
     audit: bool = False
+    overrides: tuple[str, ...] = ()
 
     def absolute(self) -> Request:
         """The same request, whatever becomes of the working directory."""
@@ -117,6 +119,7 @@ class DatasetReference(Reference):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
     dataset: str
+    """Name of the data set, perhaps with options."""
 
 
 class DatasetBound(Bound):
@@ -194,7 +197,7 @@ class Grid:
         folder: The folder that its paths are relative to.
         where: What messages call it.
         content: What it says.
-        built_in: Whether it comes with the package.
+        built_in: Whether it comes with the package and is as it was written.
     """
 
     name: str
@@ -242,11 +245,12 @@ def built_in_grids() -> dict[str, str]:
     return {item.name.removesuffix(".toml"): item.read_text(encoding="utf-8") for item in files}
 
 
-def read_grid(name: str) -> Grid:
+def read_grid(name: str, where: str = "--grid") -> Grid:
     """Read a built-in grid or a TOML file.
 
     Args:
         name: A built-in name or a path.
+        where: Where it is asked for, for messages.
 
     Raises:
         RequestError: If there is none, or it breaks a rule: names the file, the key and the value.
@@ -257,7 +261,7 @@ def read_grid(name: str) -> Grid:
         return Grid(name, Path.cwd(), where, parse_grid(grids[name], where), built_in=True)
     path = Path(name)
     if path.suffix != ".toml" and not path.is_file():
-        raise RequestError(f'there is no grid "{name}"; {did_you_mean(name, grids)}; or name a .toml file', "--grid")
+        raise RequestError(f'there is no grid "{name}"; {did_you_mean(name, grids)}; or name a .toml file', where)
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
@@ -283,6 +287,19 @@ def parse_grid(text: str, where: str) -> GridFile:
     except (ValueError, RecursionError) as error:
         # Not only TOMLDecodeError: Python refuses to read integers of thousands of digits.
         raise RequestError(f"is not TOML: {error}", where) from None
+    return check_grid(content, where)
+
+
+def check_grid(content: dict[str, Any], where: str) -> GridFile:
+    """Check what a grid says.
+
+    Args:
+        content: Plain values, as they are read from TOML.
+        where: Where they stand, for messages.
+
+    Raises:
+        RequestError: If they break a rule.
+    """
     _check_integers(content, where)
     try:
         return GridFile.model_validate(content)

@@ -22,6 +22,7 @@ from robbench.data.cache import Located, check, locate
 from robbench.data.dataset import Dataset, EpsList
 from robbench.planning.component_spec import Choice, choose
 from robbench.planning.grid import Grid, Request, read_grid
+from robbench.planning.overrides import overridden
 from robbench.results.notes import INDEX
 from robbench.results.provenance import source_digest
 from robbench.results.schema import digest
@@ -125,6 +126,7 @@ def read_request(request: Request) -> Inputs:
         RequestError: If the grid, a plugin or a data set is not there, or the grid contradicts itself.
     """
     grid = request.grid if isinstance(request.grid, Grid) else read_grid(request.grid)
+    grid = overridden(grid, request.overrides)
     plugins = [grid.folder / plugin for plugin in grid.content.plugins]
     for position, plugin in enumerate(plugins):
         if not plugin.is_file():

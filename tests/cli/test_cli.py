@@ -201,6 +201,30 @@ def test_seeds_in_place_of_the_grids(folder: Path, capsys: pytest.CaptureFixture
     assert "6 cells, 3 done" in capsys.readouterr().out
 
 
+def test_keys_in_place_of_the_grids_make_a_board_of_their_own(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = files(folder / "runs" / "leaderboards")
+    command = [
+        "run",
+        "--workers",
+        "1",
+        *words(folder),
+        "--set",
+        'conditions=["clean", "rotation"]',
+        "--set",
+        "title=Less",
+    ]
+    assert main(command) == 0
+    assert "0 to do" in capsys.readouterr().out, "cells are shared with the grid as it is written"
+    assert main(command) == 0
+    assert "Nothing to do: all 2 cells of grid are done" in capsys.readouterr().out
+    titles = {json.loads(path.read_text())["title"] for path in (folder / "runs").rglob("leaderboard.json")}
+    assert titles == {"", "Less"}
+    after = files(folder / "runs" / "leaderboards")
+    assert {name for name in before if after[name] != before[name]} == {"index.html"}
+    assert main(["run", "--workers", "1", *words(folder)]) == 0
+    assert "Nothing to do: all 3 cells" in capsys.readouterr().out
+
+
 def test_a_request_that_went_wrong_since_is_refused_as_a_new_one_is(
     folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
