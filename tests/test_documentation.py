@@ -5,8 +5,11 @@ import json
 import re
 import shlex
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 import robbench
 from robbench.cli.main import commands, main, parsers
@@ -23,9 +26,9 @@ def blocks(name: str, language: str) -> list[str]:
 
 
 def plugin_files(name: str, folder: Path) -> list[Path]:
-    """The worked examples of a document, a file each."""
+    """The worked examples of components in a document, a file each."""
     files = []
-    for number, block in enumerate(blocks(name, "python")):
+    for number, block in enumerate(block for block in blocks(name, "python") if "@register_" in block):
         files.append(folder / f"{Path(name).stem.lower()}{number}.py")
         files[-1].write_text(block, encoding="utf-8")
     return files
@@ -33,16 +36,18 @@ def plugin_files(name: str, folder: Path) -> list[Path]:
 
 @pytest.mark.parametrize("name", DOCUMENTS)
 def test_worked_examples_use_public_names_alone(name: str) -> None:
-    checked = 0
     for block in blocks(name, "python"):
+        used: set[str] = set()
         for node in ast.walk(ast.parse(block)):
             if isinstance(node, ast.ImportFrom) and str(node.module).startswith("robbench"):
                 assert node.module == "robbench"
-                assert {alias.name for alias in node.names} <= set(robbench.__all__)
-                checked += 1
+                used |= {alias.name for alias in node.names}
             elif isinstance(node, ast.Import):
-                assert not any(alias.name.startswith("robbench") for alias in node.names)
-    assert checked == len(blocks(name, "python"))
+                assert not any(alias.name.startswith("robbench.") for alias in node.names)
+            elif isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "robbench":
+                used.add(node.attr)
+        assert used
+        assert used <= set(robbench.__all__)
 
 
 def test_the_worked_examples_of_the_contributing_guide_are_components(tmp_path: Path) -> None:
@@ -90,9 +95,7 @@ def test_the_worked_examples_of_the_contributing_guide_run(tmp_path: Path, capsy
 def test_the_plugins_of_the_readme_run(tmp_path: Path) -> None:
     files = plugin_files("README.md", tmp_path)
     grid = tmp_path / "mine.toml"
-    grid.write_text(
-        'conditions = ["gray@each"]\n[[models]]\narchitecture = "mine"\nrecipe = { epochs = 1 }\n', encoding="utf-8"
-    )
+    grid.write_text('conditions = ["gray@each"]\n[[models]]\nrecipe = { epochs = 1 }\n', encoding="utf-8")
     words = ["run", "--grid", str(grid), "--out", str(tmp_path / "runs"), "--limit", "20", "--workers", "1"]
     assert main([*words, *(word for file in files for word in ("--plugin", str(file)))]) == 0
 
@@ -104,21 +107,45 @@ def test_the_attacks_of_the_documents_keep_the_rules(tmp_path: Path) -> None:
         assert main(["check", name, *words]) == 0
 
 
+NET = """
+from torch import nn
+
+def make(classes=3):
+    return nn.Sequential(nn.Conv2d(3, 4, 3, 4, 1), nn.ReLU(), nn.Flatten(), nn.LazyLinear(classes))
+"""
+
+
 def test_the_grid_of_the_readme_is_a_grid(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     text = blocks("README.md", "toml")[0]
     assert len(parse_grid(text, "README").models) == 2
     grid = tmp_path / "mine.toml"
     grid.write_text(text, encoding="utf-8")
-    files = plugin_files("README.md", tmp_path)
-    plugins = [word for file in files for word in ("--plugin", str(file))]
-    assert main(["plan", "--grid", str(grid), "--out", str(tmp_path / "runs"), *plugins]) == 0
-    assert "mine, robust" in capsys.readouterr().out
+    (tmp_path / "net.py").write_text(NET, encoding="utf-8")
+    assert main(["plan", "--grid", str(grid), "--out", str(tmp_path / "runs")]) == 0
+    assert "net.py:make" in capsys.readouterr().out
+
+
+def given(classes: int = 3, count: int = 12) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    """Images of 32×32 in [0, 1] and labels."""
+    return np.random.default_rng(0).random((count, 3, 32, 32), dtype=np.float32), np.arange(count) % classes
+
+
+@pytest.mark.usefixtures("one_core", "no_figures")
+def test_the_python_of_the_readme_runs() -> None:
+    (block,) = [block for block in blocks("README.md", "python") if "@register_" not in block]
+    images, labels = given()
+    names: dict[str, Any] = {"images": images, "labels": labels}
+    exec(NET, names)
+    names["net"] = names["make"]()
+    exec(block, names)
+    assert names["attacked"].shape == images.shape
 
 
 def test_the_readme_is_short_and_shows_a_result_first() -> None:
     lines = (ROOT / "README.md").read_text(encoding="utf-8").splitlines()
     assert len(lines) <= 220
-    assert any("worst case" in line for line in lines[:15])
+    assert any("robbench evaluate" in line for line in lines[:15])
+    assert any("worst case Linf" in line for line in lines[:30])
     assert [line for line in lines if line.startswith("    python3 -m venv")] == [
         "    python3 -m venv .venv && . .venv/bin/activate && pip install . && robbench run --grid full",
         "    python3 -m venv .venv && . .venv/bin/activate && pip install -e '.[test]' && pytest",
