@@ -99,9 +99,13 @@ def unless_damaged(question: Callable[[], T], otherwise: T, consequence: str) ->
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """A hint at the nearest of the known names, or at all of them where none is near."""
+    """A hint at the nearest of the known names, whatever its case, or at all of them where none is near."""
     options = sorted(known)
     near = difflib.get_close_matches(name, options, n=1, cutoff=0.5)
+    # MNIST, as torchvision calls it, has no letter in common with mnist.
+    by_case = {option.casefold(): option for option in reversed(options)}
+    near = [by_case[name.casefold()]] if name.casefold() in by_case else near
+    near = near or [by_case[found] for found in difflib.get_close_matches(name.casefold(), by_case, n=1, cutoff=0.5)]
     if near:
         return f'did you mean "{near[0]}"?'
     return f"known: {', '.join(options)}" if options else "none is known"

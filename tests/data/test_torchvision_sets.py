@@ -111,3 +111,35 @@ def test_damaged_files_are_named(tmp_path: Path) -> None:
     (tmp_path / "in" / "MNIST" / "raw" / "train-labels-idx1-ubyte").write_bytes(gzip.compress(b"else"))
     with pytest.raises(RequestError, match=r"mnist in .* is damaged or not whole"):
         load(HandwrittenCharacters(), tmp_path / "in", tmp_path / "cache")
+
+
+@pytest.mark.parametrize(
+    ("theirs", "ours"),
+    [
+        *(
+            ("MNIST", "mnist"),
+            ("KMNIST", "kmnist"),
+            ("FashionMNIST", "fashion-mnist"),
+            ("SVHN", "svhn"),
+            ("STL10", "stl10"),
+        ),
+        *(("CIFAR10", "cifar10"), ("CIFAR100", "cifar100"), ("GTSRB", "gtsrb"), ("Imagenette", "imagenette")),
+        *(("Flowers102", "flowers102"), ("Food101", "food101"), ("OxfordIIITPet", "oxford-pets"), ("USPS", "usps")),
+        *(("FGVCAircraft", "fgvc-aircraft"), ("Country211", "country211"), ("Caltech101", "caltech101")),
+    ],
+)
+def test_names_of_torchvision_lead_to_the_data_sets(theirs: str, ours: str) -> None:
+    assert ours in Registry(installed=False).entries("dataset")
+    with pytest.raises(RequestError, match=f'did you mean "{ours}"'):
+        choose(Registry(installed=False), "dataset", theirs, "here")
+
+
+def test_sizes_of_change_are_those_of_the_field() -> None:
+    digits, signs = (
+        choose(Registry(installed=False), "dataset", name, "here").component for name in ("mnist", "gtsrb")
+    )
+    assert digits.eps["linf"].values == (0.1, 0.2, 0.3)
+    assert digits.eps["linf"].reference == 0.3
+    assert {"l2", "l1"} <= digits.eps.keys()
+    assert signs.eps["linf"].values == (2 / 255, 4 / 255, 8 / 255)
+    assert {"l2", "l1"} <= signs.eps.keys()

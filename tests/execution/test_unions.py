@@ -149,6 +149,19 @@ def test_what_has_no_union_is_refused_in_one_line(wanted: str, part: str, tmp_pa
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("text", ["union@l2:1e-3|linf:1/3", "union@ l0:5 |l1:2|l2:1e3", "union@linf:0.1|linf:0.2"])
+def test_its_label_asks_for_it_again(text: str) -> None:
+    from robbench.planning.conditions import ConditionRequest
+
+    def read(wanted: str) -> Any:
+        (found,) = ConditionRequest.read(wanted, "here").resolve(Registry(installed=False), {}, ("a", "b"), "here")
+        return found
+
+    assert read(read(text).label) == read(text)
+    assert read(text).kind == "union"
+    assert read(text).limited(3, 10) == read(text)
+
+
 def test_a_union_is_not_a_check_and_has_no_sample_of_its_own(tmp_path: Path) -> None:
     from robbench.planning.conditions import ConditionRequest
 

@@ -110,7 +110,7 @@ class ParquetImages(Dataset):
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # decoders warn of what they then read all the same
                 try:
-                    with parquet.ParquetFile(entry.path) as file:
+                    with parquet.ParquetFile(entry.path, pre_buffer=False) as file:
                         read.take(file, name, is_test)
                 except RequestError as error:
                     raise RequestError(f"parquet: {root}: {error}") from None
