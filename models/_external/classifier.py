@@ -98,7 +98,7 @@ class ExternalClassifier(Classifier):
         return other.to(self.mean.device)
 
     def _scores(self, answer: Tensor) -> Tensor:
-        return answer if answer.is_floating_point() else answer.to(self.mean.dtype)
+        return answer.to(self.mean.dtype)
 
 
 class Function(nn.Module):
@@ -116,7 +116,8 @@ class Function(nn.Module):
     def forward(self, images: Tensor) -> Any:
         """What the callable returns, arrays as tensors."""
         found = self.function(images.detach().cpu().numpy() if self.arrays else images)
-        return torch.as_tensor(np.asarray(found)) if isinstance(found, np.ndarray | np.generic | list) else found
+        is_array = hasattr(found, "__array__") and not isinstance(found, Tensor)
+        return torch.as_tensor(np.asarray(found)) if is_array or isinstance(found, list) else found
 
 
 def first_tensor(output: object, count: int) -> Tensor:

@@ -50,12 +50,13 @@ def load_from_file(wanted: Wanted) -> Found:
 
 
 def load_from_module(wanted: Wanted) -> Found:
-    """What a factory in an installed module gives.
+    """What a factory in a module gives, which is installed or lies in the folder.
 
     Raises:
         RequestError: If there is no such module or factory, or it fails.
     """
     name, _, factory = wanted.request.source.rpartition(":")
+    sys.path.append(str(wanted.folder))  # put back with the other settings of the process
     try:
         module = importlib.import_module(name)
     except (Exception, SystemExit) as error:

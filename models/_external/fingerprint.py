@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import inspect
 import itertools
 import types
 from collections.abc import Iterator, Mapping
@@ -38,6 +40,21 @@ def structure_sha256(network: object) -> str | None:
         plain = {key: value for key, value in vars(module).items() if _is_plain(value) and key != "training"}
         lines.append(f"{name} {type(module).__qualname__} {module.extra_repr()} {sorted(plain.items())}")
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+
+def code_sha256(network: object) -> str | None:
+    """Hash of the source of a callable, or of the layers of a module that are not torch's own; None if unknown."""
+    if isinstance(network, nn.Module):
+        owners: set[object] = {type(module) for module in network.modules()}
+    else:
+        inner = getattr(network, "func", network)  # of a partial
+        owners = {inner if inspect.isroutine(inner) else type(inner)}
+    parts = {}
+    for owner in owners:
+        if str(getattr(owner, "__module__", "")).partition(".")[0] not in ("torch", "torchvision", "timm", "builtins"):
+            with contextlib.suppress(OSError, TypeError):
+                parts[getattr(owner, "__qualname__", "")] = inspect.getsource(owner).encode()  # type: ignore[arg-type]
+    return bytes_sha256(parts) if parts else None
 
 
 def bytes_sha256(parts: Mapping[str, bytes]) -> str:

@@ -9,7 +9,7 @@ from robbench.core.extras import require
 from robbench.models._external.fingerprint import argument_identity
 from robbench.models._external.found import Found, Metadata, Wanted
 from robbench.models._external.normalization import MODEL, Normalization
-from robbench.models._external.weights import load_weights, read_weights
+from robbench.models._external.weights import load_weights, random_note, read_weights
 
 PRETRAINED = "pretrained"
 """What weights are called that timm downloads; which ones is said after a dot in the model's name."""
@@ -42,7 +42,7 @@ def load(wanted: Wanted) -> Found:
     fits = pretrained or described.get("num_classes") == wanted.num_classes or request.normalization == MODEL
     identity = {"code_sha256": None, "factory": name, "arguments": argument_identity(request.arguments, wanted.folder)}
     metadata = _metadata(described, fits, "img_size" in request.arguments)
-    return Found(network, "timm", f"{name} (timm)", metadata, identity)
+    return Found(network, "timm", f"{name} (timm)", metadata, identity, notes=random_note(request))
 
 
 def _metadata(described: dict[str, Any], fits: bool, resized: bool) -> Metadata:
