@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import warnings
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -39,7 +40,9 @@ def read_weights(path: Path) -> dict[str, Tensor]:
             return load_file(path)
         if zipfile.is_zipfile(path):
             Archive(path)
-        loaded = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # on pickles of another protocol, which are refused or read all the same
+            loaded = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:
         raise RequestError(f"{path.name} holds pickled objects beside weights, which is not loaded: {REMEDY}") from None
     except (SafetensorError, OSError, RuntimeError, ValueError, EOFError, KeyError, TypeError) as error:
