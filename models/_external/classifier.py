@@ -117,7 +117,8 @@ class Function(nn.Module):
         """What the callable returns, arrays as tensors."""
         found = self.function(images.detach().cpu().numpy() if self.arrays else images)
         is_array = hasattr(found, "__array__") and not isinstance(found, Tensor)
-        return torch.as_tensor(np.asarray(found)) if is_array or isinstance(found, list) else found
+        is_rows = isinstance(found, list) and not any(getattr(one, "ndim", 0) > 1 for one in found)
+        return torch.as_tensor(np.asarray(found)) if is_array or is_rows else found
 
 
 def first_tensor(output: object, count: int) -> Tensor:
@@ -137,7 +138,7 @@ def first_tensor(output: object, count: int) -> Tensor:
             raise ValueError(f'it returns a mapping of {", ".join(map(str, output)) or "nothing"} without "logits"')
         found = tensors.get("logits", next(iter(tensors.values())))
     if found is None and isinstance(output, tuple | list):
-        found = next((value for value in output if isinstance(value, Tensor)), None)
+        found = next((value for value in output if isinstance(value, Tensor | np.ndarray)), None)
     if isinstance(found, np.ndarray):
         found = torch.as_tensor(found)
     if not isinstance(found, Tensor):

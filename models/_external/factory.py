@@ -9,7 +9,6 @@ from __future__ import annotations
 import ast
 import hashlib
 import importlib
-import importlib.util
 import inspect
 import operator
 import sys
@@ -117,10 +116,8 @@ def _package_of(path: Path) -> tuple[Path, str]:
 
 def _run(path: Path, source: bytes, package: str) -> ModuleType:
     name = f"robbench_external_{hashlib.sha256(source).hexdigest()[:20]}"
-    spec = importlib.util.spec_from_file_location(name, path)
-    assert spec is not None
-    module = importlib.util.module_from_spec(spec)
-    module.__package__ = package
+    module = ModuleType(name)
+    module.__file__, module.__package__ = str(path), package
     sys.modules[name] = module
     try:
         exec(compile(source, str(path), "exec"), vars(module))

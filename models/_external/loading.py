@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -143,10 +144,13 @@ def load_external(
     if chosen is None:
         known = ", ".join(one.example for one in FORMATS if one.example)
         raise RequestError(f"is no model; models are given as {known}", source)
+    if not wanted.folder.is_dir():
+        raise RequestError(f'there is no folder "{wanted.folder}"', source)
     if chosen.example and not chosen.built and (request.weights or request.arguments):
         raise RequestError("holds its own weights and takes no arguments; leave them out", source)
     try:
         with _undisturbed():
+            os.chdir(wanted.folder)  # where a factory looks for the files that its arguments name
             return _external(chosen.load(wanted), wanted)
     except RequestError as error:
         raise RequestError(str(error), source) from error.__cause__
