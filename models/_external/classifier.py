@@ -176,7 +176,7 @@ class Probed:
 def probed(
     networks: tuple[nn.Module, ...],
     image_shape: tuple[int, int, int],
-    num_classes: int,
+    num_classes: int | None,
     normalization: Normalization,
     input_size: tuple[int, ...],
     answers: str,
@@ -187,7 +187,7 @@ def probed(
     Args:
         networks: The network; where it can be called in several ways, one for each, and the first that works is taken.
         image_shape: ``(C, H, W)``.
-        num_classes: Number of classes K that it must know.
+        num_classes: Number of classes K that it must know; None for as many as it has scores.
         normalization: What stands before it.
         input_size: Height and width that images are resized to, or empty.
         answers: The most that may be asked of it, or ``auto``.
@@ -199,7 +199,7 @@ def probed(
     images = torch.rand(2, *image_shape, generator=torch.Generator().manual_seed(0))
     failure: Exception | None = None
     for network, size in ((network, size) for size in dict.fromkeys((batch, batch or 1)) for network in networks):
-        model = ExternalClassifier(network, num_classes, normalization, input_size, batch=size)
+        model = ExternalClassifier(network, num_classes or 0, normalization, input_size, batch=size)
         try:
             with torch.no_grad():
                 answer = model.answer(images)
@@ -229,9 +229,11 @@ def probed(
     return Probed(model, gives, tuple(notes))
 
 
-def _most(model: ExternalClassifier, images: Tensor, answer: Tensor, num_classes: int) -> Answers:
+def _most(model: ExternalClassifier, images: Tensor, answer: Tensor, num_classes: int | None) -> Answers:
     numbers = answer.is_floating_point()
     if answer.ndim == 1 and not numbers and not answer.is_complex():
+        if num_classes is None:
+            raise RequestError("it answers labels alone, so say how many classes there are, as arrays[num_classes=10]")
         return "labels"
     if answer.ndim == 1 or (answer.ndim == 2 and answer.shape[1] == 1 and num_classes == 2):
         raise RequestError(
@@ -242,6 +244,8 @@ def _most(model: ExternalClassifier, images: Tensor, answer: Tensor, num_classes
         raise RequestError(
             f"it returns shape {tuple(answer.shape)} for two images; scores have shape (2, {num_classes}), labels (2,)"
         )
+    if num_classes is None:
+        num_classes = model.num_classes = answer.shape[1]
     if answer.shape[1] != num_classes:
         raise RequestError(
             f"it knows {answer.shape[1]} classes, the data set has {num_classes}; take the data set that it was "

@@ -59,13 +59,13 @@ class Wanted:
     Attributes:
         request: The request.
         image_shape: ``(C, H, W)`` of the images.
-        num_classes: Number of classes K.
+        num_classes: Number of classes K; None where the model tells it.
         folder: What relative paths are relative to.
     """
 
     request: ExternalRequest
     image_shape: tuple[int, int, int]
-    num_classes: int
+    num_classes: int | None
     folder: Path
 
     def path(self, name: str) -> Path:

@@ -123,7 +123,7 @@ class External:
 
 
 def load_external(
-    request: ExternalRequest, image_shape: tuple[int, int, int], num_classes: int, folder: Path | None = None
+    request: ExternalRequest, image_shape: tuple[int, int, int], num_classes: int | None, folder: Path | None = None
 ) -> External:
     """Load a model that others trained.
 
@@ -132,7 +132,7 @@ def load_external(
     Args:
         request: What is asked for.
         image_shape: ``(C, H, W)`` of the images that it will see.
-        num_classes: Number of classes K that it has to know.
+        num_classes: Number of classes K that it has to know; None for as many as it has scores.
         folder: What relative paths are relative to; the working directory where None.
 
     Raises:
@@ -159,7 +159,7 @@ def load_external(
 def as_external(
     model: object,
     image_shape: tuple[int, int, int],
-    num_classes: int,
+    num_classes: int | None,
     *,
     mean: tuple[float, ...] = (),
     std: tuple[float, ...] = (),
@@ -174,7 +174,7 @@ def as_external(
         model: ``nn.Module`` or callable from normalized images to scores ``(N, K)`` or labels ``(N,)``, as tensors or
             NumPy arrays; a ``Classifier`` is taken as it is.
         image_shape: ``(C, H, W)`` of the images that it will see.
-        num_classes: Number of classes K that it has to know.
+        num_classes: Number of classes K that it has to know; None for as many as it has scores.
         mean: As in ``ExternalRequest``, and so on.
         std: As there.
         normalization: As there.
@@ -254,7 +254,7 @@ def _taken(found: Found, model: Classifier, wanted: Wanted) -> External:
     request = wanted.request
     if request.mean or request.std or request.normalization not in ("", "none") or request.input_size:
         raise RequestError("it is a Classifier, which takes images as they are; leave out mean, std and input_size")
-    if model.num_classes != wanted.num_classes:
+    if wanted.num_classes not in (None, model.num_classes):
         raise RequestError(f"it knows {model.num_classes} classes, the data set has {wanted.num_classes}")
     if request.answers not in ("auto", model.answers):
         raise RequestError(f"it is a Classifier that answers {model.answers}; leave answers out")

@@ -68,3 +68,8 @@ class ExternalRequest(BaseModel):
         tuple[int, ...], BeforeValidator(_as_tuple), AfterValidator(_positive), AfterValidator(_height_and_width)
     ] = ()
     answers: Answers | Literal["auto"] = "auto"
+
+    @property
+    def handed_over(self) -> bool:
+        """Whether the model comes as an object, which no other process can load again."""
+        return not self.source or self.source.startswith("store:")

@@ -25,7 +25,7 @@ def load(wanted: Wanted) -> Found:
             "robustbench:NAME needs robustbench; pip install git+https://github.com/RobustBench/robustbench.git"
         ) from None
     given = wanted.request.arguments
-    chosen = {"dataset": _DATASETS.get(wanted.num_classes, "cifar10"), "threat_model": "Linf"} | given
+    chosen = {"dataset": _DATASETS.get(wanted.num_classes or 10, "cifar10"), "threat_model": "Linf"} | given
     try:
         network = utils.load_model(model_name=name, **chosen)
     except Exception as error:

@@ -31,7 +31,9 @@ def load(wanted: Wanted) -> Found:
     if not known:
         raise RequestError(f'timm has no model "{name}"; {did_you_mean(name, timm.list_models())}')
     pretrained = request.weights == PRETRAINED
-    own = {} if pretrained else {"num_classes": wanted.num_classes, "in_chans": wanted.image_shape[0]}
+    own = {} if pretrained else {"in_chans": wanted.image_shape[0]}
+    if not pretrained and wanted.num_classes is not None:
+        own["num_classes"] = wanted.num_classes
     try:
         network = timm.create_model(name, pretrained=pretrained, **(own | request.arguments))
     except Exception as error:

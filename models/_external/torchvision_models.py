@@ -30,7 +30,8 @@ def load(wanted: Wanted) -> Found:
         )
     published: Any = models.get_model_weights(name)
     chosen = published[request.weights] if request.weights in published.__members__ else None
-    arguments = ({} if chosen else {"num_classes": wanted.num_classes}) | request.arguments
+    usual = {} if chosen or wanted.num_classes is None else {"num_classes": wanted.num_classes}
+    arguments = usual | request.arguments
     if name in ("googlenet", "inception_v3"):
         arguments.setdefault("init_weights", True)  # which silences a warning that the default will change
     try:
