@@ -121,6 +121,23 @@ class Function(nn.Module):
         return torch.as_tensor(np.asarray(found)) if is_array or is_rows else found
 
 
+class Unswitched(nn.Module):
+    """An exported program, which is in evaluation mode or not as it was exported, and cannot be switched."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def train(self, mode: bool = True) -> Unswitched:
+        """Note the mode alone."""
+        self.training = mode
+        return self
+
+    def forward(self, images: Tensor) -> Any:
+        """What the program returns."""
+        return self.network(images)
+
+
 def first_tensor(output: object, count: int) -> Tensor:
     """The scores or labels in what a network returned: it, its ``logits``, its first tensor, or its only one.
 
@@ -209,10 +226,11 @@ def probed(
     else:
         assert failure is not None
         shape = "×".join(map(str, (image_shape[0], *(input_size or image_shape[1:]))))
-        raise RequestError(
-            f"it fails on two images of {shape}: {type(failure).__name__}: {one_line(str(failure), 400)}; "
-            "where it takes images of another size, pass input_size"
-        ) from failure
+        remedy = "where it takes images of another size, pass input_size"
+        if isinstance(failure, ImportError):
+            remedy = "import it where the file begins, not in a call"
+        said = f"{type(failure).__name__}: {one_line(str(failure), 400)}"
+        raise RequestError(f"it fails on two images of {shape}: {said}; {remedy}") from failure
     gives = _most(model, images, answer, num_classes)
     if answers != "auto" and MOST.index(answers) > MOST.index(gives):
         raise RequestError(f"it answers {gives}, not {answers}; leave answers out")

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from pydantic import ValidationError
 from torch import nn
 
@@ -26,7 +27,7 @@ from robbench.models._external import (
     torchscript,
     torchvision_models,
 )
-from robbench.models._external.classifier import Function, probed
+from robbench.models._external.classifier import Function, Unswitched, probed
 from robbench.models._external.fingerprint import code_sha256, structure_sha256, weights_sha256
 from robbench.models._external.found import Found, Wanted
 from robbench.models._external.normalization import declared
@@ -204,12 +205,15 @@ def as_external(
 
 def _copied(model: Callable[[Any], Any]) -> Callable[[Any], Any]:
     """A copy of a module, which its owner goes on with, without what wraps it for speed."""
+    if isinstance(model, torch.export.ExportedProgram):
+        model = model.module(check_guards=False)
     while isinstance(model, nn.DataParallel) or hasattr(model, "_orig_mod"):
         model = model.module if isinstance(model, nn.DataParallel) else model._orig_mod
     if not isinstance(model, nn.Module):
         return model
     try:
-        return copy.deepcopy(model)
+        with torch.no_grad():  # TorchScript copies its weights by an operator
+            return copy.deepcopy(model)
     except Exception as error:
         raise RequestError(f"it cannot be copied: {explain(error)}; pass a function that calls it") from None
 
@@ -267,7 +271,10 @@ def _networks(network: Callable[[Any], Any], notes: list[str]) -> tuple[nn.Modul
     """The network on the CPU, in single precision where its weights are in half; a callable in both ways to call it."""
     if not isinstance(network, nn.Module):
         return Function(network), Function(network, arrays=True)
-    network.cpu()
+    try:
+        network.cpu().eval()
+    except NotImplementedError:
+        network = Unswitched(network)
     halves = {str(getattr(one, "dtype", "")) for one in network.state_dict().values()} & _HALVES
     if halves:
         notes.append(f"weights converted to float32 from {', '.join(sorted(halves)).replace('torch.', '')}")

@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from networks import Network
 from pydantic import ValidationError
+from sklearn.ensemble import RandomForestClassifier
 from torch import Tensor, nn
 
 from robbench.core.errors import RequestError
@@ -187,6 +188,17 @@ def test_a_module_is_copied_and_left_as_it_is() -> None:
     assert not torch.equal(found.model(images()), net(images()))
 
 
+@pytest.mark.filterwarnings("ignore")
+def test_programs_and_scripts_are_taken_as_live_modules() -> None:
+    program = torch.export.export(network(), (images(2),), dynamic_shapes=({0: torch.export.Dim("batch")},))
+    made = [program, program.module(), torch.jit.script(network()), torch.fx.symbolic_trace(network())]
+    for model in made:
+        found = external(model)
+        assert found.model.answers == "gradients"
+        torch.testing.assert_close(found.model(images()), network()(images()))
+    assert len({external(model).identity["structure"] for model in made[1:]}) == 3
+
+
 def test_a_classifier_is_taken_as_it_is() -> None:
     model = Network()
     found = as_external(model, (3, 5, 5), 3, label="mine")
@@ -221,11 +233,19 @@ def test_live_objects_are_told_apart_by_what_they_hold_and_do() -> None:
         def forward(self, batch: Tensor) -> Tensor:
             return batch.flatten(1) @ self.constants[0] / self.temperature
 
+    def forest(seed: int) -> Callable[[Any], Any]:
+        rng = np.random.default_rng(seed)
+        trees = RandomForestClassifier(3, random_state=0).fit(rng.random((40, 768)), np.arange(40) % 5)
+        return lambda batch: trees.predict_proba(np.asarray(batch).reshape(len(batch), -1))
+
     made: list[Callable[[], Any]] = [
         lambda: around(WEIGHTS),
         lambda: around(2 * WEIGHTS),
         lambda: Holder(WEIGHTS.numpy()),
         lambda: Holder(2 * WEIGHTS.numpy()),
+        lambda: Holder(WEIGHTS.numpy(), power=2),
+        lambda: forest(0),
+        lambda: forest(1),
         lambda: Plain(1.0, WEIGHTS),
         lambda: Plain(2.0, WEIGHTS),
         lambda: Plain(1.0, 2 * WEIGHTS),

@@ -122,6 +122,21 @@ def test_what_is_wrong_with_a_factory_is_said_in_one_line(tmp_path: Path, code: 
     assert said in text
 
 
+def test_an_import_at_call_time_is_explained(tmp_path: Path) -> None:
+    code = "def make():\n    def net(x):\n        import late\n        return x\n    return net\n"
+    assert "import it where the file begins" in refused(written(tmp_path, net=code, late=""), source="net.py:make")
+
+
+def test_text_that_may_be_a_path_tells_no_models_apart(tmp_path: Path) -> None:
+    code = (
+        HEAD
+        + "class Net(nn.Flatten):\n    def __init__(self):\n        super().__init__()\n        self.home = __file__\n"
+    )
+    code += "    def forward(self, x):\n        return super().forward(x)[:, :5]\n"
+    one, other = (load(written(tmp_path / name, net=code), source="net.py:Net") for name in "ab")
+    assert one.identity == other.identity
+
+
 def test_arguments_go_to_the_factory_and_files_among_them_count_by_content(tmp_path: Path) -> None:
     code = (
         "import numpy\nimport torch\n\ndef make(file, scale=1.0):\n"
