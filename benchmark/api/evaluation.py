@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import ValidationError
 
 from robbench.api.loading import load
 from robbench.api.report import Report
@@ -126,16 +127,21 @@ def evaluate(
     """
     if preset not in PRESETS:
         raise RequestError(f'there is no preset "{preset}"; {did_you_mean(preset, PRESETS)}', "preset")
-    asked = ExternalRequest(
-        source=str(model) if isinstance(model, str | Path) else "",
-        weights=str(weights),
-        arguments=dict(arguments or {}),
-        normalization=normalization,
-        mean=tuple(mean),
-        std=tuple(std),
-        input_size=tuple(input_size),
-        answers=answers,
-    )
+    try:
+        asked = ExternalRequest(
+            source=str(model) if isinstance(model, str | Path) else "",
+            weights=str(weights),
+            arguments=dict(arguments or {}),
+            normalization=normalization,
+            mean=tuple(mean),
+            std=tuple(std),
+            input_size=tuple(input_size),
+            answers=answers,
+        )
+    except ValidationError as error:
+        first = error.errors()[0]
+        said = first["msg"].removeprefix("Value error, ")
+        raise RequestError(f"{'.'.join(map(str, first['loc']))} = {first['input']!r}: {said}", "model") from None
     sizes = eps if isinstance(eps, Mapping) else {"linf": list(eps)} if eps else {}
     options = _Options(
         limit,

@@ -98,7 +98,7 @@ class ExternalClassifier(Classifier):
         return other.to(self.mean.device)
 
     def _scores(self, answer: Tensor) -> Tensor:
-        return answer if answer.is_floating_point() else answer.to(self.mean.dtype)
+        return answer.to(self.mean.dtype)
 
 
 class Function(nn.Module):
@@ -116,7 +116,26 @@ class Function(nn.Module):
     def forward(self, images: Tensor) -> Any:
         """What the callable returns, arrays as tensors."""
         found = self.function(images.detach().cpu().numpy() if self.arrays else images)
-        return torch.as_tensor(np.asarray(found)) if isinstance(found, np.ndarray | np.generic | list) else found
+        is_array = hasattr(found, "__array__") and not isinstance(found, Tensor)
+        is_rows = isinstance(found, list) and not any(getattr(one, "ndim", 0) > 1 for one in found)
+        return torch.as_tensor(np.asarray(found)) if is_array or is_rows else found
+
+
+class Unswitched(nn.Module):
+    """An exported program, which is in evaluation mode or not as it was exported, and cannot be switched."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def train(self, mode: bool = True) -> Unswitched:
+        """Note the mode alone."""
+        self.training = mode
+        return self
+
+    def forward(self, images: Tensor) -> Any:
+        """What the program returns."""
+        return self.network(images)
 
 
 def first_tensor(output: object, count: int) -> Tensor:
@@ -136,7 +155,7 @@ def first_tensor(output: object, count: int) -> Tensor:
             raise ValueError(f'it returns a mapping of {", ".join(map(str, output)) or "nothing"} without "logits"')
         found = tensors.get("logits", next(iter(tensors.values())))
     if found is None and isinstance(output, tuple | list):
-        found = next((value for value in output if isinstance(value, Tensor)), None)
+        found = next((value for value in output if isinstance(value, Tensor | np.ndarray)), None)
     if isinstance(found, np.ndarray):
         found = torch.as_tensor(found)
     if not isinstance(found, Tensor):
@@ -207,10 +226,11 @@ def probed(
     else:
         assert failure is not None
         shape = "×".join(map(str, (image_shape[0], *(input_size or image_shape[1:]))))
-        raise RequestError(
-            f"it fails on two images of {shape}: {type(failure).__name__}: {one_line(str(failure), 400)}; "
-            "where it takes images of another size, pass input_size"
-        ) from failure
+        remedy = "where it takes images of another size, pass input_size"
+        if isinstance(failure, ImportError):
+            remedy = "import it where the file begins, not in a call"
+        said = f"{type(failure).__name__}: {one_line(str(failure), 400)}"
+        raise RequestError(f"it fails on two images of {shape}: {said}; {remedy}") from failure
     gives = _most(model, images, answer, num_classes)
     if answers != "auto" and MOST.index(answers) > MOST.index(gives):
         raise RequestError(f"it answers {gives}, not {answers}; leave answers out")

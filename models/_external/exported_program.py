@@ -18,12 +18,12 @@ import zipfile
 from typing import Any
 
 import torch
-from torch import Tensor, nn
 
 from robbench.core.errors import RequestError, explain
 from robbench.core.safe_text import one_line
 from robbench.core.untrusted_files import parse_json
 from robbench.models._external.archive import Archive
+from robbench.models._external.classifier import Unswitched
 from robbench.models._external.fingerprint import bytes_sha256
 from robbench.models._external.found import Found, Metadata, Wanted
 from robbench.models._external.layout import Layout, arranged
@@ -72,7 +72,7 @@ def load(wanted: Wanted) -> Found:
     layout = Layout.of(_input_sizes(graph), wanted.image_shape)
     weights = {name: content for name, content in parts.items() if name.startswith("data/")}
     return Found(
-        arranged(_Program(network), layout),
+        arranged(Unswitched(network), layout),
         "torch.export",
         path.name,
         Metadata(input_size=layout.input_size),
@@ -208,18 +208,3 @@ def _input_sizes(graph: dict[str, Any]) -> list[int | None]:
         raise RequestError(f"it takes {len(specs)} inputs; export it with images as its only one")
     values = inner["graph"]["tensor_values"][specs[0]["as_tensor"]["name"]]
     return [size.get("as_int") for size in values["sizes"]]
-
-
-class _Program(nn.Module):
-    """An exported program, which is in evaluation mode or not as it was exported, and cannot be switched."""
-
-    def __init__(self, network: nn.Module) -> None:
-        super().__init__()
-        self.network = network
-
-    def train(self, mode: bool = True) -> _Program:
-        self.training = mode
-        return self
-
-    def forward(self, images: Tensor) -> Any:
-        return self.network(images)

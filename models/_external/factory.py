@@ -9,7 +9,6 @@ from __future__ import annotations
 import ast
 import hashlib
 import importlib
-import importlib.util
 import inspect
 import operator
 import sys
@@ -50,12 +49,13 @@ def load_from_file(wanted: Wanted) -> Found:
 
 
 def load_from_module(wanted: Wanted) -> Found:
-    """What a factory in an installed module gives.
+    """What a factory in a module gives, which is installed or lies in the folder.
 
     Raises:
         RequestError: If there is no such module or factory, or it fails.
     """
     name, _, factory = wanted.request.source.rpartition(":")
+    sys.path.append(str(wanted.folder))  # put back with the other settings of the process
     try:
         module = importlib.import_module(name)
     except (Exception, SystemExit) as error:
@@ -116,10 +116,8 @@ def _package_of(path: Path) -> tuple[Path, str]:
 
 def _run(path: Path, source: bytes, package: str) -> ModuleType:
     name = f"robbench_external_{hashlib.sha256(source).hexdigest()[:20]}"
-    spec = importlib.util.spec_from_file_location(name, path)
-    assert spec is not None
-    module = importlib.util.module_from_spec(spec)
-    module.__package__ = package
+    module = ModuleType(name)
+    module.__file__, module.__package__ = str(path), package
     sys.modules[name] = module
     try:
         exec(compile(source, str(path), "exec"), vars(module))

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
-import itertools
+import inspect
 import types
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-_DEEPEST = 8
+_DEEPEST = 16
 
 
 def weights_sha256(network: object) -> str | None:
@@ -22,22 +23,42 @@ def weights_sha256(network: object) -> str | None:
     Those that are no parameters or buffers count too: constants, and what the function of a callable refers to.
     """
     digest, empty = hashlib.sha256(), True
-    for name, values in _arrays(network):
-        empty = False
-        digest.update(f"{name} {values.dtype} {list(values.shape)}\n".encode())
-        digest.update(_bytes(values))
+    for name, value in _held(network):
+        if isinstance(value, Tensor | np.ndarray):
+            empty = False
+            digest.update(f"{name} {value.dtype} {list(value.shape)}\n".encode())
+            digest.update(_bytes(value))
+        elif isinstance(value, bytes):
+            empty = False
+            digest.update(f"{name} {len(value)}\n".encode() + value)
     return None if empty else digest.hexdigest()
 
 
 def structure_sha256(network: object) -> str | None:
-    """Hash of the layers of a module with their settings and of the plain values that they hold, or None."""
-    if not isinstance(network, nn.Module):
-        return None
-    lines = []
-    for name, module in network.named_modules():
-        plain = {key: value for key, value in vars(module).items() if _is_plain(value) and key != "training"}
-        lines.append(f"{name} {type(module).__qualname__} {module.extra_repr()} {sorted(plain.items())}")
-    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+    """Hash of the layers of a module with their settings, and of the plain values that a network holds, or None."""
+    lines = [f"{name} {value!r}" for name, value in _held(network) if _is_plain(value)]
+    if isinstance(network, nn.Module):
+        for name, module in network.named_modules():
+            lines.append(f"{name} {type(module).__qualname__} {module.extra_repr()}")
+            if isinstance(module, torch.jit.ScriptModule | torch.fx.GraphModule):
+                with contextlib.suppress(RuntimeError, AttributeError):  # a part that has no forward of its own
+                    lines.append(str(module.code))
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest() if lines else None
+
+
+def code_sha256(network: object) -> str | None:
+    """Hash of the source of a callable, or of the layers of a module that are not torch's own; None if unknown."""
+    if isinstance(network, nn.Module):
+        owners: set[object] = {type(module) for module in network.modules()}
+    else:
+        inner = getattr(network, "func", network)  # of a partial
+        owners = {inner if inspect.isroutine(inner) else type(inner)}
+    parts = {}
+    for owner in owners:
+        if str(getattr(owner, "__module__", "")).partition(".")[0] not in ("torch", "torchvision", "timm", "builtins"):
+            with contextlib.suppress(OSError, TypeError):
+                parts[getattr(owner, "__qualname__", "")] = inspect.getsource(owner).encode()  # type: ignore[arg-type]
+    return bytes_sha256(parts) if parts else None
 
 
 def bytes_sha256(parts: Mapping[str, bytes]) -> str:
@@ -65,32 +86,34 @@ def argument_identity(value: Any, folder: Path) -> Any:
 
 
 def _is_plain(value: object) -> bool:
-    if isinstance(value, tuple | list):
-        return all(map(_is_plain, value))
-    return value is None or isinstance(value, bool | int | float | str)
+    """Whether a value is a setting; text that may be a path is none."""
+    return (
+        value is None or isinstance(value, bool | int | float) or (isinstance(value, str) and not set("/\\") & {*value})
+    )
 
 
-def _arrays(network: object) -> Iterator[tuple[str, Tensor | np.ndarray[Any, Any]]]:
-    """All tensors and arrays, by where they stand, each once."""
-    seen: set[int] = set()
+def _held(network: object) -> Iterator[tuple[str, Any]]:
+    """All tensors, arrays, bytes and plain values that an object holds, by where they stand, each object once."""
+    seen: dict[int, object] = {}  # with the objects, whose numbers would be given to others
 
-    def walk(name: str, value: object, depth: int) -> Iterator[tuple[str, Tensor | np.ndarray[Any, Any]]]:
-        if depth > _DEEPEST or id(value) in seen or isinstance(value, type | types.ModuleType | str | bytes | int):
+    def walk(name: str, value: Any, depth: int) -> Iterator[tuple[str, Any]]:
+        if _is_plain(value):
+            yield name, value
             return
-        seen.add(id(value))
-        if isinstance(value, Tensor):
+        if depth > _DEEPEST or id(value) in seen or isinstance(value, type | types.ModuleType | str):
+            return
+        seen[id(value)] = value
+        if isinstance(value, Tensor | bytes):
             yield name, value
         elif isinstance(value, np.ndarray):
             if value.dtype == object:
                 yield from members(name, enumerate(value.flat), depth)
+            elif value.dtype.names:
+                yield from members(name, ((field, value[field]) for field in value.dtype.names), depth)
             else:
                 yield name, value
-        elif isinstance(value, torch.jit.ScriptModule):
-            yield from value.state_dict().items()
         elif isinstance(value, nn.Module):
-            held = {key: one for key, one in vars(value).items() if not key.startswith("_") or key == "__wrapped__"}
-            inner = (value._parameters, value._buffers, value._modules, held)
-            yield from members(name, itertools.chain(*(part.items() for part in inner)), depth - 1)
+            yield from members(name, _of_module(value), depth - 1)
         elif isinstance(value, Mapping):
             yield from members(name, value.items(), depth)
         elif isinstance(value, list | tuple):
@@ -103,12 +126,27 @@ def _arrays(network: object) -> Iterator[tuple[str, Tensor | np.ndarray[Any, Any
             yield from members(name, enumerate((value.__self__, value.__func__)), depth)
         elif hasattr(value, "__dict__"):
             yield from members(name, vars(value).items(), depth)
+        else:
+            with contextlib.suppress(Exception):  # what cannot be copied tells nothing
+                yield from members(name, enumerate(value.__reduce_ex__(2)[1:]), depth)
 
-    def members(name: str, values: Any, depth: int) -> Iterator[tuple[str, Tensor | np.ndarray[Any, Any]]]:
+    def members(name: str, values: Iterable[tuple[object, Any]], depth: int) -> Iterator[tuple[str, Any]]:
         for key, value in values:
             yield from walk(f"{name}.{key}" if name else str(key), value, depth + 1)
 
     yield from walk("", network, 0)
+
+
+def _of_module(module: nn.Module) -> Iterator[tuple[str, Any]]:
+    """What a module holds of its own and in its parts, without what torch notes of every module."""
+    if isinstance(module, torch.jit.ScriptModule):
+        yield from module.state_dict().items()
+        return
+    for part in (module._parameters, module._buffers, module._modules):
+        yield from part.items()
+    for key, value in vars(module).items():
+        if key != "training" and (not key.startswith("_") or key == "__wrapped__"):
+            yield key, value
 
 
 def _is_filled(cell: types.CellType) -> bool:
@@ -121,5 +159,6 @@ def _is_filled(cell: types.CellType) -> bool:
 def _bytes(values: Tensor | np.ndarray[Any, Any]) -> bytes:
     if isinstance(values, np.ndarray):
         return np.ascontiguousarray(values).tobytes()
-    plain = values.detach().cpu().contiguous()
-    return plain.flatten().view(torch.uint8).numpy().tobytes() if plain.numel() else b""
+    plain = values.detach().cpu()
+    plain = plain.int_repr() if plain.is_quantized else plain.to_dense() if plain.layout != torch.strided else plain
+    return plain.contiguous().flatten().view(torch.uint8).numpy().tobytes() if plain.numel() else b""

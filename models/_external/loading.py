@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -10,10 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import ValidationError
 from torch import nn
 
 from robbench.core.contracts import Classifier
-from robbench.core.errors import RequestError
+from robbench.core.errors import RequestError, explain
 from robbench.core.global_rng import seeded
 from robbench.core.process_state import ProcessState
 from robbench.models._external import (
@@ -25,14 +27,15 @@ from robbench.models._external import (
     torchscript,
     torchvision_models,
 )
-from robbench.models._external.classifier import Function, probed
-from robbench.models._external.fingerprint import structure_sha256, weights_sha256
+from robbench.models._external.classifier import Function, Unswitched, probed
+from robbench.models._external.fingerprint import code_sha256, structure_sha256, weights_sha256
 from robbench.models._external.found import Found, Wanted
 from robbench.models._external.normalization import declared
 from robbench.models._external.request import Answers, ExternalRequest
 from robbench.models._external.weights import REMEDY
 
 _SEED = 0
+_HALVES = frozenset({"torch.float16", "torch.bfloat16"})
 
 
 @dataclass(frozen=True)
@@ -43,11 +46,13 @@ class Format:
         example: How such a source looks, or empty for what is refused.
         suits: Whether a source is given in this way.
         load: Loads it.
+        built: Whether the network is built, from arguments and weights, rather than read with them.
     """
 
     example: str
     suits: Callable[[str], bool]
     load: Callable[[Wanted], Found]
+    built: bool = False
 
 
 def _zoo(name: str) -> Callable[[str], bool]:
@@ -66,9 +71,9 @@ def _refused(remedy: str) -> Callable[[Wanted], Found]:
 
 
 FORMATS: tuple[Format, ...] = (
-    Format("torchvision:resnet18", _zoo("torchvision"), torchvision_models.load),
-    Format("timm:resnet18", _zoo("timm"), timm_models.load),
-    Format("robustbench:Standard", _zoo("robustbench"), robustbench_models.load),
+    Format("torchvision:resnet18", _zoo("torchvision"), torchvision_models.load, built=True),
+    Format("timm:resnet18", _zoo("timm"), timm_models.load, built=True),
+    Format("robustbench:Standard", _zoo("robustbench"), robustbench_models.load, built=True),
     Format("net.pt2 (torch.export)", _file(".pt2"), exported_program.load),
     Format("net.onnx", _file(".onnx"), onnx_file.load),
     Format("net.pt (TorchScript)", _file(".pt", ".pth", ".ts", ".torchscript"), torchscript.load),
@@ -88,13 +93,13 @@ FORMATS: tuple[Format, ...] = (
         _refused("is of another framework; export it as ONNX (tf2onnx for TensorFlow and Keras)"),
     ),
     Format("", _file(".ipynb"), _refused("is a notebook; name a Python file with the factory: net.py:make")),
-    Format("net.py:make", lambda source: ".py:" in source, factory.load_from_file),
+    Format("net.py:make", lambda source: ".py:" in source, factory.load_from_file, built=True),
     Format(
         "",
         _file(".py"),
         _refused("names no factory in the file; write net.py:make, where make() returns the network"),
     ),
-    Format("package.module:make", lambda source: ":" in source, factory.load_from_module),
+    Format("package.module:make", lambda source: ":" in source, factory.load_from_module, built=True),
 )
 """The formats; a source is given in the first that suits it."""
 
@@ -140,8 +145,13 @@ def load_external(
     if chosen is None:
         known = ", ".join(one.example for one in FORMATS if one.example)
         raise RequestError(f"is no model; models are given as {known}", source)
+    if not wanted.folder.is_dir():
+        raise RequestError(f'there is no folder "{wanted.folder}"', source)
+    if chosen.example and not chosen.built and (request.weights or request.arguments):
+        raise RequestError("holds its own weights and takes no arguments; leave them out", source)
     try:
         with _undisturbed():
+            os.chdir(wanted.folder)  # where a factory looks for the files that its arguments name
             return _external(chosen.load(wanted), wanted)
     except RequestError as error:
         raise RequestError(str(error), source) from error.__cause__
@@ -179,22 +189,33 @@ def as_external(
     name = label or getattr(model, "__name__", type(model).__name__)
     if not callable(model):
         raise RequestError(f"{name} is no model: neither a module nor anything else that can be called")
-    request = ExternalRequest.model_validate(
-        {
-            "source": name,
-            "mean": tuple(mean),
-            "std": tuple(std),
-            "normalization": normalization,
-            "input_size": tuple(input_size),
-            "answers": answers,
-        }
-    )
+    declared = {"mean": tuple(mean), "std": tuple(std), "normalization": normalization, "input_size": tuple(input_size)}
+    try:
+        request = ExternalRequest.model_validate({"source": name, "answers": answers, **declared})
+    except ValidationError as error:
+        (first, *_) = error.errors()
+        raise RequestError(f'"{first["loc"][0]}": {first["msg"]}', name) from None
     try:
         with _undisturbed():
-            found = Found(copy.deepcopy(model) if isinstance(model, nn.Module) else model, "Python object", name)
+            found = Found(_copied(model), "Python object", name, identity={"code_sha256": code_sha256(model)})
             return _external(found, Wanted(request, image_shape, num_classes, Path()))
     except RequestError as error:
         raise RequestError(str(error), name) from error.__cause__
+
+
+def _copied(model: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """A copy of a module, which its owner goes on with, without what wraps it for speed."""
+    if isinstance(model, torch.export.ExportedProgram):
+        model = model.module(check_guards=False)
+    while isinstance(model, nn.DataParallel) or hasattr(model, "_orig_mod"):
+        model = model.module if isinstance(model, nn.DataParallel) else model._orig_mod
+    if not isinstance(model, nn.Module):
+        return model
+    try:
+        with torch.no_grad():  # TorchScript copies its weights by an operator
+            return copy.deepcopy(model)
+    except Exception as error:
+        raise RequestError(f"it cannot be copied: {explain(error)}; pass a function that calls it") from None
 
 
 @contextmanager
@@ -215,8 +236,11 @@ def _external(found: Found, wanted: Wanted) -> External:
     normalization = declared(
         request.normalization, request.mean, request.std, found.metadata.normalization, wanted.image_shape[0]
     )
+    normalization = normalization.wide(wanted.image_shape[0])
     size = request.input_size or found.metadata.input_size
     identity = _identity(found)
+    if not any(identity[name] for name in ("weights_sha256", "code_sha256", "structure")):
+        notes.append("neither its weights nor its code can be read: nothing tells it from others")
     networks = _networks(found.network, notes)
     result = probed(networks, wanted.image_shape, wanted.num_classes, normalization, size, request.answers, found.batch)
     said = {
@@ -236,6 +260,8 @@ def _taken(found: Found, model: Classifier, wanted: Wanted) -> External:
         raise RequestError("it is a Classifier, which takes images as they are; leave out mean, std and input_size")
     if wanted.num_classes not in (None, model.num_classes):
         raise RequestError(f"it knows {model.num_classes} classes, the data set has {wanted.num_classes}")
+    if request.answers not in ("auto", model.answers):
+        raise RequestError(f"it is a Classifier that answers {model.answers}; leave answers out")
     identity = _identity(found) | {"answers": model.answers}
     model.cpu().eval().requires_grad_(False)
     return External(model, found.label, identity, _facts(found, model) | {"answers": model.answers}, found.notes)
@@ -245,12 +271,13 @@ def _networks(network: Callable[[Any], Any], notes: list[str]) -> tuple[nn.Modul
     """The network on the CPU, in single precision where its weights are in half; a callable in both ways to call it."""
     if not isinstance(network, nn.Module):
         return Function(network), Function(network, arrays=True)
-    network.cpu()
-    halves = {one.dtype for one in network.state_dict().values()} & {torch.float16, torch.bfloat16}
+    try:
+        network.cpu().eval()
+    except NotImplementedError:
+        network = Unswitched(network)
+    halves = {str(getattr(one, "dtype", "")) for one in network.state_dict().values()} & _HALVES
     if halves:
-        notes.append(
-            f"weights converted from {', '.join(str(one).removeprefix('torch.') for one in halves)} to float32"
-        )
+        notes.append(f"weights converted to float32 from {', '.join(sorted(halves)).replace('torch.', '')}")
         network.float()
     return (network,)
 

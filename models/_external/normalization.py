@@ -53,7 +53,7 @@ PRESETS: dict[str, Normalization] = {
 ``cifar10-mean-std`` divides by the mean of the images' standard deviations, as much code for CIFAR-10 does."""
 MODEL = "model"
 """The name that stands for the model's own metadata."""
-_COMMON = ("none", "half", "imagenet")
+_COMMON = ("none", "half", "bytes", "imagenet")
 
 
 def declared(

@@ -26,11 +26,9 @@ def other_normalizations(external: External, dataset: str = "") -> dict[str, Cla
     if not isinstance(model, ExternalClassifier):
         return {}
     channels = int(external.facts["channels"])
-    own = model.normalization
-    others = {
-        name: one for name, one in plausible(dataset, channels).items() if one.wide(channels) != own.wide(channels)
-    }
-    return {name: model.normalized_by(one) for name, one in others.items()}
+    own = model.normalization.wide(channels)
+    others = plausible(dataset, channels).items()
+    return {name: model.normalized_by(one) for name, one in others if one.wide(channels) != own}
 
 
 def questioned(external: External, images: Tensor, labels: Tensor, dataset: str = "") -> str | None:
@@ -51,8 +49,8 @@ def questioned(external: External, images: Tensor, labels: Tensor, dataset: str 
         return None
     own, other = (100 * float(one.double().mean()) for one in (right, found[best]))
     return (
-        f"{external.label} is right on {own:.1f} % of {len(labels)} images, and on {other:.1f} % with the "
-        f'normalization "{best}"; pass normalization = "{best}" if it was trained so'
+        f"{external.label}: {own:.1f} % clean accuracy on {len(labels)} images, {other:.1f} % with the normalization "
+        f'"{best}"; pass normalization = "{best}" if it was trained so'
     )
 
 

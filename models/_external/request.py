@@ -2,16 +2,37 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, TypeAlias
+import math
+from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict
+
+T = TypeVar("T")
 
 Answers = Literal["gradients", "scores", "labels"]
 """The most that a model answers: scores that gradients pass, scores, or predicted labels alone."""
 
-# TOML has lists and no tuples.
-_Numbers: TypeAlias = Annotated[tuple[float, ...], Field(strict=False)]
-_Lengths: TypeAlias = Annotated[tuple[int, ...], Field(strict=False)]
+
+def _as_tuple(value: object) -> object:
+    return tuple(value) if isinstance(value, list) else value
+
+
+def _finite(values: tuple[float, ...]) -> tuple[float, ...]:
+    if not all(map(math.isfinite, values)):
+        raise ValueError("takes finite numbers")
+    return values
+
+
+def _positive(values: tuple[T, ...]) -> tuple[T, ...]:
+    if not all(value > 0 for value in values):  # type: ignore[operator]
+        raise ValueError("takes numbers above 0")
+    return values
+
+
+def _height_and_width(values: tuple[int, ...]) -> tuple[int, ...]:
+    if len(values) > 2:
+        raise ValueError("takes a height and a width")
+    return values * 2 if len(values) == 1 else values
 
 
 class ExternalRequest(BaseModel):
@@ -21,14 +42,15 @@ class ExternalRequest(BaseModel):
         source: Where it is: ``file.py:factory``, ``package.module:factory``, ``torchvision:NAME``, ``timm:NAME``,
             ``robustbench:NAME``, ``store:KEY``, or a TorchScript, ``torch.export`` (``.pt2``) or ONNX file.
         weights: File of weights to load into what the factory makes: safetensors, or what
-            ``torch.load(weights_only=True)`` reads; for ``torchvision`` and ``timm`` also the name of published ones.
+            ``torch.load(weights_only=True)`` reads. For ``torchvision`` also the name of published ones, for ``timm``
+            also ``pretrained``.
         arguments: Keyword arguments of the factory.
         normalization: Name of a preset, or ``model`` for what the model's own metadata says. Empty for ``model`` where
             there are metadata, otherwise for ``none``.
-        mean: Subtracted from images in [0, 1], per channel; in place of a preset.
-        std: What they are then divided by, per channel.
-        input_size: Height and width that images are resized to inside the model. Empty for those of the metadata where
-            there are any, otherwise images stay as they are.
+        mean: Subtracted from images in [0, 1], per channel or one for all; in place of a preset.
+        std: What they are then divided by, per channel or one for all.
+        input_size: Height and width that images are resized to inside the model; one number for both. Empty for those
+            of the metadata where there are any, otherwise images stay as they are.
         answers: The most that attacks may ask of it; ``auto`` for what it gives.
     """
 
@@ -38,9 +60,13 @@ class ExternalRequest(BaseModel):
     weights: str = ""
     arguments: dict[str, Any] = {}
     normalization: str = ""
-    mean: _Numbers = ()
-    std: _Numbers = ()
-    input_size: _Lengths = ()
+    mean: Annotated[tuple[float, ...], BeforeValidator(_as_tuple), AfterValidator(_finite)] = ()
+    std: Annotated[
+        tuple[float, ...], BeforeValidator(_as_tuple), AfterValidator(_finite), AfterValidator(_positive)
+    ] = ()
+    input_size: Annotated[
+        tuple[int, ...], BeforeValidator(_as_tuple), AfterValidator(_positive), AfterValidator(_height_and_width)
+    ] = ()
     answers: Answers | Literal["auto"] = "auto"
 
     @property

@@ -9,7 +9,7 @@ from robbench.core.extras import require
 from robbench.models._external.fingerprint import argument_identity
 from robbench.models._external.found import Found, Metadata, Wanted
 from robbench.models._external.normalization import MODEL, Normalization
-from robbench.models._external.weights import load_weights, read_weights
+from robbench.models._external.weights import load_weights, random_note, read_weights
 
 PRETRAINED = "pretrained"
 """What weights are called that timm downloads; which ones is said after a dot in the model's name."""
@@ -31,7 +31,9 @@ def load(wanted: Wanted) -> Found:
     if not known:
         raise RequestError(f'timm has no model "{name}"; {did_you_mean(name, timm.list_models())}')
     pretrained = request.weights == PRETRAINED
-    own = {} if pretrained else {"num_classes": wanted.num_classes, "in_chans": wanted.image_shape[0]}
+    own = {} if pretrained else {"in_chans": wanted.image_shape[0]}
+    if not pretrained and wanted.num_classes is not None:
+        own["num_classes"] = wanted.num_classes
     try:
         network = timm.create_model(name, pretrained=pretrained, **(own | request.arguments))
     except Exception as error:
@@ -42,7 +44,7 @@ def load(wanted: Wanted) -> Found:
     fits = pretrained or described.get("num_classes") == wanted.num_classes or request.normalization == MODEL
     identity = {"code_sha256": None, "factory": name, "arguments": argument_identity(request.arguments, wanted.folder)}
     metadata = _metadata(described, fits, "img_size" in request.arguments)
-    return Found(network, "timm", f"{name} (timm)", metadata, identity)
+    return Found(network, "timm", f"{name} (timm)", metadata, identity, notes=random_note(request))
 
 
 def _metadata(described: dict[str, Any], fits: bool, resized: bool) -> Metadata:

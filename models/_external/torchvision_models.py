@@ -8,7 +8,7 @@ from robbench.core.errors import RequestError, did_you_mean, explain
 from robbench.models._external.fingerprint import argument_identity
 from robbench.models._external.found import Found, Metadata, Wanted
 from robbench.models._external.normalization import MODEL, Normalization
-from robbench.models._external.weights import load_weights, read_weights
+from robbench.models._external.weights import load_weights, random_note, read_weights
 
 
 def load(wanted: Wanted) -> Found:
@@ -49,13 +49,8 @@ def load(wanted: Wanted) -> Found:
     classes = len(described.meta.get("categories", ())) if described else 0
     fits = chosen is not None or classes == wanted.num_classes or request.normalization == MODEL
     identity = {"code_sha256": None, "factory": name, "arguments": argument_identity(request.arguments, wanted.folder)}
-    return Found(
-        network,
-        "torchvision",
-        f"{name} (torchvision)",
-        _metadata(described) if described and fits else Metadata(),
-        identity,
-    )
+    metadata = _metadata(described) if described and fits else Metadata()
+    return Found(network, "torchvision", f"{name} (torchvision)", metadata, identity, notes=random_note(request))
 
 
 def _metadata(weights: Any) -> Metadata:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import warnings
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,6 +16,8 @@ from torch import Tensor, nn
 
 from robbench.core.errors import RequestError
 from robbench.core.safe_text import one_line
+from robbench.models._external.archive import Archive
+from robbench.models._external.request import ExternalRequest
 
 _WRAPPED = ("state_dict", "model_state_dict", "model", "net", "weights")
 _PREFIXES = ("module.", "_orig_mod.", "model.", "net.", "network.")
@@ -35,8 +38,11 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
-        check_archive(path)
-        loaded = torch.load(path, map_location="cpu", weights_only=True)
+        if zipfile.is_zipfile(path):
+            Archive(path)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # on pickles of another protocol, which are refused or read all the same
+            loaded = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:
         raise RequestError(f"{path.name} holds pickled objects beside weights, which is not loaded: {REMEDY}") from None
     except (SafetensorError, OSError, RuntimeError, ValueError, EOFError, KeyError, TypeError) as error:
@@ -71,17 +77,9 @@ def load_weights(network: object, weights: Mapping[str, Tensor], name: str) -> N
     network.load_state_dict(dict(weights), strict=True)
 
 
-def check_archive(path: Path) -> None:
-    """See that what a zip archive unpacks to is no larger than the archive.
-
-    Raises:
-        RequestError: If it is compressed, or its parts lie over each other.
-    """
-    if not zipfile.is_zipfile(path):
-        return
-    with zipfile.ZipFile(path) as archive:
-        if sum(entry.file_size for entry in archive.infolist()) > path.stat().st_size:
-            raise RequestError(f"{path.name} is a compressed archive, which torch does not write; save it again")
+def random_note(request: ExternalRequest) -> tuple[str, ...]:
+    """What is to be said of a network without weights."""
+    return () if request.weights else ("random weights, drawn under a fixed seed",)
 
 
 def _tensors(loaded: Any, name: str) -> dict[str, Tensor]:

@@ -1,0 +1,82 @@
+from __future__ import annotations
+
+import importlib.util
+import warnings
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+SOURCE = """
+import layers
+from torch import nn
+
+def make(width=4):
+    first = layers.conv(width), nn.BatchNorm2d(width), nn.ReLU(), nn.AvgPool2d(3)
+    return nn.Sequential(*first, nn.Flatten(), nn.Dropout(), nn.Linear(width * 4, 5))
+
+net = make()
+"""
+LAYERS = "from torch import nn\n\ndef conv(width):\n    return nn.Conv2d(3, width, 3, stride=2)\n"
+SHAPE = (3, 16, 16)
+
+
+def needs(*packages: str) -> pytest.MarkDecorator:
+    missing = [name for name in packages if importlib.util.find_spec(name) is None]
+    return pytest.mark.skipif(bool(missing), reason=f"{', '.join(missing)} not installed")
+
+
+def images(count: int = 5) -> Tensor:
+    return torch.rand(count, *SHAPE, generator=torch.Generator().manual_seed(1))
+
+
+def network(width: int = 4) -> nn.Sequential:
+    """What ``net.py:make`` makes, with batch statistics of its own."""
+    with torch.random.fork_rng():
+        torch.manual_seed(5)
+        conv = nn.Conv2d(3, width, 3, stride=2)
+        made = nn.Sequential(
+            conv, nn.BatchNorm2d(width), nn.ReLU(), nn.AvgPool2d(3), nn.Flatten(), nn.Dropout(), nn.Linear(width * 4, 5)
+        )
+        made[1].running_mean.uniform_(-0.2, 0.2)
+        made[1].running_var.uniform_(0.5, 2)
+    return made.eval()
+
+
+@pytest.fixture(scope="session")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One network as source, as weights, as TorchScript and as two programs of torch.export."""
+    folder = tmp_path_factory.mktemp("networks")
+    (folder / "net.py").write_text(SOURCE)
+    (folder / "layers.py").write_text(LAYERS)
+    net, two = network(), images(2)
+    save_file(net.state_dict(), folder / "net.safetensors")
+    torch.save({"state_dict": {f"module.{key}": value for key, value in net.state_dict().items()}}, folder / "net.pth")
+    open_batch = ({0: torch.export.Dim("batch")},)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.jit.script(net).save(str(folder / "script.pt"))
+        torch.jit.trace(net, two).save(str(folder / "trace.pt"))
+        torch.export.save(torch.export.export(net, (two,)), folder / "two.pt2")
+        torch.export.save(torch.export.export(net, (two,), dynamic_shapes=open_batch), folder / "any.pt2")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def onnx_folder(folder: Path) -> Path:
+    """The same network as ONNX, of a fixed and of an open number of images."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.onnx.export(network(), (images(2),), str(folder / "two.onnx"), dynamo=False, verbose=False)
+        torch.onnx.export(
+            network(),
+            (images(2),),
+            str(folder / "any.onnx"),
+            dynamo=False,
+            verbose=False,
+            input_names=["input"],
+            dynamic_axes={"input": {0: "N"}},
+        )
+    return folder
