@@ -197,6 +197,7 @@ def request(options: argparse.Namespace) -> Request:
         precision=options.precision,
         plugins=tuple(options.plugin),
         audit=getattr(options, "audit", False),
+        keep_images=getattr(options, "keep_images", False),
     )
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from robbench.core.device import require_float32
-from robbench.core.errors import RequestError, StoreError, explain
+from robbench.core.errors import RequestError, StoreError, explain, warn
 from robbench.planning.plan import Cell, Job, Plan, in_front
 from robbench.results.schema import Ints, Record
 from robbench.results.store import EMBEDDINGS, Store
@@ -94,7 +94,11 @@ def carry_out(plan: Plan, job: Job, cells: Sequence[Cell], tell: Tell, helpers: 
 
     def keep(record: Record, *parts: Any) -> None:
         tell(Progress(job.label, record.spec.condition.label, cell=record.key))
-        kept = store.write_cell(record, *(parts or (None,)))
+        before = None if record.status == "done" else _standing(store, record.key)
+        if before is not None:
+            # It was done again for the sake of images or embeddings alone.
+            warn(f"{job.label} · {record.spec.condition.label}: its result stays; doing it again: {record.reason}")
+        kept = before or store.write_cell(record, *(parts or (None,)))
         tell(Progress(job.label, record.spec.condition.label, finished=kept, cell=record.key))
 
     wanted = [cell for cell in cells if not cell.refusal]
@@ -119,7 +123,7 @@ def carry_out(plan: Plan, job: Job, cells: Sequence[Cell], tell: Tell, helpers: 
         failure = ("failed", f"the model: {explain(error)}")
     for cell in cells:
         with store.lease("cells", cell.key):
-            if store.finished(cell.key, embedded=cell.condition.embed > 0):
+            if store.finished(cell.key, cell.condition.keeps):
                 # Another run has done it since this one looked.
                 tell(Progress(job.label, cell.condition.label, finished=store.record(cell.key), cell=cell.key))
             elif cell.refusal and not (shipped and failure[0]):
@@ -138,6 +142,11 @@ def carry_out(plan: Plan, job: Job, cells: Sequence[Cell], tell: Tell, helpers: 
                     keep(record, result.outcome, result.extras)
                 if helpers and helpers.task.loaded:
                     return
+
+
+def _standing(store: Store, key: str) -> Record | None:
+    """The record of a cell that is done, whatever it lacks beside its outcome."""
+    return store.record(key) if store.finished(key) else None
 
 
 def reason(error: BaseException) -> str:

@@ -81,7 +81,8 @@ def run(
         with watch(plan, work) as tell:
             run_locally(plan, work, workers, tell, timeout or CELL_TIMEOUT)
         written = write_boards(store, boards, plan.registry)
-        store.note_request(inputs.key, plan.name, boards)
+        keeps = {cell.key: cell.condition.keeps for _, cell in plan.cells if cell.condition.keeps and not cell.refusal}
+        store.note_request(inputs.key, plan.name, boards, keeps)
     return written
 
 
@@ -133,8 +134,8 @@ def _answer(check: Callable[[str], bool], key: str, consequence: str) -> bool | 
 
 
 def _finished(store: Store, cell: Cell) -> bool:
-    embedded = cell.condition.embed > 0
-    return unless_damaged(lambda: store.check_cell(cell.key, embedded), False, "its cell is to be done again")
+    keeps = cell.condition.keeps
+    return unless_damaged(lambda: store.check_cell(cell.key, keeps), False, "its cell is to be done again")
 
 
 def _lethal(store: Store, cell: Cell) -> bool:

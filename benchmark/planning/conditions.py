@@ -22,6 +22,7 @@ from robbench.core.threat_model import NORMS, Norm, Threat, format_eps
 from robbench.data.dataset import EpsList
 from robbench.planning.component_spec import Choice, choose, full_choice, split_outside_brackets
 from robbench.results.schema import ConditionKind, ConditionSpec, StageSpec
+from robbench.results.store import EMBEDDINGS, IMAGES
 
 TARGET_RULES = ("next", "random", "least-likely", "all")
 
@@ -80,6 +81,7 @@ class Condition:
         undefended: Whether it is run on the model without its inference-time defenses.
         models: Labels of the rows that it is for; None for all.
         embed: How many of the images to keep embeddings of, for figures.
+        keep_images: Whether to keep all attacked images as they are judged.
     """
 
     stages: tuple[Stage, ...] = ()
@@ -91,6 +93,13 @@ class Condition:
     undefended: bool = False
     models: tuple[str, ...] | None = None
     embed: int = 0
+    keep_images: bool = False
+
+    @property
+    def keeps(self) -> tuple[str, ...]:
+        """Names of the archives that its cells are asked to leave beside their outcomes; no part of their identity."""
+        images = self.keep_images and self.kind != "clean"
+        return (*([EMBEDDINGS] if self.embed else []), *([IMAGES] if images else []))
 
     @property
     def kind(self) -> ConditionKind:
@@ -185,6 +194,7 @@ class ConditionRequest(Component):
         check: Whether it only looks into some rows or samples, and has no part in the ranking.
         models: Labels of the rows that it is for, where it has no part in the ranking; all where it is None.
         embed: How many of the images to keep embeddings of, for figures.
+        keep_images: Whether to keep all attacked images as they are judged, float32.
     """
 
     chain: str
@@ -193,6 +203,7 @@ class ConditionRequest(Component):
     check: bool = False
     models: tuple[str, ...] | None = None
     embed: Annotated[int, Field(ge=0)] = 0
+    keep_images: bool = False
 
     @classmethod
     def read(cls, wanted: object, where: str) -> ConditionRequest:
@@ -235,7 +246,16 @@ class ConditionRequest(Component):
             options = self._stages(part, registry, eps, target is not None, where)
             variants = [(*stages, stage) for stages in variants for stage in options]
         conditions = [
-            Condition(stages, target, self.draws, self.sample, self.check, models=self.models, embed=self.embed)
+            Condition(
+                stages,
+                target,
+                self.draws,
+                self.sample,
+                self.check,
+                models=self.models,
+                embed=self.embed,
+                keep_images=self.keep_images,
+            )
             for stages in variants
         ]
         self._check(conditions[0], where)

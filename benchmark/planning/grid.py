@@ -36,6 +36,7 @@ class Request:
         precision: ``float32``, or ``bfloat16``, for training; attacks and predictions are always in float32.
         plugins: Plugin files.
         audit: Whether to add the audit's checks, whatever the grid says.
+        keep_images: Whether every cell keeps all attacked images as they are judged.
     """
 
     grid: str
@@ -48,6 +49,7 @@ class Request:
     precision: str = "float32"
     plugins: tuple[Path, ...] = ()
     audit: bool = False
+    keep_images: bool = False
 
     def absolute(self) -> Request:
         """The same request, whatever becomes of the working directory."""
