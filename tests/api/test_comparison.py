@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from dataclasses import replace
 from math import comb
 from pathlib import Path
@@ -333,3 +335,11 @@ def test_sizes_beyond_the_ranking_are_compared_too() -> None:
     assert found.worst_drop.condition == "worst case Linf 0.2"
     assert found.conditions[0].condition == "worst case Linf 0.1"
     assert "largest drop: worst case Linf 0.2" in " ".join(found.summary().split())
+
+
+def test_comparing_needs_no_torch(tmp_path: Path) -> None:
+    store = fill(tmp_path / "runs", row(A_MODEL)).root
+    code = "import sys; from robbench.cli.main import main; main(sys.argv[1:]); sys.exit('torch' in sys.modules)"
+    words = [sys.executable, "-c", code, "compare", str(store), str(store), "--fail-drop", "0"]
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
