@@ -332,8 +332,7 @@ def _compared(label: str, first: list[Scores], second: list[Scores], names: Sequ
     lost, won = (int((sign * (mean_after.values - mean_before.values) > 1e-12).sum()) for sign in (-1, 1))
     classes = []
     for at in np.unique(mean_before.labels):
-        members = mean_before.ids[mean_before.labels == at]
-        part = statistics.compare([on(each, members) for each in one], [on(each, members) for each in other])
+        part = statistics.compare([_of_class(each, at) for each in one], [_of_class(each, at) for each in other])
         shares = before.per_class[at], after.per_class[at]
         assert part is not None
         assert shares[0] is not None
@@ -350,6 +349,11 @@ def _compared(label: str, first: list[Scores], second: list[Scores], names: Sequ
         mcnemar=mcnemar(lost, won),
         classes=tuple(classes),
     )
+
+
+def _of_class(found: Scores, label: int) -> Scores:
+    own = found.labels == label
+    return Scores(found.ids[own], found.labels[own], found.values[own])
 
 
 def _line(first: float, second: float, difference: Measure, p: float) -> dict[str, Any]:
