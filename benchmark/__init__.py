@@ -1,7 +1,7 @@
 """robbench: a benchmark harness for the adversarial robustness of image classifiers.
 
-``load`` reads the results of a run as a ``Report``, and ``compare`` compares two of them. The other names are what
-plugins need. Each is imported from its module when it is first used.
+``load`` reads the results of a run as a ``Report``, ``compare`` compares two of them, and ``attack`` attacks images
+without a run. The other names are what plugins need. Each is imported from its module when it is first used.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from robbench.api.attack import attack
     from robbench.api.comparison import Comparison, compare
     from robbench.api.evaluation import evaluate, run
     from robbench.api.loading import load
@@ -49,6 +50,7 @@ if TYPE_CHECKING:
     from robbench.results.schema import Measure, Outcome, Record
 
 _MODULES = {
+    "api.attack": "attack",
     "api.comparison": "Comparison compare",
     "api.evaluation": "evaluate run",
     "api.loading": "load",
@@ -101,6 +103,7 @@ __all__ = [
     "Sketch",
     "Streams",
     "Threat",
+    "attack",
     "compare",
     "evaluate",
     "input_gradient",

@@ -74,11 +74,12 @@ class BoardResults:
         """The threat models that worst cases are known of, the one that ranks first, as ``Linf 8/255``."""
         return tuple(self.board.threats)
 
-    def row(self, name: str | None = None) -> Row:
+    def row(self, name: str | None = None, where: str = "row") -> Row:
         """What the board says of a model.
 
         Args:
             name: The row; may be left out where there is a single one.
+            where: What a complaint names.
 
         Raises:
             RequestError: If there is none of that name, or there are several and none is named.
@@ -87,10 +88,10 @@ class BoardResults:
         if name is None:
             if len(known) > 1:
                 listed = ", ".join(f'"{label}"' for label in known)
-                raise RequestError(f"the board has {len(known)} rows, name one: {listed}", "row")
+                raise RequestError(f"the board has {len(known)} rows, name one: {listed}", where)
             return next(iter(known.values()))
         if name not in known:
-            raise RequestError(f'there is no row "{name}"; {did_you_mean(name, known)}', "row")
+            raise RequestError(f'there is no row "{name}"; {did_you_mean(str(name), known)}', where)
         return known[name]
 
     def condition(self, label: str) -> ConditionSpec:
@@ -100,7 +101,7 @@ class BoardResults:
             RequestError: If there is none of that label.
         """
         if label not in self._specs:
-            raise RequestError(f'there is no condition "{label}"; {did_you_mean(label, self._specs)}', "condition")
+            raise RequestError(f'there is no condition "{label}"; {did_you_mean(str(label), self._specs)}', "condition")
         return self._specs[label]
 
     @cached_property
@@ -116,7 +117,7 @@ class BoardResults:
         """
         known = list(self._threats)
         if norm is not None and norm not in LP_NORMS:
-            raise RequestError(f'there is no norm "{norm}"; {did_you_mean(norm, LP_NORMS)}', "norm")
+            raise RequestError(f'there is no norm "{norm}"; {did_you_mean(str(norm), LP_NORMS)}', "norm")
         if not known:
             raise RequestError("the board has no attack within a ball, so no worst case", "norm")
         wanted = norm or known[0].norm

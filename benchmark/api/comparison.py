@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from scipy.special import bdtr
 
 from robbench.api.frames import ends
+from robbench.api.loading import load
 from robbench.api.report import Report
 from robbench.core.errors import RequestError, did_you_mean
 from robbench.evaluation import statistics
@@ -175,15 +177,17 @@ class Comparison:
         return self.to_markdown()
 
 
-def compare(a: Report, b: Report, row_a: str | None = None, row_b: str | None = None) -> Comparison:
+def compare(
+    a: Report | str | Path, b: Report | str | Path, row_a: str | None = None, row_b: str | None = None
+) -> Comparison:
     """Compare two models under every condition that both have, paired by sample.
 
     Difference, interval and p are of one test: balanced over classes, images drawn within each class; with three
     training seeds or more, seeds are drawn too. McNemar's exact test of the samples stands beside it.
 
     Args:
-        a: The report of the first model.
-        b: The report of the second; it may be the same.
+        a: The report of the first model, or the directory that it is in; see ``robbench.load``.
+        b: That of the second; it may be the same.
         row_a: The first model; may be left out where its report has a single row.
         row_b: The second, likewise.
 
@@ -191,30 +195,33 @@ def compare(a: Report, b: Report, row_a: str | None = None, row_b: str | None = 
         RequestError: If a row is unknown, the data sets are not the same, or nothing can be compared.
 
     Example:
-        >>> found = robbench.compare(robbench.load("before"), robbench.load("after"))
+        >>> found = robbench.compare("before", "after")
         >>> found["worst case Linf 8/255"].difference
         Measure(value=-0.031, low=-0.052, high=-0.01, n=1000)
     """
-    one, other = _Side(a, a.row(row_a).label), _Side(b, b.row(row_b).label)
-    _check_data(a, b)
+    first, second = (side if isinstance(side, Report) else load(side) for side in (a, b))
+    one = _Side(first, first.row(row_a, "row_a").label)
+    other = _Side(second, second.row(row_b, "row_b").label)
+    _check_data(first, second)
     seeds = tuple(seed for seed in one.seeds if seed in other.seeds)
     found: list[ComparedCondition] = []
     missing, notes = _differences(one, other)
     if not seeds:
         notes.append("The rows have no seed in common: means over their seeds are compared.")
     for label, before, after in _pairs(one, other):
-        first, second = one.by_seed(before), other.by_seed(after)
-        if first and second:
-            made = _compared(label, _chosen(first, seeds), _chosen(second, seeds), one.table.dataset.class_names)
+        parts = one.by_seed(before), other.by_seed(after)
+        if all(parts):
+            names = one.table.dataset.class_names
+            made = _compared(label, _chosen(parts[0], seeds), _chosen(parts[1], seeds), names)
             found += [made] if made else []
             notes += [] if made else [f"{label}: not compared; no sample is common to both"]
-        elif first:
+        elif parts[0]:
             missing[label] = other.trouble(after)
         else:
             notes.append(f"{label}: not compared; {one.row} has no result: {one.trouble(before)}")
     if not found and not missing:
         raise RequestError(" ".join([f"{one} and {other} have no condition in common.", *notes[:1]]))
-    flags = a.flags(one.row), b.flags(other.row)
+    flags = first.flags(one.row), second.flags(other.row)
     return Comparison(str(one), str(other), tuple(found), seeds, missing, tuple(notes), flags)
 
 
@@ -332,8 +339,7 @@ def _compared(label: str, first: list[Scores], second: list[Scores], names: Sequ
     lost, won = (int((sign * (mean_after.values - mean_before.values) > 1e-12).sum()) for sign in (-1, 1))
     classes = []
     for at in np.unique(mean_before.labels):
-        members = mean_before.ids[mean_before.labels == at]
-        part = statistics.compare([on(each, members) for each in one], [on(each, members) for each in other])
+        part = statistics.compare([_of_class(each, at) for each in one], [_of_class(each, at) for each in other])
         shares = before.per_class[at], after.per_class[at]
         assert part is not None
         assert shares[0] is not None
@@ -350,6 +356,11 @@ def _compared(label: str, first: list[Scores], second: list[Scores], names: Sequ
         mcnemar=mcnemar(lost, won),
         classes=tuple(classes),
     )
+
+
+def _of_class(found: Scores, label: int) -> Scores:
+    own = found.labels == label
+    return Scores(found.ids[own], found.labels[own], found.values[own])
 
 
 def _line(first: float, second: float, difference: Measure, p: float) -> dict[str, Any]:

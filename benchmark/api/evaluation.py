@@ -196,6 +196,7 @@ class _Asking:
             limit=options.limit,
             device=options.device,
             plugins=options.plugins,
+            keep_images=options.keep_images,
         )
         inputs = Inputs(request.absolute(), grid, registry, (found,))
         known = {self.asked.source: external}

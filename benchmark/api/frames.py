@@ -70,7 +70,7 @@ def curve(report: BoardResults, norm: str | None) -> pd.DataFrame:
     untargeted = [one for one in board.sizes if one.label.startswith("any ")]
     curves = {one.norm: one for one in (*reversed(untargeted), *reversed(board.strength))}
     if wanted not in LP_NORMS:
-        raise RequestError(f'there is no norm "{wanted}"; {did_you_mean(wanted, LP_NORMS)}', "norm")
+        raise RequestError(f'there is no norm "{wanted}"; {did_you_mean(str(wanted), LP_NORMS)}', "norm")
     if wanted not in curves:
         there = f"there are curves in {', '.join(sorted(curves))}" if curves else "there is no curve in any norm"
         raise RequestError(f"no attack was run at two sizes in {wanted}; {there}", "norm")

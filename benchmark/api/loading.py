@@ -10,7 +10,6 @@ from robbench.core.errors import RequestError, did_you_mean
 from robbench.evaluation.audit import marked
 from robbench.leaderboards.archive import NOTE, RECORDS, read_archive, read_note
 from robbench.results.board_cells import board_cells
-from robbench.results.board_directory import boards_in
 from robbench.results.schema import BoardNote
 from robbench.results.store import Store
 
@@ -48,10 +47,9 @@ def load(path: str | Path, board: str | None = None) -> Report:
         return _stored(store, _chosen(store.board_names(), place.name, store.root, place.parent))
     if (place / NOTE).is_file():
         raise RequestError(f'"{place}" is a board without its cells ({RECORDS}); name its store, or a published board')
-    try:
-        folders = {folder.name: folder for folder in boards_in(place, str(place))}
-    except RequestError:
-        raise RequestError(f'"{place}" holds no results; robbench run and Report.save make some') from None
+    folders = {folder.name: folder for folder in sorted(place.iterdir()) if _is_published(folder)}
+    if not folders:
+        raise RequestError(f'"{place}" holds no results; robbench run and Report.save make some')
     return load(folders[_chosen(folders, board, place, place)])
 
 

@@ -397,5 +397,7 @@ class Report(BoardResults):
 
 def _measure(found: Rates, average: Average) -> Measure:
     if average not in ("classes", "images"):
-        raise RequestError(f'"{average}" is nothing to average over; {did_you_mean(average, ("classes", "images"))}')
+        raise RequestError(
+            f'"{average}" is nothing to average over; {did_you_mean(str(average), ("classes", "images"))}'
+        )
     return Measure(*ends(found.balanced if average == "classes" else found.share))

@@ -207,6 +207,7 @@ def request(options: argparse.Namespace) -> Request:
         plugins=tuple(options.plugin),
         audit=getattr(options, "audit", False),
         overrides=tuple(options.overrides),
+        keep_images=getattr(options, "keep_images", False),
     )
 
 

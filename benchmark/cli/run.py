@@ -41,6 +41,11 @@ def _options(parser: argparse.ArgumentParser) -> None:
         "is ended and fails (default: 24h)",
     )
     running.add_argument(
+        "--keep-images",
+        action="store_true",
+        help="keep all attacked images as float32, exactly as they are judged (Report.adversarial_examples)",
+    )
+    running.add_argument(
         "--fresh",
         action="store_true",
         help="delete what the store holds of this request and do it again; ask for pretrained weights again, too",

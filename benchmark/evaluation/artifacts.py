@@ -1,4 +1,4 @@
-"""What cells leave for figures beside their outcomes: attacked images with their scores, and embeddings."""
+"""What cells leave beside their outcomes: attacked images with their scores, all of them on request, and embeddings."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from robbench.evaluation.referee import check_embeddings, check_scores
 from robbench.evaluation.subject import Subject
 from robbench.planning.conditions import Condition
 from robbench.results.schema import Ints, Outcome
-from robbench.results.store import EMBEDDINGS, EXAMPLES, Store
+from robbench.results.store import EMBEDDINGS, EXAMPLES, IMAGES, Store
 from robbench.training.trainer import JUDGING_BATCH
 
 EXAMPLED = 16
@@ -28,7 +28,7 @@ EXAMPLED = 16
 def artifacts(
     subject: Subject, condition: Condition, outcome: Outcome, index: Tensor, images: Tensor
 ) -> dict[str, bytes]:
-    """Contents of the files that a cell leaves for figures, by name.
+    """Contents of the archives that a cell leaves, by name.
 
     Args:
         subject: Model and samples.
@@ -43,7 +43,22 @@ def artifacts(
     if condition.embed:
         size, seed = condition.embed, subject.split_seed
         files[EMBEDDINGS] = embeddings(model, given, images, size, seed, subject.device)
+    if IMAGES in condition.keeps:
+        files[IMAGES] = every_image(given, images)
     return files
+
+
+def every_image(samples: Samples, attacked: Tensor) -> bytes:
+    """All images after a condition, as they were judged, as an npz: ids, labels, and images float32 in [0, 1].
+
+    Args:
+        samples: The clean images.
+        attacked: The changed ones, shape ``(N, C, H, W)``.
+    """
+    buffer = io.BytesIO()
+    # What attacks add is noise, which takes long to compress and gets no smaller.
+    np.savez(buffer, ids=samples.ids.numpy(), labels=samples.labels.numpy(), attacked=to_float(attacked).numpy())
+    return buffer.getvalue()
 
 
 def examples(model: Classifier, samples: Samples, attacked: Tensor, clean: Ints, final: Ints, device: str) -> bytes:

@@ -128,7 +128,7 @@ def carry_out(plan: Plan, job: Job, cells: Sequence[Cell], tell: Tell, helpers: 
         warn(f"{job.label}: {failure[1]}")
     for cell in cells:
         with store.lease("cells", cell.key):
-            if store.finished(cell.key, embedded=cell.condition.embed > 0):
+            if store.finished(cell.key, cell.condition.keeps):
                 # Another run has done it since this one looked.
                 show(cell, store.record(cell.key))
             elif cell.refusal and not (shipped and failure[0]):

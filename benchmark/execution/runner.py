@@ -93,14 +93,15 @@ def run(
         written = write_boards(store, boards, plan.registry)
         left = sum(_left(store, job, cells) for job, cells in work)
         if not left and not written.refused:
-            store.note_request(inputs.key, plan.name, boards)
+            kept = ((cell.key, cell.condition.keeps) for _, cell in plan.cells if not cell.refusal)
+            store.note_request(inputs.key, plan.name, boards, {key: keeps for key, keeps in kept if keeps})
     return replace(written, unfinished=left)
 
 
 def _left(store: Store, job: Job, cells: Sequence[Cell]) -> int:
     """How many of a job's cells the next run is to try again; without cells, whether that is its model."""
     if cells:
-        return sum(not store.finished(cell.key, cell.condition.embed > 0) for cell in cells)
+        return sum(not store.finished(cell.key, cell.condition.keeps) for cell in cells)
     external = job.spec.external is not None
     return 0 if external or store.has_model(job.key) or store.diverged(job.key) else 1
 
@@ -157,8 +158,8 @@ def _answer(check: Callable[[str], bool], key: str, consequence: str) -> bool | 
 
 
 def _finished(store: Store, cell: Cell) -> bool:
-    embedded = cell.condition.embed > 0
-    return unless_damaged(lambda: store.check_cell(cell.key, embedded), False, "its cell is to be done again")
+    keeps = cell.condition.keeps
+    return unless_damaged(lambda: store.check_cell(cell.key, keeps), False, "its cell is to be done again")
 
 
 def _lethal(store: Store, cell: Cell) -> bool:

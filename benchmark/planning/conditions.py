@@ -26,6 +26,7 @@ from robbench.data.dataset import EpsList
 from robbench.models._external.request import Answers
 from robbench.planning.component_spec import Choice, choose, full_choice, split_outside_brackets
 from robbench.results.schema import ConditionKind, ConditionSpec, StageSpec
+from robbench.results.store import EMBEDDINGS, IMAGES
 
 _ASKED: tuple[Needs, ...] = ("nothing", "decisions", "scores", "gradients")
 _ANSWERED: tuple[Answers, ...] = ("labels", "scores", "gradients")
@@ -89,6 +90,7 @@ class Condition:
         models: Labels of the rows that it is for; None for all.
         embed: How many of the images to keep embeddings of, for figures.
         union: The threat models that it is the worst case over; then there are no stages.
+        keep_images: Whether to keep all attacked images as they are judged.
     """
 
     stages: tuple[Stage, ...] = ()
@@ -101,6 +103,13 @@ class Condition:
     models: tuple[str, ...] | None = None
     embed: int = 0
     union: tuple[Threat, ...] = ()
+    keep_images: bool = False
+
+    @property
+    def keeps(self) -> tuple[str, ...]:
+        """Names of the archives that its cells are asked to leave beside their outcomes; no part of their identity."""
+        images = self.keep_images and self.kind not in ("clean", "union")
+        return (*([EMBEDDINGS] if self.embed else []), *([IMAGES] if images else []))
 
     @property
     def kind(self) -> ConditionKind:
@@ -209,6 +218,7 @@ class ConditionRequest(Component):
         check: Whether it only looks into some rows or samples, and has no part in the ranking.
         models: Labels of the rows that it is for, where it has no part in the ranking; all where it is None.
         embed: How many of the images to keep embeddings of, for figures.
+        keep_images: Whether to keep all attacked images as they are judged, float32.
     """
 
     chain: str
@@ -217,6 +227,7 @@ class ConditionRequest(Component):
     check: bool = False
     models: tuple[str, ...] | None = None
     embed: Annotated[int, Field(ge=0)] = 0
+    keep_images: bool = False
 
     @classmethod
     def read(cls, wanted: object, where: str) -> ConditionRequest:
@@ -262,7 +273,16 @@ class ConditionRequest(Component):
             options = self._stages(part, registry, eps, target is not None, where)
             variants = [(*stages, stage) for stages in variants for stage in options]
         conditions = [
-            Condition(stages, target, self.draws, self.sample, self.check, models=self.models, embed=self.embed)
+            Condition(
+                stages,
+                target,
+                self.draws,
+                self.sample,
+                self.check,
+                models=self.models,
+                embed=self.embed,
+                keep_images=self.keep_images,
+            )
             for stages in variants
         ]
         self._check(conditions[0], where)

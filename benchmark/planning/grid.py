@@ -39,6 +39,7 @@ class Request:
         plugins: Plugin files.
         audit: Whether to add the audit's checks, whatever the grid says.
         overrides: Keys of the grid to set, as in ``recipe.epochs=5``; see ``robbench.planning.overrides``.
+        keep_images: Whether every cell keeps all attacked images as they are judged.
     """
 
     grid: str | Grid
@@ -52,6 +53,7 @@ class Request:
     plugins: tuple[Path, ...] = ()
     audit: bool = False
     overrides: tuple[str, ...] = ()
+    keep_images: bool = False
 
     def absolute(self) -> Request:
         """The same request, whatever becomes of the working directory."""

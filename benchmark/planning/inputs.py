@@ -212,9 +212,10 @@ def _finished(note: Mapping[str, Any], inputs: Inputs, store: Store) -> Finished
     boards: dict[str, list[str]] = note["boards"]
     notes = {board: store.board(board) for board in boards}
     cells = [key for keys in boards.values() for key in keys]
+    keeps: dict[str, list[str]] = note.get("keeps", {})
     whole = (
         all(note["cells"] == boards[board] for board, note in notes.items())
-        and all(map(store.check_cell, cells))
+        and all(store.check_cell(key, keeps.get(key, ())) for key in cells)
         and all(map(store.check_files, [*boards, INDEX]))
     )
     if not whole:

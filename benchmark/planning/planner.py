@@ -182,7 +182,8 @@ class _Resolver:
             rank_by = ranking_size(self.grid.rank_by, data.eps)
             for condition in audit_conditions(resolved, usual, self.registry, data.num_classes, rank_by):
                 found[condition.label] = condition.limited(self.request.limit, len(data.splits.test))
-        return list(found.values())
+        every = self.request.keep_images
+        return [replace(one, keep_images=one.keep_images or every) for one in found.values()]
 
     def _models(self, data: Data, conditions: list[Condition], seed: int) -> list[Job]:
         rows: dict[str, Job] = {}

@@ -124,15 +124,18 @@ class Notes(SealedDirectory):
             verify_hash(path, sha)
         return bool(own)
 
-    def note_request(self, key: str, grid: str, boards: Mapping[str, Sequence[str]]) -> None:
+    def note_request(
+        self, key: str, grid: str, boards: Mapping[str, Sequence[str]], keeps: Mapping[str, Sequence[str]] | None = None
+    ) -> None:
         """Note that a request was carried out.
 
         Args:
             key: Identifies what it rested on; see ``robbench.planning.inputs``.
             grid: Name of its grid.
             boards: Keys of its cells, by board.
+            keeps: Names of the archives that its cells were asked to keep, by cell.
         """
-        self.write(self._request(key), {"grid": grid, "boards": boards})
+        self.write(self._request(key), {"grid": grid, "boards": boards, "keeps": keeps or {}})
 
     def forget_request(self, key: str) -> None:
         """Take the note of a request back, while its cells are worked on."""

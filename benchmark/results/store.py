@@ -13,7 +13,7 @@ import contextlib
 import math
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -190,13 +190,15 @@ class Store(Notes):
         Args:
             record: The record.
             outcome: What it rests on, or None where nothing came of it.
-            extras: Contents of further files by name, which only figures use.
+            extras: Contents of archives by name, which no figure of a board rests on. Images of an earlier outcome go.
 
         Returns:
             The record with the hash of the outcome.
         """
         folder = self.cell_dir(record.key)
         if outcome is not None:
+            if IMAGES not in (extras or {}):
+                self.drop(folder / IMAGES)
             data = outcome.to_bytes()
             record = record.model_copy(update={"outcome_sha256": hash_of(data)})
             self.put(folder / OUTCOME, data)
@@ -251,19 +253,19 @@ class Store(Notes):
                 return record
         return None
 
-    def finished(self, key: str, embedded: bool = False) -> bool:
+    def finished(self, key: str, keeps: Collection[str] = ()) -> bool:
         """Whether a cell needs no more work; a failed or damaged one does.
 
         Args:
             key: The cell's address.
-            embedded: Whether embeddings are asked for as well.
+            keeps: Names of the archives that have to be beside its outcome, of a cell that is done.
         """
         try:
-            return self.check_cell(key, embedded)
+            return self.check_cell(key, keeps)
         except Damaged:
             return False
 
-    def check_cell(self, key: str, embedded: bool = False) -> bool:
+    def check_cell(self, key: str, keeps: Collection[str] = ()) -> bool:
         """Whether a cell needs no more work; see ``finished``.
 
         Raises:
@@ -281,8 +283,10 @@ class Store(Notes):
             return False
         if facts["outcome_sha256"] is not None:
             verify_hash(folder / OUTCOME, facts["outcome_sha256"])
-        found = [name for name in (EXAMPLES, EMBEDDINGS) if self.read_archive(folder / name) is not None]
-        return not embedded or facts["status"] != "done" or EMBEDDINGS in found
+        # All images of a cell can be large; only whoever asks for them needs to know that they are whole.
+        names = {EXAMPLES, EMBEDDINGS, *keeps}
+        found = {name for name in names if self.read_archive(folder / name) is not None}
+        return facts["status"] != "done" or found.issuperset(keeps)
 
     def content(self, path: Path) -> bytes:
         """A file that figures are drawn from: an archive, or the history of a training.

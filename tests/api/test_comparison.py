@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from dataclasses import replace
 from math import comb
 from pathlib import Path
@@ -166,8 +168,10 @@ def test_nothing_in_common_is_refused() -> None:
 def test_rows_are_named_where_there_are_several() -> None:
     both = report(*whole())
     assert compare(both, both, "a", "b")["pgd@0.1"].difference.value == pytest.approx(5 / 40)
-    with pytest.raises(RequestError, match='row: there is no row "c"; known: a, b'):
+    with pytest.raises(RequestError, match='row_b: there is no row "c"; known: a, b'):
         compare(both, both, "a", "c")
+    with pytest.raises(RequestError, match='row_a: the board has 2 rows, name one: "b", "a"'):
+        compare(both, both)
     with pytest.raises(RequestError, match=r'"pgd@0\.2" was not compared; did you mean "pgd@0\.1"'):
         compare(both, both, "a", "b")["pgd@0.2"]
 
@@ -292,6 +296,7 @@ def test_the_command_compares_directories(tmp_path: Path, capsys: pytest.Capture
     words = ["compare", str(tmp_path / "before"), f"{tmp_path / 'after'}#a"]
     assert main(words) == 0
     shown = capsys.readouterr()
+    assert shown.out == compare(tmp_path / "before", str(tmp_path / "after"), row_b="a").summary()
     assert shown.out.startswith("B − A: worst case Linf 0.1 -25.0 points")
     assert max(map(len, shown.out.splitlines())) <= 80
     assert main([*words, "--fail-drop", "20", "--fail-below", "linf:0.1=60", "--fail-below", "clean=90"]) == 1
@@ -333,3 +338,11 @@ def test_sizes_beyond_the_ranking_are_compared_too() -> None:
     assert found.worst_drop.condition == "worst case Linf 0.2"
     assert found.conditions[0].condition == "worst case Linf 0.1"
     assert "largest drop: worst case Linf 0.2" in " ".join(found.summary().split())
+
+
+def test_comparing_needs_no_torch(tmp_path: Path) -> None:
+    store = fill(tmp_path / "runs", row(A_MODEL)).root
+    code = "import sys; from robbench.cli.main import main; main(sys.argv[1:]); sys.exit('torch' in sys.modules)"
+    words = [sys.executable, "-c", code, "compare", str(store), str(store), "--fail-drop", "0"]
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")

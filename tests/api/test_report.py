@@ -125,6 +125,8 @@ def test_a_row_may_be_left_out_where_there_is_one(tmp_path: Path) -> None:
         (lambda found: found.worst_case("linv"), 'norm: there is no norm "linv"; did you mean "linf"'),
         (lambda found: found.worst_case("l2"), "norm: no attack was run within l2; there are linf 0.1, linf 0.2"),
         (lambda found: found.worst_case("linf", 8), "eps: no attack was run within linf 8; there are linf 0.1"),
+        (lambda found: found.worst_case(8 / 255), 'norm: there is no norm "0.03'),
+        (lambda found: found.accuracy(0), 'row: there is no row "0"; known: a'),
         (lambda found: found.worst_case("linf", "much"), 'eps: "much" is no size of change'),
         (lambda found: found.curve("l2"), "norm: no attack was run at two sizes in l2; there are curves in linf"),
         (lambda found: found.outcome("clean", seed=4), 'seed: "a" has no seed 4 under clean; there are 0'),
@@ -184,7 +186,7 @@ def test_flags_are_said_first(tmp_path: Path) -> None:
     assert "zero-gradient" in found.to_markdown().splitlines()[0]
 
 
-@pytest.mark.parametrize("classes", [2, 43, 1000])
+@pytest.mark.parametrize("classes", [2, 43, 300])
 def test_the_summary_fits_a_terminal(classes: int) -> None:
     labels = np.arange(2 * classes) % classes
     names = [f"a class with a name that is rather long {number}" for number in range(classes)]
