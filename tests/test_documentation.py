@@ -187,6 +187,52 @@ def test_the_command_lines_of_the_documents_parse(name: str) -> None:
         assert options.command in commands()
 
 
+LIGHTER = {"full": "smoke", "cifar10": "test.npz", "imagenet": "none", "~/data": "nothing"}
+"""What words of the README stand for where its commands are run: a small grid, images that are there."""
+
+
+def prepared(folder: Path) -> None:
+    """What the README's commands find in their folder: a network in several forms, images, and results of before."""
+    import timm
+    import torch
+    from PIL import Image
+    from safetensors.torch import save_file
+
+    images, labels = given()
+    np.savez(folder / "test.npz", images=images, labels=labels)
+    (folder / "net.py").write_text(NET, encoding="utf-8")
+    for index, image in enumerate((255 * images[:6]).astype(np.uint8)):
+        place = folder / "photos" / "ab"[index % 2]
+        place.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image.transpose(1, 2, 0)).save(place / f"{index}.png")
+    save_file(timm.create_model("resnet18", num_classes=2).state_dict(), folder / "best.safetensors")
+    names: dict[str, Any] = {}
+    exec(NET, names)
+    torch.onnx.export(names["make"]().eval(), (torch.from_numpy(images[:2]),), folder / "net.onnx", dynamo=False)
+    for out in ("before", "after"):
+        assert main(["evaluate", "net.py:make", "--dataset", "test.npz", "--attack", "fgsm@8/255", "--out", out]) == 0
+
+
+@pytest.mark.end_to_end
+def test_the_commands_of_the_readme_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("ROBBENCH_DATA", raising=False)
+    prepared(tmp_path)
+    for block in blocks("README.md", "toml"):
+        (tmp_path / "mine.toml").write_text(block.replace("[0, 1, 2]", "[0]"), encoding="utf-8")
+    (tmp_path / "gray.py").write_text(next(b for b in blocks("README.md", "python") if "gray" in b), encoding="utf-8")
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    lines = re.findall(r"^(?:    |- run: )(robbench .*)$", text, flags=re.MULTILINE)
+    assert len(lines) > 20
+    for line in lines:
+        words = [LIGHTER.get(word, word) for word in shlex.split(line, comments=True)[1:]]
+        if words[0] == "run" and ("test.npz" in words or "mine.toml" in words):
+            continue  # the grid is planned by a test of its own; data that is not there cannot be
+        if words[0] == "search":
+            words += ["--trials", "1", "--set", "recipe.epochs=1"]
+        assert main(words) in ((0, 1) if "--fail-below" in words else (0,)), line
+
+
 def test_the_readme_names_every_command() -> None:
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     assert set(re.findall(r"robbench (\w+)", text)) >= set(commands())
