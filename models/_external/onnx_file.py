@@ -31,6 +31,7 @@ _DENIED = frozenset({"EPContext"})
 _TOLERANCE = 1e-3
 _DTYPES: dict[str, Any] = {"tensor(float16)": np.float16, "tensor(double)": np.float64}
 _CONVERTED = 17
+_SPELLED_OUT = [("", "Gelu"), ("", "CastLike")]
 _OPSETS = (21, 19, 18, 17, 15, 13)
 
 
@@ -173,13 +174,24 @@ def _dated(onnx: Any, model: Any) -> Iterator[Any]:
     yield _plainly_reshaped(onnx, model)
     with contextlib.suppress(Exception):  # where an operator has no older form
         converter = importlib.import_module("onnx.version_converter")
-        yield _plainly_reshaped(onnx, converter.convert_version(model, min(newest, _CONVERTED)))
+        yield _plainly_reshaped(onnx, converter.convert_version(_spelled_out(onnx, model), min(newest, _CONVERTED)))
     for version in (version for version in _OPSETS if version < newest):
         older = _plainly_reshaped(onnx, model)
         for opset in older.opset_import:
             if opset.domain in ("", "ai.onnx"):
                 opset.version = version
         yield older
+
+
+def _spelled_out(onnx: Any, model: Any) -> Any:
+    """The model with some new operators written as the older ones that define them, where this onnx can do that."""
+    with contextlib.suppress(Exception):
+        inliner = importlib.import_module("onnx.inliner")
+        for _ in range(2):  # what the first one brings in has types only after they are inferred
+            model = inliner.inline_selected_functions(
+                onnx.shape_inference.infer_shapes(model), _SPELLED_OUT, inline_schema_functions=True
+            )
+    return model
 
 
 def _plainly_reshaped(onnx: Any, model: Any) -> Any:
@@ -202,7 +214,7 @@ def _converted(model: Any) -> tuple[nn.Module | None, str]:
             network: nn.Module = onnx2torch.convert(model)
     except Exception as error:
         return None, f"onnx2torch cannot convert it ({one_line(str(error) or type(error).__name__, 120)})"
-    return network.eval(), ""
+    return _Quiet(network.eval()), ""
 
 
 def _difference(converted: nn.Module, runtime: nn.Module, wanted: Wanted, layout: Layout) -> str:
@@ -221,6 +233,19 @@ def _difference(converted: nn.Module, runtime: nn.Module, wanted: Wanted, layout
     except Exception as error:
         return f"what onnx2torch makes of it fails ({one_line(str(error), 120)})"
     return "" if apart < _TOLERANCE else f"what onnx2torch makes of it differs by {apart:.1g}"
+
+
+class _Quiet(nn.Module):
+    """A converted network, without what its layers warn of at every call."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, images: Tensor) -> Any:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return self.network(images)
 
 
 class _Runtime(nn.Module):

@@ -28,7 +28,7 @@ from robbench.models._external.found import Found, Wanted
 from robbench.models._external.weights import REMEDY, read_weights
 
 _NAMESPACES = frozenset({"aten", "prim", "prims", "quantized", "torchvision"})
-_DENIED = re.compile(r"\b(from_file|save|rpc_\w+|\w*PythonOp|import|eval|exec|open)\b|\^")
+_DENIED = re.compile(r"\b(from_file|save|rpc_\w+|\w*PythonOp)\b|\^")
 _OPERATORS = re.compile(r"(?<![\w.])ops\b(?:\s*\.\s*(\w+))?")
 _CLASSES = re.compile(r"\bclasses\b(?:[.\s]+(\w+))?")
 _GETATTR = re.compile(r'\bgetattr\b(?!\s*\(\s*[\w.()]+\s*,\s*"[^"\\]*"\s*\))')

@@ -79,7 +79,7 @@ def test_onnx_has_the_gradients_of_the_network_that_it_was_exported_from(onnx_fo
 @pytest.mark.filterwarnings("ignore")
 def test_onnx_of_the_newer_exporter_keeps_its_gradients(tmp_path: Path) -> None:
     """It writes operators that onnx2torch does not know in that version."""
-    net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 5)).eval()
+    net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.GELU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 5)).eval()
     torch.onnx.export(net, (images(2),), str(tmp_path / "net.onnx"), dynamo=True, verbose=False)
     found = load(tmp_path, source="net.onnx")
     assert found.model.answers == "gradients"

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import types
@@ -177,31 +178,23 @@ def test_files_of_a_package_may_import_relatively(tmp_path: Path) -> None:
 
 
 def test_modules_by_name_are_found_in_the_folder_and_known_by_their_own_source(tmp_path: Path) -> None:
-    script = """
-import json, sys
-from pathlib import Path
-from robbench.models._external.loading import load_external
-from robbench.models._external.request import ExternalRequest
-found = load_external(ExternalRequest(source="kit.net:make"), (3, 16, 16), 5, Path(sys.argv[1]))
-print(json.dumps([found.label, found.identity]))
-"""
+    def known() -> object:
+        try:
+            found = load(tmp_path, source="kit.net:make")
+            return found.label, found.identity
+        finally:  # as in another process
+            for name in [name for name in sys.modules if name.partition(".")[0] == "kit"]:
+                del sys.modules[name]
+            shutil.rmtree(tmp_path / "kit" / "__pycache__", ignore_errors=True)
 
-    def run() -> list[object]:
-        done = subprocess.run(
-            [sys.executable, "-c", script, str(tmp_path)], capture_output=True, text=True, check=True, cwd="/"
-        )
-        answer: list[object] = json.loads(done.stdout)
-        return answer
-
-    code = HEAD.replace("768", "parts.W").replace("import torch\n", "from . import parts\n")
     package(tmp_path / "kit")
+    code = HEAD.replace("768", "parts.W").replace("import torch\n", "from . import parts\n")
     written(tmp_path, kit__net=code, kit__other="", kit__parts="W = 768\n")
-    label, identity = run()
-    assert label == "kit.net:make"
+    first = known()
     written(tmp_path, kit__other="X = 1\n")
-    assert run() == [label, identity]
+    assert known() == first
     written(tmp_path, kit__parts="W = 700 + 68\n")
-    assert run() != [label, identity]
+    assert known() != first
 
 
 def test_a_module_that_cannot_be_imported_is_named(tmp_path: Path) -> None:
