@@ -11,6 +11,7 @@ names, shapes that are sums and products of symbols; and none of the rest.
 from __future__ import annotations
 
 import ast
+import inspect
 import io
 import json
 import re
@@ -18,6 +19,7 @@ import zipfile
 from typing import Any
 
 import torch
+from torch import nn
 
 from robbench.core.errors import RequestError, explain
 from robbench.core.safe_text import one_line
@@ -64,7 +66,7 @@ def load(wanted: Wanted) -> Found:
     parts, graph = plain_parts(archive)
     try:
         program = torch.export.load(_packed(parts))
-        network = program.module(check_guards=False)
+        network = module_of(program)
     except RequestError:
         raise
     except Exception as error:
@@ -79,6 +81,12 @@ def load(wanted: Wanted) -> Found:
         {"weights_sha256": bytes_sha256(weights), "structure": bytes_sha256({"graph": parts[_GRAPH]})},
         layout.batch,
     )
+
+
+def module_of(program: torch.export.ExportedProgram) -> nn.Module:
+    """The program as a module, without the guards that newer versions of torch put before it."""
+    given = {"check_guards": False} if "check_guards" in inspect.signature(program.module).parameters else {}
+    return program.module(**given)
 
 
 def plain_parts(archive: Archive) -> tuple[dict[str, bytes], dict[str, Any]]:

@@ -206,7 +206,7 @@ def as_external(
 def _copied(model: Callable[[Any], Any]) -> Callable[[Any], Any]:
     """A copy of a module, which its owner goes on with, without what wraps it for speed."""
     if isinstance(model, torch.export.ExportedProgram):
-        model = model.module(check_guards=False)
+        model = exported_program.module_of(model)
     while isinstance(model, nn.DataParallel) or hasattr(model, "_orig_mod"):
         model = model.module if isinstance(model, nn.DataParallel) else model._orig_mod
     if not isinstance(model, nn.Module):

@@ -14,6 +14,7 @@ import torch
 from safetensors.torch import save_file
 
 from robbench.core.errors import RequestError
+from robbench.core.global_rng import GlobalState
 from robbench.core.process_state import ProcessState
 from robbench.models._external.loading import External, load_external
 from robbench.models._external.request import ExternalRequest
@@ -73,11 +74,11 @@ def test_settings_that_a_file_changes_are_put_back(tmp_path: Path) -> None:
         "torch.manual_seed(0); random.seed(0); numpy.random.seed(0)\ntorch.backends.cudnn.benchmark = True\n"
         "torch.relu = None\n"
     )
-    before, state = ProcessState.now(), np.random.get_state()[1]
+    before, state = ProcessState.now(), GlobalState.now()
     load(written(tmp_path, net=text), source="net.py:make")
     before.demand()
     assert "OF_A_FACTORY" not in os.environ
-    assert np.array_equal(np.random.get_state()[1], state)  # type: ignore[arg-type]
+    assert GlobalState.now() == state
 
 
 @pytest.mark.parametrize(

@@ -78,9 +78,7 @@ def test_a_bomb_is_refused_before_it_is_unpacked(folder: Path, tmp_path: Path) -
     for file in ("net.py", "layers.py"):
         (tmp_path / file).write_text((folder / file).read_text())
     with zipfile.ZipFile(tmp_path / "w.pt", "w", zipfile.ZIP_DEFLATED) as archive:
-        with archive.open("w/data/0", "w", force_zip64=True) as file:
-            for _ in range(100):
-                file.write(bytes(2**20))
+        archive.writestr("w/data/0", bytes(100 * 2**20))
         archive.writestr("w/data.pkl", b"")
         archive.writestr("w/version", b"3")
     assert "unpacks to" in refused(tmp_path, source="net.py:make", weights="w.pt")
@@ -189,7 +187,8 @@ def test_torchscript_of_common_layers_is_not_refused(tmp_path: Path) -> None:
                 hidden = layer(hidden)
             if hidden.shape[0] > 100:
                 print("many")
-            return self.out(nn.functional.adaptive_avg_pool2d(hidden, 1).flatten(1))
+            found: torch.Tensor = self.out(nn.functional.adaptive_avg_pool2d(hidden, 1).flatten(1))
+            return found
 
     torch.jit.script(Plain()).save(str(tmp_path / "plain.pt"))
     found = load_external(ExternalRequest(source="plain.pt"), SHAPE, 5, tmp_path)
@@ -201,6 +200,8 @@ def test_torchscript_of_common_layers_is_not_refused(tmp_path: Path) -> None:
 
 def exported(folder: Path, target: Path, edit: Callable[[str, bytes], bytes | None]) -> Path:
     """An edited copy of a program."""
+    if not (folder / "any.pt2").is_file():
+        pytest.skip("needs torch 2.8, which writes programs in the format that is read")
     with zipfile.ZipFile(folder / "any.pt2") as old, zipfile.ZipFile(target, "w") as new:
         for name in old.namelist():
             content = edit(name.partition("/")[2], old.read(name))
