@@ -98,7 +98,7 @@ def plain_parts(archive: Archive) -> tuple[dict[str, bytes], dict[str, Any]]:
     names = set(archive.names)
     if _GRAPH not in names or not names.issuperset(_CONFIGS.values()):
         raise RequestError("it holds no program as torch 2.8 or newer writes it; export it again")
-    parts = {name: archive.read(name) for name in ("archive_format", "archive_version")}
+    parts = {name: archive.read(name) for name in ("archive_format", "archive_version", "byteorder") if name in names}
     for folder, config in _CONFIGS.items():
         content = _json(archive, config)
         for name, entry in content["config"].items():
@@ -136,7 +136,7 @@ def _without_comments(value: Any) -> Any:
 def _packed(parts: dict[str, bytes]) -> io.BytesIO:
     packed = io.BytesIO()
     with zipfile.ZipFile(packed, "w", zipfile.ZIP_STORED) as archive:
-        for name, content in {**parts, "version": b"3", "byteorder": b"little"}.items():
+        for name, content in {**parts, "version": b"3"}.items():
             archive.writestr(f"model/{name}", content)
     packed.seek(0)
     return packed
@@ -153,7 +153,7 @@ def _check(value: Any, key: str = "") -> None:
         for one in value:
             _check(one, key)
     elif isinstance(value, str):
-        if key == "target" and not _OPERATOR.fullmatch(value):
+        if key in ("target", "as_operator") and not _OPERATOR.fullmatch(value):
             raise RequestError(f'it calls "{one_line(value, 80)}", which is no operator of torch on tensors alone')
         if key == "expr_str":
             _check_shape(value)

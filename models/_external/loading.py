@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from pydantic import ValidationError
 from torch import nn
+from torch.nn.parameter import is_lazy
 
 from robbench.core.contracts import Classifier
 from robbench.core.errors import RequestError, explain
@@ -238,6 +239,8 @@ def _external(found: Found, wanted: Wanted) -> External:
     )
     normalization = normalization.wide(wanted.image_shape[0])
     size = request.input_size or found.metadata.input_size
+    if isinstance(found.network, nn.Module) and any(map(is_lazy, found.network.parameters())):
+        raise RequestError("it has lazy layers without weights; call it once on an image before it is returned")
     identity = _identity(found)
     if not any(identity[name] for name in ("weights_sha256", "code_sha256", "structure")):
         notes.append("neither its weights nor its code can be read: nothing tells it from others")

@@ -110,7 +110,16 @@ def test_onnx_that_cannot_be_converted_answers_scores(tmp_path: Path) -> None:
 
 
 @ONNX
-@pytest.mark.parametrize(("dims", "order"), [(["N", 8, 8, 3], "NHWC"), (["N", 192], "flat"), ([2, 192], "flat")])
+@pytest.mark.parametrize(
+    ("dims", "order"),
+    [
+        (["N", 8, 8, 3], "NHWC"),
+        (["N", None, None, 3], "NHWC"),
+        (["N", 3, None, None], "NCHW"),
+        (["N", 192], "flat"),
+        ([2, 192], "flat"),
+    ],
+)
 def test_onnx_takes_images_in_its_own_order(tmp_path: Path, dims: list[str | int | None], order: str) -> None:
     import onnx
     from onnx import helper, numpy_helper

@@ -113,7 +113,9 @@ def script(folder: Path, edit: Callable[[str, bytes], bytes]) -> Path:
         ('ops.image.write_file("WRITTEN", input)', '"ops.image"'),
         ("ops.mine.run(input)", '"ops.mine"'),
         ("o = ops\n    o.image.read_file(input)", '"ops"'),
-        ("_7 = __torch__.torch.classes.mine.Thing()", '"classes.mine"'),
+        ("_7 = __torch__.torch.classes.mine.Thing()", '.classes.mine"'),
+        ("b = __torch__.torch\n    _7 = b.classes.mine.Thing()", '".classes.mine"'),
+        ("b = __torch__.torch. # said\n    classes.mine", "#"),
         ("^Python()(input)", '"^"'),
         ('ops.prim.rpc_sync("a", "b")', '"rpc_sync"'),
     ],
@@ -182,6 +184,8 @@ def test_torchscript_of_common_layers_is_not_refused(tmp_path: Path) -> None:
             self.out = nn.Linear(4, 5)
 
         def forward(self, images: torch.Tensor) -> torch.Tensor:
+            classes = len(self.layers)
+            assert classes == 2
             hidden = nn.functional.interpolate(images, scale_factor=2.0, mode="bilinear")
             for layer in self.layers:
                 hidden = layer(hidden)
@@ -238,8 +242,13 @@ def value_of(graph: dict[str, Any], name: str) -> dict[str, Any]:
      "torch.ops.higher_order.while_loop", "torch.ops.aten.add.Tensor\n", "torch._C._jit_script_compile"],
 )  # fmt: skip
 def test_operators_beyond_tensors_are_refused(folder: Path, tmp_path: Path, target: str) -> None:
-    exported(folder, tmp_path / "p.pt2", graph_edit(lambda graph: first_node(graph).update(target=target)))
-    assert "which is no operator of torch" in refused(tmp_path, source="p.pt2")
+    argument = {"name": "other", "arg": {"as_operator": target}, "kind": 1}
+    for change in (
+        lambda graph: first_node(graph).update(target=target),
+        lambda graph: first_node(graph)["inputs"].append(argument),
+    ):
+        exported(folder, tmp_path / "p.pt2", graph_edit(change))
+        assert "which is no operator of torch" in refused(tmp_path, source="p.pt2")
 
 
 @pytest.mark.parametrize(
