@@ -98,7 +98,9 @@ def plain_parts(archive: Archive) -> tuple[dict[str, bytes], dict[str, Any]]:
     names = set(archive.names)
     if _GRAPH not in names or not names.issuperset(_CONFIGS.values()):
         raise RequestError("it holds no program as torch 2.8 or newer writes it; export it again")
-    parts = {name: archive.read(name) for name in ("archive_format", "archive_version", "byteorder") if name in names}
+    parts: dict[str, bytes] = {
+        name: archive.read(name) for name in ("archive_format", "archive_version", "byteorder") if name in names
+    }
     for folder, config in _CONFIGS.items():
         content = _json(archive, config)
         for name, entry in content["config"].items():

@@ -153,9 +153,18 @@ def load_external(
     try:
         with _undisturbed():
             os.chdir(wanted.folder)  # where a factory looks for the files that its arguments name
-            return _external(chosen.load(wanted), wanted)
+            return _external(_found(chosen, wanted), wanted)
     except RequestError as error:
         raise RequestError(str(error), source) from error.__cause__
+
+
+def _found(chosen: Format, wanted: Wanted) -> Found:
+    try:
+        return chosen.load(wanted)
+    except RequestError:
+        raise
+    except Exception as error:  # what a damaged or a hostile file can bring about is not to be listed
+        raise RequestError(f"it cannot be loaded: {explain(error)}") from error
 
 
 def as_external(

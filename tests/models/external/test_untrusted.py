@@ -19,7 +19,7 @@ from robbench.models._external.exported_program import plain_parts
 from robbench.models._external.loading import load_external
 from robbench.models._external.request import ExternalRequest
 
-from .conftest import SHAPE, needs
+from .conftest import PROGRAMS, SHAPE, needs
 
 
 class Touch:
@@ -162,6 +162,22 @@ def test_torchscript_would_write_a_file_while_it_is_loaded_and_is_not_loaded(tmp
     assert not trap.exists()
     torch.jit.load(str(tmp_path / "setter.pt"))
     assert trap.exists()
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.skipif(not PROGRAMS, reason="needs torch 2.8, which writes programs in the format that is read")
+def test_an_archive_with_a_constant_keeps_it(tmp_path: Path) -> None:
+    class Scaled(nn.Module):
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            return images.flatten(1)[:, :5] * torch.tensor([1.0, 2.0, 3.0, 4.0, 5.0])
+
+    x = torch.rand(3, *SHAPE)
+    program = torch.export.export(Scaled(), (x,), dynamic_shapes=({0: torch.export.Dim("batch")},))
+    torch.export.save(program, tmp_path / "p.pt2")
+    torch.jit.trace(Scaled(), (x,)).save(str(tmp_path / "p.pt"))
+    for name in ("p.pt2", "p.pt"):
+        found = load_external(ExternalRequest(source=name), SHAPE, 5, tmp_path)
+        torch.testing.assert_close(found.model(x), Scaled()(x))
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -321,6 +337,15 @@ def test_pickled_tensors_and_objects_are_refused(folder: Path, tmp_path: Path, w
 def test_programs_without_a_graph_and_compiled_ones_are_refused(folder: Path, tmp_path: Path) -> None:
     exported(folder, tmp_path / "p.pt2", lambda name, content: None if name.startswith("models/") else content)
     assert "no program" in refused(tmp_path, source="p.pt2")
+    for edit in (
+        graph_edit(lambda graph: graph.pop("graph_module")),
+        graph_edit(lambda graph: graph["graph_module"].update(signature=[])),
+        lambda name, content: b"[]" if name.endswith("config.json") else content,
+        lambda name, content: b"{" if name == "models/model.json" else content,
+        lambda name, content: b"[" * 100_000 if name == "models/model.json" else content,
+    ):
+        exported(folder, tmp_path / "p.pt2", edit)
+        assert "cannot be" in refused(tmp_path, source="p.pt2")
     (tmp_path / "q.pt2").write_bytes(b"no archive")
     assert "no archive" in refused(tmp_path, source="q.pt2")
 
