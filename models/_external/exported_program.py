@@ -27,7 +27,7 @@ from robbench.core.untrusted_files import parse_json
 from robbench.models._external.archive import Archive
 from robbench.models._external.classifier import Unswitched
 from robbench.models._external.fingerprint import bytes_sha256
-from robbench.models._external.found import Found, Metadata, Wanted
+from robbench.models._external.found import Found, LoadRequest, Metadata
 from robbench.models._external.layout import Layout, arranged
 
 _GRAPH = "models/model.json"
@@ -53,7 +53,7 @@ _SYMBOL = re.compile(r"[a-z]{1,8}\d+", re.ASCII)
 _TYPES = frozenset({None, "builtins.tuple", "builtins.list", "builtins.dict", "collections.OrderedDict"})
 
 
-def load(wanted: Wanted) -> Found:
+def load(wanted: LoadRequest) -> Found:
     """A program of ``torch.export``.
 
     Raises:

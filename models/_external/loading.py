@@ -30,7 +30,7 @@ from robbench.models._external import (
 )
 from robbench.models._external.classifier import Function, Unswitched, probed
 from robbench.models._external.fingerprint import code_sha256, structure_sha256, weights_sha256
-from robbench.models._external.found import Found, Wanted
+from robbench.models._external.found import Found, LoadRequest
 from robbench.models._external.normalization import declared
 from robbench.models._external.request import Answers, ExternalRequest
 from robbench.models._external.weights import REMEDY
@@ -52,7 +52,7 @@ class Format:
 
     example: str
     suits: Callable[[str], bool]
-    load: Callable[[Wanted], Found]
+    load: Callable[[LoadRequest], Found]
     built: bool = False
 
 
@@ -64,8 +64,8 @@ def _file(*suffixes: str) -> Callable[[str], bool]:
     return lambda source: source.lower().endswith(suffixes)
 
 
-def _refused(remedy: str) -> Callable[[Wanted], Found]:
-    def load(wanted: Wanted) -> Found:
+def _refused(remedy: str) -> Callable[[LoadRequest], Found]:
+    def load(wanted: LoadRequest) -> Found:
         raise RequestError(remedy)
 
     return load
@@ -140,7 +140,7 @@ def load_external(
     Raises:
         RequestError: If it cannot be had, would run code on loading, or does not fit the images or the classes.
     """
-    wanted = Wanted(request, image_shape, num_classes, Path.cwd() if folder is None else folder.absolute())
+    wanted = LoadRequest(request, image_shape, num_classes, Path.cwd() if folder is None else folder.absolute())
     source = request.source
     chosen = next((one for one in FORMATS if one.suits(source)), None)
     if chosen is None:
@@ -158,7 +158,7 @@ def load_external(
         raise RequestError(str(error), source) from error.__cause__
 
 
-def _found(chosen: Format, wanted: Wanted) -> Found:
+def _found(chosen: Format, wanted: LoadRequest) -> Found:
     try:
         return chosen.load(wanted)
     except RequestError:
@@ -208,7 +208,7 @@ def as_external(
     try:
         with _undisturbed():
             found = Found(_copied(model), "Python object", name, identity={"code_sha256": code_sha256(model)})
-            return _external(found, Wanted(request, image_shape, num_classes, Path()))
+            return _external(found, LoadRequest(request, image_shape, num_classes, Path()))
     except RequestError as error:
         raise RequestError(str(error), name) from error.__cause__
 
@@ -239,7 +239,7 @@ def _undisturbed() -> Iterator[None]:
         settings.restore()
 
 
-def _external(found: Found, wanted: Wanted) -> External:
+def _external(found: Found, wanted: LoadRequest) -> External:
     if isinstance(found.network, Classifier):
         return _taken(found, found.network, wanted)
     request, notes = wanted.request, list(found.notes)
@@ -265,7 +265,7 @@ def _external(found: Found, wanted: Wanted) -> External:
     return External(result.model, found.label, identity | said, facts, (*notes, *result.notes))
 
 
-def _taken(found: Found, model: Classifier, wanted: Wanted) -> External:
+def _taken(found: Found, model: Classifier, wanted: LoadRequest) -> External:
     """A classifier as it is, which takes images in [0, 1] already."""
     request = wanted.request
     if request.mean or request.std or request.normalization not in ("", "none") or request.input_size:

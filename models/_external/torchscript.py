@@ -24,7 +24,7 @@ from robbench.core.errors import RequestError
 from robbench.core.safe_text import one_line
 from robbench.models._external.archive import Archive
 from robbench.models._external.fingerprint import bytes_sha256
-from robbench.models._external.found import Found, Wanted
+from robbench.models._external.found import Found, LoadRequest
 from robbench.models._external.weights import REMEDY, read_weights
 
 _NAMESPACES = frozenset({"aten", "prim", "prims", "quantized", "torchvision"})
@@ -34,7 +34,7 @@ _CLASSES = re.compile(r"[.\s]classes\b(?:[.\s]+(\w+))?")
 _GETATTR = re.compile(r'\bgetattr\b(?!\s*\(\s*[\w.()]+\s*,\s*"[^"\\]*"\s*\))')
 
 
-def load(wanted: Wanted) -> Found:
+def load(wanted: LoadRequest) -> Found:
     """A TorchScript module.
 
     Raises:

@@ -3,11 +3,16 @@ from __future__ import annotations
 import importlib.util
 import warnings
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
+
+from robbench.core.errors import RequestError
+from robbench.models._external.loading import load_external
+from robbench.models._external.request import ExternalRequest
 
 SOURCE = """
 import layers
@@ -28,6 +33,14 @@ PROGRAMS = tuple(map(int, torch.__version__.split(".")[:2])) >= (2, 8)
 def needs(*packages: str) -> pytest.MarkDecorator:
     missing = [name for name in packages if importlib.util.find_spec(name) is None]
     return pytest.mark.skipif(bool(missing), reason=f"{', '.join(missing)} not installed")
+
+
+def refused(folder: Path, **request: Any) -> str:
+    with pytest.raises(RequestError) as caught:
+        load_external(ExternalRequest.model_validate(request), SHAPE, 5, folder)
+    text = str(caught.value)
+    assert "\n" not in text
+    return text
 
 
 def images(count: int = 5) -> Tensor:
