@@ -25,7 +25,7 @@ _NO_BALANCER = PartSpec(name="none", label="none", version=1, parameters={})
 
 
 @dataclass(frozen=True)
-class Place:
+class Origin:
     """Where a model is looked for.
 
     Attributes:
@@ -46,7 +46,7 @@ def external_job(
     data: Data,
     seed: int,
     device: str,
-    place: Place,
+    origin: Origin,
 ) -> ExternalJob:
     """The job of a model that others trained, without cells.
 
@@ -57,7 +57,7 @@ def external_job(
         data: What it is tested on.
         seed: Seed of its attacks.
         device: Device type.
-        place: Where it is.
+        origin: Where it is.
 
     Raises:
         RequestError: If it cannot be loaded, does not fit the data, or a defense acts in training.
@@ -66,12 +66,12 @@ def external_job(
 
     for defense in defenses:
         if type(defense.component).training_loss is not Defense.training_loss:
-            raise RequestError(f'"{defense.label}" acts in training, and nothing is trained here', place.where)
+            raise RequestError(f'"{defense.label}" acts in training, and nothing is trained here', origin.where)
     channels, height, width = data.decoded.images.shape[1:]
     try:
-        found = place.live or load_external(asked, (channels, height, width), data.num_classes, place.folder)
+        found = origin.live or load_external(asked, (channels, height, width), data.num_classes, origin.folder)
     except RequestError as error:
-        raise RequestError(str(error), place.where) from None
+        raise RequestError(str(error), origin.where) from None
     doubt = _doubt(found, data)
     named = [defense.label for defense in defenses if defense.name != "none"]
     spec = ModelSpec(
@@ -92,8 +92,8 @@ def external_job(
         refusal=None,
         notes=(*found.notes, *([doubt] if doubt else [])),
         asked=asked,
-        folder=place.folder,
-        live=place.live if asked.handed_over else None,
+        folder=origin.folder,
+        live=origin.live if asked.handed_over else None,
     )
 
 

@@ -18,7 +18,7 @@ from robbench.planning.audit_conditions import audit_conditions
 from robbench.planning.component_spec import Choice, choose, plain, split_outside_brackets
 from robbench.planning.conditions import Condition, ConditionRequest
 from robbench.planning.cross_references import check_named
-from robbench.planning.external_rows import Place, external_job
+from robbench.planning.external_rows import Origin, external_job
 from robbench.planning.grid import Grid, GridFile, ModelEntry, Request, ranking_size
 from robbench.planning.inputs import FoundDataset, Inputs, find_dataset, read_request
 from robbench.planning.needs import check_unions, missing_attack, needed_cells
@@ -240,8 +240,8 @@ class _Resolver:
         if isinstance(entry.defense, list):
             raise RequestError(f'{where}.defense": a model that others trained takes one defense, no list')
         defenses = self._defenses(entry.defense, f'{where}.defense"')
-        place = Place(self.source.folder, self.live.get(entry.asked.source), f'{where}.external"')
-        return [external_job(entry.name, entry.asked, defenses, data, seed, self.device, place)]
+        origin = Origin(self.source.folder, self.live.get(entry.asked.source), f'{where}.external"')
+        return [external_job(entry.name, entry.asked, defenses, data, seed, self.device, origin)]
 
     def _sweep(self, at: int, entry: ModelEntry, data: Data, seed: int, rows: Mapping[str, Job]) -> Iterable[Job]:
         where = f'{self.where}: key "models.{at}'

@@ -28,11 +28,17 @@ class Archive:
         try:
             self._reader: Any = torch._C.PyTorchFileReader(str(path))
             self.names: tuple[str, ...] = tuple(self._reader.get_all_records())
-            total = sum(map(self._reader.get_record_size, self.names))
+            total = sum(map(self._size, self.names))
         except RuntimeError as error:
             raise RequestError(f"{path.name} is no archive of torch: {one_line(str(error), 200)}") from None
         if total > path.stat().st_size + MOST_TEXT:
             raise RequestError(f"{path.name} unpacks to {total:,} bytes, which torch does not write; save it again")
+
+    def _size(self, name: str) -> int:
+        if not hasattr(self._reader, "get_record_size"):  # an older torch
+            return len(self.read(name))
+        size: int = self._reader.get_record_size(name)
+        return size
 
     def read(self, name: str) -> bytes:
         """A record."""
@@ -45,7 +51,7 @@ class Archive:
         Raises:
             RequestError: If it is longer than any that torch writes, or no text.
         """
-        if self._reader.get_record_size(name) > MOST_TEXT:
+        if self._size(name) > MOST_TEXT:
             raise RequestError(f'"{name}" in it has more than {MOST_TEXT:,} bytes')
         try:
             return self.read(name).decode()

@@ -11,6 +11,7 @@ names, shapes that are sums and products of symbols; and none of the rest.
 from __future__ import annotations
 
 import ast
+import inspect
 import io
 import json
 import re
@@ -18,6 +19,7 @@ import zipfile
 from typing import Any
 
 import torch
+from torch import nn
 
 from robbench.core.errors import RequestError, explain
 from robbench.core.safe_text import one_line
@@ -25,7 +27,7 @@ from robbench.core.untrusted_files import parse_json
 from robbench.models._external.archive import Archive
 from robbench.models._external.classifier import Unswitched
 from robbench.models._external.fingerprint import bytes_sha256
-from robbench.models._external.found import Found, Metadata, Wanted
+from robbench.models._external.found import Found, LoadRequest, Metadata
 from robbench.models._external.layout import Layout, arranged
 
 _GRAPH = "models/model.json"
@@ -51,7 +53,7 @@ _SYMBOL = re.compile(r"[a-z]{1,8}\d+", re.ASCII)
 _TYPES = frozenset({None, "builtins.tuple", "builtins.list", "builtins.dict", "collections.OrderedDict"})
 
 
-def load(wanted: Wanted) -> Found:
+def load(wanted: LoadRequest) -> Found:
     """A program of ``torch.export``.
 
     Raises:
@@ -64,7 +66,7 @@ def load(wanted: Wanted) -> Found:
     parts, graph = plain_parts(archive)
     try:
         program = torch.export.load(_packed(parts))
-        network = program.module(check_guards=False)
+        network = module_of(program)
     except RequestError:
         raise
     except Exception as error:
@@ -81,6 +83,12 @@ def load(wanted: Wanted) -> Found:
     )
 
 
+def module_of(program: torch.export.ExportedProgram) -> nn.Module:
+    """The program as a module, without the guards that newer versions of torch put before it."""
+    given = {"check_guards": False} if "check_guards" in inspect.signature(program.module).parameters else {}
+    return program.module(**given)
+
+
 def plain_parts(archive: Archive) -> tuple[dict[str, bytes], dict[str, Any]]:
     """What is loaded of an archive: records by name, and the graph.
 
@@ -90,7 +98,9 @@ def plain_parts(archive: Archive) -> tuple[dict[str, bytes], dict[str, Any]]:
     names = set(archive.names)
     if _GRAPH not in names or not names.issuperset(_CONFIGS.values()):
         raise RequestError("it holds no program as torch 2.8 or newer writes it; export it again")
-    parts = {name: archive.read(name) for name in ("archive_format", "archive_version")}
+    parts: dict[str, bytes] = {
+        name: archive.read(name) for name in ("archive_format", "archive_version", "byteorder") if name in names
+    }
     for folder, config in _CONFIGS.items():
         content = _json(archive, config)
         for name, entry in content["config"].items():
@@ -128,7 +138,7 @@ def _without_comments(value: Any) -> Any:
 def _packed(parts: dict[str, bytes]) -> io.BytesIO:
     packed = io.BytesIO()
     with zipfile.ZipFile(packed, "w", zipfile.ZIP_STORED) as archive:
-        for name, content in {**parts, "version": b"3", "byteorder": b"little"}.items():
+        for name, content in {**parts, "version": b"3"}.items():
             archive.writestr(f"model/{name}", content)
     packed.seek(0)
     return packed
@@ -145,7 +155,7 @@ def _check(value: Any, key: str = "") -> None:
         for one in value:
             _check(one, key)
     elif isinstance(value, str):
-        if key == "target" and not _OPERATOR.fullmatch(value):
+        if key in ("target", "as_operator") and not _OPERATOR.fullmatch(value):
             raise RequestError(f'it calls "{one_line(value, 80)}", which is no operator of torch on tensors alone')
         if key == "expr_str":
             _check_shape(value)

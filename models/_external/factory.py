@@ -23,13 +23,13 @@ from torch import nn
 from robbench.core.contracts import Classifier
 from robbench.core.errors import RequestError, did_you_mean, explain
 from robbench.models._external.fingerprint import argument_identity, bytes_sha256
-from robbench.models._external.found import Found, Wanted
+from robbench.models._external.found import Found, LoadRequest
 from robbench.models._external.weights import load_weights, read_weights
 
 _KEPT = frozenset({*sys.stdlib_module_names, "torch", "torchvision", "numpy", "robbench"})
 
 
-def load_from_file(wanted: Wanted) -> Found:
+def load_from_file(wanted: LoadRequest) -> Found:
     """What the factory of a Python file gives.
 
     Raises:
@@ -48,7 +48,7 @@ def load_from_file(wanted: Wanted) -> Found:
     return _found(network, f"{path.name}:{factory}", parts, factory, wanted)
 
 
-def load_from_module(wanted: Wanted) -> Found:
+def load_from_module(wanted: LoadRequest) -> Found:
     """What a factory in a module gives, which is installed or lies in the folder.
 
     Raises:
@@ -64,7 +64,7 @@ def load_from_module(wanted: Wanted) -> Found:
     return _found(network, f"{name}:{factory}", _sources(module), factory, wanted)
 
 
-def _found(network: Any, label: str, sources: dict[str, bytes], factory: str, wanted: Wanted) -> Found:
+def _found(network: Any, label: str, sources: dict[str, bytes], factory: str, wanted: LoadRequest) -> Found:
     weights = wanted.request.weights
     if weights:
         load_weights(network, read_weights(wanted.path(weights)), Path(weights).name)
@@ -76,7 +76,7 @@ def _found(network: Any, label: str, sources: dict[str, bytes], factory: str, wa
     return Found(network, "Python", label, identity=identity)
 
 
-def _made(module: ModuleType, factory: str, wanted: Wanted, where: str) -> Any:
+def _made(module: ModuleType, factory: str, wanted: LoadRequest, where: str) -> Any:
     """The network: what the factory returns, or what is named where that is a module already."""
     try:
         made = operator.attrgetter(factory)(module)

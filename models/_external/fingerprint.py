@@ -70,18 +70,22 @@ def bytes_sha256(parts: Mapping[str, bytes]) -> str:
 
 
 def argument_identity(value: Any, folder: Path) -> Any:
-    """A factory's argument as it identifies: the name of a file is replaced by the hash of its content."""
+    """A factory's argument as it identifies: the name of a file is replaced by the hash of its content.
+
+    Other places count for nothing; what a factory reads there shows in the weights.
+    """
     if isinstance(value, Mapping):
         return {str(key): argument_identity(one, folder) for key, one in value.items()}
     if isinstance(value, list | tuple):
         return [argument_identity(one, folder) for one in value]
-    if isinstance(value, str) and value:
-        file = folder / Path(value).expanduser()
-        try:
-            if file.is_file():
-                return {"sha256": hashlib.sha256(file.read_bytes()).hexdigest()}
-        except (OSError, ValueError):
-            return value
+    if not isinstance(value, str):
+        return value if _is_plain(value) else str(getattr(value, "__qualname__", type(value).__qualname__))
+    with contextlib.suppress(OSError, ValueError, RuntimeError):  # text that is no path
+        place = folder / Path(value).expanduser()
+        if value and place.is_file():
+            return {"sha256": hashlib.sha256(place.read_bytes()).hexdigest()}
+        if value and (place.is_dir() or place == Path(value) or value.startswith("~")):
+            return {"place": True}
     return value
 
 

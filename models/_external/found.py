@@ -53,7 +53,7 @@ class Found:
 
 
 @dataclass(frozen=True)
-class Wanted:
+class LoadRequest:
     """What a loader is asked for.
 
     Attributes:

@@ -36,16 +36,18 @@ class Layout:
             RequestError: If none does.
         """
         channels, height, width = image_shape
-        batch = sizes[0] or 0 if sizes else 0
+        if not sizes:
+            return cls()  # nothing is declared
+        batch = sizes[0] or 0
         if len(sizes) == 2 and sizes[1] in (None, channels * height * width):
             return cls("flat", batch)
-        if len(sizes) == 4 and sizes[1] in (None, channels):
+        if len(sizes) == 4 and (sizes[1] == channels or (sizes[1] is None and sizes[3] != channels)):
             order, size = "NCHW", tuple(sizes[2:])
         elif len(sizes) == 4 and sizes[3] == channels:
             order, size = "NHWC", tuple(sizes[1:3])
         else:
             shape = "×".join("N" if size is None else str(size) for size in sizes)
-            raise RequestError(f"it takes {shape or 'a number'}, the images are {channels}×{height}×{width}")
+            raise RequestError(f"it takes {shape}, the images are {channels}×{height}×{width}")
         fixed = tuple(known if known is not None else own for known, own in zip(size, image_shape[1:], strict=True))
         return cls(order, batch, fixed if any(size) else ())
 

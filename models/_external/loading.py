@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from pydantic import ValidationError
 from torch import nn
+from torch.nn.parameter import is_lazy
 
 from robbench.core.contracts import Classifier
 from robbench.core.errors import RequestError, explain
@@ -29,7 +30,7 @@ from robbench.models._external import (
 )
 from robbench.models._external.classifier import Function, Unswitched, probed
 from robbench.models._external.fingerprint import code_sha256, structure_sha256, weights_sha256
-from robbench.models._external.found import Found, Wanted
+from robbench.models._external.found import Found, LoadRequest
 from robbench.models._external.normalization import declared
 from robbench.models._external.request import Answers, ExternalRequest
 from robbench.models._external.weights import REMEDY
@@ -51,7 +52,7 @@ class Format:
 
     example: str
     suits: Callable[[str], bool]
-    load: Callable[[Wanted], Found]
+    load: Callable[[LoadRequest], Found]
     built: bool = False
 
 
@@ -63,8 +64,8 @@ def _file(*suffixes: str) -> Callable[[str], bool]:
     return lambda source: source.lower().endswith(suffixes)
 
 
-def _refused(remedy: str) -> Callable[[Wanted], Found]:
-    def load(wanted: Wanted) -> Found:
+def _refused(remedy: str) -> Callable[[LoadRequest], Found]:
+    def load(wanted: LoadRequest) -> Found:
         raise RequestError(remedy)
 
     return load
@@ -139,7 +140,7 @@ def load_external(
     Raises:
         RequestError: If it cannot be had, would run code on loading, or does not fit the images or the classes.
     """
-    wanted = Wanted(request, image_shape, num_classes, Path.cwd() if folder is None else folder.absolute())
+    wanted = LoadRequest(request, image_shape, num_classes, Path.cwd() if folder is None else folder.absolute())
     source = request.source
     chosen = next((one for one in FORMATS if one.suits(source)), None)
     if chosen is None:
@@ -152,9 +153,18 @@ def load_external(
     try:
         with _undisturbed():
             os.chdir(wanted.folder)  # where a factory looks for the files that its arguments name
-            return _external(chosen.load(wanted), wanted)
+            return _external(_found(chosen, wanted), wanted)
     except RequestError as error:
         raise RequestError(str(error), source) from error.__cause__
+
+
+def _found(chosen: Format, wanted: LoadRequest) -> Found:
+    try:
+        return chosen.load(wanted)
+    except RequestError:
+        raise
+    except Exception as error:  # what a damaged or a hostile file can bring about is not to be listed
+        raise RequestError(f"it cannot be loaded: {explain(error)}") from error
 
 
 def as_external(
@@ -198,7 +208,7 @@ def as_external(
     try:
         with _undisturbed():
             found = Found(_copied(model), "Python object", name, identity={"code_sha256": code_sha256(model)})
-            return _external(found, Wanted(request, image_shape, num_classes, Path()))
+            return _external(found, LoadRequest(request, image_shape, num_classes, Path()))
     except RequestError as error:
         raise RequestError(str(error), name) from error.__cause__
 
@@ -206,7 +216,7 @@ def as_external(
 def _copied(model: Callable[[Any], Any]) -> Callable[[Any], Any]:
     """A copy of a module, which its owner goes on with, without what wraps it for speed."""
     if isinstance(model, torch.export.ExportedProgram):
-        model = model.module(check_guards=False)
+        model = exported_program.module_of(model)
     while isinstance(model, nn.DataParallel) or hasattr(model, "_orig_mod"):
         model = model.module if isinstance(model, nn.DataParallel) else model._orig_mod
     if not isinstance(model, nn.Module):
@@ -229,7 +239,7 @@ def _undisturbed() -> Iterator[None]:
         settings.restore()
 
 
-def _external(found: Found, wanted: Wanted) -> External:
+def _external(found: Found, wanted: LoadRequest) -> External:
     if isinstance(found.network, Classifier):
         return _taken(found, found.network, wanted)
     request, notes = wanted.request, list(found.notes)
@@ -238,6 +248,8 @@ def _external(found: Found, wanted: Wanted) -> External:
     )
     normalization = normalization.wide(wanted.image_shape[0])
     size = request.input_size or found.metadata.input_size
+    if isinstance(found.network, nn.Module) and any(map(is_lazy, found.network.parameters())):
+        raise RequestError("it has lazy layers without weights; call it once on an image before it is returned")
     identity = _identity(found)
     if not any(identity[name] for name in ("weights_sha256", "code_sha256", "structure")):
         notes.append("neither its weights nor its code can be read: nothing tells it from others")
@@ -253,7 +265,7 @@ def _external(found: Found, wanted: Wanted) -> External:
     return External(result.model, found.label, identity | said, facts, (*notes, *result.notes))
 
 
-def _taken(found: Found, model: Classifier, wanted: Wanted) -> External:
+def _taken(found: Found, model: Classifier, wanted: LoadRequest) -> External:
     """A classifier as it is, which takes images in [0, 1] already."""
     request = wanted.request
     if request.mean or request.std or request.normalization not in ("", "none") or request.input_size:

@@ -23,7 +23,7 @@ from robbench.core.extras import require
 from robbench.core.safe_text import one_line
 from robbench.models._external.classifier import first_tensor
 from robbench.models._external.fingerprint import bytes_sha256
-from robbench.models._external.found import Found, Metadata, Wanted
+from robbench.models._external.found import Found, LoadRequest, Metadata
 from robbench.models._external.layout import Layout, arranged
 
 _DOMAINS = frozenset({"", "ai.onnx", "ai.onnx.ml", "com.microsoft"})
@@ -35,7 +35,7 @@ _SPELLED_OUT = [("", "Gelu"), ("", "CastLike")]
 _OPSETS = (21, 19, 18, 17, 15, 13)
 
 
-def load(wanted: Wanted) -> Found:
+def load(wanted: LoadRequest) -> Found:
     """The network of an ONNX file.
 
     Raises:
@@ -147,7 +147,7 @@ def _identity(onnx: Any, model: Any) -> dict[str, str]:
 # --- running it
 
 
-def _network(onnx: Any, model: Any, wanted: Wanted, layout: Layout) -> tuple[nn.Module, tuple[str, ...]]:
+def _network(onnx: Any, model: Any, wanted: LoadRequest, layout: Layout) -> tuple[nn.Module, tuple[str, ...]]:
     """The network in torch if that gives what onnxruntime gives, otherwise in onnxruntime."""
     onnxruntime = require("onnxruntime", "onnx", "an ONNX file")
     why = ""
@@ -217,7 +217,7 @@ def _converted(model: Any) -> tuple[nn.Module | None, str]:
     return _Quiet(network.eval()), ""
 
 
-def _difference(converted: nn.Module, runtime: nn.Module, wanted: Wanted, layout: Layout) -> str:
+def _difference(converted: nn.Module, runtime: nn.Module, wanted: LoadRequest, layout: Layout) -> str:
     """What keeps a converted network from being the same, or nothing."""
     size = layout.input_size or wanted.image_shape[1:]
     shape = (layout.batch or 1, wanted.image_shape[0], *size)

@@ -6,12 +6,12 @@ import importlib
 
 from robbench.core.errors import RequestError, explain
 from robbench.models._external.fingerprint import argument_identity
-from robbench.models._external.found import Found, Wanted
+from robbench.models._external.found import Found, LoadRequest
 
 _DATASETS = {10: "cifar10", 100: "cifar100", 1000: "imagenet"}
 
 
-def load(wanted: Wanted) -> Found:
+def load(wanted: LoadRequest) -> Found:
     """A model of RobustBench, which downloads it; ``arguments`` are those of its ``load_model``.
 
     Raises:

@@ -7,7 +7,7 @@ from typing import Any
 from robbench.core.errors import RequestError, did_you_mean, explain
 from robbench.core.extras import require
 from robbench.models._external.fingerprint import argument_identity
-from robbench.models._external.found import Found, Metadata, Wanted
+from robbench.models._external.found import Found, LoadRequest, Metadata
 from robbench.models._external.normalization import MODEL, Normalization
 from robbench.models._external.weights import load_weights, random_note, read_weights
 
@@ -15,7 +15,7 @@ PRETRAINED = "pretrained"
 """What weights are called that timm downloads; which ones is said after a dot in the model's name."""
 
 
-def load(wanted: Wanted) -> Found:
+def load(wanted: LoadRequest) -> Found:
     """A model of timm.
 
     Its weights are random ones, those of a file, or published ones, which timm downloads. The metadata are those of

@@ -24,17 +24,17 @@ from robbench.core.errors import RequestError
 from robbench.core.safe_text import one_line
 from robbench.models._external.archive import Archive
 from robbench.models._external.fingerprint import bytes_sha256
-from robbench.models._external.found import Found, Wanted
+from robbench.models._external.found import Found, LoadRequest
 from robbench.models._external.weights import REMEDY, read_weights
 
 _NAMESPACES = frozenset({"aten", "prim", "prims", "quantized", "torchvision"})
-_DENIED = re.compile(r"\b(from_file|save|rpc_\w+|\w*PythonOp)\b|\^")
+_DENIED = re.compile(r"\b(from_file|save|rpc_\w+|\w*PythonOp)\b|\^|\.\s*[#\\]")
 _OPERATORS = re.compile(r"(?<![\w.])ops\b(?:\s*\.\s*(\w+))?")
-_CLASSES = re.compile(r"\bclasses\b(?:[.\s]+(\w+))?")
+_CLASSES = re.compile(r"[.\s]classes\b(?:[.\s]+(\w+))?")
 _GETATTR = re.compile(r'\bgetattr\b(?!\s*\(\s*[\w.()]+\s*,\s*"[^"\\]*"\s*\))')
 
 
-def load(wanted: Wanted) -> Found:
+def load(wanted: LoadRequest) -> Found:
     """A TorchScript module.
 
     Raises:
@@ -92,12 +92,12 @@ def check(archive: Archive) -> None:
                 if found[1] not in _NAMESPACES:
                     _refuse(found, name)
             for found in _CLASSES.finditer(text):
-                if found[1] != "quantized":
+                if found[0].startswith(".") and found[1] != "quantized":
                     _refuse(found, name)
             _refuse(_GETATTR.search(text), name)
     for name in ("data.pkl", "constants.pkl"):
         for found in _CLASSES.finditer(archive.read(name).decode("latin-1")):
-            if found[1] != "quantized":
+            if found[1] not in ("quantized", None):
                 _refuse(found, name)
 
 

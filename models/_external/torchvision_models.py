@@ -6,12 +6,12 @@ from typing import Any
 
 from robbench.core.errors import RequestError, did_you_mean, explain
 from robbench.models._external.fingerprint import argument_identity
-from robbench.models._external.found import Found, Metadata, Wanted
+from robbench.models._external.found import Found, LoadRequest, Metadata
 from robbench.models._external.normalization import MODEL, Normalization
 from robbench.models._external.weights import load_weights, random_note, read_weights
 
 
-def load(wanted: Wanted) -> Found:
+def load(wanted: LoadRequest) -> Found:
     """A model of torchvision.
 
     Its weights are random ones, those of a file, or published ones, which torchvision downloads. The metadata are those

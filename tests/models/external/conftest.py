@@ -3,11 +3,16 @@ from __future__ import annotations
 import importlib.util
 import warnings
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
+
+from robbench.core.errors import RequestError
+from robbench.models._external.loading import load_external
+from robbench.models._external.request import ExternalRequest
 
 SOURCE = """
 import layers
@@ -21,11 +26,21 @@ net = make()
 """
 LAYERS = "from torch import nn\n\ndef conv(width):\n    return nn.Conv2d(3, width, 3, stride=2)\n"
 SHAPE = (3, 16, 16)
+PROGRAMS = tuple(map(int, torch.__version__.split(".")[:2])) >= (2, 8)
+"""Whether torch writes programs in the format that is read."""
 
 
 def needs(*packages: str) -> pytest.MarkDecorator:
     missing = [name for name in packages if importlib.util.find_spec(name) is None]
     return pytest.mark.skipif(bool(missing), reason=f"{', '.join(missing)} not installed")
+
+
+def refused(folder: Path, **request: Any) -> str:
+    with pytest.raises(RequestError) as caught:
+        load_external(ExternalRequest.model_validate(request), SHAPE, 5, folder)
+    text = str(caught.value)
+    assert "\n" not in text
+    return text
 
 
 def images(count: int = 5) -> Tensor:
@@ -40,8 +55,7 @@ def network(width: int = 4) -> nn.Sequential:
         made = nn.Sequential(
             conv, nn.BatchNorm2d(width), nn.ReLU(), nn.AvgPool2d(3), nn.Flatten(), nn.Dropout(), nn.Linear(width * 4, 5)
         )
-        made[1].running_mean.uniform_(-0.2, 0.2)
-        made[1].running_var.uniform_(0.5, 2)
+        made[1].load_state_dict({"running_mean": torch.rand(width) - 0.5, "running_var": 2 * torch.rand(width)}, False)
     return made.eval()
 
 
@@ -59,8 +73,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         warnings.simplefilter("ignore")
         torch.jit.script(net).save(str(folder / "script.pt"))
         torch.jit.trace(net, two).save(str(folder / "trace.pt"))
-        torch.export.save(torch.export.export(net, (two,)), folder / "two.pt2")
-        torch.export.save(torch.export.export(net, (two,), dynamic_shapes=open_batch), folder / "any.pt2")
+        if PROGRAMS:
+            torch.export.save(torch.export.export(net, (two,)), folder / "two.pt2")
+            torch.export.save(torch.export.export(net, (two,), dynamic_shapes=open_batch), folder / "any.pt2")
     return folder
 
 

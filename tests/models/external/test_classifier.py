@@ -184,7 +184,7 @@ def test_a_module_is_copied_and_left_as_it_is() -> None:
     assert all(torch.equal(before[key], value) for key, value in net.state_dict().items())
     assert torch.equal(found.model(images()), net.eval()(images()))
     with torch.no_grad():
-        net[0].weight.zero_()
+        next(net.parameters()).zero_()
     assert not torch.equal(found.model(images()), net(images()))
 
 
@@ -208,7 +208,7 @@ def test_a_classifier_is_taken_as_it_is() -> None:
     assert other_normalizations(found) == {}
     for declared, said in ({"mean": (0.5,)}, "leave out mean"), ({"answers": "scores"}, "answers gradients"):
         with pytest.raises(RequestError, match=said):
-            as_external(model, (3, 5, 5), 3, **declared)  # type: ignore[arg-type]
+            as_external(model, (3, 5, 5), 3, **declared)
     with pytest.raises(RequestError, match="knows 3 classes"):
         as_external(model, (3, 5, 5), 4)
 
@@ -292,7 +292,7 @@ def test_presets_are_the_published_numbers_and_nothing_is_guessed() -> None:
         ({"answers": "everything"}, "answers"),
     ):
         with pytest.raises(RequestError, match=said):
-            external(network(), **declared)  # type: ignore[arg-type]
+            external(network(), **declared)
     with pytest.raises(RequestError, match="has 3 channels, the images have 1"):
         as_external(lambda x: x.flatten(1)[:, :5], (1, 8, 8), 5, normalization="imagenet")
 

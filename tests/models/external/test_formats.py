@@ -16,7 +16,7 @@ from robbench.core.errors import RequestError
 from robbench.models._external.loading import External, as_external, load_external
 from robbench.models._external.request import ExternalRequest
 
-from .conftest import SHAPE, images, needs, network
+from .conftest import PROGRAMS, SHAPE, images, needs, network
 
 ONNX = needs("onnx", "onnx2torch", "onnxruntime")
 SAME = [
@@ -24,8 +24,7 @@ SAME = [
     {"source": "net.py:make", "weights": "net.pth"},
     {"source": "script.pt"},
     {"source": "trace.pt"},
-    {"source": "two.pt2"},
-    {"source": "any.pt2"},
+    *([{"source": "two.pt2"}, {"source": "any.pt2"}] if PROGRAMS else []),
 ]
 """The network of ``conftest`` in all formats that torch alone can read."""
 
@@ -76,6 +75,7 @@ def test_onnx_has_the_gradients_of_the_network_that_it_was_exported_from(onnx_fo
 
 
 @ONNX
+@needs("onnxscript")
 @pytest.mark.filterwarnings("ignore")
 def test_onnx_of_the_newer_exporter_keeps_its_gradients(tmp_path: Path) -> None:
     """It writes operators that onnx2torch does not know in that version."""
@@ -110,8 +110,17 @@ def test_onnx_that_cannot_be_converted_answers_scores(tmp_path: Path) -> None:
 
 
 @ONNX
-@pytest.mark.parametrize(("dims", "order"), [(["N", 8, 8, 3], "NHWC"), (["N", 192], "flat"), ([2, 192], "flat")])
-def test_onnx_takes_images_in_its_own_order(tmp_path: Path, dims: list[object], order: str) -> None:
+@pytest.mark.parametrize(
+    ("dims", "order"),
+    [
+        (["N", 8, 8, 3], "NHWC"),
+        (["N", None, None, 3], "NHWC"),
+        (["N", 3, None, None], "NCHW"),
+        (["N", 192], "flat"),
+        ([2, 192], "flat"),
+    ],
+)
+def test_onnx_takes_images_in_its_own_order(tmp_path: Path, dims: list[str | int | None], order: str) -> None:
     import onnx
     from onnx import helper, numpy_helper
 

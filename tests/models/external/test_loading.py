@@ -14,6 +14,7 @@ import torch
 from safetensors.torch import save_file
 
 from robbench.core.errors import RequestError
+from robbench.core.global_rng import GlobalState
 from robbench.core.process_state import ProcessState
 from robbench.models._external.loading import External, load_external
 from robbench.models._external.request import ExternalRequest
@@ -73,11 +74,11 @@ def test_settings_that_a_file_changes_are_put_back(tmp_path: Path) -> None:
         "torch.manual_seed(0); random.seed(0); numpy.random.seed(0)\ntorch.backends.cudnn.benchmark = True\n"
         "torch.relu = None\n"
     )
-    before, state = ProcessState.now(), np.random.get_state()[1]
+    before, state = ProcessState.now(), GlobalState.now()
     load(written(tmp_path, net=text), source="net.py:make")
     before.demand()
     assert "OF_A_FACTORY" not in os.environ
-    assert np.array_equal(np.random.get_state()[1], state)  # type: ignore[arg-type]
+    assert GlobalState.now() == state
 
 
 @pytest.mark.parametrize(
@@ -123,6 +124,14 @@ def test_what_is_wrong_with_a_factory_is_said_in_one_line(tmp_path: Path, code: 
     assert said in text
 
 
+@pytest.mark.filterwarnings("ignore:Lazy modules")
+def test_lazy_layers_need_their_weights_before(tmp_path: Path) -> None:
+    code = HEAD.replace("nn.Linear(768, 5)", "nn.LazyLinear(5)")
+    assert "call it once" in refused(written(tmp_path, net=code), source="net.py:make")
+    code += "\ndef called():\n    net = make()\n    net(torch.zeros(1, 3, 16, 16))\n    return net\n"
+    assert load(written(tmp_path, net=code), source="net.py:called").facts["parameters"] == 769 * 5
+
+
 def test_an_import_at_call_time_is_explained(tmp_path: Path) -> None:
     code = "def make():\n    def net(x):\n        import late\n        return x\n    return net\n"
     assert "import it where the file begins" in refused(written(tmp_path, net=code, late=""), source="net.py:make")
@@ -153,6 +162,15 @@ def test_arguments_go_to_the_factory_and_files_among_them_count_by_content(tmp_p
     assert str(tmp_path) not in json.dumps(identities)
     other = load(a, source="net.py:make", arguments={"file": str(a / "w.npy"), "scale": 2.0})
     assert other.identity != identities[0]
+    code = "from torch import nn\n\ndef make(home, size=5, more=None):\n    return lambda x: x.flatten(1)[:, :size]\n"
+    made = [
+        load(written(place, other=code), source="other.py:make", arguments={"home": home, "more": [home, 1.5, None]})
+        for place in (a, b)
+        for home in (str(place), str(place / "nothing"), "~/nothing", ".")
+    ]
+    assert len({json.dumps(one.identity) for one in made}) == 1
+    assert str(tmp_path) not in json.dumps(made[0].identity)
+    assert load(a, source="other.py:make", arguments={"home": ".", "more": "x"}).identity != made[0].identity
     assert "unexpected keyword argument 'k'" in refused(a, source="net.py:make", arguments={"file": "w.npy", "k": 1})
 
 
