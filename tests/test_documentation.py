@@ -111,7 +111,7 @@ NET = """
 from torch import nn
 
 def make(classes=3):
-    return nn.Sequential(nn.Conv2d(3, 4, 3, 4, 1), nn.ReLU(), nn.Flatten(), nn.LazyLinear(classes))
+    return nn.Sequential(nn.Conv2d(3, 4, 3, 4, 1), nn.ReLU(), nn.Flatten(), nn.Linear(256, classes))
 """
 
 

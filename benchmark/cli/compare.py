@@ -73,7 +73,7 @@ def resolved(text: str, row: str | None = None) -> tuple[Report, str | None]:
 
 
 COMMAND = _command.Command(
-    place=35,
+    place=25,
     summary="compare two models or runs, with thresholds for CI",
     about="Compares two models under every condition that both have, paired by test image: differences with intervals "
     "and p, McNemar's counts, classes. Thresholds give exit status 1 where they are missed.",

@@ -57,7 +57,7 @@ def _options(parser: argparse.ArgumentParser) -> None:
     data = parser.add_argument_group("images")
     data.add_argument(
         "--dataset",
-        metavar="D",
+        metavar="NAME",
         help="name of a data set (robbench list dataset), an npz, npy or parquet file, or a folder of images "
         "(default: what --data-dir names)",
     )

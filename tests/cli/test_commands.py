@@ -52,7 +52,7 @@ def test_a_new_command_is_one_file(
     try:
         assert main(["greet", "you"]) == 1
         assert capsys.readouterr().out == "hello you\n"
-        assert list(commands())[:3] == ["run", "greet", "plan"]
+        assert list(commands())[:4] == ["evaluate", "run", "greet", "plan"]
     finally:
         sys.modules.pop("robbench.cli.greet", None)
 

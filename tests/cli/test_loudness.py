@@ -90,7 +90,7 @@ def test_a_quiet_search_gives_its_recipe(
 ) -> None:
     trials = [Trial(number, "done", Recipe(epochs=number), (), score, 0.1) for number, score in ((1, 0.5), (2, 0.9))]
 
-    def searched(wanted: object, count: int, tell: Callable[[Trial], None]) -> list[Trial]:
+    def searched(wanted: object, count: int, tell: Callable[[Trial], None], train: object) -> list[Trial]:
         for trial in trials:
             tell(trial)
         return trials

@@ -26,7 +26,7 @@ from scipy.special import erfc, ndtr, ndtri, stdtrit
 from robbench.evaluation.macro_f1 import macro_f1
 from robbench.evaluation.statistics import (
     SEEDS,
-    Comparison,
+    Difference,
     Scores,
     balanced,
     compare,
@@ -333,7 +333,7 @@ def world(case: Case, **settings: float) -> World:
     )
 
 
-def compared(found: Comparison | None) -> Comparison:
+def compared(found: Difference | None) -> Difference:
     assert found is not None
     return found
 

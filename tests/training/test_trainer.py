@@ -19,13 +19,13 @@ from robbench.core.contracts import to_float
 from robbench.core.global_rng import GlobalState
 from robbench.execution.jobs import Progress, carry_out
 from robbench.results.store import Store
+from robbench.training.model_loading import load_model
 from robbench.training.optimizer import make_optimizer, make_scheduler
 from robbench.training.recipe import Recipe
 from robbench.training.trainer import (
     Diverged,
     NormalizedBackbone,
     build,
-    load_model,
     pixel_statistics,
     predictions,
     train,
