@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from external_networks import SHAPE, images, network
 from networks import Network
 from pydantic import ValidationError
 from sklearn.ensemble import RandomForestClassifier
@@ -20,8 +21,6 @@ from robbench.models._external.loading import External, as_external
 from robbench.models._external.normalization import PRESETS, plausible
 from robbench.models._external.questioning import other_normalizations, questioned
 from robbench.models._external.request import ExternalRequest
-
-from .conftest import SHAPE, images, network
 
 WEIGHTS = torch.randn(768, 5, generator=torch.Generator().manual_seed(3))
 

@@ -9,14 +9,13 @@ from typing import Any
 
 import pytest
 import torch
+from external_networks import PROGRAMS, SHAPE, images, needs, network
 from torch import Tensor, nn
 
 from robbench.core.contracts import Classifier
 from robbench.core.errors import RequestError
 from robbench.models._external.loading import External, as_external, load_external
 from robbench.models._external.request import ExternalRequest
-
-from .conftest import PROGRAMS, SHAPE, images, needs, network
 
 ONNX = needs("onnx", "onnx2torch", "onnxruntime")
 SAME = [
@@ -26,11 +25,11 @@ SAME = [
     {"source": "trace.pt"},
     *([{"source": "two.pt2"}, {"source": "any.pt2"}] if PROGRAMS else []),
 ]
-"""The network of ``conftest`` in all formats that torch alone can read."""
+"""The network of ``external_networks`` in all formats that torch alone can read."""
 
 
-def load(folder: Path, **request: object) -> External:
-    return load_external(ExternalRequest.model_validate(request), SHAPE, 5, folder)
+def load(network_files: Path, **request: object) -> External:
+    return load_external(ExternalRequest.model_validate(request), SHAPE, 5, network_files)
 
 
 def with_gradients(model: Classifier) -> tuple[Tensor, Tensor]:
@@ -56,19 +55,19 @@ def assert_same(found: External) -> None:
 
 
 @pytest.mark.parametrize("request_", SAME, ids=lambda request: "-".join(request.values()))
-def test_one_network_is_the_same_in_every_format(folder: Path, request_: dict[str, str]) -> None:
-    found = load(folder, normalization="cifar10", **request_)
+def test_one_network_is_the_same_in_every_format(network_files: Path, request_: dict[str, str]) -> None:
+    found = load(network_files, normalization="cifar10", **request_)
     assert_same(found)
     assert found.label == request_["source"]
-    assert str(folder) not in json.dumps([found.identity, found.facts, found.notes])
-    assert found.identity == load(folder, normalization="cifar10", **request_).identity
+    assert str(network_files) not in json.dumps([found.identity, found.facts, found.notes])
+    assert found.identity == load(network_files, normalization="cifar10", **request_).identity
     assert found.identity["weights_sha256"]
 
 
 @ONNX
 @pytest.mark.parametrize("name", ["two.onnx", "any.onnx"])
-def test_onnx_has_the_gradients_of_the_network_that_it_was_exported_from(onnx_folder: Path, name: str) -> None:
-    found = load(onnx_folder, source=name, normalization="cifar10")
+def test_onnx_has_the_gradients_of_the_network_that_it_was_exported_from(onnx_files: Path, name: str) -> None:
+    found = load(onnx_files, source=name, normalization="cifar10")
     assert_same(found)
     assert found.facts["parameters"] > 100
     assert ("takes 2 images a call" in found.notes) == (name == "two.onnx")
@@ -141,7 +140,7 @@ def test_onnx_takes_images_in_its_own_order(tmp_path: Path, dims: list[str | int
     assert found.model.answers == "gradients"
 
 
-def test_identity_is_that_of_another_process_and_of_another_folder(folder: Path, tmp_path: Path) -> None:
+def test_identity_is_that_of_another_process_and_of_another_folder(network_files: Path, tmp_path: Path) -> None:
     code = """
 import json, sys
 from pathlib import Path
@@ -151,7 +150,7 @@ for text in json.loads(sys.argv[2]):
     request = ExternalRequest.model_validate(text)
     print(json.dumps(load_external(request, (3, 16, 16), 5, Path(sys.argv[1])).identity))
 """
-    for file in folder.iterdir():
+    for file in network_files.iterdir():
         if file.is_file():
             (tmp_path / file.name).write_bytes(file.read_bytes())
     narrow = {"source": "net.py:make", "arguments": {"width": 3}}
@@ -164,26 +163,26 @@ for text in json.loads(sys.argv[2]):
         cwd=tmp_path,
     )
     elsewhere = [json.loads(line) for line in done.stdout.splitlines()]
-    assert elsewhere == [load(folder, **request).identity for request in requests]
+    assert elsewhere == [load(network_files, **request).identity for request in requests]
     texts = {json.dumps(one, sort_keys=True) for one in elsewhere}
     assert len(texts) == len(requests) - 1  # weights are the same in both files
 
 
-def test_other_weights_code_normalization_or_answers_are_another_model(folder: Path, tmp_path: Path) -> None:
-    first = load(folder, source="net.py:make").identity
+def test_other_weights_code_normalization_or_answers_are_another_model(network_files: Path, tmp_path: Path) -> None:
+    first = load(network_files, source="net.py:make").identity
     for name in ("net.py", "layers.py"):
-        (tmp_path / name).write_text((folder / name).read_text())
+        (tmp_path / name).write_text((network_files / name).read_text())
     assert load(tmp_path, source="net.py:make").identity == first
     others = [
-        load(folder, source="net.py:make", weights="net.safetensors").identity,
-        load(folder, source="net.py:make", normalization="half").identity,
-        load(folder, source="net.py:make", answers="scores").identity,
-        load(folder, source="net.py:make", input_size=(16, 16)).identity,
+        load(network_files, source="net.py:make", weights="net.safetensors").identity,
+        load(network_files, source="net.py:make", normalization="half").identity,
+        load(network_files, source="net.py:make", answers="scores").identity,
+        load(network_files, source="net.py:make", input_size=(16, 16)).identity,
     ]
-    (tmp_path / "layers.py").write_text((folder / "layers.py").read_text() + "\n# edited\n")
+    (tmp_path / "layers.py").write_text((network_files / "layers.py").read_text() + "\n# edited\n")
     others.append(load(tmp_path, source="net.py:make").identity)
     assert len({json.dumps(one, sort_keys=True) for one in [first, *others]}) == 6
-    assert load(folder, source="net.py:make", mean=(0.5,), std=(0.5,)).identity == others[1]
+    assert load(network_files, source="net.py:make", mean=(0.5,), std=(0.5,)).identity == others[1]
 
 
 # --- torchvision and timm
@@ -253,17 +252,17 @@ def test_timm_vision_transformers_have_the_size_that_they_were_made_for(tmp_path
     assert load_external(own, (3, 32, 32), 7, tmp_path).facts["input_size"] == []
 
 
-def test_packages_that_are_not_installed_are_named(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
+def test_packages_that_are_not_installed_are_named(monkeypatch: pytest.MonkeyPatch, network_files: Path) -> None:
     for name in ("timm", "onnx", "robustbench"):
         monkeypatch.setitem(sys.modules, name, None)
-    (folder / "empty.onnx").write_bytes(b"")
+    (network_files / "empty.onnx").write_bytes(b"")
     for source, said in (
         ("timm:resnet18", "pip install 'robbench[timm]'"),
         ("empty.onnx", "pip install 'robbench[onnx]'"),
         ("robustbench:Standard", "pip install git"),
     ):
         with pytest.raises(RequestError) as caught:
-            load(folder, source=source)
+            load(network_files, source=source)
         assert said in str(caught.value)
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from external_networks import SHAPE, images, network
 from safetensors.torch import save_file
 
 from robbench.core.errors import RequestError
@@ -19,33 +20,31 @@ from robbench.core.process_state import ProcessState
 from robbench.models._external.loading import External, load_external
 from robbench.models._external.request import ExternalRequest
 
-from .conftest import SHAPE, images, network
-
 HEAD = "import torch\nfrom torch import nn\n\ndef make():\n    return nn.Sequential(nn.Flatten(), nn.Linear(768, 5))\n"
 
 
-def load(folder: Path, **request: object) -> External:
-    return load_external(ExternalRequest.model_validate(request), SHAPE, 5, folder)
+def load(network_files: Path, **request: object) -> External:
+    return load_external(ExternalRequest.model_validate(request), SHAPE, 5, network_files)
 
 
-def written(folder: Path, **files: str) -> Path:
-    """Python files in a folder; two underscores in a name lead into a folder inside it."""
+def written(network_files: Path, **files: str) -> Path:
+    """Python files in a network_files; two underscores in a name lead into a network_files inside it."""
     for name, text in files.items():
-        path = folder / f"{name.replace('__', '/')}.py"
+        path = network_files / f"{name.replace('__', '/')}.py"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
-    return folder
+    return network_files
 
 
 def package(*folders: Path) -> None:
-    for folder in folders:
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / "__init__.py").write_text("WIDTH = 768\n")
+    for network_files in folders:
+        network_files.mkdir(parents=True, exist_ok=True)
+        (network_files / "__init__.py").write_text("WIDTH = 768\n")
 
 
-def refused(folder: Path, **request: object) -> str:
+def refused(network_files: Path, **request: object) -> str:
     with pytest.raises(RequestError) as caught:
-        load(folder, **request)
+        load(network_files, **request)
     assert "\n" not in str(caught.value)
     return str(caught.value)
 
@@ -53,19 +52,19 @@ def refused(folder: Path, **request: object) -> str:
 # --- factories
 
 
-def test_a_factory_is_run_under_a_fixed_seed_and_leaves_no_traces(folder: Path) -> None:
-    before, listed, state = set(sys.modules), sorted(os.listdir(folder)), torch.get_rng_state()
-    found = load(folder, source="net.py:make")
+def test_a_factory_is_run_under_a_fixed_seed_and_leaves_no_traces(network_files: Path) -> None:
+    before, listed, state = set(sys.modules), sorted(os.listdir(network_files)), torch.get_rng_state()
+    found = load(network_files, source="net.py:make")
     assert torch.equal(torch.get_rng_state(), state)
     with torch.random.fork_rng():
         torch.rand(1)
-        again = load(folder, source="net.py:make")
+        again = load(network_files, source="net.py:make")
     assert found.identity == again.identity
     assert found.label == "net.py:make"
     assert torch.equal(found.model(images()), again.model(images()))
     assert not [name for name in set(sys.modules) - before if name.startswith(("robbench_external", "layers", "net"))]
-    assert sorted(os.listdir(folder)) == listed
-    assert str(folder) not in sys.path
+    assert sorted(os.listdir(network_files)) == listed
+    assert str(network_files) not in sys.path
 
 
 def test_settings_that_a_file_changes_are_put_back(tmp_path: Path) -> None:
@@ -223,9 +222,9 @@ def test_a_module_that_cannot_be_imported_is_named(tmp_path: Path) -> None:
 # --- weights
 
 
-def test_weights_fit_or_what_does_not_is_named(folder: Path, tmp_path: Path) -> None:
+def test_weights_fit_or_what_does_not_is_named(network_files: Path, tmp_path: Path) -> None:
     for name in ("net.py", "layers.py"):
-        (tmp_path / name).write_text((folder / name).read_text())
+        (tmp_path / name).write_text((network_files / name).read_text())
     state = network().state_dict()
     cases = {
         "less.safetensors": (
@@ -260,17 +259,19 @@ def test_weights_fit_or_what_does_not_is_named(folder: Path, tmp_path: Path) -> 
 
 @pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "model."])
 @pytest.mark.parametrize("inside", ["", "state_dict", "model"])
-def test_weights_that_a_wrapper_saved_are_understood(folder: Path, tmp_path: Path, prefix: str, inside: str) -> None:
+def test_weights_that_a_wrapper_saved_are_understood(
+    network_files: Path, tmp_path: Path, prefix: str, inside: str
+) -> None:
     for name in ("net.py", "layers.py"):
-        (tmp_path / name).write_text((folder / name).read_text())
+        (tmp_path / name).write_text((network_files / name).read_text())
     state = {f"{prefix}{key}": value for key, value in network().state_dict().items()}
     torch.save({inside: state, "epoch": 3} if inside else state, tmp_path / "w.pt")
     found = load(tmp_path, source="net.py:make", weights="w.pt")
     assert torch.equal(found.model(images()), network()(images()))
 
 
-def test_files_with_their_own_weights_take_no_others(folder: Path) -> None:
-    assert "holds its own weights" in refused(folder, source="script.pt", weights="net.safetensors")
+def test_files_with_their_own_weights_take_no_others(network_files: Path) -> None:
+    assert "holds its own weights" in refused(network_files, source="script.pt", weights="net.safetensors")
 
 
 @pytest.mark.slow

@@ -11,14 +11,13 @@ from typing import Any
 
 import pytest
 import torch
+from external_networks import PROGRAMS, SHAPE, refused
 from torch import nn
 
 from robbench.models._external.archive import Archive
 from robbench.models._external.exported_program import plain_parts
 from robbench.models._external.loading import load_external
 from robbench.models._external.request import ExternalRequest
-
-from .conftest import PROGRAMS, SHAPE, refused
 
 
 class Touch:
@@ -36,14 +35,14 @@ class Touch:
 
 @pytest.mark.parametrize("name", ["model.pt", "model.pth", "model.pkl", "model.bin", "model.joblib", "model.ckpt"])
 @pytest.mark.parametrize("plain", [False, True])
-def test_no_pickle_is_loaded(folder: Path, tmp_path: Path, name: str, plain: bool) -> None:
+def test_no_pickle_is_loaded(network_files: Path, tmp_path: Path, name: str, plain: bool) -> None:
     bad, trap = tmp_path / name, tmp_path / "written"
     if plain:
         bad.write_bytes(pickle.dumps(Touch(trap)))
     else:
         torch.save({"model": Touch(trap)}, bad)
     for file in ("net.py", "layers.py"):
-        (tmp_path / file).write_text((folder / file).read_text())
+        (tmp_path / file).write_text((network_files / file).read_text())
     assert "safetensors" in refused(tmp_path, source=name)
     refused(tmp_path, source="net.py:make", weights=name)
     assert not trap.exists()
@@ -65,9 +64,9 @@ def test_what_holds_no_network_is_refused_with_the_remedy(tmp_path: Path, name: 
     assert len(text) < 400
 
 
-def test_a_bomb_is_refused_before_it_is_unpacked(folder: Path, tmp_path: Path) -> None:
+def test_a_bomb_is_refused_before_it_is_unpacked(network_files: Path, tmp_path: Path) -> None:
     for file in ("net.py", "layers.py"):
-        (tmp_path / file).write_text((folder / file).read_text())
+        (tmp_path / file).write_text((network_files / file).read_text())
     with zipfile.ZipFile(tmp_path / "w.pt", "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("w/data/0", bytes(100 * 2**20))
         archive.writestr("w/data.pkl", b"")
@@ -78,11 +77,11 @@ def test_a_bomb_is_refused_before_it_is_unpacked(folder: Path, tmp_path: Path) -
 # --- TorchScript
 
 
-def script(folder: Path, edit: Callable[[str, bytes], bytes]) -> Path:
+def script(network_files: Path, edit: Callable[[str, bytes], bytes]) -> Path:
     """A TorchScript archive, edited."""
     with torch.random.fork_rng():
         net = torch.jit.script(nn.Sequential(nn.Flatten(), nn.Linear(768, 5)))
-    plain, path = folder / "plain.pt", folder / "edited.pt"
+    plain, path = network_files / "plain.pt", network_files / "edited.pt"
     net.save(str(plain))
     with zipfile.ZipFile(plain) as old, zipfile.ZipFile(path, "w") as new:
         for name in old.namelist():
@@ -209,11 +208,11 @@ def test_torchscript_of_common_layers_is_not_refused(tmp_path: Path) -> None:
 # --- torch.export
 
 
-def exported(folder: Path, target: Path, edit: Callable[[str, bytes], bytes | None]) -> Path:
+def exported(network_files: Path, target: Path, edit: Callable[[str, bytes], bytes | None]) -> Path:
     """An edited copy of a program."""
-    if not (folder / "any.pt2").is_file():
+    if not (network_files / "any.pt2").is_file():
         pytest.skip("needs torch 2.8, which writes programs in the format that is read")
-    with zipfile.ZipFile(folder / "any.pt2") as old, zipfile.ZipFile(target, "w") as new:
+    with zipfile.ZipFile(network_files / "any.pt2") as old, zipfile.ZipFile(target, "w") as new:
         for name in old.namelist():
             content = edit(name.partition("/")[2], old.read(name))
             if content is not None:
@@ -248,13 +247,13 @@ def value_of(graph: dict[str, Any], name: str) -> dict[str, Any]:
      "torch.hub.load", "_operator.methodcaller", "torch.ops.image.read_file.default", "#mine", "math.os",
      "torch.ops.higher_order.while_loop", "torch.ops.aten.add.Tensor\n", "torch._C._jit_script_compile"],
 )  # fmt: skip
-def test_operators_beyond_tensors_are_refused(folder: Path, tmp_path: Path, target: str) -> None:
+def test_operators_beyond_tensors_are_refused(network_files: Path, tmp_path: Path, target: str) -> None:
     argument = {"name": "other", "arg": {"as_operator": target}, "kind": 1}
     for change in (
         lambda graph: first_node(graph).update(target=target),
         lambda graph: first_node(graph)["inputs"].append(argument),
     ):
-        exported(folder, tmp_path / "p.pt2", graph_edit(change))
+        exported(network_files, tmp_path / "p.pt2", graph_edit(change))
         assert "which is no operator of torch" in refused(tmp_path, source="p.pt2")
 
 
@@ -263,19 +262,19 @@ def test_operators_beyond_tensors_are_refused(folder: Path, tmp_path: Path, targ
     ["__import__('os').mkdir('WRITTEN')", "Symbol('s0').__class__", "(lambda: 0)()", "Symbol('os.mkdir')", "exec('1')",
      "[1 for _ in 'a']", "9**9**9**9", "open('WRITTEN', 'w')", "Symbol", "S0 if 1 else 2", "'a'"],
 )  # fmt: skip
-def test_shapes_are_not_evaluated_unless_they_are_shapes(folder: Path, tmp_path: Path, shape: str) -> None:
+def test_shapes_are_not_evaluated_unless_they_are_shapes(network_files: Path, tmp_path: Path, shape: str) -> None:
     text = shape.replace("WRITTEN", str(tmp_path / "written"))
 
     def change(graph: dict[str, Any]) -> None:
         value_of(graph, "conv2d")["sizes"][0] = {"as_expr": {"expr_str": text, "hint": {"as_int": 2}}}
 
-    exported(folder, tmp_path / "p.pt2", graph_edit(change))
+    exported(network_files, tmp_path / "p.pt2", graph_edit(change))
     if shape != "Symbol":  # the name alone is nothing that can be called
         assert "a shape" in refused(tmp_path, source="p.pt2")
     assert not (tmp_path / "written").exists()
 
 
-def test_names_that_would_be_compiled_are_refused(folder: Path, tmp_path: Path) -> None:
+def test_names_that_would_be_compiled_are_refused(network_files: Path, tmp_path: Path) -> None:
     bad = 'x"), __import__("os").mkdir("written")#'
     changes: list[Callable[[dict[str, Any]], Any]] = [
         lambda graph: first_node(graph)["outputs"][0]["as_tensor"].update(name=bad),
@@ -284,11 +283,11 @@ def test_names_that_would_be_compiled_are_refused(folder: Path, tmp_path: Path) 
         lambda graph: graph["graph_module"]["module_call_graph"][0]["signature"].update(forward_arg_names=[bad]),
     ]
     for change in changes:
-        exported(folder, tmp_path / "p.pt2", graph_edit(change))
+        exported(network_files, tmp_path / "p.pt2", graph_edit(change))
         assert " for " in refused(tmp_path, source="p.pt2")
 
 
-def test_what_torch_would_compile_or_unpickle_is_left_out(folder: Path, tmp_path: Path) -> None:
+def test_what_torch_would_compile_or_unpickle_is_left_out(network_files: Path, tmp_path: Path) -> None:
     """Guards, comments, sample inputs and further files."""
     trap = tmp_path / "written"
     torch.save(Touch(trap), pickled := io.BytesIO())
@@ -299,7 +298,7 @@ def test_what_torch_would_compile_or_unpickle_is_left_out(folder: Path, tmp_path
         guards = [f"__import__('os').mkdir({str(trap)!r})"]
         return graph_edit(lambda graph: graph.update(guards_code=guards))(name, content)
 
-    exported(folder, tmp_path / "p.pt2", edit)
+    exported(network_files, tmp_path / "p.pt2", edit)
     found = load_external(ExternalRequest(source="p.pt2"), SHAPE, 5, tmp_path)
     found.model(torch.rand(3, *SHAPE))
     assert not trap.exists()
@@ -312,7 +311,7 @@ def test_what_torch_would_compile_or_unpickle_is_left_out(folder: Path, tmp_path
 
 
 @pytest.mark.parametrize("what", ["weights", "constants"])
-def test_pickled_tensors_and_objects_are_refused(folder: Path, tmp_path: Path, what: str) -> None:
+def test_pickled_tensors_and_objects_are_refused(network_files: Path, tmp_path: Path, what: str) -> None:
     def edit(name: str, content: bytes) -> bytes:
         if name != f"data/{what}/model_{what}_config.json":
             return content
@@ -321,12 +320,12 @@ def test_pickled_tensors_and_objects_are_refused(folder: Path, tmp_path: Path, w
         config["config"]["thing"] = entry
         return json.dumps(config).encode()
 
-    exported(folder, tmp_path / "p.pt2", edit)
+    exported(network_files, tmp_path / "p.pt2", edit)
     assert '"thing" as a pickled object' in refused(tmp_path, source="p.pt2")
 
 
-def test_programs_without_a_graph_and_compiled_ones_are_refused(folder: Path, tmp_path: Path) -> None:
-    exported(folder, tmp_path / "p.pt2", lambda name, content: None if name.startswith("models/") else content)
+def test_programs_without_a_graph_and_compiled_ones_are_refused(network_files: Path, tmp_path: Path) -> None:
+    exported(network_files, tmp_path / "p.pt2", lambda name, content: None if name.startswith("models/") else content)
     assert "no program" in refused(tmp_path, source="p.pt2")
     for edit in (
         graph_edit(lambda graph: graph.pop("graph_module")),
@@ -335,7 +334,7 @@ def test_programs_without_a_graph_and_compiled_ones_are_refused(folder: Path, tm
         lambda name, content: b"{" if name == "models/model.json" else content,
         lambda name, content: b"[" * 100_000 if name == "models/model.json" else content,
     ):
-        exported(folder, tmp_path / "p.pt2", edit)
+        exported(network_files, tmp_path / "p.pt2", edit)
         assert "cannot be" in refused(tmp_path, source="p.pt2")
     (tmp_path / "q.pt2").write_bytes(b"no archive")
     assert "no archive" in refused(tmp_path, source="q.pt2")

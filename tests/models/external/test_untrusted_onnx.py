@@ -5,11 +5,10 @@ from typing import Any
 
 import pytest
 import torch
+from external_networks import SHAPE, needs, refused
 
 from robbench.models._external.loading import load_external
 from robbench.models._external.request import ExternalRequest
-
-from .conftest import SHAPE, needs, refused
 
 
 @needs("onnx", "onnx2torch", "onnxruntime")
@@ -18,21 +17,21 @@ def test_onnx_reads_no_file_beyond_its_folder(tmp_path: Path, place: str) -> Non
     import onnx
     from onnx import helper
 
-    folder = tmp_path / "model"
-    folder.mkdir()
+    network_files = tmp_path / "model"
+    network_files.mkdir()
     (tmp_path / "secret").write_bytes(bytes(4 * 768 * 5))
-    (folder / "link").symlink_to(tmp_path / "secret")
+    (network_files / "link").symlink_to(tmp_path / "secret")
     weights = onnx.TensorProto(name="w", data_type=onnx.TensorProto.FLOAT, dims=[768, 5])
     weights.data_location = onnx.TensorProto.EXTERNAL
     weights.external_data.add(key="location", value=place)
     linear = [("Flatten", ["x"], ["f"], ""), ("MatMul", ["f", "w"], ["y"], "")]
-    onnx.save(onnx_model(linear, [weights]), folder / "n.onnx")
-    assert "no file in its folder" in refused(folder, source="n.onnx")
+    onnx.save(onnx_model(linear, [weights]), network_files / "n.onnx")
+    assert "no file in its folder" in refused(network_files, source="n.onnx")
     constant = helper.make_node("Constant", [], ["w"], value=weights)
     model = onnx_model(linear, [])
     model.graph.node.insert(0, constant)
-    onnx.save(model, folder / "n.onnx")
-    assert "no file in its folder" in refused(folder, source="n.onnx")
+    onnx.save(model, network_files / "n.onnx")
+    assert "no file in its folder" in refused(network_files, source="n.onnx")
 
 
 @needs("onnx", "onnx2torch", "onnxruntime")

@@ -1,4 +1,4 @@
-"""The grid of the board ``third-party``: ``python tests/third_party/grid.py FOLDER > third-party.toml``."""
+"""The grid of the board ``third-party``: ``python tests/third_party/third_party_grid.py FOLDER > third-party.toml``."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def grid(folder: Path, networks: tuple[Network, ...] = NETWORKS, conditions: tup
         *(f"    {_dataset(folder, network)}," for network in networks),
         "]",
     ]
-    factory = Path(__file__).with_name("networks.py").resolve()
+    factory = Path(__file__).with_name("proved_networks.py").resolve()
     for network in networks:
         path = (folder / f"{network.file}.npz").resolve()
         with np.load(path, allow_pickle=False) as arrays:

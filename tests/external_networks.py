@@ -1,13 +1,13 @@
+"""A small network in the formats in which models of others come."""
+
 from __future__ import annotations
 
 import importlib.util
-import warnings
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from robbench.core.errors import RequestError
@@ -57,41 +57,3 @@ def network(width: int = 4) -> nn.Sequential:
         )
         made[1].load_state_dict({"running_mean": torch.rand(width) - 0.5, "running_var": 2 * torch.rand(width)}, False)
     return made.eval()
-
-
-@pytest.fixture(scope="session")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """One network as source, as weights, as TorchScript and as two programs of torch.export."""
-    folder = tmp_path_factory.mktemp("networks")
-    (folder / "net.py").write_text(SOURCE)
-    (folder / "layers.py").write_text(LAYERS)
-    net, two = network(), images(2)
-    save_file(net.state_dict(), folder / "net.safetensors")
-    torch.save({"state_dict": {f"module.{key}": value for key, value in net.state_dict().items()}}, folder / "net.pth")
-    open_batch = ({0: torch.export.Dim("batch")},)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        torch.jit.script(net).save(str(folder / "script.pt"))
-        torch.jit.trace(net, two).save(str(folder / "trace.pt"))
-        if PROGRAMS:
-            torch.export.save(torch.export.export(net, (two,)), folder / "two.pt2")
-            torch.export.save(torch.export.export(net, (two,), dynamic_shapes=open_batch), folder / "any.pt2")
-    return folder
-
-
-@pytest.fixture(scope="session")
-def onnx_folder(folder: Path) -> Path:
-    """The same network as ONNX, of a fixed and of an open number of images."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        torch.onnx.export(network(), (images(2),), str(folder / "two.onnx"), dynamo=False, verbose=False)
-        torch.onnx.export(
-            network(),
-            (images(2),),
-            str(folder / "any.onnx"),
-            dynamo=False,
-            verbose=False,
-            input_names=["input"],
-            dynamic_axes={"input": {0: "N"}},
-        )
-    return folder

@@ -1,0 +1,66 @@
+"""Networks that others trained, whose robustness is proved: the files are looked for and not part of the project."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from robbench.api.evaluation import evaluate
+from robbench.api.report import Report
+from robbench.cli.main import main
+
+sys.path.insert(0, str(Path(__file__).parent))
+from third_party_grid import NETWORKS, Network, grid
+
+FILES = Path(os.environ.get("ROBBENCH_TRUTHS") or Path(__file__).resolve().parents[3] / "shared" / "truths")
+pytestmark = pytest.mark.skipif(not FILES.is_dir(), reason="networks of others are not here: set ROBBENCH_TRUTHS")
+SMALL = [network for network in NETWORKS if network.images <= 200]
+
+
+def evaluated(network: Network, attacks: list[str], limit: int | None = None) -> Report:
+    """A network through the public way: arrays and a factory."""
+    path = FILES / f"{network.file}.npz"
+    with np.load(path, allow_pickle=False) as arrays:
+        mean, std = ([*map(float, arrays[name])] if name in arrays else [] for name in ("mean", "std"))
+    factory = f"{Path(__file__).with_name('proved_networks.py')}:make"
+    return evaluate(
+        factory,
+        path,
+        attacks=attacks,
+        eps=[network.eps],
+        arguments={"path": str(path)},
+        mean=mean,
+        std=std,
+        limit=limit,
+    )
+
+
+@pytest.mark.parametrize("network", SMALL, ids=lambda network: network.file)
+def test_no_attack_breaks_what_is_proved_robust(network: Network) -> None:
+    report = evaluated(network, ["apgd-margin[steps=20]@ref", "square[queries=20]@ref"])
+    left = [report.outcome(label).robust.mean() for label in report.conditions if label != "clean"]
+    assert min(left) >= network.low
+    assert report.outcome("clean").num_classes == 10
+    assert len(report.outcome("clean").ids) == network.images
+
+
+@pytest.mark.slow
+def test_the_reference_s_count_of_the_exactly_known_network_is_reached(tmp_path: Path) -> None:
+    """AutoAttack breaks 244 of the right images, and 257 at the most can be."""
+    network = NETWORKS[0]
+    weak = evaluated(network, ["apgd-margin[steps=20]@ref"])
+    outcome = weak.outcome("apgd-margin[steps=20]@0.1")
+    right = outcome.clean == outcome.labels
+    # All that can be broken is among the images whose margin after few steps is least.
+    assert (~outcome.robust & right).sum() <= 248
+    assert right.sum() == 9810
+
+
+def test_the_grid_of_the_board_is_planned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "third-party.toml").write_text(grid(FILES), encoding="utf-8")
+    assert main(["plan", "--grid", "third-party.toml"]) == 0
