@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load, save
 from torch import Tensor
 
-from robbench.core.contracts import Backbone, Batch, Classifier, Defense, Samples, joined, to_float
+from robbench.core.contracts import Backbone, Batch, Classifier, Samples, joined, to_float
 from robbench.core.errors import Damaged, RequestError, explain, warn
 from robbench.core.global_rng import seeded
 from robbench.core.process_state import settings_kept
@@ -23,6 +23,7 @@ from robbench.planning.plan import TrainedJob
 from robbench.results.provenance import provenance
 from robbench.results.store import CHECKPOINT, Store
 from robbench.training.balancing import augmented, check_inside, class_weights, resampled
+from robbench.training.composition import compose
 from robbench.training.history import Epoch, as_csv, kept
 from robbench.training.optimizer import make_optimizer, make_scheduler
 
@@ -377,32 +378,6 @@ class _Run:
 
 def _generator(job: TrainedJob, epoch: int) -> np.random.Generator:
     return np.random.default_rng([job.seed, epoch])
-
-
-def compose(defenses: Sequence[Defense]) -> Callable[[Batch], Tensor]:
-    """The training loss of defenses that act one after the other.
-
-    Each defense sees the images that the one before it made, and takes what comes after it for the loss: perturbation
-    then FGM trains on FGM examples of perturbed images. Each draws from streams of its own.
-
-    Args:
-        defenses: First to last; none is no defense.
-
-    Returns:
-        From one step of training to the scalar to descend on.
-    """
-
-    def from_position(position: int, batch: Batch) -> Tensor:
-        if position == len(defenses):
-            return batch.loss(batch.images)
-        stage = replace(
-            batch,
-            rng=batch.rng.fork("defense", position),
-            loss=lambda images: from_position(position + 1, replace(batch, images=images)),
-        )
-        return defenses[position].training_loss(stage)
-
-    return lambda batch: from_position(0, batch)
 
 
 def _warm_start(model: Classifier, weights: dict[str, Tensor], job: TrainedJob, own: bool = False) -> None:

@@ -19,7 +19,7 @@ from robbench.core.threat_model import Threat
 from robbench.defenses.fgm import FGMTraining
 from robbench.defenses.none import NoDefense
 from robbench.defenses.perturbation import PerturbationTraining
-from robbench.training.trainer import compose
+from robbench.training.composition import compose
 
 MILD = PerturbationTraining(pixels=2)
 
