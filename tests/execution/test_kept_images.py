@@ -22,7 +22,7 @@ from robbench.execution.runner import remaining
 from robbench.planning.grid import Request
 from robbench.planning.planner import make_plan
 from robbench.results.store import EXAMPLES, IMAGES, Store
-from robbench.training.trainer import load_model
+from robbench.training.model_loading import load_model
 
 CONDITIONS = ("clean", "perturbation", "pgd[steps=2]@ref", "fgsm@ref->all", "perturbation+fgsm@ref")
 LIMIT = 30
