@@ -261,7 +261,7 @@ def _external(found: Found, wanted: LoadRequest) -> External:
         "std": list(normalization.std),
         "input_size": list(size),
     }
-    facts = _facts(found, result.model) | said | {"channels": wanted.image_shape[0]}
+    facts = _facts(found, result.model, request) | said | {"channels": wanted.image_shape[0]}
     return External(result.model, found.label, identity | said, facts, (*notes, *result.notes))
 
 
@@ -276,7 +276,9 @@ def _taken(found: Found, model: Classifier, wanted: LoadRequest) -> External:
         raise RequestError(f"it is a Classifier that answers {model.answers}; leave answers out")
     identity = _identity(found) | {"answers": model.answers}
     model.cpu().eval().requires_grad_(False)
-    return External(model, found.label, identity, _facts(found, model) | {"answers": model.answers}, found.notes)
+    return External(
+        model, found.label, identity, _facts(found, model, request) | {"answers": model.answers}, found.notes
+    )
 
 
 def _networks(network: Callable[[Any], Any], notes: list[str]) -> tuple[nn.Module, ...]:
@@ -304,8 +306,11 @@ def _identity(found: Found) -> dict[str, Any]:
     return own | {key: value for key, value in found.identity.items() if key not in own or own[key] is None}
 
 
-def _facts(found: Found, model: Classifier) -> dict[str, Any]:
-    told = {"license": found.metadata.license, "source": found.metadata.source}
+def _facts(found: Found, model: Classifier, request: ExternalRequest) -> dict[str, Any]:
+    told = {
+        "license": request.license or found.metadata.license,
+        "source": request.origin or found.metadata.source,
+    }
     return {
         "format": found.format,
         "parameters": sum(one.numel() for one in model.parameters()),

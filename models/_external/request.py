@@ -52,6 +52,8 @@ class ExternalRequest(BaseModel):
         input_size: Height and width that images are resized to inside the model; one number for both. Empty for those
             of the metadata where there are any, otherwise images stay as they are.
         answers: The most that attacks may ask of it; ``auto`` for what it gives.
+        license: Its license, for model cards.
+        origin: Who trained it and where it was published, for model cards.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
@@ -68,6 +70,8 @@ class ExternalRequest(BaseModel):
         tuple[int, ...], BeforeValidator(_as_tuple), AfterValidator(_positive), AfterValidator(_height_and_width)
     ] = ()
     answers: Answers | Literal["auto"] = "auto"
+    license: str = ""
+    origin: str = ""
 
     @property
     def handed_over(self) -> bool:

@@ -24,6 +24,7 @@ class Network:
         high: The greatest.
         trained: Who trained it.
         proved: Who proved it.
+        license: That of the network.
     """
 
     file: str
@@ -33,14 +34,24 @@ class Network:
     high: float
     trained: str
     proved: str
+    license: str
 
 
 NETWORKS = (
-    Network("wk17a_mnist", "0.1", 10_000, 0.9562, 0.9562, "Wong and Kolter, 2018", f"exact, {TJENG}"),
-    Network("rsl18a_mnist", "0.1", 10_000, 0.6919, 0.8564, "Raghunathan et al., 2018", TJENG),
-    Network("sdp_cifar_cnn_a_adv", "2/255", 200, 0.485, 1.0, "Dathathri et al., 2020", ZHANG),
-    Network("sdp_cifar_cnn_a_mix", "2/255", 200, 0.48, 1.0, "Dathathri et al., 2020", ZHANG),
-    Network("hard_mnist_MadryCNN_no_maxpool_tiny", "0.3", 20, 0.0, 0.0, "Zhang et al., 2022", f"exact, {ZHANG}"),
+    Network("wk17a_mnist", "0.1", 10_000, 0.9562, 0.9562, "Wong and Kolter, 2018", f"exact, {TJENG}", "MIT"),
+    Network("rsl18a_mnist", "0.1", 10_000, 0.6919, 0.8564, "Raghunathan et al., 2018", TJENG, "MIT"),
+    Network("sdp_cifar_cnn_a_adv", "2/255", 200, 0.485, 1.0, "Dathathri et al., 2020", ZHANG, "BSD-3-Clause"),
+    Network("sdp_cifar_cnn_a_mix", "2/255", 200, 0.48, 1.0, "Dathathri et al., 2020", ZHANG, "BSD-3-Clause"),
+    Network(
+        "hard_mnist_MadryCNN_no_maxpool_tiny",
+        "0.3",
+        20,
+        0.0,
+        0.0,
+        "Zhang et al., 2022",
+        f"exact, {ZHANG}",
+        "BSD-3-Clause",
+    ),
 )
 
 CONDITIONS = ("clean", "fgsm@ref", "pgd[steps=20]@ref", "apgd-margin@ref", "strong@ref")
@@ -77,6 +88,8 @@ def grid(folder: Path, networks: tuple[Network, ...] = NETWORKS, conditions: tup
             f"arguments = {{ path = '{path}' }}",
             f"mean = {mean}",
             f"std = {std}",
+            f"license = '{network.license}'",
+            f"origin = 'trained by {network.trained}; {network.proved.removeprefix('exact, ')}'",
             "[[bounds]]",
             f"dataset = {network.file!r}",
             f"row = {network.file!r}",
