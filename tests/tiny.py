@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from robbench.planning.grid import Request
-from robbench.planning.plan import Job, Plan
+from robbench.planning.plan import Plan, TrainedJob
 from robbench.planning.planner import make_plan
 
 THREE_DIGITS = "digits[classes=8|3|9,train_fraction=0.3]"
@@ -49,7 +49,9 @@ def make(
     return make_plan(Request(grid=str(path), out=folder / "runs", limit=limit, device="cpu", plugins=tuple(plugins)))
 
 
-def job(folder: Path, model: str = "", recipe: str = "epochs = 2", seed: int = 0, plugins: Sequence[Path] = ()) -> Job:
+def job(
+    folder: Path, model: str = "", recipe: str = "epochs = 2", seed: int = 0, plugins: Sequence[Path] = ()
+) -> TrainedJob:
     """The only job of a grid with one model."""
-    (only,) = make(folder, [model], recipe=recipe, seeds=[seed], plugins=plugins).jobs
+    (only,) = make(folder, [model], recipe=recipe, seeds=[seed], plugins=plugins).trained
     return only

@@ -218,7 +218,8 @@ def mistakes(rates: Array, kind: str) -> Array:
     classes = len(rates)
     spread = np.full((classes, classes), 1 / (classes - 1)) if kind == "spread" else np.roll(np.eye(classes), 1, axis=1)
     np.fill_diagonal(spread, 0)
-    return np.diag(rates) + (1 - rates)[:, None] * spread
+    chances: Array = np.diag(rates) + (1 - rates)[:, None] * spread
+    return chances
 
 
 def macro_f1_coverage(case: Case, mistaken: str, draws: int) -> float | None:
