@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import importlib.util
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
 from robbench.core.errors import RequestError
-from robbench.models._external.loading import load_external
+from robbench.models._external.loading import External, load_external
 from robbench.models._external.request import ExternalRequest
 
 SOURCE = """
@@ -35,9 +34,13 @@ def needs(*packages: str) -> pytest.MarkDecorator:
     return pytest.mark.skipif(bool(missing), reason=f"{', '.join(missing)} not installed")
 
 
-def refused(folder: Path, **request: Any) -> str:
+def load(folder: Path, **request: object) -> External:
+    return load_external(ExternalRequest.model_validate(request), SHAPE, 5, folder)
+
+
+def refused(folder: Path, **request: object) -> str:
     with pytest.raises(RequestError) as caught:
-        load_external(ExternalRequest.model_validate(request), SHAPE, 5, folder)
+        load(folder, **request)
     text = str(caught.value)
     assert "\n" not in text
     return text

@@ -82,6 +82,13 @@ def files(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
 
 
+def flip(path: Path) -> None:
+    """Damage a file: one bit in its middle."""
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+
+
 def publish(store: Store, target: Path, *words: str) -> int:
     return main(["publish", "--out", str(store.root), "--to", str(target), *words])
 

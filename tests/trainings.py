@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from robbench.planning.plan import Job
+from robbench.planning.plan import Job, TrainedJob
 from robbench.results.store import Store
 from robbench.training.trainer import train
 
@@ -18,7 +18,7 @@ class Stop(Exception):
     pass
 
 
-def trained(job: Job, store: Store) -> dict[str, Tensor]:
+def trained(job: TrainedJob, store: Store) -> dict[str, Tensor]:
     train(job, store, "cpu", "float32")
     return weights(job, store)
 

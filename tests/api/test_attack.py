@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import io
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -29,7 +30,7 @@ class Net(nn.Module):
         self.layers = nn.Sequential(
             nn.Conv2d(SHAPE[0], 4, 3, padding=1), nn.BatchNorm2d(4), nn.ReLU(), nn.Dropout(0.5), nn.Flatten()
         )
-        self.head = nn.LazyLinear(4)
+        self.head: nn.Linear = nn.LazyLinear(4)
 
     def forward(self, images: Tensor) -> Tensor:
         scores: Tensor = self.head(self.layers(images))
@@ -208,10 +209,10 @@ def labels_alone(images: Tensor) -> Tensor:
         ("pgd", {"eps": EPS, "model": 3}, "model: int cannot be asked"),
     ],
 )
-def test_wrong_requests_are_refused_in_one_line(name: str, given: dict[str, object], hint: str) -> None:
-    words = {"model": net(), "images": X, "labels": Y} | given
+def test_wrong_requests_are_refused_in_one_line(name: str, given: dict[str, Any], hint: str) -> None:
+    words: dict[str, Any] = {"model": net(), "images": X, "labels": Y} | given
     with pytest.raises(RequestError, match=hint) as error:
-        robbench.attack(name)(**words)  # type: ignore[arg-type]
+        robbench.attack(name)(**words)
     assert "\n" not in str(error.value)
 
 

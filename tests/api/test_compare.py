@@ -194,19 +194,19 @@ def test_the_summary_fits_a_terminal_and_says_the_difference_first() -> None:
     data = dataset([f"class number {at} with a long name" for at in range(50)])
     labels = np.arange(200) % 50
     hits = [np.where(np.arange(200) < cut, labels, (labels + 1) % 50) for cut in (150, 20)]
-    sides = [
+    one, other = (
         report(
             cell(long, CLEAN, outcome("clean", labels, k=50), data=data),
             cell(long, wide, outcome("attack", labels, labels, hit, k=50, linf=np.full(200, eps)), data=data),
         )
         for hit in hits
-    ]
-    text = compare(*sides).summary()
+    )
+    text = compare(one, other).summary()
     assert max(map(len, text.splitlines())) <= 80
     assert text.startswith("B − A: worst case Linf 0.12345678901234566 -65.0 points (")
     assert "McNemar's exact p < 0.001" in " ".join(text.split())
     assert "and 45 more" in text
-    assert "McNemar p" in compare(*sides).to_markdown()
+    assert "McNemar p" in compare(one, other).to_markdown()
 
 
 # --- thresholds

@@ -102,10 +102,12 @@ def test_a_model_that_answers_scores_or_labels_is_attacked_without_gradients(fol
 
     def scores(batch: NDArray[Any]) -> NDArray[Any]:
         with torch.no_grad():
-            return net(torch.from_numpy(batch)).numpy()
+            found: NDArray[Any] = net(torch.from_numpy(batch)).numpy()
+        return found
 
     def labels(batch: NDArray[Any]) -> NDArray[Any]:
-        return scores(batch).argmax(axis=1)
+        found: NDArray[Any] = scores(batch).argmax(axis=1)
+        return found
 
     x, y = images()
     for model, needs in ((scores, {"scores", "decisions", "nothing"}), (labels, {"decisions", "nothing"})):

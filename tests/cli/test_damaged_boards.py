@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from stores import BOARD, fill, publish, whole, write
+from stores import BOARD, fill, flip, publish, whole, write
 
 from robbench.cli.main import main
 from robbench.results.schema import BoardNote
@@ -17,12 +17,6 @@ from robbench.results.store import OUTCOME, Store
 
 def cut(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-9])
-
-
-def flip(path: Path) -> None:
-    data = bytearray(path.read_bytes())
-    data[len(data) // 2] ^= 1
-    path.write_bytes(data)
 
 
 def lacking(path: Path) -> None:

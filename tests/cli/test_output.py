@@ -79,7 +79,7 @@ def test_the_time_left_is_weighed_by_passes(tmp_path: Path) -> None:
     plan = tiny.make(tmp_path, conditions=["clean", "pgd[steps=100]@ref"], recipe="epochs = 1", limit=20)
     store = Store(plan.request.out)
     work = remaining(plan, store)
-    (job,) = plan.jobs
+    (job,) = plan.trained
     training, each = weights(job, job.cells, store)
     clean, pgd = job.cells
     assert (each[clean.key], each[pgd.key]) == (2 * 20, (101 + 2 * 100 + 2) * 20)

@@ -9,13 +9,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from rule_results import broken
 from torch import Tensor, nn
 
 from robbench.cli.main import main
 from robbench.conformance import kinds_of
 from robbench.conformance.components import ARCHITECTURES, BALANCERS, DEFENSES, OBJECTIVES
 from robbench.conformance.data import DATASETS, METRICS, DatasetFiles
-from robbench.conformance.rules import RuleResult, judge
+from robbench.conformance.rules import judge
 from robbench.conformance.scenarios import Features
 from robbench.core.contracts import Architecture, Backbone, Balancer, Batch, Classifier, Defense, Samples
 from robbench.core.errors import RequestError
@@ -28,11 +29,6 @@ from robbench.models.cross_entropy import CrossEntropy
 from robbench.results.schema import Measure, Outcome
 
 BUILT_IN = Registry(installed=False)
-
-
-def broken(results: list[RuleResult]) -> dict[str, str]:
-    return {finding.rule: finding.detail for finding in results if finding.passed is False}
-
 
 # --- defenses
 

@@ -8,6 +8,7 @@ from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
+from plugin_files import write
 
 import robbench
 from robbench import attacks
@@ -32,12 +33,6 @@ class Weighty(Balancer):
 
     weight: float = 1.0
 '''
-
-
-def write(path: Path, text: str) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text, encoding="utf-8")
-    return path
 
 
 def test_built_in_components_are_found_by_kind() -> None:

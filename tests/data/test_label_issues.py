@@ -186,7 +186,7 @@ def test_the_balancer_keeps_the_rules() -> None:
 
 def test_it_is_a_row_like_any_other(tmp_path: Path) -> None:
     plan = tiny.make(tmp_path, ["", "balancer = 'without-suspects[share=0.1,folds=3]'"], recipe="epochs = 1")
-    one, other = plan.jobs
+    one, other = plan.trained
     store = Store(tmp_path / "runs")
     train(other, store, "cpu", "float32")
     info = store.model_info(other.key)

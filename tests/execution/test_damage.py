@@ -12,7 +12,7 @@ import pytest
 import tiny
 import torch
 from maps import map_by_axes
-from stores import files
+from stores import files, flip
 
 from robbench.cli.main import main
 from robbench.planning.grid import Request
@@ -57,12 +57,6 @@ RENEWED = {
     "list of boards",
 }
 """What every run writes that is not over at once, damaged or not."""
-
-
-def flip(path: Path) -> None:
-    data = bytearray(path.read_bytes())
-    data[len(data) // 2] ^= 1
-    path.write_bytes(data)
 
 
 def directory(path: Path) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import tiny
+from stores import flip
 
 from robbench.cli.main import main
 from robbench.execution import local
@@ -32,12 +33,6 @@ def do(plan: Plan) -> dict[tuple[str, str], Record]:
     return {(record.spec.model.label, record.spec.condition.label): record for record in records}
 
 
-def spoil(path: Path) -> None:
-    data = bytearray(path.read_bytes())
-    data[len(data) // 2] ^= 1
-    path.write_bytes(data)
-
-
 def broken(*_: Any) -> Any:
     raise ValueError("nothing works today")
 
@@ -50,8 +45,8 @@ def test_a_finished_cell_is_not_lost_to_a_failure(
     before = do(plan)
     store = Store(plan.request.out)
     cells = {cell.condition.label: store.cell_dir(cell.key) for _, cell in plan.cells}
-    spoil(cells["fgsm@0.1"] / EXAMPLES)
-    spoil(cells["clean"] / OUTCOME)
+    flip(cells["fgsm@0.1"] / EXAMPLES)
+    flip(cells["clean"] / OUTCOME)
     monkeypatch.setattr("robbench.evaluation.evaluator.evaluate", broken)
     again = do(plan)
     row = "cross-entropy · no defense"
@@ -74,13 +69,13 @@ def test_what_was_not_done_again_is_tried_by_the_next_run(tmp_path: Path, monkey
     monkeypatch.setattr(local, "run_locally", here)
     assert main(words) == 0
     (path,) = (tmp_path / "runs" / "cells").glob(f"*/{EXAMPLES}")
-    spoil(path)
+    flip(path)
     with monkeypatch.context() as patch:
         patch.setattr("robbench.evaluation.evaluator.evaluate", broken)
         assert main(words) == main(words) == 1
     assert main(words) == 0
     (weights,) = (tmp_path / "runs" / "models").glob("*/weights.safetensors")
-    spoil(weights)
+    flip(weights)
     with monkeypatch.context() as patch:
         patch.setattr("robbench.training.trainer.train", broken)
         assert main(words) == main(words) == 1, "a model that cannot be trained again is no success"
@@ -125,7 +120,7 @@ def test_a_worker_that_dies_leaves_the_cells_of_others_alone(tmp_path: Path) -> 
     (job,) = plan.jobs
     clean, fgsm = job.cells
     kept = store.record(fgsm.key)
-    spoil(store.cell_dir(clean.key) / RECORD)
+    flip(store.cell_dir(clean.key) / RECORD)
     run = local._Run.of(plan, [(job, job.cells)], 1, lambda event: None, 60)
 
     class Dead:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import io
 import json
 import re
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -90,7 +91,7 @@ def test_all_attacked_images_are_kept_as_they_were_judged(kept: Path) -> None:
     report = robbench.load(kept / "runs")
     plan = make_plan(Request(grid=str(kept / "tiny.toml"), out=kept / "runs", limit=LIMIT, device="cpu"))
     (job,) = plan.jobs
-    model = load_model(job, report.store, "cpu")  # type: ignore[arg-type]
+    model = load_model(job, Store(kept / "runs"), "cpu")
     for condition in CONDITIONS[1:]:
         label = next(
             cell.condition.label for cell in job.cells if cell.condition.label.startswith(condition.split("@")[0])
@@ -112,6 +113,10 @@ def test_clean_images_are_not_kept(kept: Path) -> None:
         robbench.load(kept / "runs").adversarial_examples("clean")
 
 
+def damage(file: Path) -> None:
+    file.write_bytes(file.read_bytes()[:-9] + b"123456789")
+
+
 @pytest.mark.slow
 def test_there_is_nothing_to_do_unless_images_are_gone_or_damaged(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -119,7 +124,8 @@ def test_there_is_nothing_to_do_unless_images_are_gone_or_damaged(
     kept, path = tmp_path, grid(tmp_path)
     assert main(words(path, "--keep-images")) == 0
     capsys.readouterr()
-    for spoil in (lambda file: file.unlink(), lambda file: file.write_bytes(file.read_bytes()[:-9] + b"123456789")):
+    ways: tuple[Callable[[Path], object], ...] = (Path.unlink, damage)
+    for spoil in ways:
         assert main(words(path, "--keep-images")) == 0
         assert "Nothing to do" in capsys.readouterr().out
         spoiled = next((kept / "runs").rglob(IMAGES))

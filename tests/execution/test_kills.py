@@ -170,7 +170,18 @@ def test_a_disk_that_fills_up_anywhere_is_one_line_and_work_goes_on_from_there(
 ) -> None:
     plan = tiny.make(tmp_path, ["", "defense = 'fgm'"], ["clean", "fgsm@ref"], "epochs = 1", limit=20)
     out = plan.request.out
-    words = ["run", "--grid", plan.request.grid, "--out", str(out), "--limit", "20", "--workers", "1", "--device=cpu"]
+    words = [
+        "run",
+        "--grid",
+        str(tmp_path / "tiny.toml"),
+        "--out",
+        str(out),
+        "--limit",
+        "20",
+        "--workers",
+        "1",
+        "--device=cpu",
+    ]
     full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     for room in (2, 9):
         with pytest.MonkeyPatch.context() as patch:

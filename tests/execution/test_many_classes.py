@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -10,19 +11,16 @@ import pytest
 import tiny
 
 from robbench.core.registry import Registry
-from robbench.evaluation.audit import marked
-from robbench.execution.jobs import carry_out
 from robbench.leaderboards import write_board
 from robbench.leaderboards.archive import read_archive, write_archive
 from robbench.results.schema import MANY_CLASSES, BoardNote, CellResult
-from robbench.results.store import Store
 from robbench.results.verification import verify
 
 CONDITIONS = ("clean", "fgsm@ref", "pgd[steps=2]@ref", "fgsm@l2:ref", "union@linf:ref|l2:ref")
 _MEBI = 2**20
 
 
-def carried_out(folder: Path, classes: int) -> list[CellResult]:
+def carried_out(folder: Path, classes: int) -> Sequence[CellResult]:
     """The cells of a small network on noisy prototypes, a few images of each class."""
     rng = np.random.default_rng(classes)
     labels = np.repeat(np.arange(classes), 4 if classes > 10 else 12)
@@ -31,16 +29,7 @@ def carried_out(folder: Path, classes: int) -> list[CellResult]:
     names = np.array([f"thing {number}" for number in range(classes)])
     np.savez(folder / "d.npz", images=noisy.clip(0, 255).astype(np.uint8), labels=labels, class_names=names)
     dataset = f"arrays[path={folder / 'd.npz'}]"
-    plan = tiny.make(folder / "grid", [""], CONDITIONS, "epochs = 2", dataset=dataset)
-    store, found = Store(plan.request.out), []
-    for job in plan.jobs:
-        carry_out(plan, job, job.cells, lambda progress: None)
-        for cell in job.cells:
-            record = store.record(cell.key)
-            assert record is not None
-            assert record.status == "done", record.reason
-            found.append((record, store.outcome(record)))
-    return marked(found)
+    return tiny.carried_out(tiny.make(folder / "grid", [""], CONDITIONS, "epochs = 2", dataset=dataset))
 
 
 @pytest.mark.parametrize("classes", [2, 3, 8, 43, 100, pytest.param(1000, marks=pytest.mark.slow)])

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import tiny
 from hostile import attacks, below, by_condition, running
+from interruptions import alive
 from plugin_files import write
 
 from robbench.execution import local
@@ -68,7 +69,7 @@ def test_no_process_outlives_its_run_even_where_a_plugin_holds_the_interpreter(t
         _, complaints = process.communicate(timeout=120)
     assert process.returncode == (130 if number == signal.SIGINT else -number), complaints
     assert b"Traceback" not in complaints
-    while any(_alive(pid) for pid in (*everybody, *mine)):
+    while any(alive(pid) for pid in (*everybody, *mine)):
         assert time.monotonic() < until + 120, "a process goes on after its run has ended"
         time.sleep(0.05)
 
@@ -79,13 +80,6 @@ def _blocks_signals(pid: int) -> bool:
     except (OSError, StopIteration):
         return False
     return int(line.split()[1], 16) >> (signal.SIGTERM - 1) & 1 == 1
-
-
-def _alive(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except OSError:
-        return False
 
 
 def test_a_worker_that_dies_costs_one_cell(tmp_path: Path) -> None:

@@ -16,7 +16,6 @@ from hypothesis import strategies as st
 
 from robbench.core.errors import RequestError, StoreError
 from robbench.core.registry import Registry
-from robbench.evaluation.audit import marked
 from robbench.evaluation.scoring import measure
 from robbench.evaluation.verdicts import judged, union
 from robbench.execution.jobs import carry_out
@@ -174,17 +173,8 @@ def test_a_union_is_not_a_check_and_has_no_sample_of_its_own(tmp_path: Path) -> 
 @pytest.fixture(scope="module")
 def carried_out(tmp_path_factory: pytest.TempPathFactory) -> Sequence[CellResult]:
     """The cells of two models under attacks of three norms and their union."""
-    plan = planned(tmp_path_factory.mktemp("union"), "clean", *ATTACKS, "union@linf:ref|l2:ref|l1:ref")
-    store = Store(plan.request.out)
-    found: list[CellResult] = []
-    for job in plan.jobs:
-        carry_out(plan, job, job.cells, lambda progress: None)
-        for one in job.cells:
-            record = store.record(one.key)
-            assert record is not None
-            assert record.status == "done", record.reason
-            found.append((record, store.outcome(record)))
-    return marked(found)
+    folder = tmp_path_factory.mktemp("union")
+    return tiny.carried_out(planned(folder, "clean", *ATTACKS, "union@linf:ref|l2:ref|l1:ref"))
 
 
 def test_it_costs_nothing_and_is_the_worst_of_its_row(carried_out: Sequence[CellResult]) -> None:

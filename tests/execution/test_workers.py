@@ -33,7 +33,7 @@ def test_a_plan_survives_the_way_to_a_worker(tmp_path: Path) -> None:
     assert [job.key for job in found.jobs] == [job.key for job in plan.jobs]
     assert [cell for _, cell in found.cells] == [cell for _, cell in plan.cells]
     assert found.registry == plan.registry
-    (job,), (same,) = plan.jobs, found.jobs
+    (job,), (same,) = plan.trained, found.trained
     assert (same.data.spec, same.recipe, same.architecture) == (job.data.spec, job.recipe, job.architecture)
     np.testing.assert_array_equal(same.data.decoded.images, job.data.decoded.images)
     assert isinstance(same.data.decoded.images, np.memmap)

@@ -145,8 +145,8 @@ def test_a_check_is_for_the_rows_that_it_names(tmp_path: Path) -> None:
 def test_what_is_run_without_the_defense_is_for_rows_that_have_one(tmp_path: Path) -> None:
     plan = planned(tmp_path, ALWAYS, "none", "jpeg")
     assert [len(job.cells) for job in plan.jobs] == [2, 2]
-    text = Path(plan.request.grid).read_text(encoding="utf-8")
-    Path(plan.request.grid).write_text(f"audit = true\n{text}", encoding="utf-8")
+    path = tmp_path / "grid.toml"
+    path.write_text("audit = true\n" + path.read_text(encoding="utf-8"), encoding="utf-8")
     first, second = ({cell.condition.label for cell in job.cells} for job in make_plan(plan.request).jobs)
     assert second - first == {"pgd[steps=2]@0.1, undefended"}
 

@@ -59,7 +59,7 @@ def test_lists_are_swept_and_models_kept_to_their_data_sets(folder: Path) -> Non
 def test_a_model_starts_from_another_wherever_that_stands(folder: Path) -> None:
     models = [{"name": "second", "start": "first"}, {"name": "first", "defense": "fgm"}]
     assert [row[1] for row in rows(folder, models=models)] == ["first", "second"]
-    jobs = make_plan(Request(grid=str(folder / "grid.toml"), out=folder / "runs")).jobs
+    jobs = make_plan(Request(grid=str(folder / "grid.toml"), out=folder / "runs")).trained
     assert jobs[1].start == jobs[0].key
 
 
@@ -68,7 +68,7 @@ def test_recipes_are_laid_over_each_other(folder: Path) -> None:
         folder / "grid.toml",
         tiny(recipe={"epochs": 3, "lr": 0.5}, models=[{}, {"name": "mine", "recipe": {"lr": 0.25}}]),
     )
-    first, second = (job.recipe for job in make_plan(Request(str(folder / "grid.toml"), folder / "runs")).jobs)
+    first, second = (job.recipe for job in make_plan(Request(str(folder / "grid.toml"), folder / "runs")).trained)
     assert (first.epochs, first.lr, second.epochs, second.lr) == (3, 0.5, 3, 0.25)
     assert first.batch_size == 64  # what the data set suggests
 

@@ -61,7 +61,19 @@ def test_a_full_disk_ends_a_run_with_one_line_and_keeps_what_was_finished(tmp_pa
     out = plan.request.out
     first = plan.jobs[0]
     carry_out(plan, first, first.cells[:1], lambda progress: None)
-    words = ["run", "--grid", plan.request.grid, "--out", str(out), "--workers", "1", "--device", "cpu", "--limit", "9"]
+    words = [
+        "run",
+        "--grid",
+        str(tmp_path / "tiny.toml"),
+        "--out",
+        str(out),
+        "--workers",
+        "1",
+        "--device",
+        "cpu",
+        "--limit",
+        "9",
+    ]
 
     def full() -> None:
         # Records and outcomes are smaller than this, checkpoints are not.

@@ -23,7 +23,7 @@ from robbench.core.atomic_io import write_atomically
 from robbench.core.errors import RequestError, StoreError
 from robbench.core.sealed import SEAL
 from robbench.data.splits import Splits
-from robbench.planning.plan import Job
+from robbench.planning.plan import Job, Plan, TrainedJob
 from robbench.results.store import Store
 from robbench.training.hyperparameter_search import (
     Search,
@@ -157,7 +157,7 @@ def test_a_grid_with_the_recipe_asks_for_the_model_that_was_trained(
     finished: tuple[Search, list[Trial]], tmp_path: Path
 ) -> None:
     for trial in finished[1]:
-        (job,) = tiny.make(tmp_path, [trial.recipe.toml()], recipe="epochs = 7, min_steps = 3").jobs
+        (job,) = tiny.make(tmp_path, [trial.recipe.toml()], recipe="epochs = 7, min_steps = 3").trained
         assert (job.key,) == trial.models
         assert job.recipe == trial.recipe
 
@@ -285,7 +285,7 @@ def test_trials_that_mean_other_models_by_now_are_made_again(
     kept = (wanted.folder / "optuna.db").read_bytes()
     with_recipe, changed = type(wanted.plan).with_recipe, whole[stale].recipe
 
-    def other(self: Any, job: Job, recipe: Recipe) -> Job:
+    def other(self: Plan, job: TrainedJob, recipe: Recipe) -> TrainedJob:
         made = with_recipe(self, job, recipe)
         return replace(made, key=made.key[::-1]) if recipe == changed else made
 
@@ -395,5 +395,5 @@ def test_damaged_trials_and_searches_at_once_are_refused(finished: tuple[Search,
 
 def test_recipes_survive_toml(tmp_path: Path) -> None:
     recipe = Recipe(optimizer="sgd", lr=1.23e-05, weight_decay=4.5e-06, schedule="one-cycle", keep="best", min_steps=9)
-    (job,) = tiny.make(tmp_path, [recipe.toml()]).jobs
+    (job,) = tiny.make(tmp_path, [recipe.toml()]).trained
     assert job.recipe == recipe

@@ -60,7 +60,7 @@ def published(folder: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, torch.
 def test_the_first_start_that_can_be_had_is_taken_and_told(tmp_path: Path, offline: Path) -> None:
     second = "name = 'second'\narchitecture = 'resnet18'\nstart = ['imagenet', 'first']"
     plan = tiny.make(tmp_path, ["name = 'first'\narchitecture = 'resnet18'", second])
-    first, other = plan.jobs
+    first, other = plan.trained
     assert (other.spec.start, other.start, other.pretrained) == ("first", first.key, False)
     assert "weights from ImageNet cannot be had" in other.notes[0]
 
@@ -71,7 +71,7 @@ def test_weights_from_imagenet_are_the_start_where_they_are(
     weights = published(offline, monkeypatch)
     text = "architecture = 'resnet18'\nstart = ['imagenet', 'first']\nrecipe = { lr = 1e-12, epochs = 1 }"
     plan = tiny.make(tmp_path, ["name = 'first'\narchitecture = 'resnet18'", f"name = 'second'\n{text}"])
-    job = plan.jobs[1]
+    job = plan.trained[1]
     assert job.pretrained
     assert job.start is None
     assert str(job.spec.start).startswith("ImageNet (torchvision, resnet18-")

@@ -260,7 +260,7 @@ def test_more_epochs_are_run_where_there_would_be_too_few_steps(tmp_path: Path) 
 )
 def test_a_loss_that_is_no_number_leaves_nothing_to_score(tmp_path: Path, recipe: str) -> None:
     plan = tiny.make(tmp_path, recipe=recipe, conditions=["clean", "fgsm@ref"])
-    (job,) = plan.jobs
+    (job,) = plan.trained
     store = Store(plan.request.out)
     with pytest.raises(Diverged, match="diverged: loss in epoch 1"):
         train(job, store, "cpu", "float32")

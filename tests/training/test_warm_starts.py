@@ -22,7 +22,7 @@ CHAIN = [
 def test_a_warm_start_copies_the_backbone_and_nothing_else(tmp_path: Path) -> None:
     plan = tiny.make(tmp_path, CHAIN)
     store = Store(plan.request.out)
-    jobs = {job.spec.label: job for job in plan.jobs}
+    jobs = {job.spec.label: job for job in plan.trained}
     first = trained(jobs["first"], store)
     # A learning rate that is next to nothing shows what training started from.
     second = trained(jobs["second"], store)

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from external_networks import PROGRAMS, SHAPE, images, needs, network
+from external_networks import PROGRAMS, SHAPE, images, load, needs, network
 from torch import Tensor, nn
 
 from robbench.core.contracts import Classifier
@@ -26,10 +26,6 @@ SAME = [
     *([{"source": "two.pt2"}, {"source": "any.pt2"}] if PROGRAMS else []),
 ]
 """The network of ``external_networks`` in all formats that torch alone can read."""
-
-
-def load(network_files: Path, **request: object) -> External:
-    return load_external(ExternalRequest.model_validate(request), SHAPE, 5, network_files)
 
 
 def with_gradients(model: Classifier) -> tuple[Tensor, Tensor]:

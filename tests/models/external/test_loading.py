@@ -11,20 +11,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from external_networks import SHAPE, images, network
+from external_networks import images, load, network, refused
 from safetensors.torch import save_file
 
-from robbench.core.errors import RequestError
 from robbench.core.global_rng import GlobalState
 from robbench.core.process_state import ProcessState
-from robbench.models._external.loading import External, load_external
-from robbench.models._external.request import ExternalRequest
 
 HEAD = "import torch\nfrom torch import nn\n\ndef make():\n    return nn.Sequential(nn.Flatten(), nn.Linear(768, 5))\n"
-
-
-def load(network_files: Path, **request: object) -> External:
-    return load_external(ExternalRequest.model_validate(request), SHAPE, 5, network_files)
 
 
 def written(network_files: Path, **files: str) -> Path:
@@ -40,13 +33,6 @@ def package(*folders: Path) -> None:
     for network_files in folders:
         network_files.mkdir(parents=True, exist_ok=True)
         (network_files / "__init__.py").write_text("WIDTH = 768\n")
-
-
-def refused(network_files: Path, **request: object) -> str:
-    with pytest.raises(RequestError) as caught:
-        load(network_files, **request)
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
 
 
 # --- factories

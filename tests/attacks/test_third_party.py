@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import os
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+from third_party_grid import FACTORY, NETWORKS, Network, grid
 
 from robbench.api.evaluation import evaluate
 from robbench.api.report import Report
 from robbench.cli.main import main
-
-sys.path.insert(0, str(Path(__file__).parent))
-from third_party_grid import NETWORKS, Network, grid
 
 FILES = Path(os.environ.get("ROBBENCH_TRUTHS") or Path(__file__).resolve().parents[3] / "shared" / "truths")
 pytestmark = pytest.mark.skipif(not FILES.is_dir(), reason="networks of others are not here: set ROBBENCH_TRUTHS")
@@ -26,9 +23,8 @@ def evaluated(network: Network, attacks: list[str], limit: int | None = None) ->
     path = FILES / f"{network.file}.npz"
     with np.load(path, allow_pickle=False) as arrays:
         mean, std = ([*map(float, arrays[name])] if name in arrays else [] for name in ("mean", "std"))
-    factory = f"{Path(__file__).with_name('proved_networks.py')}:make"
     return evaluate(
-        factory,
+        FACTORY,
         path,
         attacks=attacks,
         eps=[network.eps],

@@ -1,4 +1,4 @@
-"""The grid of the board ``third-party``: ``python tests/third_party/third_party_grid.py FOLDER > third-party.toml``."""
+"""The grid of the board ``third-party``: ``python tests/third_party_grid.py FOLDER > third-party.toml``."""
 
 from __future__ import annotations
 
@@ -54,6 +54,8 @@ NETWORKS = (
     ),
 )
 
+FACTORY = f"{Path(__file__).with_name('proved_networks.py').resolve()}:make"
+
 CONDITIONS = ("clean", "fgsm@ref", "pgd[steps=20]@ref", "apgd-margin@ref", "strong@ref")
 
 
@@ -74,7 +76,6 @@ def grid(folder: Path, networks: tuple[Network, ...] = NETWORKS, conditions: tup
         *(f"    {_dataset(folder, network)}," for network in networks),
         "]",
     ]
-    factory = Path(__file__).with_name("proved_networks.py").resolve()
     for network in networks:
         path = (folder / f"{network.file}.npz").resolve()
         with np.load(path, allow_pickle=False) as arrays:
@@ -84,7 +85,7 @@ def grid(folder: Path, networks: tuple[Network, ...] = NETWORKS, conditions: tup
             f"name = {network.file!r}",
             f"datasets = [{network.file!r}]",
             "[models.external]",
-            f"source = '{factory}:make'",
+            f"source = '{FACTORY}'",
             f"arguments = {{ path = '{path}' }}",
             f"mean = {mean}",
             f"std = {std}",
