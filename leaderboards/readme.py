@@ -10,6 +10,7 @@ from robbench.leaderboards.figure_manifest import Picture
 from robbench.leaderboards.findings import about_ranking, check_findings, comparison_note, findings
 from robbench.leaderboards.markdown import code, escape, paragraphs, value_list
 from robbench.leaderboards.sheet import Detail, Sheet, TableCell
+from robbench.leaderboards.tables.bounds import sentences
 from robbench.leaderboards.tables.contents import sheets
 from robbench.leaderboards.tables.method import usual_recipe
 from robbench.leaderboards.templates import environment
@@ -47,6 +48,7 @@ def readme(board: Board, note: BoardNote | None = None, pictures: Sequence[Pictu
         board=board,
         note=note,
         findings=findings(board),
+        proved=sentences(board, note.bounds),
         about_ranking=about_ranking(board),
         tests=comparison_note(board),
         checks=check_findings(board),

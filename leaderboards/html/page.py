@@ -13,6 +13,7 @@ from robbench.leaderboards.html.model_cards import model_cards
 from robbench.leaderboards.html.records import embedded, facets
 from robbench.leaderboards.html.rendering import render
 from robbench.leaderboards.sheet import Records
+from robbench.leaderboards.tables.bounds import sentences
 from robbench.leaderboards.tables.classes import HARDEST, predictions
 from robbench.leaderboards.tables.contents import sheets
 from robbench.leaderboards.tables.method import usual_recipe
@@ -69,6 +70,7 @@ def page(
         title=board.heading,
         note=note,
         findings=findings(board),
+        proved=sentences(board, note.bounds),
         about_ranking=about_ranking(board),
         tests=comparison_note(board),
         kinds={word: n for kind, word in KINDS.items() if (n := sum(spec.kind == kind for spec in board.conditions))},

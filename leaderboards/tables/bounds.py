@@ -19,6 +19,22 @@ def proved(board: Board, bounds: Sequence[Bound]) -> Sheet:
     return Sheet("Proved robust accuracy", headings, tuple(lines))
 
 
+def sentences(board: Board, bounds: Sequence[Bound]) -> list[str]:
+    """What is proved of each model, and what the strongest attack leaves, in one sentence each."""
+    found = []
+    for bound in bounds:
+        row = next((row for row in board.rows if row.label == bound.row), None)
+        lines = [line.cells for line in _lines(board, row, bound)] if row else []
+        if lines:
+            least = min(lines, key=lambda cells: cells[2].sort or 0.0)
+            norm, _, size = bound.threat.partition("@")
+            found.append(
+                f"Proved of {bound.row} at {norm.capitalize()} {size}: {_interval(bound)} % of {bound.images:,} images "
+                f"are robust; {least[1].text} leaves {least[2].text} % ({least[4].text})."
+            )
+    return found
+
+
 def _lines(board: Board, row: Row, bound: Bound) -> Iterator[SheetLine]:
     norm, _, size = bound.threat.partition("@")
     for label in board.threats.get(f"{norm.capitalize()} {size}", ()):
