@@ -20,8 +20,10 @@ ANSWERS = [
 def numbers(folder: Path) -> set[str]:
     """Every number of a board's README, and those of its CSV files, in percent or as p values are written."""
     found = set(NUMBER.findall((folder / "README.md").read_text(encoding="utf-8")))
-    for name in ("leaderboard.csv", "changes.csv"):
-        with (folder / name).open(encoding="utf-8", newline="") as file:
+    for path in (folder / "leaderboard.csv", folder / "changes.csv"):
+        if not path.exists():
+            continue  # a board of one row has no changes
+        with path.open(encoding="utf-8", newline="") as file:
             for line in csv.reader(file):
                 for text in line:
                     if re.fullmatch(r"-?\d+(\.\d+)?(e-\d+)?", text):
