@@ -20,6 +20,7 @@ from robbench.models._external.request import ExternalRequest
 from robbench.results.schema import Bound, Reference
 
 Sweep = str | dict[str, Any] | list[str | dict[str, Any]]
+DEVICES = ("auto", "cpu", "cuda")
 Seed = Annotated[int, Field(ge=0, lt=2**31)]
 
 
@@ -54,6 +55,17 @@ class Request:
     audit: bool = False
     overrides: tuple[str, ...] = ()
     keep_images: bool = False
+
+    def __post_init__(self) -> None:
+        """Check what every grid takes.
+
+        Raises:
+            RequestError: If there would be no images, or there is no such device.
+        """
+        if self.limit is not None and self.limit < 1:
+            raise RequestError(f"{self.limit} images per condition are none; write 1 or more", "limit")
+        if self.device not in DEVICES:
+            raise RequestError(f'there is no device "{self.device}"; {did_you_mean(self.device, DEVICES)}', "device")
 
     def absolute(self) -> Request:
         """The same request, whatever becomes of the working directory."""
