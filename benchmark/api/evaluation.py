@@ -24,7 +24,7 @@ from robbench.data.splits import TEST_ALONE
 from robbench.execution.runner import Watch, unwatched
 from robbench.execution.runner import run as run_grid
 from robbench.models._external.request import Answers, ExternalRequest
-from robbench.planning.grid import Grid, ModelEntry, Request, check_grid
+from robbench.planning.grid import Grid, ModelEntry, Request, absolute, check_grid
 from robbench.planning.inputs import Finished, FoundDataset, Inputs, find_dataset
 from robbench.planning.planner import read_data
 from robbench.planning.presets import PRESETS
@@ -147,16 +147,16 @@ def evaluate(
     options = _Options(
         limit,
         seed,
-        None if data_dir is None else Path(data_dir),
+        None if data_dir is None else absolute(data_dir),
         device,
-        tuple(map(Path, plugins)),
+        tuple(map(absolute, plugins)),
         keep_images,
         fresh,
         timeout,
     )
     asking = _Asking(model, asked, _several(attacks), preset, audit, stated, name, options)
     if out is not None:
-        return asking.carry_out(Path(out).absolute(), data, watch)
+        return asking.carry_out(absolute(out), data, watch)
     kept = tempfile.TemporaryDirectory(prefix="robbench-")
     try:
         report = asking.carry_out(Path(kept.name), data, watch)
@@ -185,7 +185,7 @@ class _Asking:
         """Evaluate into a store."""
         Store(root).check()
         options = self.options
-        registry = Registry(tuple(plugin.absolute() for plugin in options.plugins))
+        registry = Registry(options.plugins)
         wanted = asked_data(data, root) | self.stated
         found, external = _subject(self.model, self.asked, wanted, registry, root, options)
         grid = self.grid(found, external)
@@ -227,7 +227,7 @@ def run(grid: str | Path, *, out: str | Path = "runs", watch: Watch = unwatched,
         grid: Name of a built-in grid, or a TOML file.
         out: The store.
         watch: Shows the work.
-        options: Other fields of ``Request``, as ``dataset="cifar10"`` or ``limit=100``.
+        options: Other fields of ``Request``, as ``dataset="cifar10"``, ``limit=100`` or ``seeds=[0, 1]``.
 
     Returns:
         A report per board.
@@ -241,7 +241,7 @@ def run(grid: str | Path, *, out: str | Path = "runs", watch: Watch = unwatched,
         >>> reports["smoke-digits"].rows
         ('cross-entropy · no defense',)
     """
-    boards = run_grid(Request(str(grid), Path(out), **options), watch=watch)
+    boards = run_grid(Request(str(grid), absolute(out), **options), watch=watch)
     names = boards.boards if isinstance(boards, Finished) else boards.files
     return {board: load(out, board) for board in names}
 

@@ -24,6 +24,11 @@ DEVICES = ("auto", "cpu", "cuda")
 Seed = Annotated[int, Field(ge=0, lt=2**31)]
 
 
+def absolute(path: str | Path) -> Path:
+    """A path that means the same whatever becomes of the working directory."""
+    return Path(path).expanduser().absolute()
+
+
 @dataclass(frozen=True)
 class Request:
     """What a user asks to be run.
@@ -68,10 +73,19 @@ class Request:
             raise RequestError(f'there is no device "{self.device}"; {did_you_mean(self.device, DEVICES)}', "device")
 
     def absolute(self) -> Request:
-        """The same request, whatever becomes of the working directory."""
-        data = None if self.data_dir is None else self.data_dir.absolute()
-        plugins = tuple(plugin.absolute() for plugin in self.plugins)
-        return replace(self, out=self.out.absolute(), data_dir=data, plugins=plugins)
+        """The same request, whatever becomes of the working directory; paths may be texts, and tuples lists."""
+        return replace(
+            self,
+            out=absolute(self.out),
+            data_dir=None if self.data_dir is None else absolute(self.data_dir),
+            seeds=tuple(self.seeds),
+            plugins=tuple(map(absolute, self.plugins)),
+            overrides=tuple(self.overrides),
+        )
+
+
+OF_TRAINING = frozenset({"architecture", "objective", "balancer", "start", "recipe"})
+"""Keys of models that are trained here, and of no others."""
 
 
 class _Table(BaseModel):
@@ -109,7 +123,7 @@ class ModelEntry(_Table):
 
     @model_validator(mode="after")
     def _one_kind(self) -> Self:
-        odd = self.model_fields_set & {"architecture", "objective", "balancer", "start", "recipe"}
+        odd = self.model_fields_set & OF_TRAINING
         if self.external is not None and odd:
             raise ValueError(f"a model that others trained is not trained here; leave out {', '.join(sorted(odd))}")
         return self

@@ -277,3 +277,18 @@ def evaluated_cells(store: Path) -> list[Any]:
     import robbench
 
     return [cell for cell in robbench.load(store).cells if cell[0].spec.condition.label == "fgsm@8/255"]
+
+
+def test_paths_are_texts_and_tuples_lists_in_python(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import robbench
+
+    monkeypatch.setenv("HOME", str(folder))
+    text = GRID.replace("FILE", str(folder / "images.npz")).replace("CONDITIONS", '["clean"]')
+    (folder / "grid.toml").write_text(text, encoding="utf-8")
+    (report,) = robbench.run("grid.toml", out="~/runs", data_dir="~", seeds=[3], overrides=["title='mine'"]).values()
+    assert report.note.title == "mine"
+    assert report.cells[0][0].spec.seed == 3
+    assert (folder / "runs" / "cells").is_dir()
+    named = evaluate("net.py:make", "arrays[num_classes=3]", data_dir="~/images.npz", attacks="fgsm@8/255", out="~/own")
+    assert named.outcome("clean").ids.tolist() == list(range(40))
+    assert (folder / "own" / "cells").is_dir()
