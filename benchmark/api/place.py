@@ -32,12 +32,18 @@ def places(report: Report, store: Path) -> Iterator[str]:
 
 
 def place_on(report: Report, other: Report) -> str | None:
-    """Where the only model of a report would stand on another board, or None where the two cannot be compared."""
+    """Where the only model of a report would stand on another board.
+
+    Returns:
+        A line, or None where the two cannot be compared, or where the board has the model already.
+    """
     own, theirs, ranked = report.board, other.board, other.board.ranked_by
     row = report.row()
     worst = row.worst.get(ranked or "")
     known = [found for one in theirs.sound if ranked and (found := one.worst[ranked])]
     if not _same_data(own.dataset, theirs.dataset) or worst is None or ranked is None or not known:
+        return None
+    if _models(report) & _models(other):
         return None
     if row.flags:
         return f"{other.name}: no place at {ranked}, since the audit objects"
@@ -48,6 +54,10 @@ def place_on(report: Report, other: Report) -> str | None:
         f"{other.name}: place {above + 1} of {len(known) + 1} at {ranked}, where the first has "
         f"{interval(known[0].balanced)} %{attacks}{images}"
     )
+
+
+def _models(report: Report) -> set[str]:
+    return {record.spec.model_key for record, _ in report.cells}
 
 
 def _same_data(own: DatasetSpec, other: DatasetSpec) -> bool:

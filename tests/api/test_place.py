@@ -3,11 +3,13 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
-from board_cells import A_MODEL, CLEAN, FGSM, PGD, TOYS, Cell, cell, outcome
+from board_cells import A_MODEL, CLEAN, FGSM, PGD, TOYS, Cell, cell, model, outcome
 from stores import B_MODEL, LABELS, attacked
 
 from robbench import Report
 from robbench.api.place import place_on
+
+MODEL = model("own")
 
 
 def report(name: str, *cells: Cell) -> Report:
@@ -16,8 +18,8 @@ def report(name: str, *cells: Cell) -> Report:
 
 def rows(left: int, *, flags: dict[str, str] | None = None) -> list[Cell]:
     """A model of whose 40 images some are robust."""
-    record, found = cell(A_MODEL, PGD, attacked(left))
-    return [cell(A_MODEL, CLEAN, outcome("clean", LABELS)), (record.model_copy(update={"flags": flags or {}}), found)]
+    record, found = cell(MODEL, PGD, attacked(left))
+    return [cell(MODEL, CLEAN, outcome("clean", LABELS)), (record.model_copy(update={"flags": flags or {}}), found)]
 
 
 def board(*left: int) -> Report:
@@ -53,7 +55,7 @@ def test_other_attacks_and_other_images_are_told() -> None:
     line = place_on(report("own", clean, (record, some)), board(30))
     assert line is not None
     assert line.endswith("; other images were attacked there")
-    line = place_on(report("own", *rows(25), cell(A_MODEL, FGSM, attacked(30))), board(30))
+    line = place_on(report("own", *rows(25), cell(MODEL, FGSM, attacked(30))), board(30))
     assert line is not None
     assert line.endswith("; other attacks were run there")
 
@@ -67,3 +69,8 @@ def test_other_data_and_other_threat_models_give_no_place() -> None:
     ]
     assert place_on(report("own", *moved), board(30)) is None
     assert place_on(report("own", clean), board(30)) is None
+
+
+def test_a_model_has_no_second_place_on_a_board_that_it_is_on() -> None:
+    theirs = board(30, 20)
+    assert place_on(report("own", *theirs.cells[:2]), theirs) is None
