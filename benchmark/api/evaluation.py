@@ -276,10 +276,11 @@ def _subject(
     decoded = decode(found.files, root / "data")
     counted = isinstance(component, Arrays) and not component.num_classes and not component.classes
     counted = counted and all(re.fullmatch(r"-?\d+", name) for name in decoded.class_names)
-    classes = None if counted else read_data(found, root).num_classes
+    names = None if counted else read_data(found, root).splits.class_names
+    classes = None if names is None else len(names)
     shape = decoded.images.shape[1:]
     if asked.source.startswith(PREFIX):
-        model, label = stored_model(asked.source, Store(root), registry, shape)
+        model, label = stored_model(asked.source, Store(root), registry, shape, names)
         asked = asked.model_copy(update={"source": ""})
         external = replace(_external(model, asked, shape, classes), label=label)
     else:

@@ -271,6 +271,8 @@ def test_a_model_of_a_store_gives_what_its_own_grid_found(folder: Path) -> None:
         assert outcome is not None
         assert again.outcome(record.spec.condition.label).sha256() == outcome.sha256()
         assert again.rows == (f"{record.spec.model.label}, seed 0",)
+    with pytest.raises(RequestError, match="trained on the classes 8, 3, 9, the images are of 3, 8, 9"):
+        evaluate(f"store:{key}", "digits[classes=3|8|9]", attacks="fgsm@8/255", out="runs")
 
 
 def evaluated_cells(store: Path) -> list[Any]:
