@@ -166,6 +166,20 @@ def test_images_of_any_number_of_channels_come_as_tensors(folder: Path) -> None:
             assert report.outcome("clean").clean.tolist() == wanted.tolist()
 
 
+def test_a_function_must_not_change_the_network_that_it_calls(folder: Path) -> None:
+    net = nn.Sequential(nn.Flatten(), nn.Linear(64, 3), nn.BatchNorm1d(3))
+    before = {name: value.clone() for name, value in net.state_dict().items()}
+    with pytest.raises(RequestError, match=r"in training mode.*\.eval\(\)"):
+        evaluate(lambda batch: net(batch), images(9), attacks="fgsm@8/255")
+    assert all(torch.equal(before[name], value) for name, value in net.state_dict().items())
+    net.eval()
+    report = evaluate(lambda batch: net(batch), images(9), attacks="fgsm@8/255")
+    assert report.rows == ("<lambda>",)
+    loose = nn.Sequential(nn.Flatten(), nn.Dropout(0.1), nn.Linear(64, 3))
+    report = evaluate(lambda batch: loose(batch), images(9), attacks="fgsm@8/255")
+    assert "calls a network in training mode: its dropout is random" in report.cells[0][0].notes
+
+
 def test_two_pairs_are_a_data_set(folder: Path) -> None:
     x, y = images(2)
     report = evaluate(network(folder), [(x[0], int(y[0])), (x[1], int(y[1]))], attacks="fgsm@8/255")
