@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
-import io
+import re
 import tempfile
 import weakref
 from collections.abc import Mapping, Sequence
@@ -11,14 +10,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-import numpy as np
-from numpy.typing import NDArray
 from pydantic import ValidationError
 
+from robbench.api.given_data import asked_data
 from robbench.api.loading import load
 from robbench.api.report import Report
 from robbench.api.stored_models import PREFIX, stored_model
-from robbench.core.atomic_io import write_atomically
 from robbench.core.errors import RequestError, did_you_mean
 from robbench.core.registry import Registry
 from robbench.data.cache import decode
@@ -27,8 +24,7 @@ from robbench.data.splits import TEST_ALONE
 from robbench.execution.runner import Watch, unwatched
 from robbench.execution.runner import run as run_grid
 from robbench.models._external.request import Answers, ExternalRequest
-from robbench.planning.component_spec import read_text
-from robbench.planning.grid import Grid, GridFile, ModelEntry, Request
+from robbench.planning.grid import Grid, ModelEntry, Request, absolute, check_grid
 from robbench.planning.inputs import Finished, FoundDataset, Inputs, find_dataset
 from robbench.planning.planner import read_data
 from robbench.planning.presets import PRESETS
@@ -61,15 +57,16 @@ def evaluate(
     model: object,
     data: object,
     *,
-    attacks: Sequence[str | Mapping[str, Any]] = (),
+    attacks: Sequence[str | Mapping[str, Any]] | str = (),
     preset: str = "standard",
     audit: bool | None = None,
-    eps: Mapping[str, Sequence[float | str]] | Sequence[float | str] = (),
+    eps: Mapping[str, Sequence[float | str] | float | str] | Sequence[float | str] | float | str = (),
+    num_classes: int | None = None,
     name: str | None = None,
     normalization: str = "",
-    mean: Sequence[float] = (),
-    std: Sequence[float] = (),
-    input_size: Sequence[int] = (),
+    mean: Sequence[float] | float = (),
+    std: Sequence[float] | float = (),
+    input_size: Sequence[int] | int = (),
     answers: Answers | Literal["auto"] = "auto",
     weights: str | Path = "",
     arguments: Mapping[str, Any] | None = None,
@@ -96,7 +93,9 @@ def evaluate(
         preset: ``quick``, ``standard`` or ``full``.
         audit: Whether to add the audit's checks; None for what the preset says, and for attacks of your own not.
         eps: Sizes of change in place of the data set's own, in Linf or by norm, the reference last, as
-            ``["2/255", "8/255"]`` or ``{"l2": [0.5]}``.
+            ``["2/255", "8/255"]``, ``"8/255"`` or ``{"l2": 0.5}``.
+        num_classes: Of arrays whose labels count from 0; needed where neither names of classes nor the scores of the
+            model tell it.
         name: Name of the row.
         normalization: Name of the normalization that the model was trained with, as ``imagenet``.
         mean: Or what is subtracted per channel.
@@ -133,29 +132,31 @@ def evaluate(
             weights=str(weights),
             arguments=dict(arguments or {}),
             normalization=normalization,
-            mean=tuple(mean),
-            std=tuple(std),
-            input_size=tuple(input_size),
+            mean=_several(mean),
+            std=_several(std),
+            input_size=_several(input_size),
             answers=answers,
         )
     except ValidationError as error:
         first = error.errors()[0]
         said = first["msg"].removeprefix("Value error, ")
         raise RequestError(f"{'.'.join(map(str, first['loc']))} = {first['input']!r}: {said}", "model") from None
-    sizes = eps if isinstance(eps, Mapping) else {"linf": list(eps)} if eps else {}
+    given = eps if isinstance(eps, Mapping) else {"linf": eps}
+    sizes = {norm: list(found) for norm, one in given.items() if (found := _several(one))}
+    stated = ({"eps": sizes} if sizes else {}) | ({} if num_classes is None else {"num_classes": num_classes})
     options = _Options(
         limit,
         seed,
-        None if data_dir is None else Path(data_dir),
+        None if data_dir is None else absolute(data_dir),
         device,
-        tuple(map(Path, plugins)),
+        tuple(map(absolute, plugins)),
         keep_images,
         fresh,
         timeout,
     )
-    asking = _Asking(model, asked, tuple(attacks), preset, audit, sizes, name, options)
+    asking = _Asking(model, asked, _several(attacks), preset, audit, stated, name, options)
     if out is not None:
-        return asking.carry_out(Path(out).absolute(), data, watch)
+        return asking.carry_out(absolute(out), data, watch)
     kept = tempfile.TemporaryDirectory(prefix="robbench-")
     try:
         report = asking.carry_out(Path(kept.name), data, watch)
@@ -175,7 +176,8 @@ class _Asking:
     attacks: tuple[str | Mapping[str, Any], ...]
     preset: str
     audit: bool | None
-    sizes: Mapping[str, Sequence[float | str]]
+    stated: dict[str, Any]
+    """Options of the data set that are given apart from it."""
     name: str | None
     options: _Options
 
@@ -183,10 +185,8 @@ class _Asking:
         """Evaluate into a store."""
         Store(root).check()
         options = self.options
-        registry = Registry(tuple(plugin.absolute() for plugin in options.plugins))
-        wanted = _wanted(data, root)
-        if self.sizes:
-            wanted = {**(wanted if isinstance(wanted, dict) else _table(wanted)), "eps": dict(self.sizes)}
+        registry = Registry(options.plugins)
+        wanted = asked_data(data, root) | self.stated
         found, external = _subject(self.model, self.asked, wanted, registry, root, options)
         grid = self.grid(found, external)
         request = Request(
@@ -209,15 +209,15 @@ class _Asking:
         """The grid of one row that is asked for."""
         preset, name = PRESETS[self.preset], self.name or external.label
         attacks = _with_clean(self.attacks) if self.attacks else [*preset.conditions[external.identity["answers"]]]
-        content = GridFile(
-            title=f"How robust {name} is",
-            datasets=[found.wanted],
-            seeds=[self.options.seed],
-            conditions=attacks,
-            audit=preset.audit and not self.attacks if self.audit is None else self.audit,
-            models=[ModelEntry(name=self.name, external=self.asked)],
-        )
-        return Grid(name, Path.cwd(), "evaluate", content)
+        content = {
+            "title": f"How robust {name} is",
+            "datasets": [found.wanted],
+            "seeds": [self.options.seed],
+            "conditions": attacks,
+            "audit": preset.audit and not self.attacks if self.audit is None else self.audit,
+            "models": [ModelEntry(name=self.name, external=self.asked)],
+        }
+        return Grid(name, Path.cwd(), "evaluate", check_grid(content, "evaluate"))
 
 
 def run(grid: str | Path, *, out: str | Path = "runs", watch: Watch = unwatched, **options: Any) -> dict[str, Report]:
@@ -227,7 +227,7 @@ def run(grid: str | Path, *, out: str | Path = "runs", watch: Watch = unwatched,
         grid: Name of a built-in grid, or a TOML file.
         out: The store.
         watch: Shows the work.
-        options: Other fields of ``Request``, as ``dataset="cifar10"`` or ``limit=100``.
+        options: Other fields of ``Request``, as ``dataset="cifar10"``, ``limit=100`` or ``seeds=[0, 1]``.
 
     Returns:
         A report per board.
@@ -241,9 +241,15 @@ def run(grid: str | Path, *, out: str | Path = "runs", watch: Watch = unwatched,
         >>> reports["smoke-digits"].rows
         ('cross-entropy · no defense',)
     """
-    boards = run_grid(Request(str(grid), Path(out), **options), watch=watch)
+    boards = run_grid(Request(str(grid), absolute(out), **options), watch=watch)
     names = boards.boards if isinstance(boards, Finished) else boards.files
     return {board: load(out, board) for board in names}
+
+
+def _several(values: Any) -> tuple[Any, ...]:
+    """Values of which there may be one, without a list around it; numbers of an array or a tensor are plain ones."""
+    plain = values.tolist() if hasattr(values, "tolist") else values
+    return (plain,) if isinstance(plain, str | int | float | Mapping) else tuple(plain)
 
 
 def _with_clean(attacks: Sequence[str | Mapping[str, Any]]) -> list[str | dict[str, Any]]:
@@ -252,83 +258,15 @@ def _with_clean(attacks: Sequence[str | Mapping[str, Any]]) -> list[str | dict[s
     return given if "clean" in given else ["clean", *given]
 
 
-# --- data
-
-
-def _wanted(data: object, root: Path) -> str | dict[str, Any]:
-    """A data set as a grid asks for it; arrays are kept in the store first."""
-    if isinstance(data, dict):
-        return data
-    if isinstance(data, str | Path):
-        path = Path(data).expanduser()
-        if path.suffix in _FILES and (path.exists() or isinstance(data, Path)):
-            return {"name": _FILES[path.suffix], "path": str(path.absolute())}
-        if path.is_dir() and (isinstance(data, Path) or len(path.parts) > 1):
-            kinds = {_FILES[file.suffix] for file in path.iterdir() if file.suffix in _FILES}
-            return {"name": next(iter(sorted(kinds)), "image-folder"), "path": str(path.absolute())}
-        if path.suffix and not path.exists() and "[" not in str(data):
-            raise RequestError(f'"{data}" is not there', "data")
-        return str(data)
-    return {"name": "arrays", "path": str(_kept(*_arrays(data), root)), "label": "images"}
-
-
-_FILES = {".npz": "arrays", ".npy": "arrays", ".parquet": "parquet"}
-
-
-def _arrays(data: object) -> tuple[NDArray[Any], NDArray[Any]]:
-    """Images and labels as arrays.
-
-    Raises:
-        RequestError: If they are none.
-    """
-    if isinstance(data, tuple | list) and len(data) == 2:
-        images, labels = data
-    elif hasattr(data, "__getitem__") and hasattr(data, "__len__"):
-        pairs = [data[index] for index in range(len(data))]
-        if not all(isinstance(pair, tuple | list) and len(pair) >= 2 for pair in pairs):
-            raise RequestError("a data set gives pairs of an image and a label", "data")
-        images = np.stack([_pixels(pair[0]) for pair in pairs]) if pairs else np.zeros((0, 1, 1, 1))
-        labels = [int(pair[1]) for pair in pairs]
-    else:
-        raise RequestError(
-            f"{type(data).__name__} is no data: name a data set or a file, or hand over (images, labels)", "data"
-        )
-    return _pixels(images), np.asarray(labels.cpu() if hasattr(labels, "cpu") else labels)
-
-
-def _pixels(images: Any) -> NDArray[Any]:
-    """A tensor, an array or a picture as an array; pictures become channels, height and width."""
-    if hasattr(images, "detach"):
-        images = images.detach().cpu()
-    array = np.asarray(images)
-    if hasattr(images, "getbands"):
-        array = array[None] if array.ndim == 2 else array.transpose(2, 0, 1)
-    return array
-
-
-def _kept(images: NDArray[Any], labels: NDArray[Any], root: Path) -> Path:
-    """Keep arrays in a store, named after their content, so that they are found again."""
-    buffer = io.BytesIO()
-    np.savez(buffer, images=images, labels=labels)
-    content = buffer.getvalue()
-    path = root / "data" / f"given-{hashlib.sha256(content).hexdigest()[:16]}.npz"
-    if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, content)
-    return path
-
-
 # --- the model
 
 
 def _subject(
-    model: object, asked: ExternalRequest, wanted: Any, registry: Registry, root: Path, options: _Options
+    model: object, asked: ExternalRequest, table: dict[str, Any], registry: Registry, root: Path, options: _Options
 ) -> tuple[FoundDataset, External]:
     """The data set and the model; of the user's own data without names of classes the model tells their number."""
-    found = find_dataset(registry, wanted, options.data_dir, "data")
-    table = wanted if isinstance(wanted, dict) else _table(wanted)
+    found = find_dataset(registry, table, options.data_dir, "data")
     own = found.choice.name in _OWN_DATA and "split" not in table
-
     if own:
         # What is left to all images being test images says nothing to a reader.
         label = Path(str(table.get("path") or options.data_dir or found.choice.name)).stem
@@ -337,11 +275,12 @@ def _subject(
     component = found.choice.component
     decoded = decode(found.files, root / "data")
     counted = isinstance(component, Arrays) and not component.num_classes and not component.classes
-    counted = counted and all(name.isdecimal() for name in decoded.class_names)
-    classes = None if counted else read_data(found, root).num_classes
+    counted = counted and all(re.fullmatch(r"-?\d+", name) for name in decoded.class_names)
+    names = None if counted else read_data(found, root).splits.class_names
+    classes = None if names is None else len(names)
     shape = decoded.images.shape[1:]
     if asked.source.startswith(PREFIX):
-        model, label = stored_model(asked.source, Store(root), registry, shape)
+        model, label = stored_model(asked.source, Store(root), registry, shape, names)
         asked = asked.model_copy(update={"source": ""})
         external = replace(_external(model, asked, shape, classes), label=label)
     else:
@@ -352,16 +291,14 @@ def _subject(
     return found, external
 
 
-def _table(text: str) -> dict[str, object]:
-    name, given = read_text(text, "data")
-    return {"name": name, **given}
-
-
 def _external(model: object, asked: ExternalRequest, shape: tuple[int, ...], classes: int | None) -> External:
     from robbench.models._external.loading import as_external, load_external
 
     channels, height, width = shape
     if asked.source:
+        if classes is None:
+            # A grid knows how many classes there are, on which a model's metadata may depend.
+            classes = load_external(asked, (channels, height, width), None, Path.cwd()).model.num_classes
         return load_external(asked, (channels, height, width), classes, Path.cwd())
     return as_external(
         model,

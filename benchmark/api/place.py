@@ -9,6 +9,7 @@ from robbench.api.loading import load
 from robbench.api.report import Report
 from robbench.core.errors import RequestError, StoreError
 from robbench.leaderboards.markdown import interval
+from robbench.results.schema import DatasetSpec
 
 
 def places(report: Report, store: Path) -> Iterator[str]:
@@ -31,22 +32,44 @@ def places(report: Report, store: Path) -> Iterator[str]:
 
 
 def place_on(report: Report, other: Report) -> str | None:
-    """Where the only model of a report would stand on another board, or None where the two cannot be compared."""
+    """Where the only model of a report would stand on another board.
+
+    Returns:
+        A line, or None where the two cannot be compared, or where the board has the model already.
+    """
     own, theirs, ranked = report.board, other.board, other.board.ranked_by
-    same = (own.dataset.fingerprint, own.dataset.counts["test"]) == (
-        theirs.dataset.fingerprint,
-        theirs.dataset.counts["test"],
-    )
-    worst = report.row().worst.get(ranked or "")
-    if not same or worst is None or ranked is None:
+    row = report.row()
+    worst = row.worst.get(ranked or "")
+    known = [found for one in theirs.sound if ranked and (found := one.worst[ranked])]
+    if not _same_data(own.dataset, theirs.dataset) or worst is None or ranked is None or not known:
         return None
-    known = [row.worst[ranked] for row in theirs.sound]
-    above = sum(found is not None and found.balanced.value > worst.balanced.value for found in known)
-    if not known or known[0] is None:
+    if _models(report) & _models(other):
         return None
-    attacks = set(own.threats[ranked]) == set(theirs.threats[ranked])
-    differs = "" if attacks else "; other attacks were run there"
+    if row.flags:
+        return f"{other.name}: no place at {ranked}, since the audit objects"
+    above = sum(found.balanced.value > worst.balanced.value for found in known)
+    attacks = "" if set(own.threats[ranked]) == set(theirs.threats[ranked]) else "; other attacks were run there"
+    images = "" if _judged(report, ranked) == _judged(other, ranked) else "; other images were attacked there"
     return (
         f"{other.name}: place {above + 1} of {len(known) + 1} at {ranked}, where the first has "
-        f"{interval(known[0].balanced)} %{differs}"
+        f"{interval(known[0].balanced)} %{attacks}{images}"
     )
+
+
+def _models(report: Report) -> set[str]:
+    return {record.spec.model_key for record, _ in report.cells}
+
+
+def _same_data(own: DatasetSpec, other: DatasetSpec) -> bool:
+    return (own.fingerprint, own.class_names, own.counts["test"]) == (
+        other.fingerprint,
+        other.class_names,
+        other.counts["test"],
+    )
+
+
+def _judged(report: Report, threat: str) -> set[int]:
+    """Ids of the images that a threat model's worst cases are about: those that all of its attacks were applied to."""
+    labels = report.board.threats[threat]
+    cells = [(record.spec.condition.label, outcome) for record, outcome in report.cells if outcome is not None]
+    return set[int].intersection(*(set(outcome.ids.tolist()) for label, outcome in cells if label in labels))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from robbench.core.errors import RequestError, did_you_mean
+from robbench.core.global_rng import seeded
 from robbench.core.registry import Registry
 from robbench.planning.component_spec import choose
 from robbench.results.schema import DatasetSpec, ModelSpec
@@ -16,7 +17,9 @@ if TYPE_CHECKING:
 PREFIX = "store:"
 
 
-def stored_model(source: str, store: Store, registry: Registry, shape: tuple[int, ...]) -> tuple[Classifier, str]:
+def stored_model(
+    source: str, store: Store, registry: Registry, shape: tuple[int, ...], class_names: tuple[str, ...] | None
+) -> tuple[Classifier, str]:
     """A model that a grid trained, with its inference-time defenses, and its label.
 
     Args:
@@ -24,9 +27,11 @@ def stored_model(source: str, store: Store, registry: Registry, shape: tuple[int
         store: Where it is.
         registry: The known components.
         shape: ``(C, H, W)`` of the images.
+        class_names: Names of their classes; None where they have none.
 
     Raises:
-        RequestError: If there is none, or several, or it is made of what is not known.
+        RequestError: If there is none, or several, or it is made of what is not known; or if it was trained on some of
+            the classes in another order, or beside others.
         StoreError: If it is damaged.
     """
     import torch
@@ -37,14 +42,18 @@ def stored_model(source: str, store: Store, registry: Registry, shape: tuple[int
     key = _key(source.removeprefix(PREFIX), store)
     info = store.model_info(key)
     spec, dataset = ModelSpec.model_validate(info["spec"]), DatasetSpec.model_validate(info["dataset"])
+    if class_names not in (None, dataset.class_names) and {*class_names} & {*dataset.class_names}:
+        trained, given = (", ".join(names[:10]) for names in (dataset.class_names, class_names))
+        raise RequestError(f"it was trained on the classes {trained}, the images are of {given}", source)
     architecture = choose(registry, "architecture", spec.architecture.label, source)
     objective = choose(registry, "objective", spec.objective.label, source)
     channels, height, width = shape
     blank = torch.zeros(channels)
-    backbone = NormalizedBackbone(architecture.component.build((channels, height, width)), blank, blank + 1)
     gallery = torch.tensor(dataset.counts["gallery"])
     labels = torch.arange(len(gallery)).repeat_interleave(gallery)
-    model = objective.component.build(backbone, len(dataset.class_names), labels)
+    with seeded(0):  # the first weights, which those that are stored replace
+        backbone = NormalizedBackbone(architecture.component.build((channels, height, width)), blank, blank + 1)
+        model = objective.component.build(backbone, len(dataset.class_names), labels)
     try:
         model.load_state_dict(load(store.weights(key)))
     except RuntimeError as error:

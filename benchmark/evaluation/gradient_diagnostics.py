@@ -70,6 +70,8 @@ def _traits(model: Classifier, images: Tensor) -> Iterator[tuple[str, bool]]:
     yield "averaged", model.draws > 1 and model.votes >= FRESH_DRAWS
     sums = first.double().sum(dim=1)
     # Half precision inside the model makes sums that are off by a few thousandths.
-    yield "outputs-probabilities", bool((first >= 0).all()) and bool(((sums - 1).abs() < 1e-2).all())
+    sum_to_one = bool((first >= 0).all()) and bool(((sums - 1).abs() < 1e-2).all())
+    # Where there are labels alone, one and zeros stand for them.
+    yield "outputs-probabilities", sum_to_one and model.answers != "labels"
     with torch.enable_grad():
         yield "no-gradient", not model(images.detach().requires_grad_()).requires_grad

@@ -72,6 +72,9 @@ def external_job(
         found = origin.live or load_external(asked, (channels, height, width), data.num_classes, origin.folder)
     except RequestError as error:
         raise RequestError(str(error), origin.where) from None
+    if found.model.num_classes != data.num_classes:
+        known, wanted = found.model.num_classes, data.num_classes
+        raise RequestError(f"{found.label} knows {known} classes, {data.choice.label} has {wanted}", origin.where)
     doubt = _doubt(found, data)
     named = [defense.label for defense in defenses if defense.name != "none"]
     spec = ModelSpec(

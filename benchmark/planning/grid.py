@@ -20,7 +20,13 @@ from robbench.models._external.request import ExternalRequest
 from robbench.results.schema import Bound, Reference
 
 Sweep = str | dict[str, Any] | list[str | dict[str, Any]]
+DEVICES = ("auto", "cpu", "cuda")
 Seed = Annotated[int, Field(ge=0, lt=2**31)]
+
+
+def absolute(path: str | Path) -> Path:
+    """A path that means the same whatever becomes of the working directory."""
+    return Path(path).expanduser().absolute()
 
 
 @dataclass(frozen=True)
@@ -55,11 +61,31 @@ class Request:
     overrides: tuple[str, ...] = ()
     keep_images: bool = False
 
+    def __post_init__(self) -> None:
+        """Check what every grid takes.
+
+        Raises:
+            RequestError: If there would be no images, or there is no such device.
+        """
+        if self.limit is not None and self.limit < 1:
+            raise RequestError(f"{self.limit} images per condition are none; write 1 or more", "limit")
+        if self.device not in DEVICES:
+            raise RequestError(f'there is no device "{self.device}"; {did_you_mean(self.device, DEVICES)}', "device")
+
     def absolute(self) -> Request:
-        """The same request, whatever becomes of the working directory."""
-        data = None if self.data_dir is None else self.data_dir.absolute()
-        plugins = tuple(plugin.absolute() for plugin in self.plugins)
-        return replace(self, out=self.out.absolute(), data_dir=data, plugins=plugins)
+        """The same request, whatever becomes of the working directory; paths may be texts, and tuples lists."""
+        return replace(
+            self,
+            out=absolute(self.out),
+            data_dir=None if self.data_dir is None else absolute(self.data_dir),
+            seeds=tuple(self.seeds),
+            plugins=tuple(map(absolute, self.plugins)),
+            overrides=tuple(self.overrides),
+        )
+
+
+OF_TRAINING = frozenset({"architecture", "objective", "balancer", "start", "recipe"})
+"""Keys of models that are trained here, and of no others."""
 
 
 class _Table(BaseModel):
@@ -97,7 +123,7 @@ class ModelEntry(_Table):
 
     @model_validator(mode="after")
     def _one_kind(self) -> Self:
-        odd = self.model_fields_set & {"architecture", "objective", "balancer", "start", "recipe"}
+        odd = self.model_fields_set & OF_TRAINING
         if self.external is not None and odd:
             raise ValueError(f"a model that others trained is not trained here; leave out {', '.join(sorted(odd))}")
         return self

@@ -120,7 +120,8 @@ def _remarks(board: Board, row: Row) -> str:
     if any(found is not None and found.status in ("failed", "missing") for found in row.checks.values()):
         remarks.append("a check failed")
     if len(row.seeds) < len(board.settings["seeds"]):
-        remarks.append(f"{len(row.seeds)} of {len(board.settings['seeds'])} seeds")
+        few = f"{len(row.seeds)} of {len(board.settings['seeds'])} seeds"
+        remarks.append("one checkpoint" if row.model.external and len(row.seeds) == 1 else few)
     if row.model.start:
         remarks.append(f"starts from {row.model.start}")
     return "; ".join(remarks)

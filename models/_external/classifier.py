@@ -251,7 +251,10 @@ def _most(model: ExternalClassifier, images: Tensor, answer: Tensor, num_classes
     numbers = answer.is_floating_point()
     if answer.ndim == 1 and not numbers and not answer.is_complex():
         if num_classes is None:
-            raise RequestError("it answers labels alone, so say how many classes there are, as arrays[num_classes=10]")
+            raise RequestError(
+                "it answers labels alone, so say how many classes there are: num_classes=10, in the "
+                "shell arrays[path=FILE,num_classes=10]"
+            )
         return "labels"
     if answer.ndim == 1 or (answer.ndim == 2 and answer.shape[1] == 1 and num_classes == 2):
         raise RequestError(

@@ -61,6 +61,11 @@ def code_sha256(network: object) -> str | None:
     return bytes_sha256(parts) if parts else None
 
 
+def modules_of(network: object) -> Iterator[nn.Module]:
+    """The modules that a callable refers to, and all of their parts."""
+    return (value for _, value in _held(network) if isinstance(value, nn.Module))
+
+
 def bytes_sha256(parts: Mapping[str, bytes]) -> str:
     """Hash of named contents, in whatever order they come."""
     digest = hashlib.sha256()
@@ -97,7 +102,7 @@ def _is_plain(value: object) -> bool:
 
 
 def _held(network: object) -> Iterator[tuple[str, Any]]:
-    """All tensors, arrays, bytes and plain values that an object holds, by where they stand, each object once."""
+    """All tensors, arrays, bytes, modules and plain values in an object, by where they stand, each object once."""
     seen: dict[int, object] = {}  # with the objects, whose numbers would be given to others
 
     def walk(name: str, value: Any, depth: int) -> Iterator[tuple[str, Any]]:
@@ -117,6 +122,7 @@ def _held(network: object) -> Iterator[tuple[str, Any]]:
             else:
                 yield name, value
         elif isinstance(value, nn.Module):
+            yield name, value
             yield from members(name, _of_module(value), depth - 1)
         elif isinstance(value, Mapping):
             yield from members(name, value.items(), depth)

@@ -13,6 +13,8 @@ from typing import Any
 import torch
 from pydantic import ValidationError
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.dropout import _DropoutNd
 from torch.nn.parameter import is_lazy
 
 from robbench.core.contracts import Classifier
@@ -29,7 +31,7 @@ from robbench.models._external import (
     torchvision_models,
 )
 from robbench.models._external.classifier import Function, Unswitched, probed
-from robbench.models._external.fingerprint import code_sha256, structure_sha256, weights_sha256
+from robbench.models._external.fingerprint import code_sha256, modules_of, structure_sha256, weights_sha256
 from robbench.models._external.found import Found, LoadRequest
 from robbench.models._external.normalization import declared
 from robbench.models._external.request import Answers, ExternalRequest
@@ -284,6 +286,11 @@ def _taken(found: Found, model: Classifier, wanted: LoadRequest) -> External:
 def _networks(network: Callable[[Any], Any], notes: list[str]) -> tuple[nn.Module, ...]:
     """The network on the CPU, in single precision where its weights are in half; a callable in both ways to call it."""
     if not isinstance(network, nn.Module):
+        training = [one for one in modules_of(network) if one.training]
+        if any(isinstance(one, _BatchNorm) and one.track_running_stats for one in training):
+            raise RequestError("it calls a network in training mode, whose batch norm would change; call .eval() on it")
+        if any(isinstance(one, _DropoutNd) for one in training):
+            notes.append("calls a network in training mode: its dropout is random")
         return Function(network), Function(network, arrays=True)
     try:
         network.cpu().eval()

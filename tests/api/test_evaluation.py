@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 import textwrap
 from pathlib import Path
@@ -156,6 +157,75 @@ def test_a_data_set_of_torch_and_pictures_are_images(folder: Path) -> None:
     assert second.outcome("clean").labels.tolist() == y.tolist()
 
 
+def test_images_of_any_number_of_channels_come_as_tensors(folder: Path) -> None:
+    for shape in ((5, 6, 6), (3, 6, 3)):
+        net = nn.Sequential(nn.Flatten(), nn.Linear(math.prod(shape), 3))
+        x, y = (torch.from_numpy(part) for part in images(9, shape=shape))
+        whole = evaluate(net, (x, y), attacks="fgsm@8/255")
+        pairs = evaluate(net, [*zip(x.bfloat16(), y.tolist(), strict=True)], attacks="fgsm@8/255")
+        for report in (whole, pairs):
+            wanted = net(x if report is whole else x.bfloat16().float()).argmax(1)
+            assert report.outcome("clean").clean.tolist() == wanted.tolist()
+
+
+def test_a_function_must_not_change_the_network_that_it_calls(folder: Path) -> None:
+    net = nn.Sequential(nn.Flatten(), nn.Linear(64, 3), nn.BatchNorm1d(3))
+    before = {name: value.clone() for name, value in net.state_dict().items()}
+    with pytest.raises(RequestError, match=r"in training mode.*\.eval\(\)"):
+        evaluate(lambda batch: net(batch), images(9), attacks="fgsm@8/255")
+    assert all(torch.equal(before[name], value) for name, value in net.state_dict().items())
+    net.eval()
+    report = evaluate(lambda batch: net(batch), images(9), attacks="fgsm@8/255")
+    assert report.rows == ("<lambda>",)
+    loose = nn.Sequential(nn.Flatten(), nn.Dropout(0.1), nn.Linear(64, 3))
+    report = evaluate(lambda batch: loose(batch), images(9), attacks="fgsm@8/255")
+    assert "calls a network in training mode: its dropout is random" in report.cells[0][0].notes
+
+
+def test_two_pairs_are_a_data_set(folder: Path) -> None:
+    x, y = images(2)
+    report = evaluate(network(folder), [(x[0], int(y[0])), (x[1], int(y[1]))], attacks="fgsm@8/255")
+    assert report.outcome("clean").labels.tolist() == y.tolist()
+
+
+def test_a_single_value_needs_no_list_around_it(folder: Path) -> None:
+    options: dict[str, Any] = {"preset": "quick", "limit": 5}
+    one = evaluate(network(folder), images(), eps="3/255", mean=0.5, std=0.25, input_size=8, **options)
+    many = evaluate(
+        network(folder),
+        images(),
+        eps={"linf": np.array([3 / 255])},
+        mean=torch.tensor([0.5]),
+        std=np.array([0.25]),
+        input_size=(8, 8),
+        **options,
+    )
+    assert outcomes(one) == outcomes(many)
+
+
+def test_a_model_of_labels_alone_is_told_how_many_classes_there_are(folder: Path) -> None:
+    x, y = images(12)
+    report = evaluate(
+        lambda batch: batch[:, 0, 0, 0].gt(0.5).long(),
+        (x, y.clip(max=1)),
+        attacks="noise-search[draws=3]@8/255",
+        num_classes=4,
+    )
+    assert len(report.board.dataset.class_names) == 4
+    assert "outputs-probabilities" not in report.flags()
+
+
+def test_a_model_whose_metadata_depend_on_the_number_of_classes_is_itself_in_the_workers(folder: Path) -> None:
+    rng = np.random.default_rng(0)
+    np.savez("big.npz", images=rng.integers(0, 256, (4, 3, 32, 32), dtype=np.uint8), labels=[0, 7, 43, 999])
+    report = evaluate("torchvision:squeezenet1_1", "big.npz", attacks="fgsm@2/255", input_size=32)
+    assert [record.status for record, _ in report.cells] == ["done", "done"]
+    external = report.cells[0][0].spec.model.external
+    assert external is not None
+    assert external.identity["mean"] == [0.485, 0.456, 0.406]
+    assert len(report.board.dataset.class_names) == 1000
+
+
 @pytest.mark.parametrize(
     ("model", "data", "options", "told"),
     [
@@ -167,6 +237,13 @@ def test_a_data_set_of_torch_and_pictures_are_images(folder: Path) -> None:
         ("net.py:make", "images.npz", {"attacks": ["pgdd@8/255"]}, "pgd"),
         ("net.py:make", "images.npz", {"eps": ["-1"]}, "positive sizes"),
         ("net.py:make", "images.npz", {"arguments": {"classes": 1}}, "1"),
+        ("net.py:make", "named.npz", {"arguments": {"classes": 4}}, "knows 4 classes, named has 3"),
+        ("net.py:make", "signed.npz", {}, "labels from -1 to 1"),
+        ("net.py:make", [(np.zeros((1, 8, 8)), 0), (np.zeros((1, 8, 9)), 1)], {}, "several shapes"),
+        ("net.py:make", [], {}, "no image"),
+        ("net.py:make", "images.npz", {"limit": 0}, "write 1 or more"),
+        ("net.py:make", "images.npz", {"seed": -1}, "-1"),
+        ("net.py:make", "images.npz", {"device": "gpu"}, "cpu"),
         (3, "images.npz", {}, "no model"),
         ("net.py:make", 3, {}, "no data"),
     ],
@@ -174,6 +251,9 @@ def test_a_data_set_of_torch_and_pictures_are_images(folder: Path) -> None:
 def test_what_cannot_be_had_is_said_in_a_line(
     folder: Path, model: Any, data: Any, options: dict[str, Any], told: str
 ) -> None:
+    x, y = images()
+    np.savez(folder / "named.npz", images=x, labels=y, class_names=np.array(["0", "1", "2"]))
+    np.savez(folder / "signed.npz", images=x, labels=y - 1)
     with pytest.raises(RequestError, match=r"^[^\n]*$") as caught:
         evaluate(model, data, out="runs", **options)
     assert told in str(caught.value)
@@ -207,9 +287,26 @@ def test_a_model_of_a_store_gives_what_its_own_grid_found(folder: Path) -> None:
         assert outcome is not None
         assert again.outcome(record.spec.condition.label).sha256() == outcome.sha256()
         assert again.rows == (f"{record.spec.model.label}, seed 0",)
+    with pytest.raises(RequestError, match="trained on the classes 8, 3, 9, the images are of 3, 8, 9"):
+        evaluate(f"store:{key}", "digits[classes=3|8|9]", attacks="fgsm@8/255", out="runs")
 
 
 def evaluated_cells(store: Path) -> list[Any]:
     import robbench
 
     return [cell for cell in robbench.load(store).cells if cell[0].spec.condition.label == "fgsm@8/255"]
+
+
+def test_paths_are_texts_and_tuples_lists_in_python(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import robbench
+
+    monkeypatch.setenv("HOME", str(folder))
+    text = GRID.replace("FILE", str(folder / "images.npz")).replace("CONDITIONS", '["clean"]')
+    (folder / "grid.toml").write_text(text, encoding="utf-8")
+    (report,) = robbench.run("grid.toml", out="~/runs", data_dir="~", seeds=[3], overrides=["title='mine'"]).values()
+    assert report.note.title == "mine"
+    assert report.cells[0][0].spec.seed == 3
+    assert (folder / "runs" / "cells").is_dir()
+    named = evaluate("net.py:make", "arrays[num_classes=3]", data_dir="~/images.npz", attacks="fgsm@8/255", out="~/own")
+    assert named.outcome("clean").ids.tolist() == list(range(40))
+    assert (folder / "own" / "cells").is_dir()

@@ -37,7 +37,7 @@ from sheets import first, heads, lines
 from robbench.leaderboards import board_data, summary_rows, tables, write_board
 from robbench.leaderboards.board import Board, Row
 from robbench.leaderboards.readme import readme
-from robbench.results.schema import ConditionSpec, Outcome
+from robbench.results.schema import ConditionSpec, ExternalSpec, Outcome
 
 
 def board(cells: Sequence[Cell]) -> Board:
@@ -188,6 +188,9 @@ def test_seeds_are_shown_one_by_one_and_averaged_per_sample() -> None:
         ["a", "16.7", "50.0", "16.7–50.0"],
     ]
     assert "1 of 2 seeds" in lines(tables.ranks.ranking(made))[0][1]
+    given = B.model_copy(update={"external": ExternalSpec(identity={}, facts={})})
+    made = board([*cells[:2], cell(given, PGD, attacked([1, 1, 1, 1], LABELS), seed=7)])
+    assert "one checkpoint" in lines(tables.ranks.ranking(made))[0][1]
 
 
 @pytest.mark.parametrize("k", [1, 2, 3, 10])

@@ -80,6 +80,17 @@ def test_a_key_without_number_is_that_of_every_model(key: str) -> None:
     assert grid(CONTENT).content.models[1].recipe["epochs"] == 9
 
 
+def test_models_of_others_keep_what_training_does_not_concern() -> None:
+    models = [{"objective": "angular"}, {"external": {"source": "net.py:make", "mean": [0.5]}, "name": "theirs"}]
+    given = grid({**tiny(), "models": models})
+    changed = overridden(given, ["title=mine", "models.epochs=5", "models.defense=jpeg"]).content
+    assert [entry.recipe for entry in changed.models] == [{"epochs": 5}, {}]
+    assert [entry.defense for entry in changed.models] == ["jpeg", "jpeg"]
+    assert changed.models[1].asked == given.content.models[1].asked
+    with pytest.raises(RequestError, match=r"models\.1"):
+        overridden(given, ["models.1.epochs=5"])
+
+
 def test_later_overrides_come_after_earlier_ones() -> None:
     after = overridden(grid(CONTENT), ["models=[{}]", "models.0.defense=fgm", "models.defense=trades"])
     assert [entry.defense for entry in after.content.models] == ["trades"]

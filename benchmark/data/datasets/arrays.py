@@ -187,10 +187,16 @@ def _as_images(array: NDArray[Any], layout: Layout, where: str) -> StoredImages:
 def _order(shape: tuple[int, ...], layout: Layout, where: str) -> str:
     if layout != "auto":
         return layout
-    first, last = shape[1] in _CHANNELS, shape[3] in _CHANNELS
-    if first == last:
+    seen = layout_seen(shape)
+    if seen is None:
         raise RequestError(f"arrays: {where} has the shape {shape}; say where its channels are: layout=nchw or nhwc")
-    return "nchw" if first else "nhwc"
+    return seen
+
+
+def layout_seen(shape: tuple[int, ...]) -> Layout | None:
+    """Where the channels of images stand, as far as their shape, of four numbers, tells."""
+    first, last = shape[1] in _CHANNELS, shape[3] in _CHANNELS
+    return None if first == last else "nchw" if first else "nhwc"
 
 
 def _as_labels(array: NDArray[Any], where: str) -> NDArray[np.int64]:
@@ -218,6 +224,7 @@ def _classes(
         return indices.astype(np.int64), tuple(str(value) for value in values)
     if len(labels) and not 0 <= labels.min() <= labels.max() < len(names):
         raise RequestError(
-            f"arrays: {where}: labels from {labels.min()} to {labels.max()}, and names of {len(names)} classes"
+            f"arrays: {where}: labels from {labels.min()} to {labels.max()}, and names of {len(names)} classes, whose "
+            f"labels are 0 to {len(names) - 1}"
         )
     return labels, tuple(str(name) for name in names)
