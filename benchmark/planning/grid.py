@@ -66,6 +66,10 @@ class _Table(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
 
+TRAINING_KEYS = frozenset({"architecture", "objective", "balancer", "start", "recipe"})
+"""Keys of a model that say how it is trained, which a model that others trained has not."""
+
+
 class ModelEntry(_Table):
     """One ``[[models]]`` table. Lists are swept; components are texts or tables with a name.
 
@@ -97,7 +101,7 @@ class ModelEntry(_Table):
 
     @model_validator(mode="after")
     def _one_kind(self) -> Self:
-        odd = self.model_fields_set & {"architecture", "objective", "balancer", "start", "recipe"}
+        odd = self.model_fields_set & TRAINING_KEYS
         if self.external is not None and odd:
             raise ValueError(f"a model that others trained is not trained here; leave out {', '.join(sorted(odd))}")
         return self

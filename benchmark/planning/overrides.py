@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import Any
 
 from robbench.core.errors import RequestError, did_you_mean
-from robbench.planning.grid import Grid, GridFile, ModelEntry, check_grid
+from robbench.planning.grid import TRAINING_KEYS, Grid, GridFile, ModelEntry, check_grid
 from robbench.training.recipe import Recipe
 
 _PART = r"""[\w-]+|"[^"]*"|'[^']*'"""
@@ -23,8 +23,8 @@ def overridden(grid: Grid, overrides: Sequence[str]) -> Grid:
 
     An override is ``KEY=VALUE``. The key is a path as messages name it: ``seeds``, ``recipe.epochs``,
     ``models.0.defense``. ``models.KEY`` is the key of every model, and a field of the recipe needs no ``recipe.``:
-    ``models.epochs`` is ``recipe.epochs`` of every model. The value is TOML; what could be no TOML value is a text, so
-    that ``fgm`` needs no quotation marks.
+    ``models.epochs`` is ``recipe.epochs`` of every model that is trained. The value is TOML; what could be no TOML
+    value is a text, so that ``fgm`` needs no quotation marks.
 
     Args:
         grid: The grid.
@@ -49,6 +49,10 @@ def _set(content: GridFile, override: str) -> GridFile:
     keys = [part.strip("\"'") for part in re.findall(_PART, found[1])]
     value = _value(found[2].strip(), where)
     plain = content.model_dump()
+    for model, table in zip(content.models, plain["models"], strict=True):
+        if model.external is not None:
+            for key in TRAINING_KEYS - model.model_fields_set:
+                del table[key]
     for path in _paths(plain, keys, where):
         _put(plain, path, copy.deepcopy(value), where)
     return check_grid(plain, where)
@@ -77,7 +81,8 @@ def _paths(plain: dict[str, Any], keys: Sequence[str], where: str) -> Iterator[l
         yield list(keys)
         return
     inner = _spelled(keys[1 + numbered :], ModelEntry, where)
-    for position in [keys[1]] if numbered else map(str, range(len(models))):
+    meant = [at for at, model in enumerate(models) if model["external"] is None or inner[0] not in TRAINING_KEYS]
+    for position in [keys[1]] if numbered else map(str, meant):
         yield ["models", position, *inner]
 
 
