@@ -184,7 +184,7 @@ class _Asking:
         Store(root).check()
         options = self.options
         registry = Registry(tuple(plugin.absolute() for plugin in options.plugins))
-        wanted = _wanted(data, root)
+        wanted = _wanted(data, root, registry)
         if self.sizes:
             wanted = {**(wanted if isinstance(wanted, dict) else _table(wanted)), "eps": dict(self.sizes)}
         found, external = _subject(self.model, self.asked, wanted, registry, root, options)
@@ -255,15 +255,18 @@ def _with_clean(attacks: Sequence[str | Mapping[str, Any]]) -> list[str | dict[s
 # --- data
 
 
-def _wanted(data: object, root: Path) -> str | dict[str, Any]:
-    """A data set as a grid asks for it; arrays are kept in the store first."""
+def _wanted(data: object, root: Path, registry: Registry) -> str | dict[str, Any]:
+    """A data set as a grid asks for it; arrays are kept in the store first.
+
+    A name of a data set means the data set, whatever folder lies here; ``./name`` means the folder.
+    """
     if isinstance(data, dict):
         return data
     if isinstance(data, str | Path):
         path = Path(data).expanduser()
         if path.suffix in _FILES and (path.exists() or isinstance(data, Path)):
             return {"name": _FILES[path.suffix], "path": str(path.absolute())}
-        if path.is_dir() and (isinstance(data, Path) or len(path.parts) > 1):
+        if path.is_dir() and (isinstance(data, Path) or "/" in data or data not in registry.entries("dataset")):
             kinds = {_FILES[file.suffix] for file in path.iterdir() if file.suffix in _FILES}
             return {"name": next(iter(sorted(kinds)), "image-folder"), "path": str(path.absolute())}
         if path.suffix and not path.exists() and "[" not in str(data):

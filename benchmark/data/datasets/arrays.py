@@ -82,6 +82,10 @@ class Arrays(Dataset):
             if not files:
                 found = f"{len(packed)} npz files; name one of them" if packed else "no npz and no npy file"
                 raise RequestError(f"arrays: {place} holds {found}")
+        elif place.suffix == ".npy" and place.is_file():
+            raise RequestError(
+                f"arrays: {place} is one array; name an npz file, or the folder that holds images.npy and labels.npy"
+            )
         elif place.is_file():
             files = [place]
         else:
@@ -217,7 +221,5 @@ def _classes(
         values, indices = np.unique(labels, return_inverse=True)
         return indices.astype(np.int64), tuple(str(value) for value in values)
     if len(labels) and not 0 <= labels.min() <= labels.max() < len(names):
-        raise RequestError(
-            f"arrays: {where}: labels from {labels.min()} to {labels.max()}, and names of {len(names)} classes"
-        )
+        raise RequestError(f"arrays: {where}: labels from {labels.min()} to {labels.max()}, and {len(names)} classes")
     return labels, tuple(str(name) for name in names)
