@@ -251,7 +251,10 @@ def _most(model: ExternalClassifier, images: Tensor, answer: Tensor, num_classes
     numbers = answer.is_floating_point()
     if answer.ndim == 1 and not numbers and not answer.is_complex():
         if num_classes is None:
-            raise RequestError("it answers labels alone, so say how many classes there are, as arrays[num_classes=10]")
+            raise RequestError(
+                "it answers labels alone, so say how many classes there are, with class_names beside images and labels "
+                "in the npz file, or as arrays[path=FILE.npz,num_classes=10]"
+            )
         return "labels"
     if answer.ndim == 1 or (answer.ndim == 2 and answer.shape[1] == 1 and num_classes == 2):
         raise RequestError(
