@@ -50,7 +50,7 @@ def _best(board: Board) -> str:
     best, found = board.sound[0], _rates(board, board.sound[0]).balanced
     tied = [escape(row.label) for row in board.sound[1:] if row.rank == best.rank]
     others = f"; tied with {listed(tied) if len(tied) <= 2 else f'{len(tied)} others'}" if tied else ""
-    text = f"Best: **{escape(best.label)}**, {percent(found)} %"
+    text = f"{'Best: ' * (len(board.rows) > 1)}**{escape(best.label)}**, {percent(found)} %"
     if board.ranked_by is None:
         text += f" balanced clean accuracy ({ends(found)}){others}."
         return f"{text} No attack was run: this says nothing about robustness."
@@ -275,7 +275,7 @@ def _classes(board: Board) -> Iterator[str]:
             f"{100 * value:.0f} % ({_few([escape(name) for name in found if found[name] == value])})"
             for value in (min(found.values()), max(found.values()))
         ]
-        yield f"Best model per class: {' to '.join(ends)}."
+        yield f"{'Best model per class' if len(board.rows) > 1 else 'Per class'}: {' to '.join(ends)}."
 
 
 def _few(names: Sequence[str]) -> str:

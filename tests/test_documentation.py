@@ -214,6 +214,7 @@ def prepared(folder: Path) -> None:
 
 
 @pytest.mark.end_to_end
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_the_commands_of_the_readme_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("ROBBENCH_DATA", raising=False)

@@ -186,7 +186,7 @@ class _Asking:
         Store(root).check()
         options = self.options
         registry = Registry(options.plugins)
-        wanted = asked_data(data, root) | self.stated
+        wanted = asked_data(data, root, registry) | self.stated
         found, external = _subject(self.model, self.asked, wanted, registry, root, options)
         grid = self.grid(found, external)
         request = Request(

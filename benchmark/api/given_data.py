@@ -12,18 +12,22 @@ from numpy.typing import NDArray
 
 from robbench.core.atomic_io import write_atomically
 from robbench.core.errors import RequestError
+from robbench.core.registry import Registry
 from robbench.data.datasets.arrays import layout_seen
 from robbench.planning.component_spec import read_text
 
 _FILES = {".npz": "arrays", ".npy": "arrays", ".parquet": "parquet"}
 
 
-def asked_data(data: object, root: Path) -> dict[str, Any]:
+def asked_data(data: object, root: Path, registry: Registry) -> dict[str, Any]:
     """A data set as a grid asks for it.
+
+    A name of a data set means the data set, whatever folder lies here; ``./name`` means the folder.
 
     Args:
         data: A name, a file, a folder, a table as in a grid, a pair of images and labels, or a data set of such pairs.
         root: The store, in which arrays are kept.
+        registry: The known data sets.
 
     Raises:
         RequestError: If it is none of them.
@@ -34,7 +38,7 @@ def asked_data(data: object, root: Path) -> dict[str, Any]:
         path = Path(data).expanduser()
         if path.suffix in _FILES and (path.exists() or isinstance(data, Path)):
             return {"name": _FILES[path.suffix], "path": str(path.absolute())}
-        if path.is_dir() and (isinstance(data, Path) or len(path.parts) > 1):
+        if path.is_dir() and (isinstance(data, Path) or "/" in data or data not in registry.entries("dataset")):
             kinds = {_FILES[file.suffix] for file in path.iterdir() if file.suffix in _FILES}
             return {"name": next(iter(sorted(kinds)), "image-folder"), "path": str(path.absolute())}
         if path.suffix and not path.exists() and "[" not in str(data):

@@ -58,7 +58,7 @@ def _options(parser: argparse.ArgumentParser) -> None:
     data.add_argument(
         "--dataset",
         metavar="NAME",
-        help="name of a data set (robbench list dataset), an npz, npy or parquet file, or a folder of images "
+        help="name of a data set (robbench list dataset), an npz or parquet file, or a folder of images "
         "(default: what --data-dir names)",
     )
     _command.add_data(data)

@@ -150,7 +150,7 @@ class Display:
             self._weights |= each
         total = sum(len(job.cells) for job in self.plan.jobs)
         self.console.print(
-            f"{self.plan.name}: {total} cells of {len(self.plan.jobs)} models; "
+            f"{self.plan.name}: {total} cells of {len(self.plan.jobs)} model{'s' * (len(self.plan.jobs) != 1)}; "
             f"{total - self._to_do} done, {self._to_do} to do"
         )
         for remark in self.plan.remarks:

@@ -241,7 +241,14 @@ class _ModelState:
         return cls(
             {name: value.clone() for name, value in model.state_dict().items()},
             [
-                (module, {name: (part, dict(part)) for name, part in vars(module).items() if name in _PARTS})
+                (
+                    module,
+                    {
+                        name: (part, dict(part))
+                        for name, part in vars(module).items()
+                        if name in _PARTS and isinstance(part, dict)  # TorchScript's own parts cannot be exchanged
+                    },
+                )
                 for module in modules
             ],
             [module.training for module in modules],

@@ -36,7 +36,10 @@ PRESETS: Mapping[str, Preset] = {
         {
             "gradients": _sampled(100, "clean", "perturbation", "apgd-margin[steps=20]@each"),
             "scores": _sampled(100, "clean", "perturbation", "square[queries=300]@each"),
-            "labels": _sampled(100, "clean", "perturbation", "noise-search[draws=300]@each"),
+            "labels": (
+                *_sampled(100, "clean", "perturbation", "noise-search[draws=300]@each"),
+                *_sampled(20, "hop-skip-jump[iterations=10]@linf:"),
+            ),
         },
         audit=False,
     ),

@@ -96,7 +96,9 @@ def _balanced(board: Board, row: Row, attacked: bool) -> Estimate | None:
 
 def _sketch(board: Board, ranked: list[Row], rows: list[Row], made: Sheet) -> Sketch:
     first, *others = leading(ranked)
-    caption = "Each row has an audit flag." if first.flags else f"Best: {_told(board, first)}."
+    caption = (
+        "Each row has an audit flag." if first.flags else f"{'Best: ' * (len(board.rows) > 1)}{_told(board, first)}."
+    )
     for row in others if not first.flags else ():
         caption += f" Best undefended: {_told(board, row)}."
     worst = f" and in the worst case at {board.ranked_by} (diamonds)" if board.ranked_by else ""

@@ -43,9 +43,8 @@ def _classes(
 ) -> Sheet:
     train = board.dataset.counts.get("train", ())
     places = shown_classes(board)
-    names = [
-        Heading(board.dataset.class_names[at], below=f"{train[at]:,} train" if at < len(train) else "") for at in places
-    ]
+    below = [f"{count:,} train" for count in train] if any(train) else [""] * len(board.dataset.class_names)
+    names = [Heading(board.dataset.class_names[at], below=below[at] if at < len(below) else "") for at in places]
     made = [(row, *found(row)) for row in board.rows]
     everything = Heading("All", below=samples(rates for _, rates, _, _ in made))
     headings = (*words("Model"), everything, *numbers("Balanced", "Worst class", "Macro F1"), *names)

@@ -76,7 +76,7 @@ def ranking(board: Board) -> Sheet:
         (heading if at < COLUMNS else replace(heading, detail=max(heading.detail, Detail.PAGE)), cell)
         for at, (heading, cell) in enumerate(columns)
     ]
-    return by_row("Rows from best to worst", fitting, rows, label=1)
+    return by_row("Rows from best to worst" if len(rows) > 1 else "The model", fitting, rows, label=1)
 
 
 def others(board: Board) -> Iterator[Sheet]:

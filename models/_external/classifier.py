@@ -252,8 +252,8 @@ def _most(model: ExternalClassifier, images: Tensor, answer: Tensor, num_classes
     if answer.ndim == 1 and not numbers and not answer.is_complex():
         if num_classes is None:
             raise RequestError(
-                "it answers labels alone, so say how many classes there are: num_classes=10, in the "
-                "shell arrays[path=FILE,num_classes=10]"
+                "it answers labels alone, so say how many classes there are: num_classes=10, in the shell class_names "
+                "beside images and labels in the npz file, or arrays[path=FILE.npz,num_classes=10]"
             )
         return "labels"
     if answer.ndim == 1 or (answer.ndim == 2 and answer.shape[1] == 1 and num_classes == 2):

@@ -49,7 +49,7 @@ def questioned(external: External, images: Tensor, labels: Tensor, dataset: str 
         return None
     own, other = (100 * float(one.double().mean()) for one in (right, found[best]))
     return (
-        f"{external.label}: {own:.1f} % clean accuracy on {len(labels)} images, {other:.1f} % with the normalization "
+        f"{own:.1f} % clean accuracy on {len(labels)} images, {other:.1f} % with the normalization "
         f'"{best}"; pass normalization = "{best}" if it was trained so'
     )
 

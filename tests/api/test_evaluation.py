@@ -83,6 +83,18 @@ def test_shell_python_and_a_grid_give_the_same_arrays(folder: Path) -> None:
     assert not fooled.robust.all()
 
 
+def test_a_folder_is_told_from_a_data_set(folder: Path) -> None:
+    """``./name`` is the folder where a data set has that name."""
+    (folder / "mine").mkdir()
+    (folder / "digits").mkdir()
+    for place in ("mine", "digits"):
+        np.savez(folder / place / "images.npz", **dict(zip(("images", "labels"), images(), strict=True)))
+    for data in ("mine", "./digits", Path("digits")):
+        assert evaluate("net.py:make", data, attacks=["fgsm@ref"], limit=6).accuracy().n == 6, data
+    with pytest.raises(RequestError, match="3×32×32"):
+        evaluate("net.py:make", "digits", attacks=["fgsm@ref"], limit=6)
+
+
 def test_a_model_is_told_by_its_content_and_not_by_its_path(folder: Path) -> None:
     first = evaluate("net.py:make", "images.npz", attacks=ATTACKS[:1], out="runs")
     (folder / "elsewhere").mkdir()

@@ -122,7 +122,7 @@ def test_labels_and_names(tmp_path: Path) -> None:
         tmp_path / "named", images=GRAY, labels=LABELS.astype(float), class_names=np.array(["a", "b", "c", "d"])
     )
     assert named.class_names == ("a", "b", "c", "d")
-    assert "names of 2 classes" in refusal(tmp_path, images=GRAY, labels=LABELS, class_names=np.array(["a", "b"]))
+    assert "and 2 classes" in refusal(tmp_path, images=GRAY, labels=LABELS, class_names=np.array(["a", "b"]))
 
 
 def test_npy_files_of_a_folder(tmp_path: Path) -> None:
@@ -136,6 +136,12 @@ def test_npy_files_of_a_folder(tmp_path: Path) -> None:
         == found.fingerprint
         == read(tmp_path / "one", x_train=GRAY[:9], y_train=LABELS[:9], x_test=GRAY[9:], y_test=LABELS[9:]).fingerprint
     )
+
+
+def test_one_npy_file_has_no_labels(tmp_path: Path) -> None:
+    np.save(tmp_path / "images.npy", GRAY)
+    with pytest.raises(RequestError, match=r"images\.npy is one array; name an npz file, or the folder"):
+        load(Arrays(path=str(tmp_path / "images.npy")), None, tmp_path / "cache")
 
 
 @pytest.mark.parametrize(

@@ -355,6 +355,30 @@ def test_hooks_that_were_left_are_taken_out_and_those_before_them_stay(model: Cl
     assert calls == ["own"]
 
 
+@pytest.mark.parametrize(
+    "form",
+    [
+        torch.jit.script,
+        lambda net: torch.jit.trace(net, torch.zeros(SHAPE)),
+        torch.fx.symbolic_trace,
+        lambda net: torch.export.export(net, (torch.zeros(SHAPE),)).module(),
+    ],
+    ids=["script", "trace", "fx", "export"],
+)
+@pytest.mark.filterwarnings("ignore:`torch.jit")
+def test_networks_of_every_form_are_put_back(form: Callable[[nn.Module], nn.Module]) -> None:
+    """TorchScript keeps its parts in mappings of its own, which cannot be emptied."""
+    images, labels = batch()
+    net = form(nn.Sequential(nn.Flatten(), nn.Linear(75, 5)).requires_grad_(False).eval())
+    scores = net(images)
+    with fair_play(net, images, labels):
+        net(images)
+    weight = net.state_dict()["1.weight"]
+    with pytest.raises(Breach, match="weights and statistics stay"), fair_play(net, images, labels):
+        weight.zero_()
+    assert torch.equal(net(images), scores)
+
+
 def test_weights_of_another_type_are_a_breach(model: Classifier) -> None:
     images, labels = batch()
     with pytest.raises(Breach, match="weights and statistics stay"), fair_play(model, images, labels):

@@ -48,6 +48,11 @@ def test_the_headline_is_the_best_row_with_its_margin_and_ties() -> None:
     assert ", these checkpoints) above the best" in headline
 
 
+def test_a_single_model_is_compared_with_none() -> None:
+    (headline, *_) = findings(board(row("mine", "fgm", 60)))
+    assert headline.startswith("**mine**, 75.0 % worst-case robust accuracy (")
+
+
 def test_an_undefended_best_row_has_no_margin() -> None:
     made = board(row("bare", "none", 60), row("hardened", "fgm", 8))
     assert made.margin is None

@@ -91,6 +91,29 @@ def test_models_of_others_keep_what_training_does_not_concern() -> None:
         overridden(given, ["models.1.epochs=5"])
 
 
+@pytest.mark.parametrize(
+    ("override", "path", "value"),
+    [
+        ("seeds=[3]", ("seeds",), [3]),
+        ("models.epochs=5", ("models", 0, "recipe"), {"epochs": 5}),
+        ("models.objective=angular", ("models", 0, "objective"), "angular"),
+        ("models.defense=none", ("models", 1, "defense"), "none"),
+        ("models.1.name=theirs", ("models", 1, "name"), "theirs"),
+        ("models.1.external=other.py:make", ("models", 1, "external"), "other.py:make"),
+    ],
+)
+def test_a_model_that_others_trained_is_left_as_it_is(
+    override: str, path: tuple[str | int, ...], value: object
+) -> None:
+    """Training is set where something is trained."""
+    mixed = grid(tiny(models=[{"defense": "fgm"}, {"external": "net.py:make"}]))
+    made = overridden(mixed, [override]).content
+    assert at(path, made.model_dump()) == value
+    assert not made.models[1].recipe
+    with pytest.raises(RequestError, match=r"models\.1"):
+        overridden(mixed, ["models.1.epochs=5"])
+
+
 def test_later_overrides_come_after_earlier_ones() -> None:
     after = overridden(grid(CONTENT), ["models=[{}]", "models.0.defense=fgm", "models.defense=trades"])
     assert [entry.defense for entry in after.content.models] == ["trades"]

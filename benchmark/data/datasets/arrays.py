@@ -82,6 +82,10 @@ class Arrays(Dataset):
             if not files:
                 found = f"{len(packed)} npz files; name one of them" if packed else "no npz and no npy file"
                 raise RequestError(f"arrays: {place} holds {found}")
+        elif place.suffix == ".npy" and place.is_file():
+            raise RequestError(
+                f"arrays: {place} is one array; name an npz file, or the folder that holds images.npy and labels.npy"
+            )
         elif place.is_file():
             files = [place]
         else:

@@ -323,7 +323,7 @@ def test_a_forgotten_normalization_is_questioned_in_one_line() -> None:
     wrong = as_external(classify, (3, 4, 4), 3)
     line = questioned(wrong, x, labels)
     assert line == (
-        'classify: 0.0 % clean accuracy on 200 images, 100.0 % with the normalization "half"; '
+        '0.0 % clean accuracy on 200 images, 100.0 % with the normalization "half"; '
         'pass normalization = "half" if it was trained so'
     )
     assert questioned(as_external(classify, (3, 4, 4), 3, normalization="half"), x, labels) is None
