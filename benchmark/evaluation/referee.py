@@ -176,7 +176,7 @@ def check_answers(model: Classifier, images: Tensor) -> None:
 
 
 @contextmanager
-def fair_play(model: Classifier, images: Tensor, labels: Tensor) -> Iterator[None]:
+def fair_play(model: nn.Module, images: Tensor, labels: Tensor) -> Iterator[None]:
     """Watch over a call of an attack and put right what it left behind.
 
     Weights, batch-norm statistics, training mode, gradient state, inputs, labels, the global random state and the

@@ -88,7 +88,8 @@ def test_a_folder_is_told_from_a_data_set(folder: Path) -> None:
     (folder / "mine").mkdir()
     (folder / "digits").mkdir()
     for place in ("mine", "digits"):
-        np.savez(folder / place / "images.npz", **dict(zip(("images", "labels"), images(), strict=True)))
+        x, y = images()
+        np.savez(folder / place / "images.npz", images=x, labels=y)
     for data in ("mine", "./digits", Path("digits")):
         assert evaluate("net.py:make", data, attacks=["fgsm@ref"], limit=6).accuracy().n == 6, data
     with pytest.raises(RequestError, match="3×32×32"):
@@ -203,13 +204,12 @@ def test_two_pairs_are_a_data_set(folder: Path) -> None:
 def test_a_single_value_needs_no_list_around_it(folder: Path) -> None:
     options: dict[str, Any] = {"preset": "quick", "limit": 5}
     one = evaluate(network(folder), images(), eps="3/255", mean=0.5, std=0.25, input_size=8, **options)
+    lists: dict[str, Any] = {"eps": {"linf": np.array([3 / 255])}, "mean": torch.tensor([0.5]), "std": np.array([0.25])}
     many = evaluate(
         network(folder),
         images(),
-        eps={"linf": np.array([3 / 255])},
-        mean=torch.tensor([0.5]),
-        std=np.array([0.25]),
         input_size=(8, 8),
+        **lists,
         **options,
     )
     assert outcomes(one) == outcomes(many)

@@ -51,6 +51,7 @@ def test_what_the_audit_objects_to_has_no_place() -> None:
 
 def test_other_attacks_and_other_images_are_told() -> None:
     clean, (record, found) = rows(25)
+    assert found is not None
     some = replace(found, **{name: value[:20] for name, value in vars(found).items() if np.shape(value)[:1] == (40,)})
     line = place_on(report("own", clean, (record, some)), board(30))
     assert line is not None
@@ -62,6 +63,7 @@ def test_other_attacks_and_other_images_are_told() -> None:
 
 def test_other_data_and_other_threat_models_give_no_place() -> None:
     clean, (record, found) = rows(25)
+    assert found is not None
     dataset = record.spec.dataset.model_copy(update={"fingerprint": "other"})
     moved = [
         (one.model_copy(update={"spec": one.spec.model_copy(update={"dataset": dataset})}), made)
