@@ -122,7 +122,7 @@ def test_labels_and_names(tmp_path: Path) -> None:
         tmp_path / "named", images=GRAY, labels=LABELS.astype(float), class_names=np.array(["a", "b", "c", "d"])
     )
     assert named.class_names == ("a", "b", "c", "d")
-    assert "and 2 classes" in refusal(tmp_path, images=GRAY, labels=LABELS, class_names=np.array(["a", "b"]))
+    assert "and names of 2 classes" in refusal(tmp_path, images=GRAY, labels=LABELS, class_names=np.array(["a", "b"]))
 
 
 def test_npy_files_of_a_folder(tmp_path: Path) -> None:
