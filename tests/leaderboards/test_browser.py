@@ -134,8 +134,9 @@ def test_a_number_leads_to_its_record_and_back(opened: Any, address: str) -> Non
     shown = cell.inner_text()
     cell.click()
     assert re.fullmatch(r".*#record-[0-9a-f]{20}", page.url)
-    text = panel.inner_text()
     key = page.url.rpartition("-")[2]
+    panel.filter(has_text=key).wait_for()
+    text = panel.inner_text()
     for needed in (
         key,
         IMAGE,
