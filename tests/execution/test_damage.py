@@ -78,7 +78,10 @@ DAMAGE: dict[str, Callable[[Path], object]] = {
     "empty": lambda path: path.write_bytes(b""),
     "directory": directory,
     "of another key": another,
-    "zeros at the end": lambda path: path.write_bytes(path.read_bytes()[:-40] + bytes(40)),
+    # Not zeros, which some files end in.
+    "other bytes at the end": lambda path: path.write_bytes(
+        path.read_bytes()[:-40] + bytes(byte ^ 0xFF for byte in path.read_bytes()[-40:])
+    ),
 }
 
 
