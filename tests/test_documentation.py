@@ -210,7 +210,7 @@ def prepared(folder: Path) -> None:
     exec(NET, names)
     torch.onnx.export(names["make"]().eval(), (torch.from_numpy(images[:2]),), folder / "net.onnx", dynamo=False)
     for out in ("before", "after"):
-        assert main(["evaluate", "net.py:make", "--dataset", "test.npz", "--attack", "fgsm@8/255", "--out", out]) == 0
+        assert main(["evaluate", "net.py:make", "--dataset", "test.npz", "--preset", "quick", "--out", out]) == 0
 
 
 @pytest.mark.end_to_end

@@ -74,6 +74,9 @@ class ExternalClassifier(Classifier):
 
     def answer(self, images: Tensor) -> Tensor:
         """What the network gives: scores, shape ``(N, K)``, or labels, integers of shape ``(N,)``."""
+        if not len(images):
+            # Attacks may ask about no image; networks of fixed batches, and functions, need not bear that.
+            return self.answer(images.new_zeros(1, *images.shape[1:]))[:0]
         inputs = images
         if self.input_size and self.input_size != tuple(images.shape[2:]):
             inputs = F.interpolate(images, self.input_size, mode="bilinear", antialias=True)

@@ -17,6 +17,7 @@ from sklearn.ensemble import RandomForestClassifier
 from torch import Tensor, nn
 
 from robbench.core.errors import RequestError
+from robbench.models._external.classifier import ExternalClassifier
 from robbench.models._external.loading import External, as_external
 from robbench.models._external.normalization import PRESETS, plausible
 from robbench.models._external.questioning import other_normalizations, questioned
@@ -338,3 +339,16 @@ def test_a_network_that_knows_nothing_is_not_questioned() -> None:
         weights = torch.randn(768, 5, generator=torch.Generator().manual_seed(seed))
         found = external(lambda x, weights=weights: x.flatten(1) @ weights)
         assert questioned(found, images(300), labels, "cifar10") is None
+
+
+@pytest.mark.parametrize("batch", [0, 1, 4])
+def test_no_image_has_no_answer(batch: int) -> None:
+    def one_at_least(batch: Tensor) -> Tensor:
+        assert len(batch)
+        return batch.flatten(1)[:, :5]
+
+    model = as_external(one_at_least, SHAPE, 5).model
+    assert isinstance(model, ExternalClassifier)
+    model.batch = batch
+    assert model(torch.zeros(0, *SHAPE)).shape == (0, 5)
+    assert model.predict(torch.zeros(0, *SHAPE)).shape == (0,)
