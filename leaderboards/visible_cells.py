@@ -1,4 +1,4 @@
-"""Cells and notes of others, with every text made visible before a board is made of them."""
+"""Cells and notes from elsewhere with unsafe characters of their texts escaped, as boards show them."""
 
 from __future__ import annotations
 

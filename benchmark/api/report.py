@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
-import numpy as np
-from numpy.typing import NDArray
-
+from robbench.api.attacked_images import AdversarialExamples, attacked_images
 from robbench.api.board_results import BoardResults, MissingResult
 from robbench.api.frames import ends
 from robbench.core.errors import RequestError, did_you_mean
 from robbench.leaderboards.aggregates import Rates
 from robbench.leaderboards.artifact_reader import NOTHING, Materials, read_materials
 from robbench.leaderboards.visible_cells import visible_cells
-from robbench.results.schema import Ints, Measure, Outcome
-from robbench.results.store import EXAMPLES, IMAGES
+from robbench.results.schema import Measure, Outcome
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -26,20 +22,6 @@ if TYPE_CHECKING:
 
 Average: TypeAlias = Literal["classes", "images"]
 """What a figure is averaged over: classes, each counting alike, as boards do; or images."""
-
-
-class AdversarialExamples(NamedTuple):
-    """Attacked images.
-
-    Attributes:
-        images: Exactly as they were judged, float32 in [0, 1], shape ``(n, C, H, W)``.
-        labels: True classes, int64, shape ``(n,)``.
-        ids: Sample ids, int64, shape ``(n,)``.
-    """
-
-    images: NDArray[np.float32]
-    labels: Ints
-    ids: Ints
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -244,19 +226,7 @@ class Report(BoardResults):
         """
         record, _ = self._cell(condition, row, seed)
         self.outcome(condition, row, seed)
-        place = f'"{record.spec.model.label}", {record.spec.condition.label}'
-        if self.store is None:
-            raise RequestError("a published board holds no images; load the store that it was made from", place)
-        if record.spec.condition.kind == "clean":
-            raise RequestError("clean images are those of the data set, and are not kept", place)
-        folder = self.store.cell_dir(record.key)
-        for name in (IMAGES,) if complete else (IMAGES, EXAMPLES):
-            content = self.store.read_archive(folder / name)
-            if content is not None:
-                with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
-                    return AdversarialExamples(arrays["attacked"], arrays["labels"], arrays["ids"])
-        kept = "its images were not all kept" if complete else "its images were not kept"
-        raise RequestError(f"{kept}; run again with keep_images (robbench run --keep-images)", place)
+        return attacked_images(self.store, record, complete)
 
     # --- tables
 

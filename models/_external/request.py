@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict
 
-T = TypeVar("T")
+T = TypeVar("T", int, float)
 
 Answers = Literal["gradients", "scores", "labels"]
 """The most that a model answers: scores that gradients pass, scores, or predicted labels alone."""
@@ -24,7 +24,7 @@ def _finite(values: tuple[float, ...]) -> tuple[float, ...]:
 
 
 def _positive(values: tuple[T, ...]) -> tuple[T, ...]:
-    if not all(value > 0 for value in values):  # type: ignore[operator]
+    if not all(value > 0 for value in values):
         raise ValueError("takes numbers above 0")
     return values
 
