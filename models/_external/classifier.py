@@ -61,8 +61,11 @@ class ExternalClassifier(Classifier):
             answer = self.answer(images.detach())
             if self.answers == "scores":
                 return self._scores(answer)
-            labels = answer if answer.ndim == 1 else answer.argmax(dim=1)
-            return F.one_hot(labels.long(), self.num_classes).to(images.dtype)
+            if answer.ndim == 1:
+                return F.one_hot(answer.long(), self.num_classes).to(images.dtype)
+            # Scores that are no numbers make no label.
+            lost = ~answer.isfinite().all(dim=1, keepdim=True)
+            return F.one_hot(answer.argmax(dim=1), self.num_classes).to(images.dtype).masked_fill(lost, torch.nan)
 
     def embed(self, images: Tensor) -> Tensor:
         """Not known of networks of others.
@@ -262,7 +265,8 @@ def _most(model: ExternalClassifier, images: Tensor, answer: Tensor, num_classes
     if answer.ndim == 1 or (answer.ndim == 2 and answer.shape[1] == 1 and num_classes == 2):
         raise RequestError(
             "it returns one number for each image, which may be a logit or a probability; return a score for each "
-            "class: torch.stack([-z / 2, z / 2], 1) of a logit z, torch.stack([1 - p, p], 1).log() of a probability p"
+            "class: torch.stack([-z / 2, z / 2], 1) of a logit z, torch.stack([1 - p, p], 1).clamp_min(1e-12).log() "
+            "of a probability p"
         )
     if answer.ndim != 2:
         raise RequestError(
