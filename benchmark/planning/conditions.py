@@ -18,7 +18,7 @@ from typing import Annotated, cast
 from pydantic import Field
 
 from robbench.core.component import Component, number
-from robbench.core.contracts import Attack, Classifier, Needs
+from robbench.core.contracts import ANSWERS, Attack, Classifier, Needs
 from robbench.core.errors import RequestError, did_you_mean
 from robbench.core.registry import Registry
 from robbench.core.threat_model import LP_NORMS, NORMS, Norm, Threat, format_eps
@@ -29,8 +29,7 @@ from robbench.results.schema import ConditionKind, ConditionSpec, StageSpec
 from robbench.results.store import EMBEDDINGS, IMAGES
 
 _ASKED: tuple[Needs, ...] = ("nothing", "decisions", "scores", "gradients")
-_ANSWERED: tuple[Answers, ...] = ("labels", "scores", "gradients")
-"""What attacks ask of a model, and the most that models answer, both in rising order."""
+"""What attacks ask of a model, in rising order: nothing, or as much as ``ANSWERS`` lists."""
 TARGET_RULES = ("next", "random", "least-likely", "all")
 UNION = "union"
 
@@ -197,7 +196,7 @@ class Condition:
     def out_of_reach(self, answers: Answers) -> str | None:
         """Why it cannot be run on a model that answers no more than that, or None."""
         needs = max((_ASKED.index(stage.attack.component.needs) for stage in self.stages), default=0)
-        if needs <= _ANSWERED.index(answers) + 1:
+        if needs <= ANSWERS.index(answers) + 1:
             return None
         return f"needs {_ASKED[needs]}; the model answers {answers} alone"
 

@@ -12,14 +12,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from robbench.core.contracts import Classifier
+from robbench.core.contracts import ANSWERS, Classifier
 from robbench.core.errors import RequestError
 from robbench.core.safe_text import one_line
 from robbench.models._external.normalization import Normalization
 from robbench.models._external.request import Answers
-
-MOST: tuple[Answers, ...] = ("labels", "scores", "gradients")
-"""What a model can answer, the most last."""
 
 
 class ExternalClassifier(Classifier):
@@ -235,7 +232,7 @@ def probed(
         said = f"{type(failure).__name__}: {one_line(str(failure), 400)}"
         raise RequestError(f"it fails on {_counted(images)} of {shape}: {said}; {remedy}") from failure
     gives = _most(model, images, answer, num_classes)
-    if answers != "auto" and MOST.index(answers) > MOST.index(gives):
+    if answers != "auto" and ANSWERS.index(answers) > ANSWERS.index(gives):
         raise RequestError(f"it answers {gives}, not {answers}; leave answers out")
     model.answers = gives if answers == "auto" else answers  # type: ignore[assignment]
     notes = [
