@@ -40,12 +40,15 @@ def headline(report: Report) -> str:
 
 
 def verdict(board: Board, row: Row) -> str:
-    """Whether the audit objects to a row."""
+    """Whether the audit objects to a row, and what it cautions against."""
     if row.flags:
         return f"the audit objects: {listed(list(row.flags))}"
     if board.ranked_by is None:
         return "this says nothing about robustness"
-    return "the audit has no objection" if row.audited else "not audited"
+    text = "the audit has no objection" if row.audited else "not audited"
+    if row.cautions:
+        text += f"; {'caution' if len(row.cautions) == 1 else 'cautions'}: {listed(list(row.cautions))}"
+    return text
 
 
 def _share(found: Rates) -> str:

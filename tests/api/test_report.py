@@ -186,6 +186,24 @@ def test_flags_are_said_first(tmp_path: Path) -> None:
     assert "zero-gradient" in found.to_markdown().splitlines()[0]
 
 
+@pytest.mark.parametrize(
+    ("traits", "told"),
+    [
+        (("outputs-probabilities",), "the audit has no objection; caution: outputs-probabilities"),
+        (("randomized", "averaged"), "the audit has no objection; caution: randomized"),
+        (
+            ("outputs-probabilities", "randomized", "averaged"),
+            "the audit has no objection; cautions: randomized and outputs-probabilities",
+        ),
+    ],
+)
+def test_cautions_are_said_beside_it(tmp_path: Path, traits: tuple[str, ...], told: str) -> None:
+    (first, clean), *others = one_row()
+    found = report(tmp_path, [(first.model_copy(update={"traits": traits}), clean), *others])
+    assert " ".join(found.summary().split("\n\n")[0].split()).endswith(told)
+    assert told in found.to_markdown().splitlines()[0]
+
+
 @pytest.mark.parametrize("classes", [2, 43, 300])
 def test_the_summary_fits_a_terminal(classes: int) -> None:
     labels = np.arange(2 * classes) % classes
