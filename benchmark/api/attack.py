@@ -20,7 +20,7 @@ from robbench.core.global_rng import seeded
 from robbench.core.process_state import settings_kept
 from robbench.core.registry import Registry
 from robbench.core.sample_rng import Streams, digest64
-from robbench.core.threat_model import NORMS, Norm, Threat
+from robbench.core.threat_model import NORMS, Norm, Threat, asked_threat
 from robbench.evaluation.attack_run import ATTACK_BATCH
 from robbench.evaluation.referee import check_images
 from robbench.models._external.loading import as_it_lies
@@ -146,7 +146,7 @@ class ReadyAttack:
             raise RequestError(f"{name} needs an eps, as in eps=8/255", "eps")
         try:
             size = None if eps is None else number(eps) if isinstance(eps, str) else float(eps)
-            return Threat(chosen, size, targeted)
+            return asked_threat(chosen, size, targeted)
         except (TypeError, ValueError) as error:
             raise RequestError(f'"{eps}" is no size: {error}', "eps") from None
 

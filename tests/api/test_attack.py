@@ -234,6 +234,7 @@ def labels_alone(images: Tensor) -> Tensor:
         ("pgd", {}, "eps: pgd needs an eps, as in eps=8/255"),
         ("pgd", {"eps": "much"}, 'eps: "much" is no size'),
         ("pgd", {"eps": -1}, 'eps: "-1" is no size: eps must be finite'),
+        ("pgd", {"eps": 8}, r"eps: .* pixels lie in \[0, 1\]; did you mean 8/255\?"),
         ("pgd", {"eps": EPS, "norm": "linv"}, 'norm: pgd works in linf, .*"linv"; did you mean "linf"'),
         ("rotation", {"eps": EPS}, "eps: rotation takes no eps"),
         ("transfer", {"eps": EPS}, "works through other models of a grid"),

@@ -248,6 +248,8 @@ def test_a_model_whose_metadata_depend_on_the_number_of_classes_is_itself_in_the
         ("net.py:make", "images.npz", {"preset": "quik"}, "quick"),
         ("net.py:make", "images.npz", {"attacks": ["pgdd@8/255"]}, "pgd"),
         ("net.py:make", "images.npz", {"eps": ["-1"]}, "positive sizes"),
+        ("net.py:make", "images.npz", {"eps": 8}, "did you mean 8/255?"),
+        ("net.py:make", "images.npz", {"attacks": ["clean", "fgsm@8"]}, "did you mean 8/255?"),
         ("net.py:make", "images.npz", {"arguments": {"classes": 1}}, "1"),
         ("net.py:make", "named.npz", {"arguments": {"classes": 4}}, "knows 4 classes, named has 3"),
         ("net.py:make", "signed.npz", {}, "labels from -1 to 1"),
