@@ -166,7 +166,9 @@ def find_dataset(registry: Registry, wanted: Any, data_dir: Path | None, where: 
     try:
         return FoundDataset(wanted, choice, locate(choice.component, data_dir), where, sizes)
     except RequestError as error:
-        raise RequestError(f'"{choice.label}": {error}', where) from None
+        # Data sets of the package name themselves.
+        named = str(error).startswith((f"{choice.name}:", f"{choice.name} "))
+        raise RequestError(str(error) if named else f'"{choice.label}": {error}', where) from None
 
 
 def _sizes(given: object, where: str) -> dict[Norm, EpsList]:
@@ -178,10 +180,10 @@ def _sizes(given: object, where: str) -> dict[Norm, EpsList]:
             texts = [str(value) for value in values] if isinstance(values, list | tuple) else []
             sizes = [asked_threat(norm, number(text)).radius for text in texts]
         except ValueError as error:
-            reason = f"{error}; "
+            reason = f" ({error})"
         if not sizes or not all(sizes):
             example = 'write positive sizes, as linf = ["2/255", "8/255"]'
-            raise RequestError(f"eps.{norm} = {values!r}: {reason}{example}", where)
+            raise RequestError(f"eps.{norm} = {values!r}: {example}{reason}", where)
         found[norm] = EpsList(tuple(sorted(set(sizes))), reference=sizes[-1])
     if not found:
         raise RequestError(f'eps = {given!r}: write sizes per norm, as {{ linf = ["2/255", "8/255"] }}', where)
