@@ -13,6 +13,7 @@ from robbench.attacks._projections import project
 from robbench.core.contracts import Batch, Defense
 from robbench.core.errors import RequestError
 from robbench.core.registry import register_defense
+from robbench.core.threat_model import asked_threat
 
 
 @register_defense("fgm")
@@ -39,6 +40,10 @@ class FGMTraining(Defense):
             RequestError: If one does not fit, or another norm than Linf comes without an eps.
         """
         super().__post_init__()
+        try:
+            asked_threat(self.norm, self.eps)
+        except ValueError as error:
+            raise RequestError(f"eps = {self.eps}: {error}") from None
         if self.norm != "linf" and self.eps is None:
             raise RequestError(f"norm = {self.norm!r} needs an eps: the data set's reference is one in Linf")
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TypeAlias, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
 import torch
@@ -19,14 +20,16 @@ from robbench.core.global_rng import seeded
 from robbench.core.process_state import settings_kept
 from robbench.core.registry import Registry
 from robbench.core.sample_rng import Streams, digest64
-from robbench.core.threat_model import NORMS, Norm, Threat
+from robbench.core.threat_model import NORMS, Norm, Threat, asked_threat
 from robbench.evaluation.attack_run import ATTACK_BATCH
 from robbench.evaluation.referee import check_images
+from robbench.models._external.loading import as_it_lies
 from robbench.planning.component_spec import Choice, choose
 from robbench.planning.conditions import attack_norms
 
-Model: TypeAlias = nn.Module | Callable[[Tensor], Tensor]
-"""A network, a ``Classifier``, or any function from images in [0, 1] to scores, shape ``(N, K)``."""
+Model: TypeAlias = nn.Module | Callable[[Any], Any]
+"""What ``robbench.evaluate`` takes: a network, a ``Classifier``, or any function from images in [0, 1], tensors or
+arrays, to scores, shape ``(N, K)``, or labels, shape ``(N,)``."""
 A = TypeVar("A", Tensor, NDArray[np.generic])
 
 
@@ -76,6 +79,7 @@ class ReadyAttack:
         targeted: bool = False,
         seed: int = 0,
         ids: Tensor | NDArray[np.generic] | None = None,
+        num_classes: int | None = None,
     ) -> A:
         """Attack images.
 
@@ -93,6 +97,7 @@ class ReadyAttack:
             targeted: Whether ``labels`` are targets.
             seed: Of the random draws, which are the same in any batch.
             ids: The samples' own numbers, which draws depend on; 0 to N − 1 where they are None.
+            num_classes: Number of classes K; needed where the model gives labels alone.
 
         Returns:
             Attacked images, float, of the same kind and on the same device as ``images``.
@@ -110,7 +115,7 @@ class ReadyAttack:
         device = _device(model, given)
         clean = to_float(given, device, given.dtype if given.is_floating_point() else torch.float32)
         with settings_kept(), seeded(digest64("attack", seed)), torch.enable_grad(), _at_rest(model):
-            classifier = _as_classifier(model, clean)
+            classifier = _classifier(model, clean, num_classes)
             self._suits(classifier, clean, classes, threat)
             streams = Streams.of(numbers.to(device), seed, self.choice.name, 0, 0)
             parts = []
@@ -141,7 +146,7 @@ class ReadyAttack:
             raise RequestError(f"{name} needs an eps, as in eps=8/255", "eps")
         try:
             size = None if eps is None else number(eps) if isinstance(eps, str) else float(eps)
-            return Threat(chosen, size, targeted)
+            return asked_threat(chosen, size, targeted)
         except (TypeError, ValueError) as error:
             raise RequestError(f'"{eps}" is no size: {error}', "eps") from None
 
@@ -153,52 +158,35 @@ class ReadyAttack:
         refusal = self.choice.component.refusal(threat, model.num_classes)
         if refusal:
             raise RequestError(refusal, self.choice.label)
-        if self.choice.component.white_box and len(images):
-            scores = model(images[:1].clone().requires_grad_())
-            if not scores.requires_grad:
-                raise RequestError(
-                    f"{self.choice.label} follows gradients, which do not pass this model; square asks for scores and "
-                    "hop-skip-jump for predictions alone",
-                    "model",
-                )
+        needs, answers = self.choice.component.needs, model.answers
+        if needs == "gradients" and (answers != needs or not _has_gradients(model, images)):
+            raise RequestError(
+                f"{self.choice.label} follows gradients, which do not pass this model; square asks for scores and "
+                "hop-skip-jump for predictions alone",
+                "model",
+            )
+        if needs == "scores" and answers == "labels":
+            raise RequestError(
+                f"{self.choice.label} asks for scores, the model gives labels alone; hop-skip-jump asks for no more",
+                "model",
+            )
 
 
-class _Scores(Classifier):
-    """A network or a function as a classifier.
-
-    Args:
-        model: Gives scores.
-        num_classes: Number of classes K.
-    """
-
-    def __init__(self, model: Model, num_classes: int) -> None:
-        super().__init__()
-        self.model, self.num_classes = model, num_classes
-
-    def forward(self, images: Tensor) -> Tensor:
-        scores: Tensor = self.model(images)
-        return scores
-
-    def embed(self, images: Tensor) -> Tensor:
-        raise RequestError("the model has no embedding", "model")
+def _has_gradients(model: Classifier, images: Tensor) -> bool:
+    return not len(images) or model(images[:1].clone().requires_grad_()).requires_grad
 
 
-def _as_classifier(model: Model, images: Tensor) -> Classifier:
+def _classifier(model: Model, images: Tensor, num_classes: int | None) -> Classifier:
     """A model as attacks ask it.
 
     Raises:
-        RequestError: If it gives no scores.
+        RequestError: If it gives neither scores nor labels.
     """
-    if isinstance(model, Classifier):
-        return model
-    if not callable(model):
-        raise RequestError(f"{type(model).__name__} cannot be asked; give a network or a function", "model")
-    with torch.no_grad():
-        scores: object = model(images[:1] if len(images) else images.new_zeros(1, *images.shape[1:]))
-    if not (isinstance(scores, Tensor) and scores.ndim == 2 and len(scores) == 1 and scores.is_floating_point()):
-        shape = tuple(scores.shape) if isinstance(scores, Tensor) else type(scores).__name__
-        raise RequestError(f"it gives {shape} for one image, not scores of shape (1, K)", "model")
-    return _Scores(model, scores.shape[1])
+    tried = images[:1] if len(images) else images.new_zeros(1, *images.shape[1:])
+    try:
+        return as_it_lies(model, tried, num_classes)
+    except RequestError as error:
+        raise RequestError(str(error), "model") from error.__cause__
 
 
 @contextmanager
@@ -208,7 +196,9 @@ def _at_rest(model: Model) -> Iterator[None]:
     modes = [(part, part.training) for part in module.modules()]
     weights = [(weight, weight.requires_grad, weight.grad) for weight in module.parameters()]
     try:
-        module.eval().requires_grad_(False)
+        with contextlib.suppress(NotImplementedError):  # an exported program is what it was exported as
+            module.eval()
+        module.requires_grad_(False)
         yield
     finally:
         for part, mode in modes:

@@ -94,14 +94,18 @@ class BoardResults:
             raise RequestError(f'there is no row "{name}"; {did_you_mean(str(name), known)}', where)
         return known[name]
 
-    def condition(self, label: str) -> ConditionSpec:
+    def condition(self, label: str, where: str = "condition") -> ConditionSpec:
         """A condition as it was run, by its label.
+
+        Args:
+            label: The label.
+            where: What a complaint names.
 
         Raises:
             RequestError: If there is none of that label.
         """
         if label not in self._specs:
-            raise RequestError(f'there is no condition "{label}"; {did_you_mean(str(label), self._specs)}', "condition")
+            raise RequestError(f'there is no condition "{label}"; {did_you_mean(str(label), self._specs)}', where)
         return self._specs[label]
 
     @cached_property
@@ -109,25 +113,30 @@ class BoardResults:
         table = self.table
         return {spec.label: spec for spec in (*table.conditions, *table.corruptions, *table.checks)}
 
-    def threat(self, norm: str | None = None, eps: float | str | None = None) -> ThreatModel:
+    def threat(self, norm: str | None = None, eps: float | str | None = None, where: str | None = None) -> ThreatModel:
         """The threat model of a norm and a size; see ``worst_case``.
+
+        Args:
+            norm: The norm.
+            eps: The size.
+            where: What a complaint names; the argument that does not fit where it is None.
 
         Raises:
             RequestError: If no attack was run within it.
         """
         known = list(self._threats)
         if norm is not None and norm not in LP_NORMS:
-            raise RequestError(f'there is no norm "{norm}"; {did_you_mean(str(norm), LP_NORMS)}', "norm")
+            raise RequestError(f'there is no norm "{norm}"; {did_you_mean(str(norm), LP_NORMS)}', where or "norm")
         if not known:
-            raise RequestError("the board has no attack within a ball, so no worst case", "norm")
+            raise RequestError("the board has no attack within a ball, so no worst case", where or "norm")
         wanted = norm or known[0].norm
-        size = None if eps is None else _size(eps)
+        size = None if eps is None else _size(eps, where or "eps")
         for threat in known:
             if threat.norm == wanted and (size is None or math.isclose(threat.eps, size, rel_tol=1e-9)):
                 return threat
         text = wanted if size is None else f"{wanted} {format_eps(size)}"
         there = ", ".join(f"{threat.norm} {format_eps(threat.eps)}" for threat in known)
-        raise RequestError(f"no attack was run within {text}; there are {there}", "eps" if size else "norm")
+        raise RequestError(f"no attack was run within {text}; there are {there}", where or ("eps" if size else "norm"))
 
     def _cell(self, condition: str, row: str | None, seed: int | None) -> CellResult:
         """The cell of a row under a condition.
@@ -185,8 +194,8 @@ class BoardResults:
         return {seed: made[0] for seed, made in found.items() if made}
 
 
-def _size(eps: float | str) -> float:
+def _size(eps: float | str, where: str) -> float:
     try:
         return number(eps) if isinstance(eps, str) else float(eps)
     except (TypeError, ValueError):
-        raise RequestError(f'"{eps}" is no size of change; write 0.1 or 8/255', "eps") from None
+        raise RequestError(f'"{eps}" is no size of change; write 0.1 or 8/255', where) from None

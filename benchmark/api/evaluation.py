@@ -12,10 +12,12 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import ValidationError
 
+from robbench.api.board_results import BoardResults
 from robbench.api.given_data import asked_data
 from robbench.api.loading import load
 from robbench.api.report import Report
 from robbench.api.stored_models import PREFIX, stored_model
+from robbench.api.thresholds import check_threshold
 from robbench.core.errors import RequestError, did_you_mean
 from robbench.core.registry import Registry
 from robbench.data.cache import decode
@@ -28,10 +30,12 @@ from robbench.planning.grid import Grid, ModelEntry, Request, absolute, check_gr
 from robbench.planning.inputs import Finished, FoundDataset, Inputs, find_dataset
 from robbench.planning.planner import read_data
 from robbench.planning.presets import PRESETS
+from robbench.results.schema import BoardNote, Record
 from robbench.results.store import Store
 
 if TYPE_CHECKING:
     from robbench.models._external.loading import External
+    from robbench.planning.plan import Plan
 
 Device = Literal["auto", "cpu", "cuda"]
 
@@ -51,6 +55,7 @@ class _Options:
     keep_images: bool
     fresh: bool
     timeout: float | None
+    thresholds: tuple[str, ...]
 
 
 def evaluate(
@@ -78,6 +83,7 @@ def evaluate(
     keep_images: bool = False,
     fresh: bool = False,
     timeout: float | None = None,
+    thresholds: Sequence[str] = (),
     out: str | Path | None = None,
     watch: Watch = unwatched,
 ) -> Report:
@@ -112,6 +118,8 @@ def evaluate(
         keep_images: Whether to keep all attacked images, for ``Report.adversarial_examples``.
         fresh: Whether to do again what the store holds already.
         timeout: Seconds that one cell may take; None for a day.
+        thresholds: What the report is going to be held to, as ``linf:8/255=40``: what is not attacked is refused before
+            anything is.
         out: Store in which results are kept and found again; None for one that goes with the report.
         watch: Shows the work.
 
@@ -153,6 +161,7 @@ def evaluate(
         keep_images,
         fresh,
         timeout,
+        _several(thresholds),
     )
     asking = _Asking(model, asked, _several(attacks), preset, audit, stated, name, options)
     if out is not None:
@@ -200,10 +209,23 @@ class _Asking:
         )
         inputs = Inputs(request.absolute(), grid, registry, (found,))
         known = {self.asked.source: external}
-        boards = run_grid(inputs, None, options.fresh, watch, options.timeout, known)
+        boards = run_grid(inputs, None, options.fresh, watch, options.timeout, known, self._check_thresholds)
         assert not isinstance(boards, Finished)
         (board,) = boards.files
         return load(root, board)
+
+    def _check_thresholds(self, plan: Plan) -> None:
+        """Refuse thresholds of what the plan does not attack."""
+        records = [
+            Record(
+                key=cell.key, status="unsupported" if cell.refusal else "failed", reason=cell.refusal, spec=cell.spec
+            )
+            for _, cell in plan.cells
+        ]
+        note = BoardNote(grid=plan.name, title=plan.grid.title)
+        planned = BoardResults(plan.name, note, tuple((record, None) for record in records))
+        for threshold in self.options.thresholds:
+            check_threshold(planned, threshold)
 
     def grid(self, found: FoundDataset, external: External) -> Grid:
         """The grid of one row that is asked for."""

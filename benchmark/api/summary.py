@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from robbench.api.text import text_table, wrapped
-from robbench.core.threat_model import format_eps
+from robbench.core.threat_model import NORMS, Norm, format_eps
 from robbench.leaderboards.aggregates import Rates
 from robbench.leaderboards.board import Board, Row
 from robbench.leaderboards.curves import Curve
@@ -40,12 +40,15 @@ def headline(report: Report) -> str:
 
 
 def verdict(board: Board, row: Row) -> str:
-    """Whether the audit objects to a row."""
+    """Whether the audit objects to a row, and what it cautions against."""
     if row.flags:
         return f"the audit objects: {listed(list(row.flags))}"
     if board.ranked_by is None:
         return "this says nothing about robustness"
-    return "the audit has no objection" if row.audited else "not audited"
+    text = "the audit has no objection" if row.audited else "not audited"
+    if row.cautions:
+        text += f"; {'caution' if len(row.cautions) == 1 else 'cautions'}: {listed(list(row.cautions))}"
+    return text
 
 
 def _share(found: Rates) -> str:
@@ -83,7 +86,10 @@ def _conditions(report: Report) -> Sheet:
         entry = row.cells[spec.label]
         if not is_smallest_change(spec) or entry.rates is None:
             lines.append(_condition(spec.label, entry.rates, "" if entry.rates else f"{entry.status}: {entry.reason}"))
-    lines += [_condition(f"worst case {threat}", found, "") for threat, found in row.worst.items() if found]
+    # As the conditions, from small to large.
+    sizes = sorted(report.table.threats(), key=lambda threat: (NORMS.index(cast(Norm, threat.norm)), threat.eps))
+    worst = ((threat.label, row.worst[threat.label]) for threat in sizes)
+    lines += [_condition(f"worst case {label}", found, "") for label, found in worst if found]
     headings = (*words("Condition"), *numbers("Accuracy", "95 % interval", "n"), *words("Remarks"))
     return Sheet("Accuracy, averaged over classes", headings, tuple(lines)).without_empty()
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 
-from robbench.api.board_results import MissingResult
+from robbench.api.board_results import BoardResults, MissingResult
 from robbench.api.comparison import Comparison
 from robbench.api.report import Report
 from robbench.core.errors import RequestError
 from robbench.core.threat_model import LP_NORMS
 from robbench.leaderboards.markdown import listed, reach, signed
+from robbench.leaderboards.table import is_smallest_change
 from robbench.results.schema import Measure
 
 
@@ -34,6 +35,30 @@ def read_threshold(text: str, where: str = "--fail-below") -> tuple[str, float]:
     if 0 < least < 1:
         raise RequestError(f'"{text}" asks for less than 1 %; write {100 * least:g} for {100 * least:g} %', where)
     return subject.strip(), least
+
+
+def check_threshold(results: BoardResults, threshold: str, where: str = "--fail-below") -> None:
+    """Refuse a threshold of something that a board does not have, whether it is run already or only planned.
+
+    Args:
+        results: The board.
+        threshold: See ``read_threshold``.
+        where: What a complaint names.
+
+    Raises:
+        RequestError: If the threshold is malformed, nothing is attacked within its threat model, or its condition is
+            not there, not supported, or looks for the smallest change.
+    """
+    subject, _ = read_threshold(threshold, where)
+    norm, _, eps = subject.partition(":")
+    if norm in LP_NORMS:
+        results.threat(norm, eps.strip() or None, where)
+        return
+    if is_smallest_change(results.condition(subject, where)):
+        raise RequestError(f"{subject} looks for the smallest change, which has no accuracy to compare with", where)
+    records = results.table.records(condition=subject)
+    if all(record.status == "unsupported" for record in records):
+        raise RequestError(f"{subject} is not run: {records[0].reason}", where)
 
 
 def below(report: Report, threshold: str, row: str | None = None) -> str | None:

@@ -167,6 +167,7 @@ def _action(options: argparse.Namespace) -> int:
         keep_images=options.keep_images,
         fresh=options.fresh,
         timeout=options.cell_timeout,
+        thresholds=options.fail_below,
         watch=unwatched if options.json else watched,
     )
     return _shown(report, options)

@@ -112,9 +112,13 @@ COMMAND = _command.Command(
 )
 
 
+EVERY = 30.0
+"""Seconds without a line after which one tells how far a run is, where there are no bars."""
+
+
 @dataclass
 class Display:
-    """Live progress of a run: bars in a terminal, a line per finished model elsewhere.
+    """Live progress of a run: bars in a terminal; elsewhere a line per finished model, and one now and then.
 
     Attributes:
         plan: What is run.
@@ -128,6 +132,7 @@ class Display:
     console: Terminal
     verbose: bool = False
     _started: float = field(default_factory=time.monotonic)
+    _said: float = field(default_factory=time.monotonic)
     _bars: Progress | None = None
     _overall: TaskID | None = None
     _tasks: dict[str, TaskID] = field(default_factory=dict)
@@ -210,8 +215,7 @@ class Display:
             if self.verbose:
                 self._say_cell(event, record)
         if self._bars is None:
-            if record is not None and not self._left[event.job] and not self.verbose:
-                self.console.say(f"[{self._state()}] {visible(event.job)}")
+            self._say_progress(event)
             return
         if record is not None and not self._left[event.job]:
             task = self._tasks.pop(event.job, None)
@@ -227,6 +231,17 @@ class Display:
         assert self._overall is not None
         self._bars.update(self._overall, completed=self._finished, state=self._state())
 
+    def _say_progress(self, event: Event) -> None:
+        """A line for a model that is finished, or for what is being done where none was said for a while."""
+        text = event.job
+        if event.finished is None or self._left[event.job] or self.verbose:
+            if time.monotonic() < self._said + EVERY:
+                return
+            count = f" {event.done}/{event.of}" if event.of else ""
+            text = f"{event.job} · {event.activity}{count}"
+        self.console.say(f"[{self._state()}] {visible(text)}")
+        self._said = time.monotonic()
+
     def _say_cell(self, event: Event, record: Record) -> None:
         """A line for a cell that is finished, after the traceback of one that failed."""
         if event.trace:
@@ -234,6 +249,7 @@ class Display:
         found = record.metrics.get("robust_accuracy", record.metrics.get("accuracy"))
         result = f"{100 * found.value:.1f} %" if found else record.status
         self.console.say(f"[{self._state()}] {visible(f'{event.job} · {event.activity}: {result}')}")
+        self._said = time.monotonic()
 
     def _count(self, event: Event) -> None:
         """Count what is behind, by passes: of models how far they are trained, of cells whether they are finished."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import abc
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Literal, TypeAlias
+from typing import TYPE_CHECKING, ClassVar, Literal, TypeAlias, get_args
 
 import numpy as np
 import torch
@@ -19,6 +19,10 @@ if TYPE_CHECKING:
     from robbench.data.dataset import Dataset
 
 # --- models
+
+Answer = Literal["labels", "scores", "gradients"]
+ANSWERS: tuple[Answer, ...] = get_args(Answer)
+"""What a model can answer, the most last."""
 
 
 class Classifier(nn.Module, abc.ABC):
@@ -36,8 +40,19 @@ class Classifier(nn.Module, abc.ABC):
     votes: int = 0
     """Further passes that a prediction makes: those of a random defense that lets fresh draws vote."""
 
-    answers: Literal["gradients", "scores", "labels"] = "gradients"
-    """The most that attacks may ask of it; models that others trained may give less than gradients."""
+    @property
+    def answers(self) -> Answer:
+        """The most that attacks may ask of it: of what stands in front of classifiers, no more than of any of them.
+
+        Models that others trained may give less than gradients, and set it.
+        """
+        behind = [part.answers for part in self.modules() if isinstance(part, Classifier) and part is not self]
+        own: Answer = vars(self).get("answers", min(behind, key=ANSWERS.index, default="gradients"))
+        return own
+
+    @answers.setter
+    def answers(self, most: Answer) -> None:
+        vars(self)["answers"] = most
 
     @abc.abstractmethod
     def forward(self, images: Tensor) -> Tensor:

@@ -24,11 +24,12 @@ class RequestError(Exception):
 
     Args:
         message: What is wrong and what to do, in one line.
-        where: The file, option or component in which it stands.
+        where: The file, option or component in which it stands; not said again where the message begins with it.
     """
 
     def __init__(self, message: str, where: str = "") -> None:
-        super().__init__(one_line(f"{where}: {message}" if where else message, _LONGEST))
+        said = not where or message.startswith((f"{where}:", f"{where} "))
+        super().__init__(one_line(message if said else f"{where}: {message}", _LONGEST))
 
 
 class StoreError(Exception):

@@ -47,6 +47,23 @@ class Threat:
         return math.inf if self.eps is None else self.eps
 
 
+def asked_threat(norm: Norm, eps: float | None, targeted: bool = False) -> Threat:
+    """Limits as somebody asks for them: ``Threat``, but for levels of 255 where shares of 1 are meant.
+
+    Args:
+        norm: The norm.
+        eps: Largest norm allowed.
+        targeted: Whether labels are targets.
+
+    Raises:
+        ValueError: If the limits mean nothing, or ``eps`` in Linf is above 1, which any change keeps to.
+    """
+    threat = Threat(norm, eps, targeted)
+    if norm == "linf" and threat.eps is not None and threat.eps > 1:
+        raise ValueError(f"pixels lie in [0, 1]; did you mean {threat.eps:g}/255?")
+    return threat
+
+
 def size_name(norm: str, eps: float) -> str:
     """As grids and notes of boards name the limits that rank: ``linf@8/255``."""
     return f"{norm}@{format_eps(eps)}"

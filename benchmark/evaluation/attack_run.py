@@ -13,8 +13,8 @@ from torch import Tensor
 from robbench.core.contracts import Classifier, to_float
 from robbench.core.sample_rng import Streams
 from robbench.evaluation.query_counter import Oracle
-from robbench.evaluation.referee import change_norms, check_images, check_predictions, check_scores, fair_play
-from robbench.evaluation.subject import Subject
+from robbench.evaluation.referee import change_norms, check_images, check_scores, fair_play
+from robbench.evaluation.subject import Subject, judged
 from robbench.planning.conditions import Condition
 from robbench.results.schema import Outcome
 from robbench.training.trainer import JUDGING_BATCH
@@ -233,32 +233,24 @@ class AttackRunner:
         given = AttackInput(images, samples.labels.to(device), samples.ids.to(device), aims, draw)
         subject.model.redraw(2 * draw)
         *_, last = checked_stages(self.condition, images, self.attack(given))
-        arrays = {"attempted": torch.ones(len(index), dtype=torch.bool), **self._judged(images, last.images)}
+        arrays = self._judged(given, last.images)
+        arrays["attempted"] = torch.ones(len(index), dtype=torch.bool)
         arrays |= {"forwards": last.forwards, "backwards": last.backwards}
         if targets is not None:
             arrays["targets"] = targets[index]
         return AttackRun(index, last.images.cpu(), {name: values.cpu() for name, values in arrays.items()})
 
-    def _judged(self, images: Tensor, changed: Tensor) -> dict[str, Tensor]:
+    def _judged(self, given: AttackInput, changed: Tensor) -> dict[str, Tensor]:
         """Predictions on the changed images, and norms of the change."""
-        model, count, classes = self.judge.model, len(changed), self.judge.num_classes
-        with torch.no_grad():
-            final = check_predictions(model.predict(changed), count, classes)
-            # Rounding can undo an attack; a natural perturbation has no adversary.
-            attacked = self.condition.kind != "natural"
-            eight_bit = (changed * 255).round() / 255
-            rounded = check_predictions(model.predict(eight_bit), count, classes) if attacked else final
-            seen = {"scored": final}
-            if attacked:
-                scores = check_scores(model(changed), count, classes)
-                seen = {"scored": scores.argmax(dim=1), "non_finite": non_finite(scores)}
-        norms = {str(norm): sizes for norm, sizes in change_norms(images, changed).items()}
-        return {"final": final, "rounded": rounded, "scored": final, **seen, **norms}
-
-
-def non_finite(scores: Tensor) -> Tensor:
-    """Which samples have a score that is infinite or no number, bool, shape ``(N,)``."""
-    return ~scores.isfinite().all(dim=1)
+        found = judged(self.judge.model, changed, given.labels)
+        seen = {"final": found.predicted, "non_finite": found.non_finite}
+        # Rounding can undo an attack; a natural perturbation has no adversary.
+        if self.condition.kind == "natural":
+            seen |= {"rounded": found.predicted, "scored": found.predicted}
+        else:
+            rounded = judged(self.judge.model, (changed * 255).round() / 255, given.labels)
+            seen |= {"rounded": rounded.predicted, "scored": found.scored}
+        return seen | {str(norm): sizes for norm, sizes in change_norms(given.images, changed).items()}
 
 
 def out_of_memory(error: Exception) -> bool:

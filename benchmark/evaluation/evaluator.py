@@ -16,10 +16,10 @@ from robbench.core.global_rng import seeded
 from robbench.core.process_state import settings_kept
 from robbench.core.sample_rng import digest64
 from robbench.evaluation.artifacts import artifacts
-from robbench.evaluation.attack_run import ATTACK_BATCH, AttackRunner, MakeImages, Report, non_finite
+from robbench.evaluation.attack_run import ATTACK_BATCH, AttackRunner, MakeImages, Report
 from robbench.evaluation.gradient_diagnostics import lost_gradients, traits
-from robbench.evaluation.referee import check_answers, check_scores
-from robbench.evaluation.subject import ANSWERED, Subject
+from robbench.evaluation.referee import check_answers
+from robbench.evaluation.subject import ANSWERED, Subject, judged
 from robbench.planning.conditions import Condition
 from robbench.results.schema import Ints, Outcome
 
@@ -110,13 +110,12 @@ def _clean(subject: Subject) -> _Applied:
         images = to_float(samples.images[part], subject.device)
         if not found:
             seen = traits(model, images)
-        with torch.no_grad():
-            scores = check_scores(model(images), len(part), subject.num_classes)
-        lost = lost_gradients(model, images, samples.labels[part].to(subject.device))
+        labels = samples.labels[part].to(subject.device)
+        answer, lost = judged(model, images, labels), lost_gradients(model, images, labels)
         found.append(
             {
-                "scored": scores.argmax(dim=1),
-                "non_finite": non_finite(scores),
+                "scored": answer.scored,
+                "non_finite": answer.non_finite,
                 "flat": lost["ce"] & lost["margin"],
                 **{f"flat_{loss}": mark for loss, mark in lost.items()},
             }

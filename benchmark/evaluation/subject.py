@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -14,12 +14,51 @@ from robbench.core.process_state import settings_kept
 from robbench.core.sample_rng import digest64
 from robbench.data.splits import stratified
 from robbench.evaluation.query_counter import put_under_test
-from robbench.evaluation.referee import check_answers, check_classes, check_predictions
+from robbench.evaluation.referee import check_answers, check_classes, check_predictions, check_scores
 from robbench.results.schema import ConditionKind, Ints, Outcome
 from robbench.training.trainer import JUDGING_BATCH
 
 ANSWERED = 32
 """Images, clean and attacked, on which a model's ways of being asked must agree."""
+
+
+class Judgment(NamedTuple):
+    """What a model makes of ``N`` images, as it is scored.
+
+    Attributes:
+        predicted: Its predictions, int64, shape ``(N,)``; a wrong class where its scores make none.
+        scored: The class of its largest score, likewise.
+        non_finite: Whether a score is infinite or no number, bool, shape ``(N,)``.
+    """
+
+    predicted: Tensor
+    scored: Tensor
+    non_finite: Tensor
+
+
+def judged(model: Classifier, images: Tensor, labels: Tensor) -> Judgment:
+    """Ask a model about images; without finite scores it is never right.
+
+    The arg max of scores that are no numbers is the first of them: images of that class would count as robust.
+
+    Args:
+        model: In evaluation mode.
+        images: Float in [0, 1], shape ``(N, C, H, W)``.
+        labels: int64, shape ``(N,)``.
+
+    Raises:
+        Breach: If its answers are no scores and predictions.
+    """
+    count, classes = len(images), model.num_classes
+    with torch.no_grad():
+        if getattr(model.predict, "__func__", None) is Classifier.predict:  # which is ``decide``: one pass
+            scores, predicted = model.decide(images)
+        else:
+            predicted, scores = model.predict(images), model(images)
+    predicted, scores = check_predictions(predicted, count, classes), check_scores(scores, count, classes)
+    lost = ~scores.isfinite().all(dim=1)
+    predicted = torch.where(lost & (predicted == labels), (labels + 1) % classes, predicted)
+    return Judgment(predicted, torch.where(lost, predicted, scores.argmax(dim=1)), lost)
 
 
 @dataclass(frozen=True)
@@ -57,10 +96,11 @@ class Subject:
         check_classes(model, rest["num_classes"])
         put_under_test(model)
         device, parts = rest.get("device", "cpu"), torch.split(samples.images, JUDGING_BATCH)
-        with settings_kept(), seeded(digest64("clean", rest["seed"])), torch.no_grad():
+        labels = torch.split(samples.labels, JUDGING_BATCH)
+        with settings_kept(), seeded(digest64("clean", rest["seed"])):
             clean = [
-                check_predictions(model.predict(to_float(part, device)), len(part), model.num_classes).cpu()
-                for part in parts
+                judged(model, to_float(part, device), own.to(device)).predicted.cpu()
+                for part, own in zip(parts, labels, strict=True)
             ]
             if len(samples):
                 check_answers(model, to_float(parts[0][:ANSWERED], device))

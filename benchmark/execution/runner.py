@@ -38,6 +38,7 @@ def run(
     watch: Watch = unwatched,
     timeout: float | None = None,
     live: Mapping[str, External] | None = None,
+    check: Callable[[Plan], None] = lambda plan: None,
 ) -> Boards | Finished:
     """Train, attack, score and write the boards of a request; what is in the store is not done again.
 
@@ -49,6 +50,7 @@ def run(
         timeout: Seconds that one cell, or one epoch of training with plugins, may take; None for a day.
         live: Models that were loaded already, by the ``source`` that the grid names them by. Those that were handed
             over, whose source is empty, are evaluated in this process.
+        check: Called with the plan before anything is done; refuses it by raising ``RequestError``.
 
     Returns:
         The boards, or what is known of the request if it was carried out before; that needs no torch.
@@ -74,6 +76,7 @@ def run(
 
     prepare()
     plan = make_plan(inputs, fresh, live)
+    check(plan)
     here = any(isinstance(job, ExternalJob) and job.live is not None for job in plan.jobs)
     if not here:
         check_plan(plan)

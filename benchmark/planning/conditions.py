@@ -18,10 +18,10 @@ from typing import Annotated, cast
 from pydantic import Field
 
 from robbench.core.component import Component, number
-from robbench.core.contracts import Attack, Classifier, Needs
+from robbench.core.contracts import ANSWERS, Attack, Classifier, Needs
 from robbench.core.errors import RequestError, did_you_mean
 from robbench.core.registry import Registry
-from robbench.core.threat_model import LP_NORMS, NORMS, Norm, Threat, format_eps
+from robbench.core.threat_model import LP_NORMS, NORMS, Norm, Threat, asked_threat, format_eps
 from robbench.data.dataset import EpsList
 from robbench.models._external.request import Answers
 from robbench.planning.component_spec import Choice, choose, full_choice, split_outside_brackets
@@ -29,8 +29,7 @@ from robbench.results.schema import ConditionKind, ConditionSpec, StageSpec
 from robbench.results.store import EMBEDDINGS, IMAGES
 
 _ASKED: tuple[Needs, ...] = ("nothing", "decisions", "scores", "gradients")
-_ANSWERED: tuple[Answers, ...] = ("labels", "scores", "gradients")
-"""What attacks ask of a model, and the most that models answer, both in rising order."""
+"""What attacks ask of a model, in rising order: nothing, or as much as ``ANSWERS`` lists."""
 TARGET_RULES = ("next", "random", "least-likely", "all")
 UNION = "union"
 
@@ -184,20 +183,16 @@ class Condition:
             values: Number of values of an image, channels times height times width.
         """
         largest = {"linf": 1.0, "l2": math.sqrt(values), "l1": float(values), "l0": float(values)}
-        found = []
-        for threat in (stage.threat for stage in self.stages):
-            if threat.eps is not None and threat.eps > largest[threat.norm]:
-                levels = f"; for {threat.eps:g} of 255 levels write {threat.eps:g}/255" if threat.norm == "linf" else ""
-                found.append(
-                    f'"{self.label}": pixels lie in [0, 1], and no change is larger than {largest[threat.norm]:g} in '
-                    f"{threat.norm}{levels}"
-                )
-        return found
+        return [
+            f'"{self.label}": pixels lie in [0, 1], and no change is larger than {largest[norm]:g} in {norm}'
+            for norm, eps in ((stage.threat.norm, stage.threat.eps) for stage in self.stages)
+            if eps is not None and eps > largest[norm]
+        ]
 
     def out_of_reach(self, answers: Answers) -> str | None:
         """Why it cannot be run on a model that answers no more than that, or None."""
         needs = max((_ASKED.index(stage.attack.component.needs) for stage in self.stages), default=0)
-        if needs <= _ANSWERED.index(answers) + 1:
+        if needs <= ANSWERS.index(answers) + 1:
             return None
         return f"needs {_ASKED[needs]}; the model answers {answers} alone"
 
@@ -380,7 +375,7 @@ def _sizes(text: str, norm: Norm, eps: Mapping[Norm, EpsList], chain: str, where
         return eps[norm].values if text == "each" else (eps[norm].reference,)
     try:
         size = number(text)
-        Threat(norm, size)
+        asked_threat(norm, size)
     except ValueError as error:
         message = f'"{chain}": eps "{text}" is no size ({error}); write 0.1, 8/255, ref or each'
         raise RequestError(message, where) from None

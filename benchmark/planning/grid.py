@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.resources
-import math
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -14,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from robbench.core.component import number
 from robbench.core.errors import RequestError, did_you_mean
-from robbench.core.threat_model import LP_NORMS, Norm, size_name
+from robbench.core.threat_model import LP_NORMS, Norm, asked_threat, size_name
 from robbench.data.dataset import EpsList
 from robbench.models._external.request import ExternalRequest
 from robbench.results.schema import Bound, Reference
@@ -258,11 +257,9 @@ def ranking_size(wanted: str, eps: Mapping[Norm, EpsList]) -> str:
             raise ValueError(f"the data set has no sizes of change in {norm}; write one out")
         return size_name(norm, sizes.reference if text == "ref" else sizes.values[len(sizes.values) // 2])
     try:
-        size = number(text)
-    except ValueError:
-        size = math.nan
-    if not (math.isfinite(size) and size >= 0):
-        raise ValueError(f'"{text}" is no size of change; write 0.1, 8/255, ref or middle')
+        size = asked_threat(norm, number(text)).radius
+    except ValueError as error:
+        raise ValueError(f'"{text}" is no size of change ({error}); write 0.1, 8/255, ref or middle') from None
     return size_name(norm, size)
 
 

@@ -6,7 +6,6 @@ data are what they were when it was last carried out has the same plan, so that 
 
 from __future__ import annotations
 
-import math
 import os
 import shutil
 from collections.abc import Mapping
@@ -17,7 +16,7 @@ from typing import Any
 from robbench.core.component import number
 from robbench.core.errors import Damaged, RequestError, did_you_mean
 from robbench.core.registry import Registry
-from robbench.core.threat_model import LP_NORMS, Norm
+from robbench.core.threat_model import Norm, asked_threat
 from robbench.data.cache import Located, check, locate
 from robbench.data.dataset import Dataset, EpsList
 from robbench.planning.component_spec import Choice, choose
@@ -167,19 +166,24 @@ def find_dataset(registry: Registry, wanted: Any, data_dir: Path | None, where: 
     try:
         return FoundDataset(wanted, choice, locate(choice.component, data_dir), where, sizes)
     except RequestError as error:
-        raise RequestError(f'"{choice.label}": {error}', where) from None
+        # Data sets of the package name themselves.
+        named = str(error).startswith((f"{choice.name}:", f"{choice.name} "))
+        raise RequestError(str(error) if named else f'"{choice.label}": {error}', where) from None
 
 
 def _sizes(given: object, where: str) -> dict[Norm, EpsList]:
     """Sizes of change per norm as a table says them."""
     found: dict[Norm, EpsList] = {}
     for norm, values in given.items() if isinstance(given, Mapping) else ():
+        sizes, reason = [], ""
         try:
-            sizes = [number(str(value)) for value in values] if isinstance(values, list | tuple) else []
-        except ValueError:
-            sizes = []
-        if norm not in LP_NORMS or not sizes or not all(math.isfinite(size) and size > 0 for size in sizes):
-            raise RequestError(f'eps.{norm} = {values!r}: write positive sizes, as linf = ["2/255", "8/255"]', where)
+            texts = [str(value) for value in values] if isinstance(values, list | tuple) else []
+            sizes = [asked_threat(norm, number(text)).radius for text in texts]
+        except ValueError as error:
+            reason = f" ({error})"
+        if not sizes or not all(sizes):
+            example = 'write positive sizes, as linf = ["2/255", "8/255"]'
+            raise RequestError(f"eps.{norm} = {values!r}: {example}{reason}", where)
         found[norm] = EpsList(tuple(sorted(set(sizes))), reference=sizes[-1])
     if not found:
         raise RequestError(f'eps = {given!r}: write sizes per norm, as {{ linf = ["2/255", "8/255"] }}', where)

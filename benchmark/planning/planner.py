@@ -156,8 +156,11 @@ class _Resolver:
     def jobs(self, data: Data) -> list[Job]:
         """The jobs of one of the grid's data sets."""
         conditions = self._conditions(data)
-        seeds = self.request.seeds or tuple(self.grid.seeds)
-        jobs = [job for seed in seeds for job in self._models(data, conditions, seed)]
+        first, *later = self.request.seeds or tuple(self.grid.seeds)
+        jobs = self._models(data, conditions, first)
+        # Weights that are given are one checkpoint: rows of the first seed, and peers of those of every other.
+        given = [job for job in jobs if job.spec.external is not None]
+        jobs += [job for seed in later for job in self._models(data, conditions, seed, given)]
         check_named(self.source, conditions, data, jobs)
         check_unions(conditions, data.choice.label, self.where)
         return jobs
@@ -185,7 +188,7 @@ class _Resolver:
         every = self.request.keep_images
         return [replace(one, keep_images=one.keep_images or every) for one in found.values()]
 
-    def _models(self, data: Data, conditions: list[Condition], seed: int) -> list[Job]:
+    def _models(self, data: Data, conditions: list[Condition], seed: int, given: Sequence[Job] = ()) -> list[Job]:
         rows: dict[str, Job] = {}
         waiting: list[tuple[int, ModelEntry]] = []
         for position, entry in enumerate(self.grid.models):
@@ -221,7 +224,8 @@ class _Resolver:
                         )
                     rows[job.spec.label] = job
             waiting = [item for item in waiting if item not in ready]
-        return [replace(job, cells=self._cells(job, conditions, rows.values())) for job in rows.values()]
+        peers = [*rows.values(), *(job for job in given if job.spec.label not in rows)]
+        return [replace(job, cells=self._cells(job, conditions, peers)) for job in rows.values()]
 
     def _cells(self, job: Job, conditions: Sequence[Condition], jobs: Iterable[Job]) -> tuple[Cell, ...]:
         peers = tuple(sorted(other.key for other in jobs if other.key != job.key and not other.refusal))

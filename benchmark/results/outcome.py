@@ -120,10 +120,13 @@ class Outcome:
 
     ids: Ints = field(metadata={"array": ArraySpec("sample ids", np.int64, "ids")})
     labels: Ints = field(metadata=classes("true classes"))
-    clean: Ints = field(metadata=classes("predictions on the clean images"))
+    clean: Ints = field(metadata=classes("predictions on the clean images; a wrong class where a score is not finite"))
     final: Ints = field(
         metadata=classes(
-            "predictions after the condition; the clean one where it was not applied", fill="clean", attempts="stronger"
+            "predictions after the condition, a wrong class where a score is not finite; the clean one where it was "
+            "not applied",
+            fill="clean",
+            attempts="stronger",
         )
     )
     rounded: Ints = field(

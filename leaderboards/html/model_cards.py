@@ -36,15 +36,16 @@ def model_cards(board: Board, records: Iterable[Record]) -> list[ModelCard]:
     by_row: dict[str, dict[int, Record]] = {}
     for record in records:
         by_row.setdefault(record.spec.model.label, {}).setdefault(record.spec.seed, record)
+    facts = {row.label: _facts(row, alone=len(board.rows) == 1) for row in board.rows}
     return [
-        ModelCard(row.label, {name: text for name, text in _facts(row).items() if text}, _seeds(by_row[row.label]))
-        for row in board.rows
+        ModelCard(label, {name: text for name, text in found.items() if text}, _seeds(by_row[label]))
+        for label, found in facts.items()
     ]
 
 
-def _facts(row: Row) -> dict[str, str]:
+def _facts(row: Row, alone: bool) -> dict[str, str]:
     spec, trained = row.model, list(row.training.values())
-    rank = row.rank or f"not ranked: {row.unranked}"
+    rank = f"not ranked: {row.unranked}" if not row.rank else "" if alone else row.rank
     if spec.external:
         front = " + ".join(_part(part) for part in spec.defenses if part.name != "none")
         own = {name: text for name, text in spec.external.identity.items() if name != "weights_sha256"}

@@ -42,6 +42,7 @@ _REPORTED = 12
 """Rows from the top whose reports and matrices are shown whole; those of all stand with their records."""
 
 ARCHIVE = {"records.jsonl": "all records", "outcomes.npz": "predictions, image by image"}
+"""Named and not linked: a board's page is the same before it is published, when they are not there."""
 
 
 def page(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,7 +15,7 @@ from robbench.leaderboards.markdown import counted
 from robbench.leaderboards.plots._labels import Box, PointLabel, mark_box, span_box, write_labels
 from robbench.leaderboards.plots._rows import leading
 from robbench.leaderboards.plots._scene import Figure, Scene, Sketch
-from robbench.leaderboards.plots._style import BLUE, GREY, VERMILLION, lay_out, percent_limits, sheet
+from robbench.leaderboards.plots._style import BLUE, GREEN, GREY, VERMILLION, lay_out, percent_limits, sheet
 from robbench.leaderboards.plots._words import short
 
 if TYPE_CHECKING:
@@ -29,13 +29,32 @@ _SMALLEST, _USUAL, _LARGEST = 9.0, 28.0, 240.0
 
 
 @dataclass(frozen=True)
+class _Look:
+    """How rows of a kind are drawn."""
+
+    name: str
+    color: str
+    marker: str
+    filled: bool
+
+    @property
+    def edges(self) -> dict[str, Any]:
+        return {"mfc": self.color if self.filled else "white", "mec": "white" if self.filled else self.color}
+
+
+DEFENDED = _Look("defended", BLUE, "o", filled=True)
+BARE = _Look("no defense", VERMILLION, "D", filled=False)
+OTHERS = _Look("trained by others", GREEN, "s", filled=True)
+
+
+@dataclass(frozen=True)
 class _Mark:
-    """A row in the figure; passes are multiples of the cheapest training, areas are in square points."""
+    """A row in the figure; passes are multiples of the cheapest training, where known, areas are in square points."""
 
     row: Row
     clean: Estimate
     robust: Estimate
-    passes: float
+    passes: float | None
     area: float
 
     @property
@@ -43,8 +62,8 @@ class _Mark:
         return float(np.sqrt(self.area / np.pi))
 
     @property
-    def color(self) -> str:
-        return VERMILLION if self.row.undefended else BLUE
+    def look(self) -> _Look:
+        return OTHERS if self.row.model.external else BARE if self.row.undefended else DEFENDED
 
 
 @register_figure("clean-vs-robust")
@@ -74,7 +93,8 @@ class CleanVsRobust(Figure):
         _explain(made, marks)
         lay_out(made)
         labels = [
-            PointLabel(scene.fonts.text(mark.row.label, 60), *_point(mark), mark.color, mark.radius) for mark in named
+            PointLabel(scene.fonts.text(mark.row.label, 60), *_point(mark), mark.look.color, mark.radius)
+            for mark in named
         ]
         taken = [mark_box(axes, *_point(mark), 0.8 * mark.radius) for mark in marks]
         written = write_labels(axes, labels, taken, _lines(axes, marks, named), far=True)
@@ -82,17 +102,21 @@ class CleanVsRobust(Figure):
 
 
 def _marks(board: Board) -> list[_Mark]:
-    """The ranked rows, best first; those without a count of passes as the cheapest."""
+    """The ranked rows, best first; those without a count of passes, as of models of others, in the usual size."""
     ranked = [row for row in board.rows if row.rank]
-    times = {row.label: board.times(ranked[0], row) for row in ranked}
-    least = min((found for found in times.values() if found), default=1.0)
-    unit = min(_USUAL, _LARGEST * least / max((found for found in times.values() if found), default=1.0))
+    first = next((row for row in ranked if row.training), None)
+    times = {row.label: board.times(first, row) if first else None for row in ranked}
+    known = [found for found in times.values() if found]
+    least = min(known, default=1.0)
+    unit = min(_USUAL, _LARGEST * least / max(known, default=1.0))
     marks = []
     for row in ranked:
         clean, robust = board.clean(row), board.ranking(row)
         if clean and robust:
-            passes = (times[row.label] or least) / least
-            marks.append(_Mark(row, clean.balanced, robust.balanced, passes, max(_SMALLEST, unit * passes)))
+            spent = times[row.label]
+            passes = spent / least if spent else None
+            area = max(_SMALLEST, unit * passes) if passes else _USUAL
+            marks.append(_Mark(row, clean.balanced, robust.balanced, passes, area))
     return marks
 
 
@@ -119,18 +143,18 @@ def _ends(found: Estimate) -> list[float]:
 
 def _draw_mark(axes: Axes, mark: _Mark, named: bool) -> None:
     x, y = _point(mark)
-    bars: dict[str, Any] = {"color": mark.color, "alpha": 0.55 if named else 0.18, "lw": 0.8, "zorder": 1}
+    look = mark.look
+    bars: dict[str, Any] = {"color": look.color, "alpha": 0.55 if named else 0.18, "lw": 0.8, "zorder": 1}
     axes.hlines(y, min(_ends(mark.clean)), max(_ends(mark.clean)), **bars)
     axes.vlines(x, min(_ends(mark.robust)), max(_ends(mark.robust)), **bars)
-    bare = mark.row.undefended
     axes.scatter(
         x,
         y,
         s=mark.area,
-        marker="D" if bare else "o",
-        facecolor="white" if bare else mark.color,
-        edgecolor=mark.color if bare else "white",
-        linewidth=1.3 if bare else 0.6,
+        marker=look.marker,
+        facecolor=look.edges["mfc"],
+        edgecolor=look.edges["mec"],
+        linewidth=0.6 if look.filled else 1.3,
         alpha=0.9,
         zorder=3 if named else 2,
     )
@@ -140,17 +164,16 @@ def _explain(made: Sheet, marks: Sequence[_Mark]) -> None:
     """The legend: what marks mean, and how many passes their area stands for."""
     from matplotlib.lines import Line2D
 
-    def entry(text: str, area: float, color: str, bare: bool = False) -> Line2D:
-        look: dict[str, Any] = {"mec": color if bare else "white", "mfc": "white" if bare else color}
-        return Line2D([], [], ls="", marker="D" if bare else "o", ms=float(np.sqrt(area)), label=text, **look)
+    def entry(text: str, area: float, look: _Look) -> Line2D:
+        return Line2D([], [], ls="", marker=look.marker, ms=float(np.sqrt(area)), label=text, **look.edges)
 
-    bare = [mark.row.undefended for mark in marks]
-    entries = [entry("defended", _USUAL, BLUE)] * (not all(bare)) + [
-        entry("no defense", _USUAL, VERMILLION, True)
-    ] * any(bare)
-    cheap, dear = min(marks, key=lambda mark: mark.passes), max(marks, key=lambda mark: mark.passes)
-    if dear.passes >= 1.5:
-        entries += [entry("training passes × 1", cheap.area, GREY), entry(f"× {dear.passes:.0f}", dear.area, GREY)]
+    there = {mark.look for mark in marks}
+    entries = [entry(look.name, _USUAL, look) for look in (DEFENDED, BARE, OTHERS) if look in there]
+    areas = {mark.passes: mark.area for mark in marks if mark.passes}
+    if areas and max(areas) >= 1.5:
+        size = replace(DEFENDED, color=GREY)
+        entries.append(entry("training passes × 1", areas[min(areas)], size))
+        entries.append(entry(f"× {max(areas):.0f}", areas[max(areas)], size))
     made.legend(handles=entries, loc="outside upper center", ncols=len(entries))
 
 
@@ -179,10 +202,11 @@ def _sketch(scene: Scene, marks: Sequence[_Mark], made: Sheet, unnamed: int) -> 
         )
         told += f" Over the best row without defense ({_told(bare)}): {gain:+.1f} points worst case, {cost:+.1f} clean"
         told += f", {spent:.1f} × the training passes." if spent else "."
-    caption = (
-        f"{told} Accuracy averaged over classes, with 95 % intervals; dotted: nothing lost to attacks. Area: passes of "
-        "training, that of a warm start included."
-    )
+    caption = f"{told} Accuracy averaged over classes, with 95 % intervals; dotted: nothing lost to attacks."
+    if any(mark.passes for mark in marks):
+        caption += " Area: passes of training, that of a warm start included."
+    if any(mark.look == OTHERS for mark in marks):
+        caption += " Of models that others trained, neither defense nor passes are known."
     if unnamed > 0:
         caption += f" {counted(unnamed, 'row')} without a name: see the ranking."
     alt = f"Scatter plot of {counted(len(marks), 'row')} by clean and worst-case robust accuracy. {told}"

@@ -59,9 +59,10 @@ class Ranking(Figure):
                     ms=5.5,
                     label=label,
                 )
-        axes.set_yticks(places, [row.rank for row in rows])
+        ranks = ["Rank", *(row.rank for row in rows)] if len(board.rows) > 1 else [""] * (len(rows) + 1)
+        axes.set_yticks(places, ranks[1:])
         for place, row in zip([-1, *places], [None, *rows], strict=True):
-            text = scene.fonts.lines(f"{row.label}{' (flagged)' if row.flags else ''}", 34) if row else "Rank"
+            text = scene.fonts.lines(f"{row.label}{' (flagged)' if row.flags else ''}", 34) if row else ranks[0]
             axes.annotate(
                 text,
                 (0, max(place, -0.6)),

@@ -110,7 +110,9 @@ def _spread(effects: Sequence[Measure], pairs: int) -> TableCell:
 
 
 def training(board: Board) -> Sheet:
-    """What training each row cost, and its accuracy on validation data; means over seeds."""
+    """What training each row cost, and its accuracy on validation data; means over seeds. Empty where none is known."""
+    if not any(row.training for row in board.rows):
+        return Sheet("Training cost", (), ())
     lines = []
     for row in board.rows:
         if row.training:

@@ -46,10 +46,11 @@ def ranking(board: Board) -> Sheet:
     All averaged over classes and on the same images.
     """
     rows = [row for row in board.rows if row.rank]
-    columns: list[Column] = [
-        (Heading("Rank", rising=True), lambda row: TableCell(row.rank, float(row.rank.rstrip("=")))),
-        (MODEL[0], lambda row: TableCell(row.label, below=_remarks(board, row))),
-    ]
+    columns: list[Column] = [(MODEL[0], lambda row: TableCell(row.label, below=_remarks(board, row)))]
+    if len(board.rows) > 1:
+        place = Heading("Rank", rising=True)
+        columns.insert(0, (place, lambda row: TableCell(row.rank, float(row.rank.rstrip("=")))))
+    named = len(columns) - 1
     first = board.comparisons[0] if board.comparisons else None
     below = f"n = {first.n:,}" if first else ""
     if board.ranked_by:
@@ -76,7 +77,7 @@ def ranking(board: Board) -> Sheet:
         (heading if at < COLUMNS else replace(heading, detail=max(heading.detail, Detail.PAGE)), cell)
         for at, (heading, cell) in enumerate(columns)
     ]
-    return by_row("Rows from best to worst" if len(rows) > 1 else "The model", fitting, rows, label=1)
+    return by_row("Rows from best to worst" if len(rows) > 1 else "The model", fitting, rows, label=named)
 
 
 def others(board: Board) -> Iterator[Sheet]:

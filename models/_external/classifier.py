@@ -12,14 +12,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from robbench.core.contracts import Classifier
+from robbench.core.contracts import ANSWERS, Classifier
 from robbench.core.errors import RequestError
 from robbench.core.safe_text import one_line
 from robbench.models._external.normalization import Normalization
 from robbench.models._external.request import Answers
-
-MOST: tuple[Answers, ...] = ("labels", "scores", "gradients")
-"""What a model can answer, the most last."""
 
 
 class ExternalClassifier(Classifier):
@@ -56,13 +53,16 @@ class ExternalClassifier(Classifier):
     def forward(self, images: Tensor) -> Tensor:
         """Scores, shape ``(N, K)``: the network's own, or one for the label that it gives and zero for the others."""
         if self.answers == "gradients":
-            return self._scores(self.answer(images))
+            return self.answer(images).to(images.dtype)
         with torch.no_grad():
             answer = self.answer(images.detach())
             if self.answers == "scores":
-                return self._scores(answer)
-            labels = answer if answer.ndim == 1 else answer.argmax(dim=1)
-            return F.one_hot(labels.long(), self.num_classes).to(images.dtype)
+                return answer.to(images.dtype)
+            if answer.ndim == 1:
+                return F.one_hot(answer.long(), self.num_classes).to(images.dtype)
+            # Scores that are no numbers make no label.
+            lost = ~answer.isfinite().all(dim=1, keepdim=True)
+            return F.one_hot(answer.argmax(dim=1), self.num_classes).to(images.dtype).masked_fill(lost, torch.nan)
 
     def embed(self, images: Tensor) -> Tensor:
         """Not known of networks of others.
@@ -99,9 +99,6 @@ class ExternalClassifier(Classifier):
             self.network, self.num_classes, normalization, self.input_size, self.answers, self.batch
         )
         return other.to(self.mean.device)
-
-    def _scores(self, answer: Tensor) -> Tensor:
-        return answer.to(self.mean.dtype)
 
 
 class Function(nn.Module):
@@ -180,7 +177,7 @@ def _filled(images: Tensor, count: int) -> Tensor:
 
 @dataclass(frozen=True)
 class Probed:
-    """A classifier that was asked about two images.
+    """A classifier that was asked about a few images.
 
     Attributes:
         model: The classifier.
@@ -195,18 +192,18 @@ class Probed:
 
 def probed(
     networks: tuple[nn.Module, ...],
-    image_shape: tuple[int, int, int],
+    images: Tensor,
     num_classes: int | None,
     normalization: Normalization,
     input_size: tuple[int, ...],
     answers: str,
     batch: int,
 ) -> Probed:
-    """Ask a network about two images, and make a classifier of it.
+    """Ask a network about a few images, and make a classifier of it.
 
     Args:
         networks: The network; where it can be called in several ways, one for each, and the first that works is taken.
-        image_shape: ``(C, H, W)``.
+        images: In [0, 1], where the network lies, shape ``(N, C, H, W)``, one or more.
         num_classes: Number of classes K that it must know; None for as many as it has scores.
         normalization: What stands before it.
         input_size: Height and width that images are resized to, or empty.
@@ -216,10 +213,10 @@ def probed(
     Raises:
         RequestError: If it fails, or its answer is not what it should be.
     """
-    images = torch.rand(2, *image_shape, generator=torch.Generator().manual_seed(0))
     failure: Exception | None = None
     for network, size in ((network, size) for size in dict.fromkeys((batch, batch or 1)) for network in networks):
         model = ExternalClassifier(network, num_classes or 0, normalization, input_size, batch=size)
+        model.to(images.device)
         try:
             with torch.no_grad():
                 answer = model.answer(images)
@@ -228,14 +225,14 @@ def probed(
             failure = failure or error
     else:
         assert failure is not None
-        shape = "×".join(map(str, (image_shape[0], *(input_size or image_shape[1:]))))
+        shape = "×".join(map(str, (images.shape[1], *(input_size or images.shape[2:]))))
         remedy = "where it takes images of another size, pass input_size"
         if isinstance(failure, ImportError):
             remedy = "import it where the file begins, not in a call"
         said = f"{type(failure).__name__}: {one_line(str(failure), 400)}"
-        raise RequestError(f"it fails on two images of {shape}: {said}; {remedy}") from failure
+        raise RequestError(f"it fails on {_counted(images)} of {shape}: {said}; {remedy}") from failure
     gives = _most(model, images, answer, num_classes)
-    if answers != "auto" and MOST.index(answers) > MOST.index(gives):
+    if answers != "auto" and ANSWERS.index(answers) > ANSWERS.index(gives):
         raise RequestError(f"it answers {gives}, not {answers}; leave answers out")
     model.answers = gives if answers == "auto" else answers  # type: ignore[assignment]
     notes = [
@@ -262,11 +259,13 @@ def _most(model: ExternalClassifier, images: Tensor, answer: Tensor, num_classes
     if answer.ndim == 1 or (answer.ndim == 2 and answer.shape[1] == 1 and num_classes == 2):
         raise RequestError(
             "it returns one number for each image, which may be a logit or a probability; return a score for each "
-            "class: torch.stack([-z / 2, z / 2], 1) of a logit z, torch.stack([1 - p, p], 1).log() of a probability p"
+            "class: torch.stack([-z / 2, z / 2], 1) of a logit z, torch.stack([1 - p, p], 1).clamp_min(1e-12).log() "
+            "of a probability p"
         )
     if answer.ndim != 2:
         raise RequestError(
-            f"it returns shape {tuple(answer.shape)} for two images; scores have shape (2, {num_classes}), labels (2,)"
+            f"it returns shape {tuple(answer.shape)} for {_counted(images)}; scores have shape "
+            f"({len(images)}, {num_classes or 'K'}), labels ({len(images)},)"
         )
     if num_classes is None:
         num_classes = model.num_classes = answer.shape[1]
@@ -276,6 +275,10 @@ def _most(model: ExternalClassifier, images: Tensor, answer: Tensor, num_classes
             "trained for, or return the scores of these classes alone"
         )
     return "gradients" if numbers and _has_gradients(model, images) else "scores"
+
+
+def _counted(images: Tensor) -> str:
+    return "one image" if len(images) == 1 else f"{len(images)} images"
 
 
 def _has_gradients(model: ExternalClassifier, images: Tensor) -> bool:

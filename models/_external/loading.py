@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 from pydantic import ValidationError
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
 from torch.nn.parameter import is_lazy
@@ -33,7 +33,7 @@ from robbench.models._external import (
 from robbench.models._external.classifier import Function, Unswitched, probed
 from robbench.models._external.fingerprint import code_sha256, modules_of, structure_sha256, weights_sha256
 from robbench.models._external.found import Found, LoadRequest
-from robbench.models._external.normalization import declared
+from robbench.models._external.normalization import NONE, declared
 from robbench.models._external.request import Answers, ExternalRequest
 from robbench.models._external.weights import REMEDY
 
@@ -215,6 +215,25 @@ def as_external(
         raise RequestError(str(error), name) from error.__cause__
 
 
+def as_it_lies(model: object, images: Tensor, num_classes: int | None) -> Classifier:
+    """A live object as a classifier around it: nothing is copied or moved.
+
+    Args:
+        model: As ``as_external`` takes it, on images in [0, 1]; a module in evaluation mode.
+        images: One or more that it is tried on, in [0, 1], where it lies, shape ``(N, C, H, W)``.
+        num_classes: Number of classes K; None for as many as it has scores.
+
+    Raises:
+        RequestError: If its answers are neither scores nor labels.
+    """
+    if isinstance(model, Classifier):
+        return model
+    if not callable(model):
+        raise RequestError(f"{type(model).__name__} cannot be asked; give a network or a function")
+    networks = (_in_evaluation(model),) if isinstance(model, nn.Module) else _functions(model, [])
+    return probed(networks, images, num_classes, NONE, (), "auto", 0).model
+
+
 def _copied(model: Callable[[Any], Any]) -> Callable[[Any], Any]:
     """A copy of a module, which its owner goes on with, without what wraps it for speed."""
     if isinstance(model, torch.export.ExportedProgram):
@@ -256,7 +275,8 @@ def _external(found: Found, wanted: LoadRequest) -> External:
     if not any(identity[name] for name in ("weights_sha256", "code_sha256", "structure")):
         notes.append("neither its weights nor its code can be read: nothing tells it from others")
     networks = _networks(found.network, notes)
-    result = probed(networks, wanted.image_shape, wanted.num_classes, normalization, size, request.answers, found.batch)
+    images = torch.rand(2, *wanted.image_shape, generator=torch.Generator().manual_seed(_SEED))
+    result = probed(networks, images, wanted.num_classes, normalization, size, request.answers, found.batch)
     said = {
         "answers": result.model.answers,
         "mean": list(normalization.mean),
@@ -286,21 +306,30 @@ def _taken(found: Found, model: Classifier, wanted: LoadRequest) -> External:
 def _networks(network: Callable[[Any], Any], notes: list[str]) -> tuple[nn.Module, ...]:
     """The network on the CPU, in single precision where its weights are in half; a callable in both ways to call it."""
     if not isinstance(network, nn.Module):
-        training = [one for one in modules_of(network) if one.training]
-        if any(isinstance(one, _BatchNorm) and one.track_running_stats for one in training):
-            raise RequestError("it calls a network in training mode, whose batch norm would change; call .eval() on it")
-        if any(isinstance(one, _DropoutNd) for one in training):
-            notes.append("calls a network in training mode: its dropout is random")
-        return Function(network), Function(network, arrays=True)
-    try:
-        network.cpu().eval()
-    except NotImplementedError:
-        network = Unswitched(network)
+        return _functions(network, notes)
+    network = _in_evaluation(network.cpu())
     halves = {str(getattr(one, "dtype", "")) for one in network.state_dict().values()} & _HALVES
     if halves:
         notes.append(f"weights converted to float32 from {', '.join(sorted(halves)).replace('torch.', '')}")
         network.float()
     return (network,)
+
+
+def _in_evaluation(network: nn.Module) -> nn.Module:
+    try:
+        return network.eval()
+    except NotImplementedError:
+        return Unswitched(network)
+
+
+def _functions(function: Callable[[Any], Any], notes: list[str]) -> tuple[nn.Module, ...]:
+    """A callable in both ways to call it, with tensors and with NumPy arrays."""
+    training = [one for one in modules_of(function) if one.training]
+    if any(isinstance(one, _BatchNorm) and one.track_running_stats for one in training):
+        raise RequestError("it calls a network in training mode, whose batch norm would change; call .eval() on it")
+    if any(isinstance(one, _DropoutNd) for one in training):
+        notes.append("calls a network in training mode: its dropout is random")
+    return Function(function), Function(function, arrays=True)
 
 
 def _identity(found: Found) -> dict[str, Any]:

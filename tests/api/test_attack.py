@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -166,6 +167,45 @@ def test_functions_and_networks_are_attacked_alike() -> None:
     assert torch.equal(by_function, robbench.attack("pgd", steps=2)(model, X, Y, eps=EPS))
 
 
+def test_answers_in_any_form_are_taken_as_an_evaluation_takes_them() -> None:
+    model = net()
+    forms: list[Callable[[Any], Any]] = [
+        lambda images: (model(images), images),
+        lambda images: {"logits": model(images), "loss": None},
+        lambda images: [model(images)],
+    ]
+    expected = robbench.attack("pgd", steps=2)(model, X, Y, eps=EPS)
+    for form in forms:
+        assert torch.equal(robbench.attack("pgd", steps=2)(form, X, Y, eps=EPS), expected)
+    weight = torch.randn(int(np.prod(SHAPE)), 4, generator=torch.Generator().manual_seed(4)).numpy()
+
+    def in_numpy(images: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+        assert isinstance(images, np.ndarray)
+        return images.reshape(len(images), -1) @ weight
+
+    changed = robbench.attack("square", queries=50)(in_numpy, X.numpy(), Y.numpy(), eps=0.3)
+    assert (in_numpy(changed).argmax(1) != Y.numpy()).sum() > (in_numpy(X.numpy()).argmax(1) != Y.numpy()).sum()
+
+
+def test_labels_alone_do_for_attacks_on_predictions() -> None:
+    model = exact(4)
+    labels = model.predict(X)
+    for answer in (model.predict, lambda images: model.predict(images).tolist()):
+        changed = robbench.attack("noise-search", draws=200)(answer, X, labels, eps=0.5, num_classes=4)
+        assert (model.predict(changed) != labels).any()
+
+
+def test_a_network_that_cannot_be_switched_is_attacked_as_it_is() -> None:
+    class Exported(Net):
+        def train(self, mode: bool = True) -> Net:
+            raise NotImplementedError("as what torch.export makes does")
+
+    model, exported = net(), Exported()
+    exported.__dict__.update(model.__dict__)
+    expected = robbench.attack("fgsm")(model, X, Y, eps=EPS)
+    assert torch.equal(robbench.attack("fgsm")(exported, X, Y, eps=EPS), expected)
+
+
 def test_targets_are_reached() -> None:
     model = exact(4)
     images = 0.3 + 0.4 * X
@@ -194,6 +234,7 @@ def labels_alone(images: Tensor) -> Tensor:
         ("pgd", {}, "eps: pgd needs an eps, as in eps=8/255"),
         ("pgd", {"eps": "much"}, 'eps: "much" is no size'),
         ("pgd", {"eps": -1}, 'eps: "-1" is no size: eps must be finite'),
+        ("pgd", {"eps": 8}, r"eps: .* pixels lie in \[0, 1\]; did you mean 8/255\?"),
         ("pgd", {"eps": EPS, "norm": "linv"}, 'norm: pgd works in linf, .*"linv"; did you mean "linf"'),
         ("rotation", {"eps": EPS}, "eps: rotation takes no eps"),
         ("transfer", {"eps": EPS}, "works through other models of a grid"),
@@ -204,7 +245,10 @@ def labels_alone(images: Tensor) -> Tensor:
         ("pgd", {"eps": EPS, "labels": Y[:3]}, "labels: .* for 12 images"),
         ("pgd", {"eps": EPS, "labels": Y.float()}, "labels: torch.float32 .* give an integer for each"),
         ("pgd", {"eps": EPS, "labels": Y + 1}, "labels: classes 1 to 4, but the model has 4"),
-        ("pgd", {"eps": EPS, "model": labels_alone}, r"model: it gives \(1,\) for one image, not scores"),
+        ("pgd", {"eps": EPS, "model": labels_alone}, "model: it answers labels alone, so say .*: num_classes=10"),
+        ("pgd", {"eps": EPS, "model": labels_alone, "num_classes": 4}, "model: pgd follows gradients"),
+        ("square", {"eps": EPS, "model": labels_alone, "num_classes": 4}, "model: square asks for scores, .* labels"),
+        ("pgd", {"eps": EPS, "model": lambda images: "cat"}, "model: it fails on one image of .*: it returns str"),
         ("pgd", {"eps": EPS, "model": lambda images: net()(images).detach()}, "model: pgd follows gradients"),
         ("pgd", {"eps": EPS, "model": 3}, "model: int cannot be asked"),
     ],

@@ -248,6 +248,8 @@ def test_a_model_whose_metadata_depend_on_the_number_of_classes_is_itself_in_the
         ("net.py:make", "images.npz", {"preset": "quik"}, "quick"),
         ("net.py:make", "images.npz", {"attacks": ["pgdd@8/255"]}, "pgd"),
         ("net.py:make", "images.npz", {"eps": ["-1"]}, "positive sizes"),
+        ("net.py:make", "images.npz", {"eps": 8}, "did you mean 8/255?"),
+        ("net.py:make", "images.npz", {"attacks": ["clean", "fgsm@8"]}, "did you mean 8/255?"),
         ("net.py:make", "images.npz", {"arguments": {"classes": 1}}, "1"),
         ("net.py:make", "named.npz", {"arguments": {"classes": 4}}, "knows 4 classes, named has 3"),
         ("net.py:make", "signed.npz", {}, "labels from -1 to 1"),
@@ -280,6 +282,39 @@ def test_the_command_exits_with_1_where_a_threshold_is_missed(folder: Path, caps
     assert max(map(len, out.splitlines())) <= 80
     assert main([*words, "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["clean"]["n"] == 40
+
+
+@pytest.mark.parametrize(
+    ("threshold", "told"),
+    [
+        ("linf:2/255=40", "no attack was run within linf 2/255; there are linf 8/255"),
+        ("l2:0.5=40", "there are linf 8/255"),
+        ("linf:1=40", "there are linf 8/255"),
+        ("fgsm@4/255=40", 'did you mean "fgsm@8/255"'),
+        ("ddn=40", "smallest change"),
+    ],
+)
+def test_a_threshold_of_what_is_not_attacked_is_refused_before_anything_is(
+    folder: Path, capsys: pytest.CaptureFixture[str], threshold: str, told: str
+) -> None:
+    words = ["evaluate", "net.py:make", "--dataset", "images.npz", "--attack", "fgsm@8/255", "--attack", "ddn"]
+    assert main([*words, "--audit", "--fail-below", "clean=1", "--fail-below", threshold]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("robbench: --fail-below: ")
+    assert told in line
+    assert not list((folder / "runs").glob("cells/*"))
+    assert not list((folder / "runs").glob("leaderboards/*"))
+
+
+def test_nor_of_a_condition_that_the_model_does_not_bear(folder: Path) -> None:
+    asked = {"attacks": ["fgsm@8/255", "noise-search[draws=2]@8/255"], "answers": "labels", "out": "runs"}
+    with pytest.raises(RequestError, match=r"fgsm@8/255 is not run: .*gradients"):
+        evaluate("net.py:make", images(), thresholds=["fgsm@8/255=40"], **asked)
+    with pytest.raises(RequestError, match="there are linf 8/255"):
+        evaluate("net.py:make", images(), thresholds=["linf:4/255=40"], **asked)
+    assert not (folder / "runs" / "cells").exists()
+    report = evaluate("net.py:make", images(), thresholds=["noise-search[draws=2]@8/255=40"], **asked)
+    assert report.board.threats
 
 
 def test_a_limit_keeps_that_many_images(folder: Path) -> None:

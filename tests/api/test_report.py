@@ -186,6 +186,33 @@ def test_flags_are_said_first(tmp_path: Path) -> None:
     assert "zero-gradient" in found.to_markdown().splitlines()[0]
 
 
+@pytest.mark.parametrize(
+    ("traits", "told"),
+    [
+        (("outputs-probabilities",), "the audit has no objection; caution: outputs-probabilities"),
+        (("randomized", "averaged"), "the audit has no objection; caution: randomized"),
+        (
+            ("outputs-probabilities", "randomized", "averaged"),
+            "the audit has no objection; cautions: randomized and outputs-probabilities",
+        ),
+    ],
+)
+def test_cautions_are_said_beside_it(tmp_path: Path, traits: tuple[str, ...], told: str) -> None:
+    (first, clean), *others = one_row()
+    found = report(tmp_path, [(first.model_copy(update={"traits": traits}), clean), *others])
+    assert " ".join(found.summary().split("\n\n")[0].split()).endswith(told)
+    assert told in found.to_markdown().splitlines()[0]
+
+
+def test_worst_cases_stand_from_small_to_large_as_conditions_do(tmp_path: Path) -> None:
+    small = PGD.model_copy(update={"label": "pgd@0.05", "stages": (PGD.stages[0].model_copy(update={"eps": 0.05}),)})
+    tiny = replace(attacked(38), linf=np.full(40, 0.05))
+    clean, *others = one_row()
+    found = report(tmp_path, [clean, cell(A_MODEL, L2, attacked(20)), cell(A_MODEL, small, tiny), *others[1:]])
+    worst = [line.split("  ")[1] for line in lines_of(found) if line.startswith("  worst case")]
+    assert worst == [f"worst case {size}" for size in ("Linf 0.05", "Linf 0.1", "Linf 0.2", "L2 0.5")]
+
+
 @pytest.mark.parametrize("classes", [2, 43, 300])
 def test_the_summary_fits_a_terminal(classes: int) -> None:
     labels = np.arange(2 * classes) % classes

@@ -121,3 +121,17 @@ def test_names_of_files_are_visible_and_lead_nowhere(text: str) -> None:
     assert visible(name) == name
     assert not {"/", "\\", "\0", " "} & set(name)
     assert name.startswith("grid-")
+
+
+@pytest.mark.parametrize(
+    ("message", "where", "shown"),
+    [
+        ("net.onnx cannot be read", "net.onnx", "net.onnx cannot be read"),
+        ("net.onnx: it fails", "net.onnx", "net.onnx: it fails"),
+        ("net.onnx.bak is there", "net.onnx", "net.onnx: net.onnx.bak is there"),
+        ("it fails", "net.onnx", "net.onnx: it fails"),
+        ("it fails", "", "it fails"),
+    ],
+)
+def test_a_message_names_its_place_once(message: str, where: str, shown: str) -> None:
+    assert str(RequestError(message, where)) == shown

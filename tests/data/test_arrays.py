@@ -25,6 +25,7 @@ from robbench.data.cache import load
 from robbench.data.dataset import DecodedImages
 from robbench.data.datasets.arrays import Arrays
 from robbench.planning.component_spec import choose
+from robbench.planning.inputs import find_dataset
 from robbench.training.trainer import pixel_statistics
 
 RNG = np.random.default_rng(0)
@@ -265,3 +266,9 @@ def test_a_grid_on_arrays_from_training_to_the_board(dtype: str, channels: int, 
     assert main([*words, "--out", str(tmp_path / "runs"), "--workers", "1"]) == 0
     (page,) = (tmp_path / "runs").glob("leaderboards/*/index.html")
     assert page.stat().st_size > 10_000
+
+
+def test_a_data_set_that_names_itself_is_not_named_twice(tmp_path: Path) -> None:
+    for name in ("arrays", "image-folder", "parquet"):
+        with pytest.raises(RequestError, match=rf"^data: {name}: {tmp_path}/none is not"):
+            find_dataset(Registry(installed=False), {"name": name, "path": f"{tmp_path}/none"}, None, "data")

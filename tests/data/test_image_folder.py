@@ -304,7 +304,6 @@ def test_nobody_needs_a_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 @pytest.mark.parametrize(
     ("condition", "said"),
     [
-        ("fgsm@8", "8/255"),
         ("pgd@l2:3000", "larger than"),
         ("fgsm@8/255", ""),
         ("fgsm@1.0", ""),

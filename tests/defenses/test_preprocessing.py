@@ -14,7 +14,7 @@ from closed_forms import Linear, images_near, largest_gain, linear, margins, num
 from galleries import neighbors
 from networks import SHAPE, Network
 from scipy.fft import dctn, idctn
-from torch import Tensor
+from torch import Tensor, nn
 
 from robbench.attacks._gradients import input_gradient
 from robbench.attacks.fgm import FGM
@@ -27,10 +27,15 @@ from robbench.core.threat_model import Threat
 from robbench.defenses._preprocessing import Preprocessed, Preprocessing
 from robbench.defenses.bit_depth import BitDepth
 from robbench.defenses.jpeg import Jpeg
+from robbench.defenses.smoothing import Smoothing
 from robbench.defenses.toolbox import ToolboxPreprocessor
+from robbench.evaluation.gradient_diagnostics import traits
 from robbench.evaluation.query_counter import Oracle
 from robbench.evaluation.referee import fair_play
 from robbench.execution.jobs import carry_out
+from robbench.models._external.classifier import ExternalClassifier
+from robbench.models._external.normalization import NONE
+from robbench.models._external.request import Answers
 from robbench.results.store import Store
 from robbench.training.model_loading import load_model
 
@@ -296,3 +301,36 @@ def test_a_defense_at_inference_time_leaves_training_as_it_is_and_runs_whole(tmp
     assert len({path.parent for path in written}) == 3
     assert main(words) == 0
     assert {path: path.stat().st_mtime_ns for path in out.glob("cells/*/*")} == written
+
+
+@pytest.mark.parametrize("answers", ["gradients", "scores", "labels"])
+def test_what_stands_in_front_of_a_model_answers_no_more_than_it(answers: Answers) -> None:
+    class Ensemble(Classifier):
+        """Somebody's own, two layers above the model."""
+
+        def __init__(self, *models: Classifier) -> None:
+            super().__init__()
+            self.models, self.num_classes = nn.ModuleList(models), models[0].num_classes
+
+        def forward(self, images: Tensor) -> Tensor:
+            return torch.stack([model(images) for model in self.models]).mean(dim=0)
+
+        def embed(self, images: Tensor) -> Tensor:
+            raise NotImplementedError
+
+    model = ExternalClassifier(Network(), 10, NONE, answers=answers)
+    inner = BitDepth().wrap(model)
+    for front in (inner, Jpeg().wrap(inner), Smoothing().wrap(model), Oracle(inner, 1), Ensemble(linear(3, 10), inner)):
+        assert front.answers == answers
+        assert copy.deepcopy(front).answers == answers
+        assert front.subset(torch.tensor([0])).answers == answers
+        assert "answers" not in vars(front)  # which would tell a live model from itself
+    front.answers = "labels"
+    assert front.answers == "labels"
+    assert linear(3, 10).answers == "gradients"
+
+
+def test_labels_behind_a_defense_are_not_taken_for_probabilities() -> None:
+    model = ExternalClassifier(Network(), 10, NONE, answers="labels")
+    for front in (model, BitDepth().wrap(model)):
+        assert "outputs-probabilities" not in traits(front, torch.rand(SHAPE))

@@ -9,7 +9,7 @@ from audits import Cells, cautions, flags, row
 from board_cells import A_MODEL, CLEAN, cell, dataset, outcome, stage
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from subjects import exact, subject
+from subjects import condition, exact, subject
 from torch import Tensor
 from traps import Confident, Half, Steep, Tied, Undefined, Wrapped
 
@@ -17,6 +17,7 @@ from robbench.core.contracts import Classifier
 from robbench.evaluation.audit import examine
 from robbench.evaluation.evaluator import evaluate
 from robbench.evaluation.gradient_diagnostics import lost_gradients
+from robbench.evaluation.subject import judged
 from robbench.planning.conditions import Condition
 from robbench.results.schema import ConditionSpec, Outcome
 
@@ -124,6 +125,42 @@ class TestScoresThatAreNoNumbers:
         found = evaluate(subject(Undefined(exact(4)), wrong=0), _towards_all()).outcome
         assert found.non_finite.all()
 
+    @pytest.mark.parametrize("lost", [torch.nan, torch.inf, -torch.inf])
+    def test_no_image_without_finite_scores_is_right(self, lost: float) -> None:
+        model = Mapped(exact(4), lambda scores: torch.full_like(scores, lost))
+        given = subject(model, wrong=0)
+        assert (given.samples.labels == 0).all()  # what the arg max says
+        assert not given.right.any()
+        for found in (evaluate(given, condition(chain)).outcome for chain in ("clean", "gaussian-noise", "fgsm@0.1")):
+            assert not found.robust.any()
+            assert found.scored.tolist() == found.final.tolist()
+
+    @pytest.mark.parametrize("chain", ["fgsm@0.1", "fgsm@0.1->all", "perturbation + fgsm@0.1"])
+    def test_nor_robust_where_the_attack_spoils_them(self, chain: str) -> None:
+        given = subject(Undefined(exact(4)), wrong=0)
+        assert given.right.all()
+        found = evaluate(given, condition(chain)).outcome
+        assert not found.robust.any()
+
+    def test_a_natural_perturbation_tells_it_too(self) -> None:
+        found = evaluate(subject(Undefined(exact(4)), wrong=0), condition("gaussian-noise")).outcome
+        assert found.non_finite.all()
+        assert not found.robust.any()
+
+    @pytest.mark.parametrize("classes", [2, 3, 10])
+    def test_only_the_images_concerned_are_wrong(self, classes: int) -> None:
+        images, labels = torch.rand(40, 3, 4, 4), torch.arange(40) % classes
+
+        def some(scores: Tensor) -> Tensor:
+            return torch.where(torch.arange(len(scores))[:, None] % 3 == 0, torch.nan, scores)
+
+        found, usual = judged(Mapped(exact(classes), some), images, labels), judged(exact(classes), images, labels)
+        assert found.non_finite.tolist() == [index % 3 == 0 for index in range(40)]
+        assert not (found.predicted == labels)[found.non_finite].any()
+        assert ((found.predicted >= 0) & (found.predicted < classes)).all()
+        assert torch.equal(found.predicted[~found.non_finite], usual.predicted[~found.non_finite])
+        assert torch.equal(usual.predicted, exact(classes).predict(images))
+
     def test_half_precision_overflows(self) -> None:
         model = Mapped(exact(4), lambda scores: (1e6 * scores).half().float())
         assert "non-finite" in flags(row(subject(model, wrong=0), ON_MARGINS))
@@ -136,8 +173,6 @@ class TestScoresThatAreNoNumbers:
 
 
 def _towards_all() -> Condition:
-    from subjects import condition
-
     return condition("fgsm@0.1->all")
 
 

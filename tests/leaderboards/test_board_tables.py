@@ -47,7 +47,7 @@ def test_the_ranking_shows_each_attack_of_the_threat_model_that_ranks() -> None:
     assert (line["fgsm@0.1"], line["pgd@0.1"]) == ("83.3", "66.7")
     assert "pgd@0.2" not in line
     # At the other size only one of the two attacks was run.
-    headings = ["Rank", "Model", "Worst case Linf 0.1 (n = 4)", "Clean"]
+    headings = ["Model", "Worst case Linf 0.1 (n = 4)", "Clean"]
     assert heads(table.upto(Detail.README)) == headings, "single attacks are on the page"
 
 

@@ -30,7 +30,9 @@ from robbench.leaderboards.plots import draw, figures
 from robbench.leaderboards.plots._labels import PointLabel, mark_box, write_labels
 from robbench.leaderboards.plots._scene import Figure, Scene, Sketch
 from robbench.leaderboards.plots._style import sheet, with_palette
-from robbench.results.schema import BoardNote, ModelSpec, Outcome, Training
+from robbench.leaderboards.plots.clean_vs_robust import BARE, DEFENDED, _marks
+from robbench.leaderboards.plots.clean_vs_robust import OTHERS as OF_OTHERS
+from robbench.results.schema import BoardNote, ExternalSpec, ModelSpec, Outcome, Record, Training
 
 PLUGIN = '''
 from dataclasses import dataclass
@@ -294,3 +296,31 @@ def test_a_figure_that_fails_is_left_out_with_a_warning(tmp_path: Path) -> None:
             tmp_path, board_data("Toys", "small", cells), cells, NOTHING, Registry((path,), installed=False)
         )
     assert "mine" not in {picture.name for picture in pictures}
+
+
+OTHERS = model("foreign").model_copy(update={"external": ExternalSpec(identity={"weights_sha256": "ab"})})
+
+
+def test_models_of_others_are_neither_defended_nor_bare(tmp_path: Path) -> None:
+    """The best row being one of them leaves the passes of the others known."""
+    foreign = [(record.model_copy(update={"training": None}), found) for record, found in trained(OTHERS, 1)]
+    cells = [*foreign, *trained(model("robust", "pgd"), 10, 4, 700.0), *trained(model("plain", "none"), 30)]
+    marks = {mark.row.label: mark for mark in _marks(board_data("Toys", "small", cells))}
+    assert {label: (mark.look, mark.passes) for label, mark in marks.items()} == {
+        "foreign": (OF_OTHERS, None),
+        "robust": (DEFENDED, 7.0),
+        "plain": (BARE, 1.0),
+    }
+    assert len({(look.color, look.marker) for look in (OF_OTHERS, DEFENDED, BARE)}) == 3
+    picture = cost(tmp_path, cells)
+    assert picture is not None
+    assert picture.caption.endswith("Of models that others trained, neither defense nor passes are known.")
+    alone = [*foreign, *((replace_label(record, "second"), found) for record, found in foreign)]
+    picture = cost(tmp_path, alone)
+    assert picture is not None
+    assert "Area" not in picture.caption
+
+
+def replace_label(record: Record, label: str) -> Record:
+    spec = record.spec.model_copy(update={"model": OTHERS.model_copy(update={"label": label}), "model_key": label})
+    return record.model_copy(update={"spec": spec, "key": label + record.key[len(label) :]})

@@ -22,7 +22,7 @@ from robbench.leaderboards.aggregates import Estimate
 from robbench.leaderboards.files import csv_text
 from robbench.leaderboards.readme import markdown_table, readme
 from robbench.leaderboards.sheet import Detail, Evidence, Heading, Sheet, SheetLine, TableCell, texts, word
-from robbench.results.schema import Measure, Reference
+from robbench.results.schema import ExternalSpec, Measure, Reference, Training
 
 NAME = 'a|b <b>"&'
 FIGURE = Estimate(1 / 3, 0.25, 0.5, 12, (0.3, 1 / 3))
@@ -152,6 +152,27 @@ def row_of(label: str, defense: str, left: int) -> list[Cell]:
     final = np.where(np.arange(40) < left, labels, 1 - labels)
     spec = model(label, defense)
     return [cell(spec, CLEAN, outcome("clean", labels)), cell(spec, PGD, outcome("attack", labels, labels, final))]
+
+
+@pytest.mark.parametrize("foreign", [False, True])
+def test_one_model_has_no_rank_and_nothing_to_compare_its_training_with(tmp_path: Path, foreign: bool) -> None:
+    spec = ExternalSpec(identity={}) if foreign else None
+    training = None if foreign else Training.model_validate(dict.fromkeys(Training.model_fields, 1))
+    cells = []
+    for record, found in row_of("alone", "none", 8):
+        row = record.spec.model.model_copy(update={"external": spec})
+        made = record.spec.model_copy(update={"model": row})
+        cells.append((record.model_copy(update={"spec": made, "training": training}), found))
+    write_board(tmp_path, TOYS, cells)
+    text, page = ((tmp_path / name).read_text(encoding="utf-8") for name in ("README.md", "index.html"))
+    assert "| Model | Worst case Linf 0.1" in text
+    for gone in ("Rank |", "Training cost", "*=*", ">Rank<", "<h3>Training</h3>"):
+        assert gone not in text + page
+    csv_head, csv_line = (tmp_path / "leaderboard.csv").read_text(encoding="utf-8").splitlines()
+    assert csv_head.startswith("rank,model,")
+    assert csv_line.startswith("1,alone,")
+    assert (tmp_path / "training.csv").exists() is not foreign
+    assert ("training.csv" in text and "training.csv" in page) is not foreign
 
 
 def test_every_table_of_the_page_is_made_from_the_same_description() -> None:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -46,9 +47,10 @@ def one(wanted: object) -> Condition:
 
 # --- the grammar
 
+shares = st.one_of(st.floats(0, 1), st.integers(0, 255).map(lambda levels: levels / 255))
 sizes = st.one_of(
     st.floats(0, 1e6, allow_nan=False),
-    st.integers(0, 255).map(lambda levels: levels / 255),
+    shares,
     st.sampled_from([0.0, 1e-12, 0.1, 1 / 3, 12_500.0, 1e22]),
 )
 
@@ -62,7 +64,7 @@ def chains(draw: st.DrawFn) -> str:
             options = ""
             if name == "pgd":
                 options = f"[steps={draw(st.integers(1, 99))},rel_step={draw(st.floats(1e-6, 10))!r}]"
-            parts.append(f"{name}{options}@{norm}:{draw(sizes)!r}".replace("+", ""))
+            parts.append(f"{name}{options}@{norm}:{draw(shares if norm == 'linf' else sizes)!r}".replace("+", ""))
         else:
             options = f"[degrees={draw(st.floats(0, 180))!r}]"
             parts.append(
@@ -84,7 +86,15 @@ def test_a_label_asks_for_the_same_condition_again(chain: str, spaces: bool) -> 
 
 @given(size=sizes)
 def test_written_sizes_read_as_themselves(size: float) -> None:
-    assert one(f"fgsm@{format_eps(size)}").stages[0].threat.eps == size
+    assert one(f"fgsm@l2:{format_eps(size)}").stages[0].threat.eps == size
+    if size <= 1:
+        assert one(f"fgsm@{format_eps(size)}").stages[0].threat.eps == size
+
+
+@given(size=st.floats(1, 1e6, exclude_min=True))
+def test_levels_that_are_taken_for_shares_are_asked_about(size: float) -> None:
+    with pytest.raises(RequestError, match=rf"did you mean {re.escape(f'{size:g}/255')}\?"):
+        one(f"fgsm@{size!r}".replace("+", ""))
 
 
 @pytest.mark.parametrize("levels", range(1, 256))

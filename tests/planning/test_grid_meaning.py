@@ -80,3 +80,30 @@ def test_options_in_place_of_the_grids(folder: Path) -> None:
     assert [(job.data.choice.label, job.seed) for job in jobs] == [("digits-imbalanced", 3), ("digits-imbalanced", 4)]
     assert jobs[0].cells[0].condition.sample == 9
     assert make_plan(Request(str(grid), folder / "runs", limit=5)).jobs[0].cells[0].condition.sample == 5
+
+
+NET = """
+import torch
+
+def make():
+    return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * 32 * 32, 10))
+"""
+
+
+def test_a_model_of_others_is_a_peer_at_every_seed(folder: Path) -> None:
+    (folder / "net.py").write_text(NET, encoding="utf-8")
+    grid = write_grid(
+        folder / "grid.toml",
+        tiny(
+            datasets=["digits"],
+            seeds=[3, 4, 5],
+            conditions=["clean", "transfer[steps=1]@0.1"],
+            models=[{"name": "first"}, {"name": "theirs", "external": "net.py:make"}],
+        ),
+    )
+    jobs = make_plan(Request(grid=str(grid), out=folder / "runs")).jobs
+    assert [(job.spec.label, job.seed) for job in jobs] == [("first", 3), ("theirs", 3), ("first", 4), ("first", 5)]
+    keys = [job.key for job in jobs]
+    transfers = [job.cells[1] for job in jobs]
+    assert not any(cell.refusal for cell in transfers)
+    assert [cell.peers for cell in transfers] == [(keys[1],), (keys[0],), (keys[1],), (keys[1],)]

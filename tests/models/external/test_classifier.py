@@ -104,6 +104,12 @@ def test_what_a_callable_answers_is_found_out(answer: Callable[[Any], Any], give
 
 
 @pytest.mark.parametrize("most", ["gradients", "scores", "labels"])
+def test_scores_that_are_no_numbers_stay_so_whatever_is_asked(most: str) -> None:
+    found = external(lambda x: scores(x).masked_fill(x[:, :1, 0, 0] > 0.5, torch.nan), answers=most).model(images(8))
+    assert torch.equal(found.isfinite().all(dim=1), images(8)[:, 0, 0, 0] <= 0.5)
+
+
+@pytest.mark.parametrize("most", ["gradients", "scores", "labels"])
 def test_attacks_may_be_given_less_and_then_get_no_more(most: str) -> None:
     found = external(network(), answers=most)
     assert found.model.answers == most
