@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.resources
 import math
+import os
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -295,8 +296,8 @@ def read_grid(name: str, where: str = "--grid") -> Grid:
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
         raise RequestError(f"cannot be read: {reason}", str(path)) from None
-    # A file name of other bytes than UTF-8 cannot stand on a board.
-    plain = path.stem.encode("utf-8", "replace").decode()
+    # A file name of other bytes than UTF-8 cannot stand on a board; what others are does not depend on the locale.
+    plain = os.fsencode(path.stem).decode("utf-8", "surrogateescape").encode("utf-8", "replace").decode()
     return Grid(plain, path.parent, name, parse_grid(text, name))
 
 
