@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.resources
 import math
-import os
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -15,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from robbench.core.component import number
 from robbench.core.errors import RequestError, did_you_mean
+from robbench.core.safe_text import file_text
 from robbench.core.threat_model import LP_NORMS, Norm, size_name
 from robbench.data.dataset import EpsList
 from robbench.models._external.request import ExternalRequest
@@ -296,9 +296,7 @@ def read_grid(name: str, where: str = "--grid") -> Grid:
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
         raise RequestError(f"cannot be read: {reason}", str(path)) from None
-    # A file name of other bytes than UTF-8 cannot stand on a board; what others are does not depend on the locale.
-    plain = os.fsencode(path.stem).decode("utf-8", "surrogateescape").encode("utf-8", "replace").decode()
-    return Grid(plain, path.parent, name, parse_grid(text, name))
+    return Grid(file_text(path.stem), path.parent, name, parse_grid(text, name))
 
 
 def parse_grid(text: str, where: str) -> GridFile:
