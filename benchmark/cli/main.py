@@ -13,7 +13,7 @@ from typing import NoReturn
 import robbench.cli
 from robbench.cli._command import Command, Parser
 from robbench.cli._output import lasting
-from robbench.core.errors import RequestError, StoreError, did_you_mean, explain
+from robbench.core.errors import RequestError, StoreError, did_you_mean, explain, plain_warnings
 
 EPILOG = """\
 start here:
@@ -56,7 +56,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         0 all done, 1 some cells failed or the store could not be written, 2 the request was wrong, 130 interrupted.
     """
-    with contextlib.redirect_stdout(lasting(sys.stdout)), contextlib.redirect_stderr(lasting(sys.stderr)):
+    with (
+        contextlib.redirect_stdout(lasting(sys.stdout)),
+        contextlib.redirect_stderr(lasting(sys.stderr)),
+        plain_warnings(),
+    ):
         try:
             return _status(list(sys.argv[1:] if arguments is None else arguments))
         finally:

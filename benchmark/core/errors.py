@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import difflib
+import logging
 import os
 import sys
 import traceback
-from collections.abc import Callable, Iterable
+import warnings
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from robbench.core.safe_text import one_line
 
@@ -82,6 +84,30 @@ def warn(message: str) -> None:
     """Tell the user of something that does not end the command: one line on standard error."""
     with contextlib.suppress(OSError, ValueError):
         print(f"robbench: {one_line(message, _LONGEST)}", file=sys.stderr, flush=True)
+
+
+class _Lines(logging.Handler):
+    """Shows records as ``warn`` does."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        warn(record.getMessage())
+
+
+@contextlib.contextmanager
+def plain_warnings() -> Iterator[None]:
+    """Show what libraries warn of as ``warn`` does, in one line and without their source code beside it."""
+
+    def show(message: Warning | str, category: type[Warning], filename: str, lineno: int, *_: Any, **__: Any) -> None:
+        warn(f"{message} ({Path(filename).name}:{lineno})")
+
+    last = logging.lastResort
+    with warnings.catch_warnings():
+        warnings.showwarning = show
+        logging.lastResort = _Lines(logging.WARNING)
+        try:
+            yield
+        finally:
+            logging.lastResort = last
 
 
 def unless_damaged(question: Callable[[], T], otherwise: T, consequence: str) -> T:

@@ -8,6 +8,7 @@ hexadecimal digits: the right-to-left override is shown as ``\u202e``, the escap
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -44,6 +45,11 @@ def visible(text: object, keep: str = "") -> str:
 def _code_point(letter: str) -> str:
     number = ord(letter)
     return f"\\u{number:04x}" if number < 0x10000 else f"\\U{number:08x}"
+
+
+def file_text(name: str) -> str:
+    """A file's name as text, the same in every locale; what is not UTF-8 in it becomes a question mark."""
+    return os.fsencode(name).decode("utf-8", "surrogateescape").encode("utf-8", "replace").decode()
 
 
 def visible_values(value: Any) -> Any:

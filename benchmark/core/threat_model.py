@@ -41,6 +41,20 @@ class Threat:
         if self.eps is not None and not (math.isfinite(self.eps) and self.eps >= 0):
             raise ValueError(f"eps must be finite and not negative, not {self.eps}")
 
+    def doubt(self, values: int) -> str:
+        """What is odd about the limit, or nothing.
+
+        Args:
+            values: Number of values of an image, channels times height times width.
+        """
+        largest = {"linf": 1.0, "l2": math.sqrt(values)}.get(self.norm, float(values))
+        if self.eps is not None and self.eps > largest:
+            levels = f"; for {self.eps:g} of 255 levels write {self.eps:g}/255" if self.norm == "linf" else ""
+            return f"pixels lie in [0, 1], and no change is larger than {largest:g} in {self.norm}{levels}"
+        if self.norm == "l0" and 0 < self.radius < 1:
+            return "l0 counts changed values, and less than 1 of them is no change"
+        return ""
+
     @property
     def radius(self) -> float:
         """The limit as a number: ``eps``, or infinity where there is none."""

@@ -261,6 +261,7 @@ def _embed_training(job: Job, store: Store, device: str) -> None:
     # Of all cells and not of those that are left, or the figures would tell where a run was interrupted.
     size = max((cell.condition.embed for cell in job.cells if not cell.refusal), default=0)
     path = store.model_dir(job.key) / EMBEDDINGS
+    store.drop_damaged(path)
     # Another grid may have asked for more; its board must not change.
     if min(size, len(job.data.splits.train)) > embedded(store, path):
         model = load_model(job, store, device, defended=True)

@@ -55,7 +55,7 @@ class Portion:
         """Load the plugin files, and no other plugin, and unpack the part.
 
         Raises:
-            StoreError: If a plugin or a data set is not what it was when the plan was made.
+            StoreError: If a plugin or a data set is not what or where it was when the plan was made.
         """
         try:
             # Components are pickled by the names of their modules, and those of plugin files are made by loading.
@@ -64,8 +64,13 @@ class Portion:
                 if installed_source(module) != source:
                     raise ImportError(f"{module} was edited")
             plan: Plan = pickle.loads(self.packed)
-        except (RequestError, ImportError, AttributeError, OSError) as error:
-            raise StoreError("a plugin or data set was changed while the run was going on; run again") from error
+        except OSError as error:
+            raise StoreError(
+                f"{error.filename or error} was moved or removed while the run was going on; run again with where it is"
+            ) from error
+        except (RequestError, ImportError, AttributeError) as error:
+            what = "a plugin or data set was changed while the run was going on; run again"
+            raise StoreError(f"{what} ({error})") from error
         return plan
 
 

@@ -25,12 +25,12 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from robbench.core.errors import StoreError
+from robbench.core.errors import StoreError, plain_warnings
 
 # A fork of a process that has torch loaded starts at once; elsewhere than on Linux, libraries do not bear that.
 _CONTEXT: Any = multiprocessing.get_context("forkserver" if sys.platform == "linux" else "spawn")
-_LOADED = ["robbench.execution.worker", "sklearn.metrics", "torch._dynamo"]
-"""Modules that are loaded before a process is forked; libraries import the last one for every optimizer."""
+_LOADED = ["robbench.execution.preloaded"]
+"""What is loaded before a process is forked."""
 _SHARE = 0.9
 """Share of the memory that is free at its start which a process may take."""
 _PATIENCE = 5.0
@@ -172,7 +172,8 @@ def _begin(
         os.dup2(2, 1)
     if device == "cpu":
         _limit_memory()
-    target(connection, *arguments)
+    with plain_warnings():
+        target(connection, *arguments)
 
 
 def _keep_whole(connection: Connection) -> None:

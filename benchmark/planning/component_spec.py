@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
@@ -9,9 +10,13 @@ from typing import Any, Generic, TypeVar
 from robbench.core.component import Component
 from robbench.core.errors import RequestError
 from robbench.core.registry import Kind, Registry
+from robbench.core.threat_model import LP_NORMS, Threat
 from robbench.results.schema import PartSpec
 
 T = TypeVar("T", bound=Component)
+
+_SIZES = ("eps", "sigma", "std")
+"""What components call hyperparameters that are sizes of change in units of a [0, 1] pixel."""
 
 
 @dataclass(frozen=True)
@@ -75,6 +80,20 @@ def choose(registry: Registry, kind: Kind, wanted: object, where: str) -> Choice
 def full_choice(choice: Choice[T], component: T) -> Choice[T]:
     """Another component of the same name, whose label says every hyperparameter."""
     return Choice(choice.name, component, choice.source, _label(choice.name, component.identity()))
+
+
+def size_doubts(choice: Choice[Any], values: int) -> list[str]:
+    """What is odd about the sizes of change among a component's hyperparameters.
+
+    Args:
+        choice: The component.
+        values: Number of values of an image, channels times height times width.
+    """
+    own = choice.component.parameters()
+    norm = next((norm for norm in LP_NORMS if norm == own.get("norm")), LP_NORMS[0])
+    sizes = [float(own[name]) for name in _SIZES if isinstance(own.get(name), int | float) and own[name] > 0]
+    doubts = (Threat(norm, size).doubt(values) for size in sizes if math.isfinite(size))
+    return [f'"{choice.label}": {doubt}' for doubt in doubts if doubt]
 
 
 def _read(wanted: object, kind: Kind, where: str) -> tuple[str, dict[str, object]]:

@@ -10,7 +10,6 @@ robust to every ranking attack of each of them. It follows from the row's other 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Annotated, cast
@@ -24,7 +23,7 @@ from robbench.core.registry import Registry
 from robbench.core.threat_model import LP_NORMS, NORMS, Norm, Threat, asked_threat, format_eps
 from robbench.data.dataset import EpsList
 from robbench.models._external.request import Answers
-from robbench.planning.component_spec import Choice, choose, full_choice, split_outside_brackets
+from robbench.planning.component_spec import Choice, choose, full_choice, size_doubts, split_outside_brackets
 from robbench.results.schema import ConditionKind, ConditionSpec, StageSpec
 from robbench.results.store import EMBEDDINGS, IMAGES
 
@@ -182,12 +181,8 @@ class Condition:
         Args:
             values: Number of values of an image, channels times height times width.
         """
-        largest = {"linf": 1.0, "l2": math.sqrt(values), "l1": float(values), "l0": float(values)}
-        return [
-            f'"{self.label}": pixels lie in [0, 1], and no change is larger than {largest[norm]:g} in {norm}'
-            for norm, eps in ((stage.threat.norm, stage.threat.eps) for stage in self.stages)
-            if eps is not None and eps > largest[norm]
-        ]
+        odd = [f'"{self.label}": {doubt}' for stage in self.stages if (doubt := stage.threat.doubt(values))]
+        return [*odd, *(doubt for stage in self.stages for doubt in size_doubts(stage.attack, values))]
 
     def out_of_reach(self, answers: Answers) -> str | None:
         """Why it cannot be run on a model that answers no more than that, or None."""

@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from robbench.core.component import number
 from robbench.core.errors import RequestError, did_you_mean
+from robbench.core.safe_text import file_text
 from robbench.core.threat_model import LP_NORMS, Norm, asked_threat, size_name
 from robbench.data.dataset import EpsList
 from robbench.models._external.request import ExternalRequest
@@ -292,9 +293,7 @@ def read_grid(name: str, where: str = "--grid") -> Grid:
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
         raise RequestError(f"cannot be read: {reason}", str(path)) from None
-    # A file name of other bytes than UTF-8 cannot stand on a board.
-    plain = path.stem.encode("utf-8", "replace").decode()
-    return Grid(plain, path.parent, name, parse_grid(text, name))
+    return Grid(file_text(path.stem), path.parent, name, parse_grid(text, name))
 
 
 def parse_grid(text: str, where: str) -> GridFile:

@@ -16,6 +16,7 @@ from typing import Any
 from robbench.core.component import number
 from robbench.core.errors import Damaged, RequestError, did_you_mean
 from robbench.core.registry import Registry
+from robbench.core.safe_text import file_text
 from robbench.core.threat_model import Norm, asked_threat
 from robbench.data.cache import Located, check, locate
 from robbench.data.dataset import Dataset, EpsList
@@ -161,7 +162,7 @@ def find_dataset(registry: Registry, wanted: Any, data_dir: Path | None, where: 
             raise RequestError(f"label = {label!r}: write what the data set is called", where)
     choice = choose(registry, "dataset", table, where)
     if label:
-        choice = replace(choice, label=label)
+        choice = replace(choice, label=file_text(label))  # it may be the name of a file
     sizes = choice.component.eps if eps is None else _sizes(eps, where)
     try:
         return FoundDataset(wanted, choice, locate(choice.component, data_dir), where, sizes)

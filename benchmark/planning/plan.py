@@ -15,7 +15,7 @@ from robbench.core.threat_model import Norm
 from robbench.data.dataset import Dataset, DecodedImages, EpsList
 from robbench.data.splits import Splits
 from robbench.models._external.request import ExternalRequest
-from robbench.planning.component_spec import Choice, plain
+from robbench.planning.component_spec import Choice, plain, size_doubts
 from robbench.planning.conditions import Condition
 from robbench.planning.grid import GridFile, Request
 from robbench.results.schema import CellSpec, ConditionSpec, DatasetSpec, ModelSpec, PartSpec, digest
@@ -239,6 +239,7 @@ class Plan:
             found += [f"{job.data.choice.label}: {remark}" for remark in decoded.remarks]
             found += [f"{job.spec.label}: {note}" for note in job.notes if isinstance(job, ExternalJob)]
             values = math.prod(decoded.images.shape[1:])
+            found += [doubt for defense in job.defenses for doubt in size_doubts(defense, values)]
             found += [doubt for cell in job.cells for doubt in cell.condition.doubts(values)]
         return list(dict.fromkeys(found))
 

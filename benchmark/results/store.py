@@ -168,6 +168,13 @@ class Store(Notes):
         """
         return self.read_archive(self.model_dir(key) / EMBEDDINGS) is not None
 
+    def drop_damaged(self, path: Path) -> None:
+        """Remove an archive that is not what was written; nobody may be there to write it again."""
+        try:
+            self.read_archive(path)
+        except Damaged:
+            self.drop(path)
+
     def checkpoint(self, key: str) -> bytes | None:
         """What ``write_checkpoint`` kept of an unfinished training, or None.
 
@@ -190,15 +197,16 @@ class Store(Notes):
         Args:
             record: The record.
             outcome: What it rests on, or None where nothing came of it.
-            extras: Contents of archives by name, which no figure of a board rests on. Images of an earlier outcome go.
+            extras: Contents of archives by name, which no figure of a board rests on. Images of an earlier outcome go,
+                and so does what is damaged.
 
         Returns:
             The record with the hash of the outcome.
         """
         folder = self.cell_dir(record.key)
         if outcome is not None:
-            if IMAGES not in (extras or {}):
-                self.drop(folder / IMAGES)
+            for name in {EXAMPLES, EMBEDDINGS, IMAGES}.difference(extras or {}):
+                self.drop_damaged(folder / name) if name != IMAGES else self.drop(folder / name)
             data = outcome.to_bytes()
             record = record.model_copy(update={"outcome_sha256": hash_of(data)})
             self.put(folder / OUTCOME, data)

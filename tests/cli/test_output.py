@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 import os
+import re
 import subprocess
 import sys
 import time
+import warnings
 from pathlib import Path
 
 import pytest
@@ -15,6 +18,7 @@ from robbench.cli._command import seconds
 from robbench.cli._display import Terminal
 from robbench.cli.main import main
 from robbench.cli.run import Display
+from robbench.core.errors import RequestError
 from robbench.evaluation.scoring import without_result
 from robbench.execution.jobs import Progress
 from robbench.execution.runner import remaining
@@ -73,6 +77,45 @@ def test_a_plugin_cannot_end_a_command_as_if_it_were_done(
     monkeypatch.setattr("robbench.planning.planner.make_plan", ends)
     assert main(["plan", "--grid", "smoke"]) == 2
     assert "a plugin tried to end the command" in capsys.readouterr().err
+
+
+@pytest.mark.filterwarnings("default:of a library")
+def test_what_libraries_warn_of_is_a_line_of_ours(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def warns(inputs: object) -> None:
+        warnings.warn("of a library\n\x1b[31m", UserWarning, stacklevel=1)
+        library = logging.getLogger("a library")
+        library.propagate = False
+        library.warning("it says %s", "this")
+        library.info("nobody asks")
+        raise RequestError("that is all")
+
+    monkeypatch.setattr("robbench.planning.planner.make_plan", warns)
+    before = warnings.showwarning, logging.lastResort
+    assert main(["plan", "--grid", "smoke"]) == 2
+    assert (warnings.showwarning, logging.lastResort) == before
+    first, second, third = capsys.readouterr().err.splitlines()
+    assert re.fullmatch(r"robbench: of a library \\u001b\[31m \(test_output\.py:\d+\)", first)
+    assert (second, third) == ("robbench: it says this", "robbench: that is all")
+
+
+def test_the_process_that_starts_others_says_nothing_of_what_it_loads() -> None:
+    lacking = "class Lock:\n SEM_VALUE_MAX = 1\n def __init__(*_, **__): raise OSError(38, 'no memory')"
+    shim = f"import _multiprocessing\n{lacking}\n_multiprocessing.SemLock = Lock\nimport robbench.execution.preloaded"
+    done = subprocess.run([sys.executable, "-c", shim], capture_output=True, text=True, check=True)
+    assert done.stderr == ""
+
+
+def test_a_grid_is_called_the_same_in_every_locale(tmp_path: Path) -> None:
+    """What a board is called must not depend on how file names are shown."""
+    path = tmp_path / "שלום-é.toml"
+    path.write_text(tiny.grid_text(), encoding="utf-8")
+    ask = "import sys; from robbench.planning.grid import read_grid; print(ascii(read_grid(sys.argv[1]).name))"
+    plain = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    words = [sys.executable, "-c", ask, os.fsencode(path)]
+    found = [subprocess.check_output(words, env={**os.environ, **more}) for more in ({"PYTHONUTF8": "1"}, plain)]
+    assert found[0] == found[1] == ascii(path.stem).encode() + b"\n"
 
 
 def test_the_time_left_is_weighed_by_passes(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
 import re
 import sys
 import unicodedata
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 
 from robbench.core.atomic_io import file_name
 from robbench.core.errors import RequestError, StoreError, explain
-from robbench.core.safe_text import csv_text, csv_value, one_line, visible, visible_json, visible_values
+from robbench.core.safe_text import csv_text, csv_value, file_text, one_line, visible, visible_json, visible_values
 
 ANY = st.text(st.characters() | st.characters(categories=["Cc", "Cf", "Zl", "Zp", "Cs", "Mn"]))
 SHOWN = {"\x1b": "\\u001b", "\x9b": "\\u009b", "\x7f": "\\u007f", "\n": "\\u000a", "\u202e": "\\u202e"} | {
@@ -135,3 +136,9 @@ def test_names_of_files_are_visible_and_lead_nowhere(text: str) -> None:
 )
 def test_a_message_names_its_place_once(message: str, where: str, shown: str) -> None:
     assert str(RequestError(message, where)) == shown
+
+
+@pytest.mark.parametrize(("name", "text"), [(b"caf\xc3\xa9", "café"), (b"caf\xe9", "caf?"), (b"plain-1", "plain-1")])
+def test_names_of_files_become_text_that_can_be_written(name: bytes, text: str) -> None:
+    assert file_text(os.fsdecode(name)) == text
+    assert file_text(text) == text

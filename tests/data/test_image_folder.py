@@ -88,6 +88,21 @@ def test_what_is_not_read_is_counted_and_named(tmp_path: Path) -> None:
     assert read(root).remarks[0].startswith("2 files")
 
 
+def test_what_is_no_file_is_not_read_and_named(tmp_path: Path) -> None:
+    root = tmp_path / "in"
+    for name in ("a", "b"):
+        fill(root / name)
+    os.mkfifo(root / "a" / "pipe.png")
+    (root / "b" / "gone.png").symlink_to("nowhere")
+    (root / "b" / "itself.png").symlink_to("itself.png")
+    (root / "itself").symlink_to("itself")
+    found = read(root)
+    assert len(found.labels) == 8
+    (remark,) = found.remarks
+    assert remark.startswith("4 files are not read, since their names are not those of images or they are no regular")
+    assert remark.endswith("(4 no regular files): a/pipe.png, b/gone.png, b/itself.png and 1 more")
+
+
 def test_files_that_are_not_read_stand_on_the_board_and_in_the_terminal(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 import torch
@@ -170,6 +172,33 @@ class TestScoresThatAreNoNumbers:
         assert "outputs-probabilities" in flags(cells)
         cells = row(subject(Half(exact(4)), wrong=0), ON_CROSS_ENTROPY[1], ON_MARGINS)
         assert "outputs-probabilities" in cautions(cells)
+
+
+ODD: dict[str, tuple[str, Callable[[Tensor], Tensor]]] = {
+    "rounded to whole numbers": ("zero-gradient", lambda scores: (scores * 1e3).round()),
+    "saturated": ("zero-gradient", lambda scores: scores.argsort(1).argsort(1) + torch.tanh(scores * 1e6)),
+    "cut off from the images": ("zero-gradient", lambda scores: scores.detach() + 0 * scores),
+    "with a slope that is no number": (
+        "zero-gradient",
+        lambda scores: scores + 0 * ((scores - scores.detach()) ** 2).sum(1, keepdim=True).sqrt(),
+    ),
+    "minus infinity beside the largest": (
+        "non-finite",
+        lambda scores: scores.where(scores == scores.amax(1, keepdim=True), -torch.inf),
+    ),
+    "the logarithm of a decision": ("non-finite", lambda scores: (scores == scores.amax(1, keepdim=True)).log()),
+    "no number for one image of a batch": (
+        "non-finite",
+        lambda scores: torch.cat([scores[:1] * torch.nan, scores[1:]]),
+    ),
+}
+
+
+@pytest.mark.parametrize("how", ODD)
+def test_a_row_that_only_looks_robust_is_flagged(how: str) -> None:
+    flag, change = ODD[how]
+    cells = row(subject(Mapped(exact(4), change), wrong=0), *ON_CROSS_ENTROPY, ON_MARGINS)
+    assert flag in flags(cells)
 
 
 def _towards_all() -> Condition:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from robbench.execution.jobs import Progress, carry_out
 from robbench.execution.runner import remaining
 from robbench.planning.plan import Plan
 from robbench.results.schema import Record
-from robbench.results.store import EXAMPLES, OUTCOME, RECORD, Store
+from robbench.results.store import EMBEDDINGS, EXAMPLES, IMAGES, OUTCOME, RECORD, Store
 from robbench.training import trainer
 
 pytestmark = pytest.mark.usefixtures("one_core")
@@ -55,6 +56,24 @@ def test_a_finished_cell_is_not_lost_to_a_failure(
     warned = capsys.readouterr().err
     assert f"{row} · fgsm@0.1 was not done again: ValueError: nothing works today" in warned
     assert "clean was not done again" not in warned
+
+
+def test_damaged_archives_that_nobody_writes_again_go(tmp_path: Path) -> None:
+    """As where folders of the store were exchanged: they would be found damaged by every run from now on."""
+    plan = tiny.make(tmp_path, conditions=["clean"], recipe="epochs = 1", limit=20)
+    do(plan)
+    store, (job,) = Store(plan.request.out), plan.jobs
+    (cell,) = job.cells
+    stray = [store.model_dir(job.key) / EMBEDDINGS, *(store.cell_dir(cell.key) / name for name in (EXAMPLES, IMAGES))]
+    for name in (EXAMPLES, EMBEDDINGS):
+        store.write_archive(store.cell_dir("another") / name, store.cell_dir(cell.key).joinpath(OUTCOME).read_bytes())
+        shutil.copy(store.cell_dir("another") / name, store.cell_dir(cell.key) / name)
+    for path in stray[::2]:
+        path.write_bytes(b"of somebody")
+    assert do(plan)
+    assert remaining(plan, store) == []
+    assert not any(path.exists() for path in stray)
+    assert not (store.cell_dir(cell.key) / EMBEDDINGS).exists()
 
 
 def test_what_was_not_done_again_is_tried_by_the_next_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

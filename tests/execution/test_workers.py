@@ -17,7 +17,7 @@ import robbench.planning.grid
 from robbench.cli.main import main
 from robbench.core.errors import StoreError
 from robbench.data.dataset import DecodedImages
-from robbench.execution.portion import portion_to_attack
+from robbench.execution.portion import portion_to_attack, portion_to_judge
 from robbench.planning.plan import Plan
 
 
@@ -84,6 +84,16 @@ def test_a_plugin_that_changes_during_a_run_ends_it(tmp_path: Path, monkeypatch:
         monkeypatch.delitem(sys.modules, type(attack.component).__module__)
     write(plugin, GRAY.replace("1.0", "0.5"))
     with pytest.raises(StoreError, match="a plugin or data set was changed while the run was going on; run again"):
+        portion.open()
+
+
+def test_a_store_that_is_moved_during_a_run_ends_it(tmp_path: Path) -> None:
+    plan = tiny.make(tmp_path)
+    (job,) = plan.jobs
+    portion = portion_to_judge(plan, job, job.cells)
+    assert portion.open().jobs[0].key == job.key
+    (tmp_path / "runs").rename(tmp_path / "elsewhere")
+    with pytest.raises(StoreError, match=r"runs/data/.*npy was moved or removed while the run was going on; run again"):
         portion.open()
 
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import copy
 import math
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,9 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from robbench.cli.main import main
+from robbench.core.registry import Registry
 from robbench.planning.grid import Request
+from robbench.planning.inputs import find_dataset
 from robbench.planning.planner import make_plan
 from robbench.results.store import Store
 
@@ -361,3 +364,8 @@ def test_a_grid_file_that_cannot_be_read_is_named(
     (tmp_path / "folder.toml").mkdir()
     assert main(["plan", "--grid", str(tmp_path / name), "--out", str(tmp_path / "runs")]) == 2
     assert f"{tmp_path / name}: cannot be read: " in capsys.readouterr().err
+
+
+def test_a_data_set_may_be_called_after_a_file_of_any_name() -> None:
+    wanted = {"name": "digits", "label": os.fsdecode(b"caf\xe9")}
+    assert find_dataset(Registry(installed=False), wanted, None, "here").choice.label == "caf?"

@@ -39,6 +39,8 @@ _CLUTTER = ("desktop.ini", "thumbs.db")
 """Files that systems leave behind; so are those whose name begins with a dot."""
 _NAMED = 3
 """Offending files that a message names; of the others it says how many there are."""
+_NO_FILES = "no regular files"
+"""Links to what is not there, pipes and the like."""
 _CHUNK = 32
 _LARGE = 16_384
 
@@ -176,7 +178,8 @@ class ImageFiles:
             warnings.simplefilter("ignore")
             list(pool.map(fill, range(0, len(images), _CHUNK)))
         if damaged:
-            raise RequestError("; ".join([*(damaged[i] for i in sorted(damaged)[:_NAMED]), *_rest(len(damaged))]))
+            more = [f"and {len(damaged) - _NAMED} more such files"] * (len(damaged) > _NAMED)
+            raise RequestError("; ".join([*(damaged[i] for i in sorted(damaged)[:_NAMED]), *more]))
         names = np.array([shown(file.path[len(str(self.root)) + 1 :]) for file in self.files])
         return Raw(images, self.labels, self.class_names, self.is_test, (*remarks, *self._remarks()), names)
 
@@ -194,16 +197,17 @@ def unread_remarks(root: Path, unread: Sequence[os.DirEntry[str]], wanted: str) 
     """
     if not unread:
         return ()
-    kinds = Counter(
-        "folders" if entry.is_dir() else os.path.splitext(entry.name)[1].lower() or "no suffix" for entry in unread
-    )
+    kinds = Counter(map(_kind, unread))
     counted = ", ".join(f"{count} {shown(kind)}" for kind, count in kinds.most_common(_NAMED + 2))
     names = some([shown(entry.path[len(str(root)) + 1 :]) for entry in unread])
-    return (f"{len(unread)} files are not read, since their names are not {wanted} ({counted}): {names}",)
+    reason = f"their names are not {wanted}" + f" or they are {_NO_FILES}" * (_NO_FILES in kinds)
+    return (f"{len(unread)} files are not read, since {reason} ({counted}): {names}",)
 
 
-def _rest(count: int) -> list[str]:
-    return [f"and {count - _NAMED} more such files"] if count > _NAMED else []
+def _kind(entry: os.DirEntry[str]) -> str:
+    if holds(entry.is_dir):
+        return "folders"
+    return os.path.splitext(entry.name)[1].lower() or "no suffix" if holds(entry.is_file) else _NO_FILES
 
 
 def list_images(root: Path, classes: Sequence[str], parts: Sequence[tuple[str, bool]]) -> ImageFiles:
@@ -229,7 +233,7 @@ def list_images(root: Path, classes: Sequence[str], parts: Sequence[tuple[str, b
             files += found
             labels += [label] * len(found)
             is_test += [test] * len(found)
-        unread += [entry for entry in entries(root / part) if entry.is_file() and not is_clutter(entry)]
+        unread += [entry for entry in entries(root / part) if not (holds(entry.is_dir) or is_clutter(entry))]
     return ImageFiles(
         root,
         tuple(files),
@@ -250,7 +254,7 @@ def subfolders(folder: Path) -> dict[str, str]:
     found: dict[str, str] = {}
     places: dict[Path, str] = {}
     for entry in sorted(entries(folder), key=lambda entry: entry.name):
-        if entry.is_dir():
+        if holds(entry.is_dir):
             place = Path(entry.path).resolve()
             if folder.resolve().is_relative_to(place):
                 raise RequestError(f"{shown(entry.path)} is a link that leads back to where it lies; remove it")
@@ -276,6 +280,14 @@ def entries(folder: Path | str) -> list[os.DirEntry[str]]:
         raise RequestError(f"{folder} cannot be read: {error.strerror}") from error
 
 
+def holds(question: Callable[[], bool]) -> bool:
+    """Whether an entry is a file, or a folder; a link that leads to itself is neither."""
+    try:
+        return question()
+    except OSError:
+        return False
+
+
 def is_clutter(entry: os.DirEntry[str]) -> bool:
     """Whether a system left the file there; nobody misses it."""
     return entry.name.lower() in _CLUTTER
@@ -283,7 +295,7 @@ def is_clutter(entry: os.DirEntry[str]) -> bool:
 
 def is_image(entry: os.DirEntry[str]) -> bool:
     """Whether its name is that of an image file."""
-    return entry.is_file() and os.path.splitext(entry.name)[1].lower() in IMAGE_SUFFIXES
+    return holds(entry.is_file) and os.path.splitext(entry.name)[1].lower() in IMAGE_SUFFIXES
 
 
 def under(folder: Path | str) -> Iterator[os.DirEntry[str]]:

@@ -27,6 +27,7 @@ from robbench.data.dataset import Dataset, EpsList, Raw
 from robbench.data.datasets._files import (
     DATA_VARIABLE,
     SPLITS,
+    holds,
     named_dirs,
     read_image,
     shown,
@@ -134,7 +135,7 @@ class _Chosen:
 def _choose(root: Path) -> _Chosen:
     """The Parquet files in a folder by their splits."""
     found = sorted(under(root), key=lambda entry: entry.path)
-    files = [entry for entry in found if entry.is_file() and entry.name.lower().endswith(".parquet")]
+    files = [entry for entry in found if holds(entry.is_file) and entry.name.lower().endswith(".parquet")]
     if not files:
         beside = f"; it holds {some([shown(entry.name) for entry in found])}" if found else ""
         raise RequestError(f"parquet: {root} holds no .parquet file{beside}")
