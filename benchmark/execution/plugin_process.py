@@ -121,13 +121,15 @@ class RemoteAttacker:
         if facts.get("memory"):
             raise MemoryError(facts.get("error"))
         count = len(given.labels)
-        if len(found) != 3 * self.stages or any(spent.shape != (count,) for spent in [*found[1::3], *found[2::3]]):
+        if len(found) != 4 * self.stages or any(
+            array.shape != (count,) for place, array in enumerate(found) if place % 4
+        ):
             raise Lost("an answer of another form")
-        for position in range(0, len(found), 3):
-            images, *spent = (torch.from_numpy(array) for array in found[position : position + 3])
+        for position in range(0, len(found), 4):
+            images, *spent, searched = (torch.from_numpy(array) for array in found[position : position + 4])
             if not all(bool((passes >= 0).all() & passes.isfinite().all()) for passes in spent):
                 raise Lost("passes that are no counts")
-            yield StageImages(images.to(given.images.device), spent[0], spent[1])
+            yield StageImages(images.to(given.images.device), spent[0], spent[1], searched != 0)
 
 
 def exchange(
@@ -221,7 +223,7 @@ def attack(connection: Connection, portion: Portion, threads: int) -> None:
             given = AttackInput(images, labels, ids, targets[0] if targets else None, int(facts["draw"]))
             made: list[Tensor] = []
             for stage in checked_stages(condition, images, attacker(given)):
-                made += [stage.images, stage.forwards.clone(), stage.backwards.clone()]
+                made += [stage.images, stage.forwards.clone(), stage.backwards.clone(), stage.searched.to(torch.uint8)]
             return {}, [tensor.cpu().numpy() for tensor in made]
 
         return answer

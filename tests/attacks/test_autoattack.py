@@ -113,12 +113,14 @@ class TestAutoAttack:
         attacked = AutoAttack().perturb(model, images, labels, threat, streams(6))
         assert bool((model.predict(attacked) != labels).all())
 
-    def test_it_is_that_ensemble_and_nothing_can_be_changed(self) -> None:
+    def test_it_is_that_ensemble_and_nothing_but_its_version_can_be_changed(self) -> None:
         entry = Registry(installed=False).entries("attack")["autoattack"]
         assert entry.cls is AutoAttack
         assert entry.mark.norms == ("linf", "l2", "l1")
         attack = AutoAttack()
-        assert attack.field_names() == ()
+        assert attack.field_names() == ("version",)
+        assert attack.identity() == {}
+        assert attack.losses == ("ce", "margin", "dlr")
         assert attack.gradient_steps == 100
         parts = (APGD("ce"), APGD("dlr", targets=9), FAB(steps=100, targets=9), Square(queries=5000, p_init=0.8))
         assert attack.passes(10) == passes_in_turn({str(part): part for part in parts}, 10)
