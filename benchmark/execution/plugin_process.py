@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from robbench.core.device import require_float32
+from robbench.core.device import prepare_device
 from robbench.core.errors import explain, trace_of
 from robbench.core.registry import Registry
 from robbench.core.safe_text import one_line
@@ -207,7 +207,7 @@ def attack(connection: Connection, portion: Portion, threads: int) -> None:
     def begin() -> _Answer:
         torch.set_num_threads(threads)
         plan = portion.open()
-        require_float32(plan.device)
+        prepare_device(plan.device, plan.request.deterministic)
         job, *peers = plan.jobs
         (cell,) = job.cells
         store = Store(plan.request.out)
