@@ -31,14 +31,18 @@ def in_turn(
     Returns:
         Images that fool the model where an attack found them, otherwise those of the last attack.
     """
-    found, left = images.clone(), Survivors.of(model, images, labels, threat, rng)
+    found, left, followed = images.clone(), Survivors.of(model, images, labels, threat, rng), False
     for name, attack in attacks.items():
         if not left:
             break
         streams = left.rng.fork(*(name if isinstance(name, tuple) else (name,)))
         attacked = attack.perturb(left.model, left.images, left.labels, threat, streams)
         found[left.index] = attacked
-        left = left[~left.fools(attacked)]
+        fooled = left.fools(attacked)
+        if followed and attack.black_box and not attack.white_box:
+            left[fooled].model.fooled_by_search()
+        followed |= attack.white_box
+        left = left[~fooled]
     return found
 
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
 
-from robbench.attacks._losses import Gain
+from robbench.attacks._losses import Gain, others
 from robbench.attacks._projections import l2_direction
 from robbench.core.contracts import Classifier
 from robbench.core.threat_model import Norm
@@ -49,6 +49,33 @@ def score_gradient(model: Classifier, images: Tensor, objective: Gain) -> tuple[
     gradient = input_gradient(total, images)
     values, decisions = seen
     return gradient, values, decisions
+
+
+def linearized_margins(
+    model: Classifier, images: Tensor, labels: Tensor, count: int | None = None
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Margins of other classes over the labels one after the other, with their gradients.
+
+    Args:
+        model: The model; one forward pass, and a backward pass for each class.
+        images: Shape ``(N, C, H, W)``.
+        labels: int64, shape ``(N,)``.
+        count: How many other classes, those with the highest scores; None for all.
+
+    Yields:
+        Scores of a class minus those of the labels, shape ``(N,)``, and their gradients, of the images' shape. Nothing
+        where scores do not depend on the images.
+    """
+    with torch.enable_grad():
+        images = images.detach().requires_grad_()
+        scores = model(images)
+        rivals = others(scores, labels).topk(min(count or scores.shape[1], scores.shape[1] - 1), dim=1).indices
+        gaps = scores.gather(1, rivals) - scores.gather(1, labels[:, None])
+        totals = gaps.sum(dim=0).unbind()
+    if gaps.requires_grad:
+        for gap, total in zip(gaps.detach().unbind(dim=1), totals, strict=True):
+            (slope,) = torch.autograd.grad(total, images, retain_graph=True, allow_unused=True, materialize_grads=True)
+            yield gap, slope
 
 
 def steepest_step(images: Tensor, gradient: Tensor, norm: Norm, size: float) -> Tensor:

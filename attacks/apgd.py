@@ -11,9 +11,11 @@ from pydantic import Field
 from torch import Tensor
 
 from robbench.attacks._apgd_state import Ascent, HalvingAscent, SparseAscent
-from robbench.attacks._losses import gain_towards, likeliest_others
+from robbench.attacks._expectation import Answer, drawing_apart, mean_over_draws
+from robbench.attacks._losses import Gain, gain_towards, likeliest_others
 from robbench.attacks._projections import uniform_in_ball
 from robbench.attacks._survivors import Kept, Survivors
+from robbench.core.component import OmittedAtDefault
 from robbench.core.contracts import Attack, Classifier, Loss
 from robbench.core.registry import register_attack
 from robbench.core.sample_rng import Draw, Streams
@@ -31,8 +33,8 @@ class APGD(Attack):
     In L1 it is the sparse form with larger balls first (Croce and Hein, "Mind the box", ICML 2021). Each sample has
     step sizes and checkpoints of its own. Starts are random. Returned is an image that fools the model if one was met,
     otherwise the one of the highest loss.
-    Costs at most ``steps + 1`` forward and ``steps`` backward passes, times restarts and targets; with targets one
-    forward pass more.
+    Costs at most ``steps + 1`` forward and ``steps`` backward passes, times restarts, targets and ``eot``; with targets
+    one forward pass more.
 
     Attributes:
         loss: What is raised: ``ce``, cross-entropy, which has no gradient on confident scores; ``margin``, the best
@@ -45,6 +47,9 @@ class APGD(Attack):
             image first; 0 to make away from the true class instead.
         early_stop: Whether a sample leaves at the first iterate that fools the model; otherwise the fooling image of
             the highest loss is looked for, as always where predictions are drawn: one lucky draw would not last.
+        eot: Draws of a random model that gradients, losses and predictions are averaged over in every step; what fools
+            it in most of them counts as fooling it. One that averages by itself is asked accordingly less often. On a
+            model that draws nothing more than 1 is wasted.
     """
 
     loss: Loss = "ce"
@@ -52,6 +57,7 @@ class APGD(Attack):
     restarts: Annotated[int, Field(ge=1)] = 1
     targets: Annotated[int, Field(ge=0)] = 0
     early_stop: bool = True
+    eot: Annotated[int, Field(ge=1), OmittedAtDefault] = 1
 
     targetable: ClassVar[bool] = True
     white_box: ClassVar[bool] = True
@@ -61,17 +67,24 @@ class APGD(Attack):
         """The loss."""
         return (self.loss,)
 
+    @property
+    def averaged_draws(self) -> int:
+        """Draws that gradients are averaged over."""
+        return self.eot
+
     def perturb(self, model: Classifier, images: Tensor, labels: Tensor, threat: Threat, rng: Streams) -> Tensor:
         """The best images found."""
+        model = drawing_apart(model) if self.eot > 1 else model
         kept, everyone = Kept.of(images), Survivors.of(model, images, labels, threat, rng)
-        stops, goals = self.early_stop and not model.votes, self._goals(everyone, kept)
+        stops = self.early_stop and not model.votes and self.eot == 1
+        goals = self._goals(everyone, kept)
         for restart in range(self.restarts):
             for rank, goal in enumerate(goals):
                 left = everyone[~kept.fooled] if stops else everyone
                 if not left:
                     return kept.images
                 ascent = self._begin(left, threat, ("start", restart, rank))
-                self._climb(left, None if goal is None else goal[left.index], ascent, stops, kept)
+                self._climb(left, None if goal is None else goal[left.index], ascent, stops, kept, (restart, rank))
         return kept.images
 
     def refusal(self, threat: Threat, num_classes: int) -> str | None:
@@ -84,7 +97,7 @@ class APGD(Attack):
         """One pass of each kind per step, and a forward pass on the last iterate of a run; one to rank the targets."""
         goals = min(self.targets, num_classes - 1)
         runs = self.restarts * max(goals, 1)
-        return (goals > 0) + runs * (self.steps + 1), runs * self.steps
+        return (goals > 0) + self.eot * runs * (self.steps + 1), self.eot * runs * self.steps
 
     def _goals(self, everyone: Survivors, kept: Kept) -> Sequence[Tensor | None]:
         """The classes to make for in turn, int64, shape ``(N,)`` each; None for any but the label."""
@@ -101,16 +114,15 @@ class APGD(Attack):
             return SparseAscent.begin(left.images, delta, threat.radius, self.steps)
         return HalvingAscent.begin(left.images, delta, threat.norm, threat.radius, self.steps)
 
-    def _climb(self, left: Survivors, goal: Tensor | None, ascent: Ascent, stops: bool, kept: Kept) -> None:
+    def _climb(
+        self, left: Survivors, goal: Tensor | None, ascent: Ascent, stops: bool, kept: Kept, run: tuple[int, int]
+    ) -> None:
         """Ask the ascent for points, tell it the value and gradient there, and keep the best that lie in the ball."""
         for step in range(self.steps + 1):
             x = ascent.proposal
             objective = left.gain(self.loss) if goal is None else gain_towards(self.loss, left.labels, goal)
-            if step == self.steps:  # nothing follows the gradient at the last point
-                value, fooled = left.look(x, objective)
-                g = torch.zeros_like(x)
-            else:
-                g, value, fooled = left.gradient(x, objective)
+            # Nothing follows the gradient at the last point.
+            g, value, fooled = self._answer(left, x, objective, step < self.steps, (*run, step))
             value = value.to(x.dtype)
             if ascent.allowed:
                 kept.offer(left, x, fooled, value)
@@ -121,3 +133,11 @@ class APGD(Attack):
             if not left or step == self.steps:
                 return
             ascent = ascent.tell(value, g)
+
+    def _answer(self, left: Survivors, x: Tensor, objective: Gain, ascends: bool, draw: Draw) -> Answer:
+        """The gradient at ``x``, zero where it is not asked for, the values and what fools the model."""
+
+        def question() -> Answer:
+            return left.gradient(x, objective) if ascends else (torch.zeros_like(x), *left.look(x, objective))
+
+        return question() if self.eot == 1 else mean_over_draws(left.model, self.eot, draw, question)

@@ -9,8 +9,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from robbench.attacks._gradients import steepest_step
-from robbench.attacks._losses import others
+from robbench.attacks._gradients import linearized_margins, steepest_step
 from robbench.attacks._minimum_norm import MinimalNormAttack, Nearest, dual_size, size_of
 from robbench.attacks._projections import per_sample
 from robbench.attacks._survivors import Survivors
@@ -55,30 +54,17 @@ class DeepFool(MinimalNormAttack):
 
     def passes(self, num_classes: int) -> tuple[int, int]:
         """Linearizing and trying in every step."""
-        return 1 + 2 * self.steps, self.steps * self._rivals(num_classes)
-
-    def _rivals(self, num_classes: int) -> int:
-        return min(num_classes - 1, self.candidates or num_classes - 1)
+        return 1 + 2 * self.steps, self.steps * min(num_classes - 1, self.candidates or num_classes)
 
     def _step(self, left: Survivors, images: Tensor, norm: Norm) -> Tensor:
         """The smallest change that brings the linearized score of another class up to that of the label."""
-        labels = left.labels
-        with torch.enable_grad():
-            images = images.detach().requires_grad_()
-            scores = left.model(images)
-            rivals = others(scores, labels).topk(self._rivals(scores.shape[1]), dim=1).indices
-            gaps = scores.gather(1, rivals) - scores.gather(1, labels[:, None])
-            totals = gaps.sum(dim=0).unbind()
         step = torch.zeros_like(images)
         nearest = torch.full((len(images),), torch.inf, dtype=torch.float64, device=images.device)
-        if not gaps.requires_grad:
-            return step
-        for gap, total in zip(gaps.detach().double().abs().unbind(dim=1), totals, strict=True):
-            (slope,) = torch.autograd.grad(total, images, retain_graph=True, allow_unused=True, materialize_grads=True)
+        for gap, slope in linearized_margins(left.model, images, left.labels, self.candidates):
             # A rival ahead in the scores that is not predicted is chased further: hence the absolute value.
-            distance = gap / dual_size(slope, norm)
+            distance = gap.double().abs() / dual_size(slope, norm)
             nearer = per_sample(distance < nearest, images)
             length = per_sample(distance.clamp(max=torch.finfo(images.dtype).max).to(images.dtype), images)
             step = torch.where(nearer, length * steepest_step(images, slope, norm, 1.0), step)
             nearest = torch.minimum(nearest, distance)
-        return step.detach()
+        return step

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
@@ -10,9 +11,10 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from robbench.attacks._gradients import linearized_margins
 from robbench.attacks._hyperplanes import onto_hyperplane
 from robbench.attacks._losses import gain_towards, likeliest_others
-from robbench.attacks._minimum_norm import ORDERS, Nearest, size_of
+from robbench.attacks._minimum_norm import ORDERS, Nearest, dual_size, size_of
 from robbench.attacks._projections import add, per_sample, project, uniform_in_ball
 from robbench.attacks._survivors import Rows, Survivors
 from robbench.core.contracts import Attack, Classifier, Loss
@@ -28,23 +30,26 @@ PAST = 0.01
 @register_attack("fab", norms=("linf", "l2", "l1"), brief="Fast adaptive boundary attack")
 @dataclass(frozen=True)
 class FAB(Attack):
-    """Fast adaptive boundary attack, one target class at a time.
+    """Fast adaptive boundary attack, one target class at a time or towards whichever class is nearest.
 
     Croce and Hein, "Minimally distorted adversarial examples with a fast adaptive boundary attack", ICML 2020,
     algorithm 1, in the form that AutoAttack uses (by the same authors, ICML 2020). For each of the likeliest other
     classes in turn: project the iterate and the image onto the hyperplane where the linearized scores of that class
     and of the label are equal, go a little beyond both, mix them with a bias towards the image, and pull what fools
     the model back towards the image. Secant steps between the image and the smallest fooling change end a run. Any
-    wrong prediction counts. A sample fooled within eps leaves the batch. With targets there is one run, which follows
-    the target's score minus the best other one.
+    wrong prediction counts. A sample fooled within eps leaves the batch. With ``targets=0`` there is one run, in which
+    every step linearizes all other classes and makes for the nearest boundary, as the paper has it. Where targets are
+    given there is one run, which follows the target's score minus the best other one.
 
     Returns the smallest fooling change found; where that is larger than eps, projected into the ball; where there is
     none, the image itself. Costs at most ``1 + runs * (2 * steps + 3)`` forward and ``runs * steps`` backward passes
-    for ``restarts * min(targets, K - 1)`` runs.
+    for ``restarts * min(targets, K - 1)`` runs; with ``targets=0`` K - 1 times as many backward passes for ``restarts``
+    runs.
 
     Attributes:
         steps: Steps per run.
-        targets: Largest number of other classes to try, by the scores of the clean image.
+        targets: Largest number of other classes to try, by the scores of the clean image; 0 for the nearest in every
+            step.
         restarts: Rounds over the targets. From the second on, runs start in a random direction, half as far away as
             the smallest change known, or as eps if that is less.
         alpha_max: Largest weight of the projected image against the projected iterate.
@@ -53,7 +58,7 @@ class FAB(Attack):
     """
 
     steps: Annotated[int, Field(ge=1)] = 100
-    targets: Annotated[int, Field(ge=1)] = 9
+    targets: Annotated[int, Field(ge=0)] = 9
     restarts: Annotated[int, Field(ge=1)] = 1
     alpha_max: Annotated[float, Field(ge=0, le=1)] = 0.1
     eta: Annotated[float, Field(ge=1)] = 1.05
@@ -69,17 +74,19 @@ class FAB(Attack):
         with torch.no_grad():
             scores, decisions = model.decide(images)
         margins = everyone.gain("margin")(scores).double()
-        # With a target there is one run, towards it.
-        rivals = labels[:, None] if threat.targeted else likeliest_others(scores, labels, self.targets)
+        goals: Sequence[Tensor | None] = (None,)
+        if self.targets and not threat.targeted:
+            goals = likeliest_others(scores, labels, self.targets).unbind(dim=1)
         nearest = Nearest(images.clone(), torch.where(everyone.fooled(decisions), 0.0, math.inf).double())
         # Where the smallest change is asked for, only none at all is small enough to stop.
         enough = 0.0 if threat.eps is None else threat.eps
         for restart in range(self.restarts):
-            for rank, rival in enumerate(rivals.unbind(dim=1)):
+            for rank, goal in enumerate(goals):
                 left = everyone[nearest.sizes > enough]
                 if not left:
                     break
-                run, x_0 = _BoundaryRun(left.alone(), rival[left.index], threat.norm, enough), left.images
+                rivals = None if goal is None else goal[left.index]
+                run, x_0 = _BoundaryRun(left.alone(), rivals, threat.norm, enough), left.images
                 if restart > 0:
                     near = nearest.sizes[left.index].clamp(max=threat.radius)
                     x_0 = _random_start(run, near, restart, rank)
@@ -92,8 +99,9 @@ class FAB(Attack):
 
     def passes(self, num_classes: int) -> tuple[int, int]:
         """The first look; per run two forward and one backward pass a step, and three looks in the end."""
-        runs = self.restarts * min(self.targets, num_classes - 1)
-        return 1 + runs * (2 * self.steps + SECANT_STEPS), runs * self.steps
+        others = num_classes - 1
+        runs = self.restarts * min(self.targets or 1, others)
+        return 1 + runs * (2 * self.steps + SECANT_STEPS), runs * self.steps * (1 if self.targets else others)
 
     def _approach(self, run: _BoundaryRun, x_i: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """The smallest fooling changes along the way.
@@ -120,7 +128,7 @@ class FAB(Attack):
     def _step(self, run: _BoundaryRun, x_i: Tensor) -> Tensor:
         """Equation 9: between the projections of the iterate and of the image, each overshot by eta."""
         x = run.left.images
-        g, f, _ = run.left.gradient(x_i, run.objective)
+        g, f = run.linearized(x_i)
         f = f.to(x_i.dtype)
         f_at_x = f + (g * (x - x_i)).flatten(1).sum(dim=1)
         starts = torch.stack([x_i, x])
@@ -144,25 +152,37 @@ class MinimalFAB(FAB):
 
 @dataclass(frozen=True)
 class _BoundaryRun(Rows):
-    """Samples on their way to one other class each.
+    """Samples on their way to one other class each, or to any.
 
     Attributes:
         left: The samples.
-        rivals: The classes to make for, shape ``(M,)``.
+        rivals: The classes to make for, shape ``(M,)``; None for the targets that are given, or else the nearest.
         norm: What is to be small.
         enough: Norm of a fooling change at which a sample is done.
     """
 
     left: Survivors
-    rivals: Tensor
+    rivals: Tensor | None
     norm: Norm
     enough: float
 
-    def objective(self, scores: Tensor) -> Tensor:
-        """Target-minus-source logit margin, from scores ``(M, K)`` to values ``(M,)``."""
-        if self.left.targeted:
-            return self.left.gain("margin")(scores)
-        return gain_towards("margin", self.left.labels, self.rivals)(scores)
+    def linearized(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Gradient, of the shape of ``x``, and value, shape ``(M,)``, of the margin of the class to make for.
+
+        Without one, of the class whose linearized boundary is nearest.
+        """
+        if self.rivals is not None or self.left.targeted:
+            towards = None if self.rivals is None else gain_towards("margin", self.left.labels, self.rivals)
+            g, f, _ = self.left.gradient(x, towards or self.left.gain("margin"))
+            return g, f
+        g, f = torch.zeros_like(x), x.new_zeros(len(x))
+        nearest = torch.full((len(x),), torch.inf, dtype=torch.float64, device=x.device)
+        for margin, slope in linearized_margins(self.left.model, x, self.left.labels):
+            distance = margin.double().abs() / dual_size(slope, self.norm)
+            nearer = distance < nearest
+            g, f = torch.where(per_sample(nearer, x), slope, g), torch.where(nearer, margin.to(f.dtype), f)
+            nearest = torch.minimum(nearest, distance)
+        return g, f
 
     def sizes(self, x: Tensor) -> Tensor:
         """Norms of the changes that lead to ``x``, float64, shape ``(M,)``."""

@@ -8,7 +8,8 @@ from board_cells import A_MODEL, cell
 from subjects import condition
 
 from robbench.core.contracts import Classifier
-from robbench.evaluation.audit import Flag, examine
+from robbench.evaluation.audit import examine
+from robbench.evaluation.audit_flags import Flag
 from robbench.evaluation.evaluator import evaluate
 from robbench.evaluation.subject import Subject
 from robbench.planning.conditions import Condition

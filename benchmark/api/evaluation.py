@@ -51,6 +51,7 @@ class _Options:
     seed: int
     data_dir: Path | None
     device: Device
+    deterministic: bool
     plugins: tuple[Path, ...]
     keep_images: bool
     fresh: bool
@@ -79,6 +80,7 @@ def evaluate(
     seed: int = 0,
     data_dir: str | Path | None = None,
     device: Device = "auto",
+    deterministic: bool = False,
     plugins: Sequence[str | Path] = (),
     keep_images: bool = False,
     fresh: bool = False,
@@ -114,6 +116,7 @@ def evaluate(
         seed: Seed of the attacks.
         data_dir: Where data lies.
         device: ``cpu``, ``cuda``, or ``auto`` for CUDA where there is any.
+        deterministic: Whether to let only deterministic algorithms run, which costs speed on a GPU.
         plugins: Plugin files.
         keep_images: Whether to keep all attacked images, for ``Report.adversarial_examples``.
         fresh: Whether to do again what the store holds already.
@@ -157,6 +160,7 @@ def evaluate(
         seed,
         None if data_dir is None else absolute(data_dir),
         device,
+        deterministic,
         tuple(map(absolute, plugins)),
         keep_images,
         fresh,
@@ -204,6 +208,7 @@ class _Asking:
             data_dir=options.data_dir,
             limit=options.limit,
             device=options.device,
+            deterministic=options.deterministic,
             plugins=options.plugins,
             keep_images=options.keep_images,
         )

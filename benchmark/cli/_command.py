@@ -173,12 +173,23 @@ def add_request(parser: argparse.ArgumentParser) -> None:
     places = parser.add_argument_group("where")
     add_store(places)
     add_data(places)
-    places.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="(default: auto)")
+    add_device(places)
     places.add_argument(
         "--precision",
         choices=("float32", "bfloat16"),
         default="float32",
         help="of training; attacks and predictions are always float32",
+    )
+
+
+def add_device(group: argparse._ActionsContainer) -> None:
+    """Add ``--device`` and ``--deterministic``."""
+    group.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="(default: auto)")
+    group.add_argument(
+        "--deterministic",
+        action="store_true",
+        help="the same to the last bit on a GPU, too: slower, and a condition that needs an operation without a "
+        "deterministic algorithm fails",
     )
 
 
@@ -208,6 +219,7 @@ def request(options: argparse.Namespace) -> Request:
         audit=getattr(options, "audit", False),
         overrides=tuple(options.overrides),
         keep_images=getattr(options, "keep_images", False),
+        deterministic=options.deterministic,
     )
 
 

@@ -185,13 +185,11 @@ def _parameters(entry: Registration) -> tuple[Parameter, ...]:
     hints = typing.get_type_hints(entry.cls, include_extras=True)
     about = field_texts(entry.cls)
     found = []
-    for field in fields(entry.cls):
-        default = entry.mark.preset.get(field.name, field.default)
+    for field, name in zip(fields(entry.cls), entry.cls.field_names(), strict=True):
+        default = entry.mark.preset.get(name, field.default)
         required = default is MISSING
         schema = _schema(hints[field.name])
-        found.append(
-            Parameter(field.name, required, None if required else plain(default), schema, about.get(field.name, ""))
-        )
+        found.append(Parameter(name, required, None if required else plain(default), schema, about.get(field.name, "")))
     return tuple(found)
 
 

@@ -126,7 +126,7 @@ def _options(parser: argparse.ArgumentParser) -> None:
     )
     _command.add_store(results)
     running = parser.add_argument_group("how")
-    running.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="(default: auto)")
+    _command.add_device(running)
     running.add_argument(
         "--cell-timeout", type=_command.seconds, metavar="TIME", help="most time for a condition (24h)"
     )
@@ -163,6 +163,7 @@ def _action(options: argparse.Namespace) -> int:
         seed=options.seed,
         data_dir=options.data_dir,
         device=options.device,
+        deterministic=options.deterministic,
         plugins=options.plugin,
         keep_images=options.keep_images,
         fresh=options.fresh,

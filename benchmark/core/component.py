@@ -7,7 +7,7 @@ import functools
 import inspect
 import re
 import typing
-from collections.abc import Hashable
+from collections.abc import Hashable, Mapping
 from dataclasses import MISSING, dataclass, fields
 from typing import Any, ClassVar, cast
 
@@ -23,6 +23,23 @@ class NoIdentity:
     cannot change a result. It is left out of keys, of labels and of records; the files that a path leads to identify
     themselves by their content.
     """
+
+
+class OmittedAtDefault:
+    """Marks a field that a component got after results of it were stored, as in ``Annotated[int, OmittedAtDefault]``.
+
+    At its default it is left out of the identity, so that keys are what they were before there was the field.
+    """
+
+
+@dataclass(frozen=True)
+class AskedAs:
+    """The name that a field is asked for by, where its own is that of something else.
+
+    As in ``form: Annotated[str, AskedAs("version")] = "standard"``. Texts, keys and labels have that name.
+    """
+
+    name: str
 
 
 @dataclass(frozen=True)
@@ -48,15 +65,16 @@ class Component(abc.ABC):  # noqa: B024 - what is abstract differs from kind to 
             try:
                 object.__setattr__(self, name, adapter.validate_python(value, strict=True))
             except ValidationError as error:
-                raise RequestError(f"{name} = {value!r}: {error.errors()[0]['msg']}") from None
+                asked = _names(type(self))[name]
+                raise RequestError(f"{asked} = {value!r}: {error.errors()[0]['msg']}") from None
 
     @classmethod
     def field_names(cls) -> tuple[str, ...]:
         """The names of the hyperparameters."""
-        return tuple(field.name for field in fields(cls))
+        return tuple(_names(cls).values())
 
     @classmethod
-    def make(cls, options: typing.Mapping[str, object], where: str) -> typing.Self:
+    def make(cls, options: Mapping[str, object], where: str) -> typing.Self:
         """A component with some hyperparameters set and the others at their defaults.
 
         Args:
@@ -69,10 +87,11 @@ class Component(abc.ABC):  # noqa: B024 - what is abstract differs from kind to 
         for name in options:
             if name not in cls.field_names():
                 raise RequestError(f'unknown parameter "{name}"; {did_you_mean(name, cls.field_names())}', where)
-        for field in fields(cls):
-            if field.name not in options and field.default is MISSING and field.default_factory is MISSING:
-                raise RequestError(f'parameter "{field.name}" is required', where)
-        values = {name: fit(_adapters(cls)[name], value) for name, value in options.items()}
+        for field, name in zip(fields(cls), cls.field_names(), strict=True):
+            if name not in options and field.default is MISSING and field.default_factory is MISSING:
+                raise RequestError(f'parameter "{name}" is required', where)
+        asked = {name: options[name_asked] for name, name_asked in _names(cls).items() if name_asked in options}
+        values = {name: fit(_adapters(cls)[name], value) for name, value in asked.items()}
         try:
             return cls(**values)
         except RequestError as error:
@@ -82,21 +101,28 @@ class Component(abc.ABC):  # noqa: B024 - what is abstract differs from kind to 
 
     def parameters(self) -> dict[str, Any]:
         """The hyperparameters by name."""
-        return {name: getattr(self, name) for name in self.field_names()}
+        return {asked: getattr(self, name) for name, asked in _names(type(self)).items()}
 
     def identity(self) -> dict[str, Any]:
         """The hyperparameters that can change a result, by name."""
-        return {name: value for name, value in self.parameters().items() if name not in self.unidentifying()}
+        usual, later = self._defaults(), _marked(cast(Hashable, type(self)), OmittedAtDefault)
+        return {k: v for k, v in self._identifying().items() if k not in later or v != usual[k]}
 
     @classmethod
     def unidentifying(cls) -> frozenset[str]:
         """The names of the fields that are marked with ``NoIdentity``."""
-        return _unidentifying(cast(Hashable, cls))
+        return _marked(cast(Hashable, cls), NoIdentity)
 
-    def changed(self, preset: typing.Mapping[str, object]) -> dict[str, Any]:
-        """Those of ``identity`` that differ from their defaults, or from a preset where it has them."""
-        usual = {field.name: field.default for field in fields(self)} | {k: _tuples(v) for k, v in preset.items()}
-        return {name: value for name, value in self.identity().items() if value != usual[name]}
+    def changed(self, preset: Mapping[str, object]) -> dict[str, Any]:
+        """Those that can change a result and differ from their defaults, or from a preset where it has them."""
+        usual = self._defaults() | {k: _tuples(v) for k, v in preset.items()}
+        return {name: value for name, value in self._identifying().items() if value != usual[name]}
+
+    def _identifying(self) -> dict[str, Any]:
+        return {name: value for name, value in self.parameters().items() if name not in self.unidentifying()}
+
+    def _defaults(self) -> dict[str, Any]:
+        return {name: field.default for name, field in zip(self.field_names(), fields(self), strict=True)}
 
 
 def _adapters(cls: type[Component]) -> dict[str, TypeAdapter[Any]]:
@@ -110,16 +136,27 @@ def _cached_adapters(cls: type[Component]) -> dict[str, TypeAdapter[Any]]:
     return {field.name: TypeAdapter(hints[field.name], config=config) for field in fields(cls)}
 
 
+def _names(cls: type[Component]) -> Mapping[str, str]:
+    """The names that fields are asked for by, in their order."""
+    return _cached_names(cast(Hashable, cls))
+
+
 @functools.cache
-def _unidentifying(cls: type[Component]) -> frozenset[str]:
+def _cached_names(cls: type[Component]) -> Mapping[str, str]:
     hints = typing.get_type_hints(cls, include_extras=True)
-    return frozenset(field.name for field in fields(cls) if _is_marked(hints[field.name]))
+    marks = {field.name: getattr(hints[field.name], "__metadata__", ()) for field in fields(cls)}
+    return {name: next((mark.name for mark in of if isinstance(mark, AskedAs)), name) for name, of in marks.items()}
 
 
-def _is_marked(hint: object) -> bool:
-    """Whether a type has the mark, wherever it stands in it."""
-    marks = getattr(hint, "__metadata__", ())
-    return NoIdentity in marks or any(_is_marked(part) for part in typing.get_args(hint))
+@functools.cache
+def _marked(cls: type[Component], mark: type) -> frozenset[str]:
+    hints = typing.get_type_hints(cls, include_extras=True)
+    return frozenset(asked for name, asked in _names(cls).items() if _is_marked(hints[name], mark))
+
+
+def _is_marked(hint: object, mark: type) -> bool:
+    """Whether a type has a mark, wherever it stands in it."""
+    return mark in getattr(hint, "__metadata__", ()) or any(_is_marked(part, mark) for part in typing.get_args(hint))
 
 
 def _tuples(value: object) -> object:

@@ -87,6 +87,12 @@ class Classifier(nn.Module, abc.ABC):
             if isinstance(part, Classifier):
                 part.redraw(stream)
 
+    def fooled_by_search(self) -> None:
+        """Hear that search without gradients fools the model on its samples, which gradients were followed on in vain.
+
+        Attacks of several parts say so, of a ``subset``; who counts passes writes it down for the audit.
+        """
+
     def surrogate(self, name: str) -> Classifier:
         """The same model with the same predictions, whose ``forward`` gives other scores.
 
@@ -352,6 +358,11 @@ class Attack(Component):
         """Gradient steps in a row from one start: none without gradients, one where there is no number of steps."""
         steps = getattr(self, "steps", 1)
         return (steps if isinstance(steps, int) else 1) if self.white_box else 0
+
+    @property
+    def averaged_draws(self) -> int:
+        """Draws of a random model that gradients are averaged over."""
+        return 1
 
     @property
     def needs(self) -> Needs:

@@ -46,11 +46,19 @@ class AttackInput:
 
 @dataclass(frozen=True)
 class StageImages:
-    """What one stage of a condition returned, not checked, and the passes spent per sample so far."""
+    """What one stage of a condition returned, not checked, and the passes spent per sample so far.
+
+    Attributes:
+        images: Shape ``(N, C, H, W)``.
+        forwards, backwards: Passes, shape ``(N,)``.
+        searched: Where a part that searches without gradients fooled the model after gradients had not, bool, shape
+            ``(N,)``.
+    """
 
     images: Tensor
     forwards: Tensor
     backwards: Tensor
+    searched: Tensor
 
 
 MakeImages = Callable[[AttackInput], Iterator[StageImages]]
@@ -98,7 +106,7 @@ class Attacker:
             inputs = changed.clone()
             with fair_play(self.model, inputs, labels), oracle.watching(inputs):
                 changed = stage.attack.component.perturb(oracle, inputs, labels, stage.threat, streams)
-            yield StageImages(changed, oracle.forwards, oracle.backwards)
+            yield StageImages(changed, oracle.forwards, oracle.backwards, oracle.searched)
             changed = changed.detach()
 
 
@@ -235,7 +243,7 @@ class AttackRunner:
         *_, last = checked_stages(self.condition, images, self.attack(given))
         arrays = self._judged(given, last.images)
         arrays["attempted"] = torch.ones(len(index), dtype=torch.bool)
-        arrays |= {"forwards": last.forwards, "backwards": last.backwards}
+        arrays |= {"forwards": last.forwards, "backwards": last.backwards, "searched": last.searched}
         if targets is not None:
             arrays["targets"] = targets[index]
         return AttackRun(index, last.images.cpu(), {name: values.cpu() for name, values in arrays.items()})

@@ -9,72 +9,28 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import numpy as np
 
 from robbench.core.threat_model import format_eps, precedence, size_name
+from robbench.evaluation.audit_flags import CAUTIONS, DRAWN_ONCE, FLAGS, Flag
 from robbench.results.schema import Bools, CellResult, Outcome, Record, StageSpec
 
 DoneCell: TypeAlias = tuple[Record, Outcome]
-
-FLAGS = {
-    "survives-everything": "keeps predictions that an attack of this size must be able to change",
-    "not-monotone": "images fooled within a small eps are robust to a larger one: the attack fails there",
-    "single-step-wins": "one gradient step fools images that many steps do not: gradient masking",
-    "noise-wins": "random noise fools images that gradients do not: gradient masking",
-    "black-box-wins": "search without gradients fools images that gradients do not: gradient masking",
-    "transfer-wins": "images transferred from other models fool it where its own gradients do not: gradient masking",
-    "not-converged": "more steps still lower robust accuracy: what is shown is too high",
-    "zero-gradient": "the input gradient of a loss that attacks followed is zero: they stand still",
-    "non-finite": "scores are infinite or no numbers: no attack can follow them",
-    "collapsed": "predicts the same class for nearly all images, whatever they show",
-    "surrogate-gap": "the scores that attacks follow are already fooled where the prediction is not",
-    "randomized": "answers the same image differently, and no attack averaged over its draws",
-    "outputs-probabilities": "gives probabilities, which saturate, and no attack followed margins between them",
-    "no-gradient": "cannot be differentiated, and no attack did without gradients",
-    "defense-in-the-way": "a defense stops the gradient, and no attack went straight through it",
-}
-"""What each flag means, in plain words."""
-
-CAUTIONS = {
-    "randomized": "answers the same image differently; attacks follow an average over draws",
-    "outputs-probabilities": "gives probabilities, which saturate; an attack on margins was run",
-    "no-gradient": "cannot be differentiated; attacks without gradients were run",
-    "defense-in-the-way": "a defense stops the gradient; attacks went straight through it",
-    "smallest-change-beaten": "an attack of a fixed size fools images within what another calls the smallest change; "
-    "what is shown is the smallest over all attacks",
-}
-"""What each caution means, and its remedy."""
 
 SHARE = 0.01
 LEAST = 3
 STILL = 0.05
 """Share of zero gradients from which on they are flagged."""
+SEARCHED = 0.05
+"""Share of the images from which on it is flagged that the search inside an attack wins: what it finds is counted."""
 OVERSHOOT = 0.01
 """By how much attacks that look for the smallest change may miss it, relative to it."""
 COLLAPSED = 0.95
 """Share of class-balanced images from which on one predicted class is flagged."""
 LOWERED = 0.005
 """By how much twice the steps may lower robust accuracy."""
-
-
-@dataclass(frozen=True)
-class Flag:
-    """What the audit found on one row.
-
-    Attributes:
-        key: The record that it belongs to.
-        name: One of ``FLAGS`` or ``CAUTIONS``.
-        text: What was found, with its figures.
-        blocks: Whether it is a flag.
-    """
-
-    key: str
-    name: str
-    text: str
-    blocks: bool = True
 
 
 def examine(cells: Sequence[DoneCell], rank_by: str = "") -> list[Flag]:
@@ -89,6 +45,7 @@ def examine(cells: Sequence[DoneCell], rank_by: str = "") -> list[Flag]:
         _survives_everything(cells),
         _not_monotone(cells),
         _weaker_wins(cells),
+        _search_inside_wins(cells),
         _smallest_beaten(cells),
         _not_converged(cells),
         _zero_gradient(cells, ranking),
@@ -96,6 +53,7 @@ def examine(cells: Sequence[DoneCell], rank_by: str = "") -> list[Flag]:
         _collapsed(cells),
         _surrogate_gap(cells),
         _remedies(cells, ranking),
+        _draws_nothing(cells),
         _undefended(cells),
     )
     return list(itertools.chain.from_iterable(rules))
@@ -251,6 +209,21 @@ def _weaker_wins(cells: Sequence[DoneCell]) -> Iterator[Flag]:
                 yield Flag(cell[0].key, flag, text)
 
 
+def _search_inside_wins(cells: Sequence[DoneCell]) -> Iterator[Flag]:
+    """What AutoAttack's authors warn of; images that gradients of the row's other attacks fooled do not count."""
+    for (norm, eps), found in _threats(cells).items():
+        gradients: set[int] = set()
+        for cell in filter(_follows_gradients, found):
+            gradients.update(cell[1].ids[_fooled(cell, norm, eps) & ~cell[1].searched].tolist())
+        for cell in found:
+            outcome = cell[1]
+            won = _fooled(cell, norm, eps) & outcome.searched & ~np.isin(outcome.ids, list(gradients))
+            count, tried = int(won.sum()), int(outcome.attempted.sum())
+            if _enough(count, tried):
+                text = f"the search inside {_label(cell)} fools {count} of {tried} images that gradients left"
+                yield Flag(cell[0].key, "black-box-wins", text, blocks=count > SEARCHED * tried)
+
+
 def _weaker(stage: StageSpec) -> str | None:
     """The flag that an attack raises where it wins, or None for one that is not weaker."""
     if stage.white_box:
@@ -372,7 +345,20 @@ def _remedies(cells: Sequence[DoneCell], ranking: Sequence[DoneCell]) -> Iterato
         }
         for name, remedy in remedied.items():
             if name in traits and (remedy or stages):
-                yield Flag(record.key, name, (CAUTIONS if remedy else FLAGS)[name], blocks=not remedy)
+                averages = name == "randomized" and any(stage.averaged_draws > 1 for stage in stages)
+                missing = DRAWN_ONCE if averages else FLAGS[name]
+                yield Flag(record.key, name, CAUTIONS[name] if remedy else missing, blocks=not remedy)
+
+
+def _draws_nothing(cells: Sequence[DoneCell]) -> Iterator[Flag]:
+    known = [record for record, outcome in cells if outcome.kind == "clean"]
+    if not known or any("randomized" in record.traits for record in known):
+        return
+    for record, _ in _attacks(cells):
+        draws = record.spec.condition.stages[0].averaged_draws
+        if draws > 1:
+            text = f"{record.spec.condition.label} averages over {draws} draws, which are all the same"
+            yield Flag(record.key, "draws-nothing", text, blocks=False)
 
 
 def _undefended(cells: Sequence[DoneCell]) -> Iterator[Flag]:

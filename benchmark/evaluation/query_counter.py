@@ -59,6 +59,7 @@ class PassCounter:
     def __init__(self, size: int) -> None:
         # An array, since a tensor would be caught in ``torch.func`` and in whatever else an attack does with torch.
         self._spent = np.zeros((2, size))
+        self.searched = np.zeros(size, dtype=np.bool_)
         self._here = _Here()
 
     @property
@@ -226,6 +227,15 @@ class Oracle(Classifier):
         put_under_test(self.model)
         with self.counter.watching(images.shape[1]):
             yield
+
+    @property
+    def searched(self) -> Tensor:
+        """Which samples an attack says that search fooled where gradients had not, bool, shape ``(N,)``."""
+        return torch.from_numpy(self.counter.searched.copy())
+
+    def fooled_by_search(self) -> None:
+        """Note it of the samples of this view."""
+        self.counter.searched[self.rows] = True
 
     def subset(self, index: Tensor) -> Oracle:
         """A view of some samples that shares the count."""

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from robbench.core.device import require_float32
+from robbench.core.device import prepare_device
 from robbench.core.errors import RequestError, StoreError, explain, trace_of, warn
 from robbench.planning.plan import Cell, Job, Plan, TrainedJob, in_front
 from robbench.results.schema import Ints, Outcome, Record, Training
@@ -89,7 +89,7 @@ def carry_out(plan: Plan, job: Job, cells: Sequence[Cell], tell: Tell, helpers: 
     """
     from robbench.training.trainer import Diverged, train_once
 
-    require_float32(plan.device)
+    prepare_device(plan.device, plan.request.deterministic)
     store = Store(plan.request.out)
     labels = helpers.plugins if helpers else tuple(plugin.label for plugin in plan.registry.plugins())
     facts = provenance_of(plan.device, labels)

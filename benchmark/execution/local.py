@@ -85,7 +85,7 @@ def run_here(plan: Plan, work: Work, tell: Tell) -> None:
     Raises:
         StoreError: If results cannot be kept.
     """
-    threads = torch.get_num_threads()
+    threads, deterministic = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
     # As many as the worker of a run of one job has, on which the last digits of sums depend.
     torch.set_num_threads(cores())
     try:
@@ -93,6 +93,7 @@ def run_here(plan: Plan, work: Work, tell: Tell) -> None:
             carry_out(plan, job, cells, tell)
     finally:
         torch.set_num_threads(threads)
+        torch.use_deterministic_algorithms(deterministic)
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from robbench.core.device import require_float32
+from robbench.core.device import prepare_device
 from robbench.core.errors import explain, trace_of
 from robbench.core.registry import Registry
 from robbench.core.safe_text import one_line
@@ -121,13 +121,15 @@ class RemoteAttacker:
         if facts.get("memory"):
             raise MemoryError(facts.get("error"))
         count = len(given.labels)
-        if len(found) != 3 * self.stages or any(spent.shape != (count,) for spent in [*found[1::3], *found[2::3]]):
+        if len(found) != 4 * self.stages or any(
+            array.shape != (count,) for place, array in enumerate(found) if place % 4
+        ):
             raise Lost("an answer of another form")
-        for position in range(0, len(found), 3):
-            images, *spent = (torch.from_numpy(array) for array in found[position : position + 3])
+        for position in range(0, len(found), 4):
+            images, *spent, searched = (torch.from_numpy(array) for array in found[position : position + 4])
             if not all(bool((passes >= 0).all() & passes.isfinite().all()) for passes in spent):
                 raise Lost("passes that are no counts")
-            yield StageImages(images.to(given.images.device), spent[0], spent[1])
+            yield StageImages(images.to(given.images.device), spent[0], spent[1], searched != 0)
 
 
 def exchange(
@@ -205,7 +207,7 @@ def attack(connection: Connection, portion: Portion, threads: int) -> None:
     def begin() -> _Answer:
         torch.set_num_threads(threads)
         plan = portion.open()
-        require_float32(plan.device)
+        prepare_device(plan.device, plan.request.deterministic)
         job, *peers = plan.jobs
         (cell,) = job.cells
         store = Store(plan.request.out)
@@ -221,7 +223,7 @@ def attack(connection: Connection, portion: Portion, threads: int) -> None:
             given = AttackInput(images, labels, ids, targets[0] if targets else None, int(facts["draw"]))
             made: list[Tensor] = []
             for stage in checked_stages(condition, images, attacker(given)):
-                made += [stage.images, stage.forwards.clone(), stage.backwards.clone()]
+                made += [stage.images, stage.forwards.clone(), stage.backwards.clone(), stage.searched.to(torch.uint8)]
             return {}, [tensor.cpu().numpy() for tensor in made]
 
         return answer

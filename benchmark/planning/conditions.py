@@ -66,6 +66,7 @@ class Stage:
             black_box=attack.black_box,
             losses=attack.losses,
             gradient_steps=attack.gradient_steps,
+            averaged_draws=attack.averaged_draws,
             through_peers=attack.needs_peers,
             bounded=attack.bounded,
             global_state=attack.global_state,

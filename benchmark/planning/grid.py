@@ -42,6 +42,8 @@ class Request:
         seeds: Seeds in place of the grid's.
         device: ``cpu``, ``cuda``, or ``auto`` for CUDA where there is any.
         precision: ``float32``, or ``bfloat16``, for training; attacks and predictions are always in float32.
+        deterministic: Whether to let only deterministic algorithms run, which costs speed on a GPU. Recorded with
+            results, part of no key; what the store holds is not done again.
         plugins: Plugin files.
         audit: Whether to add the audit's checks, whatever the grid says.
         overrides: Keys of the grid to set, as in ``recipe.epochs=5``; see ``robbench.planning.overrides``.
@@ -60,6 +62,7 @@ class Request:
     audit: bool = False
     overrides: tuple[str, ...] = ()
     keep_images: bool = False
+    deterministic: bool = False
 
     def __post_init__(self) -> None:
         """Check what every grid takes.

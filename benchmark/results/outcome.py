@@ -196,6 +196,14 @@ class Outcome:
             since=4,
         )
     )
+    searched: Bools = field(
+        metadata=marks(
+            "whether a part of the attack that searches without gradients fooled the model after those that follow "
+            "them had not",
+            attempts="any",
+            since=4,
+        )
+    )
     num_classes: int
     """Number of classes K."""
     kind: ConditionKind

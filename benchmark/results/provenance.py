@@ -79,6 +79,7 @@ def provenance(device: str) -> dict[str, Any]:
         "commit": commit(),
         "source": source_digest(),
         "threads": torch.get_num_threads(),
+        "deterministic": torch.are_deterministic_algorithms_enabled(),
         "machine": platform.machine(),
         "processor": torch.cuda.get_device_name() if device == "cuda" else _processor(),
         "platform": f"{sys.platform} {platform.release()}",

@@ -86,6 +86,8 @@ class StageSpec(PartSpec):
     """The losses that the attack follows: ce (cross-entropy), margin, dlr (difference of logits ratio)."""
     gradient_steps: int = 0
     """Gradient steps in a row from one start."""
+    averaged_draws: int = 1
+    """Draws of a random model that gradients are averaged over."""
     through_peers: bool = False
     """Whether the attack works through other models of the grid (transfer)."""
     bounded: bool

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, get_args, get_type_hints
 
 from robbench.core.atomic_io import write_atomically
-from robbench.core.device import require_float32
+from robbench.core.device import prepare_device
 from robbench.core.errors import RequestError, StoreError, did_you_mean, explain
 from robbench.core.extras import require
 from robbench.core.sample_rng import digest64
@@ -120,6 +120,7 @@ def train_here(plan: Plan, job: TrainedJob, store: Store) -> None:
     """
     from robbench.training.trainer import Diverged, train_once
 
+    prepare_device(plan.device, plan.request.deterministic)
     try:
         train_once(job, store, plan.device, plan.request.precision)
     except (Diverged, StoreError):
@@ -153,7 +154,6 @@ def search(
         _show(wanted, trials)
         if len(trials) >= count:
             return trials
-        require_float32(wanted.plan.device)
         write_atomically(wanted.folder / "search.json", dumps(_about(wanted)))
         _train_starts(wanted, store, train)
         while len(trials) < count:

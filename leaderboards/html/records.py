@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from robbench.core.threat_model import format_eps
-from robbench.evaluation.audit import CAUTIONS, FLAGS
+from robbench.evaluation.audit_flags import CAUTIONS, FLAGS
 from robbench.leaderboards.ablations import Pair
 from robbench.leaderboards.aggregates import Estimate, Rates
 from robbench.leaderboards.board import Board, Row

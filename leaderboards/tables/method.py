@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from robbench.core.threat_model import format_eps
-from robbench.evaluation.audit import CAUTIONS, FLAGS
+from robbench.evaluation.audit_flags import CAUTIONS, FLAGS
 from robbench.leaderboards.board import Board
 from robbench.leaderboards.markdown import NONE, number, value_list
 from robbench.leaderboards.sheet import (

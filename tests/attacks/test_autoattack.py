@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import pytest
 import torch
 from closed_forms import SHAPE, Counting, Linear, assert_allowed, images_near, linear, streams
@@ -17,9 +19,12 @@ from robbench.attacks.noise import UniformNoise
 from robbench.attacks.pgd import PGD
 from robbench.attacks.square import Square
 from robbench.core.contracts import Attack
+from robbench.core.errors import RequestError
 from robbench.core.registry import Registry
 from robbench.core.sample_rng import Draw
 from robbench.core.threat_model import Norm, Threat
+from robbench.evaluation.query_counter import Oracle
+from robbench.planning.component_spec import choose
 
 SIZES: dict[Norm, float] = {"linf": 0.02, "l2": 0.15, "l1": 0.6}
 
@@ -81,6 +86,27 @@ class TestInTurn:
             part = in_turn(attacks, model, images[index], labels[index], threat, rng[index])
             torch.testing.assert_close(part, whole[index], rtol=0, atol=1e-12)
 
+    def test_what_search_alone_fools_is_told(self) -> None:
+        base = linear(9, 4)
+        images, threat = images_near(0.5, 0.3, 12), Threat("linf", 0.03)
+        labels = base.predict(images)
+        gradients, search = APGD("margin", steps=10), Square(queries=60)
+        deaf = Deaf(base.weight, base.bias).eval()
+
+        def told(model: Linear, attacks: dict[Draw, Attack]) -> tuple[Tensor, Tensor]:
+            oracle = Oracle(model, 12)
+            attacked = in_turn(attacks, oracle, images, labels, threat, streams(12))
+            return oracle.searched, model.predict(attacked) != labels
+
+        for model in (base, deaf):
+            first = model.predict(gradients.perturb(model, images, labels, threat, streams(12).fork("g"))) != labels
+            searched, fooled = told(model, {"g": gradients, "s": search})
+            assert torch.equal(searched, fooled & ~first)
+            assert bool(searched.any()) == (model is deaf)
+        # Nothing follows from search that comes first, nor from gradients that come last.
+        assert not bool(told(deaf, {"s": search, "g": gradients})[0].any())
+        assert not bool(told(deaf, {"g": gradients, "again": gradients})[0].any())
+
     def test_targets_end_the_turn_of_a_sample(self) -> None:
         model, images = linear(13, 3), images_near(0.5, 0.3, 20)
         targets, threat = (model.predict(images) + 1) % 3, Threat("linf", 0.3, targeted=True)
@@ -113,18 +139,66 @@ class TestAutoAttack:
         attacked = AutoAttack().perturb(model, images, labels, threat, streams(6))
         assert bool((model.predict(attacked) != labels).all())
 
-    def test_it_is_that_ensemble_and_nothing_can_be_changed(self) -> None:
+    def test_it_is_that_ensemble_and_nothing_but_its_version_can_be_changed(self) -> None:
         entry = Registry(installed=False).entries("attack")["autoattack"]
         assert entry.cls is AutoAttack
         assert entry.mark.norms == ("linf", "l2", "l1")
         attack = AutoAttack()
-        assert attack.field_names() == ()
+        assert attack.field_names() == ("version",)
+        assert attack.identity() == {}
+        assert attack.losses == ("ce", "margin", "dlr")
         assert attack.gradient_steps == 100
         parts = (APGD("ce"), APGD("dlr", targets=9), FAB(steps=100, targets=9), Square(queries=5000, p_init=0.8))
         assert attack.passes(10) == passes_in_turn({str(part): part for part in parts}, 10)
         forwards, backwards = attack.passes(10)
         assert forwards == pytest.approx(7850, rel=0.02)
         assert backwards == pytest.approx(1910, rel=0.02)
+
+    def test_its_versions_are_those_of_its_authors(self) -> None:
+        registry, standard = Registry(installed=False), AutoAttack()
+        found = {
+            version: choose(registry, "attack", f"autoattack[version={version}]", "here")
+            for version in ("standard", "plus", "rand")
+        }
+        assert found["standard"].spec() == choose(registry, "attack", "autoattack", "here").spec()
+        assert found["standard"].spec().parameters == {}
+        for version in ("plus", "rand"):
+            assert found[version].label == f"autoattack[version={version}]"
+            assert found[version].spec().parameters == {"version": version}
+            assert found[version].component.version == standard.version
+        with pytest.raises(RequestError, match="version = 'custom': Input should be 'standard', 'plus' or 'rand'"):
+            choose(registry, "attack", "autoattack[version=custom]", "here")
+        plus, rand = found["plus"].component, found["rand"].component
+        parts = (
+            *(APGD(loss, restarts=5) for loss in ("ce", "dlr")),
+            *(FAB(targets=0, restarts=5), Square(queries=5000, p_init=0.8), APGD("dlr", targets=9), FAB()),
+        )
+        assert plus.passes(10) == passes_in_turn({str(part): part for part in parts}, 10)
+        assert rand.passes(10) == (2 * (20 * 101 + 1), 2 * 20 * 100)
+        assert [attack.averaged_draws for attack in (standard, plus, rand)] == [1, 1, 20]
+        assert [attack.black_box for attack in (standard, plus, rand)] == [True, True, False]
+        assert rand.losses == ("ce", "dlr")
+        assert plus.losses == standard.losses
+
+    @pytest.mark.slow
+    @pytest.mark.parametrize("version", ["plus", "rand"])
+    @pytest.mark.parametrize("norm", ["linf", "l2", "l1"])
+    def test_every_version_fools_what_can_be_fooled_and_costs_what_is_announced(
+        self, norm: Norm, version: Literal["plus", "rand"]
+    ) -> None:
+        plain, images = linear(9, 4), images_near(0.5, 0.3, 12)
+        model, labels = Counting.of(plain, 12), plain.predict(images)
+        threat, rng, attack = Threat(norm, SIZES[norm]), streams(12), AutoAttack(version)
+        attacked = attack.perturb(model, images, labels, threat, rng)
+        assert_allowed(images, attacked, threat)
+        robust = plain.predict(attacked) == labels
+        alone = APGD("margin", targets=3).perturb(plain, images, labels, threat, rng)
+        assert 0 < int(robust.sum()) < 12
+        assert torch.equal(robust, plain.predict(alone) == labels)
+        if version == "plus":  # the other asks a copy
+            forwards, backwards = attack.passes(4)
+            assert model.backwards[robust].tolist() == [backwards] * int(robust.sum())
+            assert forwards - 30 * 300 <= float(model.forwards[robust].min()) <= float(model.forwards.max()) <= forwards
 
     @pytest.mark.parametrize(
         ("threat", "classes", "reason"),
@@ -135,5 +209,12 @@ class TestAutoAttack:
         ],
     )
     def test_what_it_cannot_do_is_refused(self, threat: Threat, classes: int, reason: str) -> None:
-        assert reason in str(AutoAttack().refusal(threat, classes))
-        assert AutoAttack().refusal(Threat("l1", 0.1), 4) is None
+        for attack in (AutoAttack(), AutoAttack("plus")):
+            assert reason in str(attack.refusal(threat, classes))
+            assert attack.refusal(Threat("l1", 0.1), 4) is None
+
+    def test_averages_need_a_class_less(self) -> None:
+        rand = AutoAttack("rand")
+        assert "targeted" in str(rand.refusal(Threat("linf", 0.1, targeted=True), 10))
+        assert "use apgd-margin[eot=20]" in str(rand.refusal(Threat("linf", 0.1), 2))
+        assert rand.refusal(Threat("linf", 0.1), 3) is None

@@ -154,13 +154,17 @@ def smallest(x: np.ndarray, w: np.ndarray, v: float, norm: Norm) -> float:
 
 
 class TestDistance:
+    @pytest.mark.parametrize("targets", [9, 0])
     @pytest.mark.parametrize("classes", [2, 3, 10])
     @pytest.mark.parametrize("norm", BALLS)
-    def test_reaches_the_distance_of_a_linear_model_and_never_less(self, norm: Norm, classes: int) -> None:
+    def test_reaches_the_distance_of_a_linear_model_and_never_less(
+        self, norm: Norm, classes: int, targets: int
+    ) -> None:
         model, images = linear(9, classes), images_near(0.5, 0.05, 24)
         labels = model.predict(images)
         distance = distances(model, images, labels, norm).amin(dim=1)
-        attacked = MinimalFAB(steps=10).perturb(model, images, labels, Threat(norm), streams(24))
+        attack = MinimalFAB(steps=10, targets=targets)
+        attacked = attack.perturb(model, images, labels, Threat(norm), streams(24))
         assert_allowed(images, attacked, Threat(norm))
         assert bool((model.predict(attacked) != labels).all())
         share = norms(attacked - images, norm) / distance
@@ -211,10 +215,20 @@ class TestDistance:
         weight[1, 0], weight[2, 1] = 1.0, 10.0
         model = Linear(weight, torch.tensor([1.0, 0.4, -4.6]).double()).eval()
         images, labels = torch.full((1, 3, 4, 4), 0.5).double(), torch.tensor([0])
-        for targets, decision, distance in ((1, 1, 0.1), (2, 2, 0.06)):
+        for targets, decision, distance in ((1, 1, 0.1), (2, 2, 0.06), (0, 2, 0.06)):
             found = MinimalFAB(targets=targets).perturb(model, images, labels, Threat("l1"), streams(1))
             assert model.predict(found).tolist() == [decision]
             assert float(norms(found - images, "l1")) == pytest.approx(distance, rel=1e-3)
+
+    @pytest.mark.parametrize("norm", BALLS)
+    def test_a_single_step_without_targets_makes_for_the_nearest_class(self, norm: Norm) -> None:
+        model, images = linear(9, 10), images_near(0.5, 0.05, 100)
+        labels = model.predict(images)
+        ranked = distances(model, images, labels, norm)
+        found = MinimalFAB(steps=1, targets=0).perturb(model, images, labels, Threat(norm), streams(100))
+        likeliest = model(images).scatter(1, labels[:, None], -torch.inf).argmax(dim=1)
+        assert torch.equal(model.predict(found), ranked.argmin(dim=1))
+        assert int((ranked.argmin(dim=1) != likeliest).sum()) > 2
 
     @pytest.mark.parametrize("norm", BALLS)
     @pytest.mark.parametrize("classes", [2, 3, 10])

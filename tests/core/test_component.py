@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import Field
 
-from robbench.core.component import Component, NoIdentity, number
+from robbench.core.component import AskedAs, Component, NoIdentity, OmittedAtDefault, number
 from robbench.core.contracts import Attack
 from robbench.core.errors import RequestError
 from robbench.core.registry import Mark, Registration, Registry
@@ -312,3 +312,45 @@ def test_a_field_without_identity_is_checked_like_any_other() -> None:
     assert Placed.make({"path": "/x", "threads": "2"}, "here") == Placed(path="/x", threads=2)
     assert Placed.unidentifying() == More.unidentifying() == {"path", "threads", "cache", "nested"}
     assert not Sample.unidentifying()
+
+
+# --- fields that came later, or are asked for by another name
+
+
+@dataclass(frozen=True)
+class Grown(Sample):
+    later: Annotated[int, Field(ge=1), OmittedAtDefault] = 1
+    form: Annotated[Literal["plain", "rich"], AskedAs("version"), OmittedAtDefault] = "plain"
+
+
+def grown(wanted: object, **preset: object) -> Choice[Any]:
+    entry = Registration(Mark("balancer", "sample", preset), Grown, "sample.py", None, None)
+    return choose(Registry(_found={"balancer": {"sample": entry}}), "balancer", wanted, "here")
+
+
+def test_a_field_that_came_later_leaves_keys_as_they_were() -> None:
+    assert grown("sample").spec() == chosen("sample").spec()
+    assert grown("sample[later=1,version=plain]").spec() == chosen("sample").spec()
+    assert grown("sample[count=3]").spec() == chosen("sample[count=3]").spec()
+    for text in ("sample[later=2]", "sample[version=rich]", "sample[later=2,version=rich]"):
+        assert grown(text).label == text
+        assert grown(text).spec().parameters.keys() > chosen("sample").spec().parameters.keys()
+        assert grown(grown(text).label).component == grown(text).component
+    # A preset is what a label tells of, a default what keys leave out.
+    assert grown("sample[later=1]", later=2).label == "sample[later=1]"
+    assert grown("sample[later=1]", later=2).spec().parameters == chosen("sample").spec().parameters
+    assert grown("sample", later=2).label == "sample"
+    assert grown("sample", later=2).spec().parameters["later"] == 2
+
+
+def test_a_field_is_asked_for_by_the_name_that_it_is_given() -> None:
+    choice = grown({"name": "sample", "version": "rich"})
+    assert (choice.component.form, choice.component.version, choice.spec().version) == ("rich", 3, 3)
+    assert Grown.field_names() == (*Sample.field_names(), "later", "version")
+    assert Grown.make(choice.component.parameters(), "here") == choice.component
+    assert choice.component.changed({}) == choice.component.changed({"version": "plain"}) == {"version": "rich"}
+    assert choice.component.changed({"version": "rich"}) == {}
+    with pytest.raises(RequestError, match='unknown parameter "form"'):
+        grown("sample[form=rich]")
+    with pytest.raises(RequestError, match="version = 'poor': Input should be 'plain' or 'rich'"):
+        grown("sample[version=poor]")

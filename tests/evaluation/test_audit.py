@@ -16,7 +16,8 @@ from traps import Blocked, Misleading, Noisy, Quantised, Saturated, Winners
 
 from robbench.core.contracts import Classifier
 from robbench.defenses.jpeg import Jpeg
-from robbench.evaluation.audit import CAUTIONS, FLAGS, examine, marked
+from robbench.evaluation.audit import examine, marked
+from robbench.evaluation.audit_flags import CAUTIONS, FLAGS
 from robbench.results.schema import ConditionSpec, Outcome, StageSpec
 
 CHAINS = ("fgsm@0.1", "pgd[steps=20]@0.1", "square[queries=300]@0.1", "uniform-noise@0.1")
@@ -88,6 +89,23 @@ class TestTraps:
         assert 0.1 < cells[2][1].robust.mean() < 0.8  # there is something left that a weaker attack could have found
         assert examine(cells) == []
 
+    @pytest.mark.parametrize(("trap", "eps"), [(Quantised, 0.1), (Misleading, 0.05), (Winners, 0.02)])
+    def test_search_inside_an_ensemble_finds_what_its_gradients_do_not(
+        self, trap: type[Quantised | Misleading | Winners], eps: float
+    ) -> None:
+        ensemble = f"strong[steps=20,targets=3]@{eps}"
+        cells = row(subject(trap(exact(4)), wrong=0), ensemble)
+        assert f"the search inside {ensemble}" in flags(cells)["black-box-wins"]
+        assert (cells[1][1].searched & ~cells[1][1].robust).sum() > 3
+        assert not (cells[1][1].searched & cells[1][1].robust).any()
+
+    @pytest.mark.parametrize("attack", ["strong[steps=20]@0.02", "strong[steps=20]@l2:0.15", "strong@0.01"])
+    def test_nor_does_it_on_an_honest_model(self, attack: str) -> None:
+        cells = row(subject(exact(4)), attack)
+        assert 0.1 < cells[1][1].robust.mean() < 0.8
+        assert examine(cells) == []
+        assert "searched" not in cells[1][1].written()
+
     def test_images_of_other_models(self) -> None:
         misled = Misleading(exact(4))
         cells = row(subject(misled, wrong=0), "pgd[steps=20]@0.1", "transfer[steps=5]@0.1", peers=[exact(4)])
@@ -158,6 +176,58 @@ def test_each_weaker_attack_raises_its_own_flag(fields: dict[str, Any], flag: st
     assert "15 of 100 images" in flags(found)[flag]
     (finding,) = examine(found)
     assert finding.key == found[1][0].key
+
+
+ENSEMBLE = spec("ensemble", steps=20, black_box=True)
+
+
+@pytest.mark.parametrize(
+    ("won", "found"),
+    [(0, []), (2, []), (3, [False]), (5, [False]), (6, [True]), (40, [True])],
+)
+def test_search_inside_an_attack_tells_against_its_gradients(won: int, found: list[bool]) -> None:
+    searched = (np.arange(N) >= 10) & (np.arange(N) < 10 + won)
+    findings = examine(cells((CLEAN, outcome("clean", LABELS, k=4)), (ENSEMBLE, attacked(50, searched=searched))))
+    assert [(finding.name, finding.blocks) for finding in findings] == [("black-box-wins", blocks) for blocks in found]
+    for finding in findings:
+        assert finding.text == f"the search inside {ENSEMBLE.label} fools {won} of 100 images that gradients left"
+
+
+def test_what_gradients_of_another_attack_fool_is_no_win_of_the_search_inside() -> None:
+    searched = np.arange(N) < 30
+    pair = cells((PGD, attacked(20)), (ENSEMBLE, attacked(50, searched=searched)))
+    assert "10 of 100 images" in flags(pair)["black-box-wins"]
+    assert examine(cells((PGD, attacked(40)), (ENSEMBLE, attacked(50, searched=searched)))) == []
+    # What the search of both fools is fooled by no gradient.
+    other = spec("other", steps=20, black_box=True)
+    both = cells((ENSEMBLE, attacked(50, searched=searched)), (other, attacked(50, searched=searched)))
+    assert "30 of 100 images" in flags(both)["black-box-wins"]
+    # Nor does it count at another size, or where the judge saw no error.
+    assert flags(cells((ENSEMBLE, attacked(5, searched=searched)))) == {}
+    larger = replaced(PGD, eps=0.2)
+    assert "black-box-wins" in flags(cells((ENSEMBLE, attacked(50, searched=searched)), (larger, attacked(60))))
+
+
+def test_averages_over_draws_are_wasted_on_a_model_that_draws_nothing() -> None:
+    averaging = spec("averaging", steps=20, averaged_draws=20)
+    found = cells((CLEAN, outcome("clean", LABELS, k=4)), (averaging, attacked(50)), (PGD, attacked(50)))
+    (finding,) = examine(found)
+    assert (finding.name, finding.key, finding.blocks) == ("draws-nothing", found[1][0].key, False)
+    assert "averages over 20 draws, which are all the same" in finding.text
+    assert examine(found[1:]) == [], "nobody looked at whether it draws"
+
+
+def test_averages_alone_do_not_make_up_for_a_prediction_of_one_draw() -> None:
+    def row_of(attack: ConditionSpec, *traits: str) -> Cells:
+        made = cells((CLEAN, outcome("clean", LABELS, k=4)), (attack, attacked(50)))
+        return [(made[0][0].model_copy(update={"traits": ("randomized", *traits)}), made[0][1]), *made[1:]]
+
+    averaging = spec("averaging", steps=20, averaged_draws=20)
+    assert flags(row_of(PGD))["randomized"] == FLAGS["randomized"]
+    assert "its prediction is a single draw" in flags(row_of(averaging))["randomized"]
+    for attack in (PGD, averaging):
+        assert flags(row_of(attack, "averaged")) == {}
+        assert "randomized" in cautions(row_of(attack, "averaged"))
 
 
 def test_several_strong_attacks_are_compared_together() -> None:
@@ -290,7 +360,7 @@ def test_an_attack_that_goes_through_a_defense_must_work_without_it() -> None:
 
 
 def test_every_finding_is_explained() -> None:
-    assert CAUTIONS.keys() - FLAGS.keys() == {"smallest-change-beaten"}, (
+    assert CAUTIONS.keys() - FLAGS.keys() == {"smallest-change-beaten", "draws-nothing"}, (
         "the others are cautions once there is a remedy"
     )
     assert all(text and not text.endswith(".") for text in (*FLAGS.values(), *CAUTIONS.values()))
