@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+import torch
 from torch import Tensor
 
 from robbench.attacks._survivors import Survivors
+from robbench.core.best_points import BestPoints, unknown_lead
 from robbench.core.contracts import Attack, Classifier
 from robbench.core.sample_rng import Draw, Streams
 from robbench.core.threat_model import Threat
@@ -46,6 +48,47 @@ def in_turn(
     return found
 
 
+def chain(
+    parts: Mapping[Draw, Attack], model: Classifier, images: Tensor, labels: Tensor, threat: Threat, rng: Streams
+) -> Tensor:
+    """Run attacks one after the other, each from where the one before ended, on the samples that survived so far.
+
+    Args:
+        parts: Attacks in their order by names of their own; each draws from streams that its name sets apart.
+        model: The model, in evaluation mode.
+        images: Float in [0, 1], shape ``(N, C, H, W)``.
+        labels: Classes to leave, or targets where ``threat.targeted``, int64, shape ``(N,)``.
+        threat: What is allowed.
+        rng: One stream per sample.
+
+    Returns:
+        Images that fool the model where an attack found them, otherwise those of the last attack.
+    """
+    found, left, followed = images.clone(), Survivors.of(model, images, labels, threat, rng), False
+    points: BestPoints | None = None
+    for name, part in parts.items():
+        if not left:
+            break
+        streams = left.rng.fork(*(name if isinstance(name, tuple) else (name,)))
+        points = part.advance(left.model, left.images, left.labels, threat, streams, points)
+        found[left.index] = points.images
+        fooled = points.fooled.clone()
+        # Samples that survive pay nothing for being sure of those that do not.
+        asked = fooled.nonzero()[:, 0]
+        fooled[asked] = left[asked].fools(points.images[asked])
+        if followed and part.black_box and not part.white_box:
+            left[fooled].model.fooled_by_search()
+        followed |= part.white_box
+        left, points = left[~fooled], points[~fooled]
+    return found
+
+
+def passes_of_chain(parts: Mapping[Draw, Attack], num_classes: int) -> tuple[int, int]:
+    """Forward and backward passes of a chain on a sample that survives it."""
+    costs = [part.passes(num_classes) for part in parts.values()]
+    return sum(forwards for forwards, _ in costs), sum(backwards for _, backwards in costs)
+
+
 def passes_in_turn(attacks: Mapping[Draw, Attack], num_classes: int) -> tuple[int, int]:
     """Forward and backward passes of attacks in turn on a sample that survives them all."""
     costs = [attack.passes(num_classes) for attack in attacks.values()]
@@ -71,6 +114,67 @@ class SubstituteAttack(Attack):
         """The images as the attack changes them."""
         other = model.surrogate(self.substitute) if isinstance(self.substitute, str) else self.substitute
         return self.attack.perturb(other, images, labels, threat, rng)
+
+    def advance(
+        self,
+        model: Classifier,
+        images: Tensor,
+        labels: Tensor,
+        threat: Threat,
+        rng: Streams,
+        start: BestPoints | None = None,
+    ) -> BestPoints:
+        """The points that the attack finds by other scores, which tell nothing about the lead of the model's own."""
+        if not isinstance(self.substitute, str):
+            return super().advance(model, images, labels, threat, rng, start)
+        points = self.attack.advance(model.surrogate(self.substitute), images, labels, threat, rng, start)
+        lead = unknown_lead(images, model.num_classes) if start is None else start.lead
+        return replace(points, lead=lead)
+
+    def passes(self, num_classes: int) -> tuple[int, int]:
+        """Those of the attack."""
+        return self.attack.passes(num_classes)
+
+
+@dataclass(frozen=True)
+class Anew(Attack):
+    """An attack that starts from its own start although another one ended before it.
+
+    Attributes:
+        attack: The attack.
+    """
+
+    attack: Attack
+
+    def __post_init__(self) -> None:
+        """Nothing to check: nobody asks for it by name."""
+
+    @property
+    def white_box(self) -> bool:  # type: ignore[override]
+        """As the attack."""
+        return self.attack.white_box
+
+    @property
+    def black_box(self) -> bool:  # type: ignore[override]
+        """As the attack."""
+        return self.attack.black_box
+
+    def perturb(self, model: Classifier, images: Tensor, labels: Tensor, threat: Threat, rng: Streams) -> Tensor:
+        """The images as the attack changes them."""
+        return self.attack.perturb(model, images, labels, threat, rng)
+
+    def advance(
+        self,
+        model: Classifier,
+        images: Tensor,
+        labels: Tensor,
+        threat: Threat,
+        rng: Streams,
+        start: BestPoints | None = None,
+    ) -> BestPoints:
+        """The best points that the attack finds, and the lead of the classes from all attacks so far."""
+        points = self.attack.advance(model, images, labels, threat, rng)
+        return points if start is None else replace(points, lead=torch.fmax(points.lead, start.lead))
 
     def passes(self, num_classes: int) -> tuple[int, int]:
         """Those of the attack."""

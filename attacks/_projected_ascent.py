@@ -55,7 +55,12 @@ def projected_ascent(
 
 
 def keep_last(left: Survivors, x_t: Tensor, kept: Kept, asked: Tensor) -> None:
-    """Offer the last iterates; whether they fool the model is only asked for some, at a forward pass each."""
+    """Offer the last iterates; whether they fool the model is only asked for some, at a forward pass each.
+
+    Where somebody wants to know where the attack ended, it is asked for all.
+    """
+    if left.lead is not None:
+        asked = torch.ones_like(asked)
     fooled = torch.zeros_like(asked)
     fooled[asked] = left[asked].fools(x_t[asked])
     kept.offer(left, x_t, fooled)

@@ -56,6 +56,20 @@ def project(images: Tensor, change: Tensor, norm: Norm, eps: float) -> Tensor:
     raise ValueError(f"no projection onto a ball in {norm}")
 
 
+def keep_largest(images: Tensor, change: Tensor, count: float) -> Tensor:
+    """Images moved by the largest values of a change, the nearest point in [0, 1] that differs in so many values.
+
+    Args:
+        images: Floats in [0, 1], shape ``(N, ...)``.
+        change: Same shape.
+        count: How many values may change; rounded down.
+    """
+    flat = change.clamp(-images, 1 - images).flatten(1)
+    largest = flat.abs().topk(min(int(count), flat.shape[1]), dim=1).indices
+    kept = torch.zeros_like(flat).scatter(1, largest, flat.gather(1, largest))
+    return add(images, kept.reshape(images.shape))
+
+
 def project_l1(change: Tensor, eps: float) -> Tensor:
     """Euclidean projection of rows onto the L1 ball (Duchi et al., ICML 2008, figure 1)."""
     if eps == 0:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from robbench.attacks._gradients import score_gradient
 from robbench.attacks._losses import Gain, gain
+from robbench.core.best_points import raise_lead
 from robbench.core.contracts import Classifier, Loss
 from robbench.core.sample_rng import Streams
 from robbench.core.threat_model import Threat
@@ -34,6 +35,21 @@ class Rows:
 
 
 @dataclass(frozen=True)
+class Lead:
+    """By how much each class came ahead of the label at any point that was looked at; ``note`` writes to it.
+
+    Attributes:
+        values: For the whole batch, shape ``(N, K)``.
+    """
+
+    values: Tensor
+
+    def note(self, index: Tensor, scores: Tensor, labels: Tensor) -> None:
+        """Take in the scores ``(M, K)`` at a point of some samples."""
+        self.values[index] = raise_lead(self.values[index], scores, labels)
+
+
+@dataclass(frozen=True)
 class Survivors(Rows):
     """The samples of a batch that an attack is still at work on.
 
@@ -44,6 +60,7 @@ class Survivors(Rows):
         rng: Their streams.
         index: Their places in the batch, int64, shape ``(M,)``.
         targeted: Whether labels are targets.
+        lead: Takes in the scores at every point, None if nobody wants to know.
     """
 
     model: Classifier
@@ -52,11 +69,21 @@ class Survivors(Rows):
     rng: Streams
     index: Tensor
     targeted: bool
+    lead: Lead | None = None
 
     @classmethod
-    def of(cls, model: Classifier, images: Tensor, labels: Tensor, threat: Threat, rng: Streams) -> Survivors:
-        """The whole batch, as ``perturb`` is handed it."""
-        return cls(model, images, labels, rng, torch.arange(len(images), device=images.device), threat.targeted)
+    def of(
+        cls,
+        model: Classifier,
+        images: Tensor,
+        labels: Tensor,
+        threat: Threat,
+        rng: Streams,
+        lead: Tensor | None = None,
+    ) -> Survivors:
+        """The whole batch, as ``perturb`` is handed it; ``lead`` is written to."""
+        index = torch.arange(len(images), device=images.device)
+        return cls(model, images, labels, rng, index, threat.targeted, None if lead is None else Lead(lead))
 
     def __len__(self) -> int:
         """The number of samples."""
@@ -79,21 +106,37 @@ class Survivors(Rows):
         if not len(self):
             return torch.zeros_like(self.labels, dtype=torch.bool)
         with torch.no_grad():
-            return self.fooled(self.model.predict(x))
+            if self.lead is None:
+                return self.fooled(self.model.predict(x))
+            scores, decisions = self.model.decide(x)
+        self.lead.note(self.index, scores, self.labels)
+        return self.fooled(decisions)
 
     def look(self, x: Tensor, objective: Gain) -> tuple[Tensor, Tensor]:
         """An objective of the scores at ``x``, and which images fool the model, both ``(M,)``; one forward pass."""
         with torch.no_grad():
             scores, decisions = self.model.decide(x)
-        return objective(scores), self.fooled(decisions)
+        return self._noted(objective)(scores), self.fooled(decisions)
 
     def gradient(self, x: Tensor, objective: Gain) -> tuple[Tensor, Tensor, Tensor]:
         """The gradient at ``x`` of an objective of the scores, of the shape of ``x``, and what ``look`` returns.
 
         One forward and one backward pass.
         """
-        g, value, decisions = score_gradient(self.model, x, objective)
+        g, value, decisions = score_gradient(self.model, x, self._noted(objective))
         return g, value, self.fooled(decisions)
+
+    def _noted(self, objective: Gain) -> Gain:
+        """The same objective, which takes note of the scores that it is given where somebody wants to know."""
+        lead = self.lead
+        if lead is None:
+            return objective
+
+        def values(scores: Tensor) -> Tensor:
+            lead.note(self.index, scores.detach(), self.labels)
+            return objective(scores)
+
+        return values
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, ClassVar
 
 import torch
@@ -14,11 +14,13 @@ from robbench.attacks._apgd_state import Ascent, HalvingAscent, SparseAscent
 from robbench.attacks._expectation import Answer, drawing_apart, mean_over_draws
 from robbench.attacks._losses import Gain, gain_towards, likeliest_others
 from robbench.attacks._projections import uniform_in_ball
+from robbench.attacks._search import Search
 from robbench.attacks._survivors import Kept, Survivors
+from robbench.core.best_points import BestPoints
 from robbench.core.component import OmittedAtDefault
-from robbench.core.contracts import Attack, Classifier, Loss
+from robbench.core.contracts import Loss
 from robbench.core.registry import register_attack
-from robbench.core.sample_rng import Draw, Streams
+from robbench.core.sample_rng import Draw
 from robbench.core.threat_model import Threat
 
 
@@ -27,7 +29,7 @@ from robbench.core.threat_model import Threat
 @register_attack("apgd-dlr", norms=("linf", "l2", "l1"), brief="Auto-PGD, DLR loss", loss="dlr")
 @register_attack("apgd", norms=("linf", "l2", "l1"), brief="Auto-PGD, cross-entropy")
 @dataclass(frozen=True)
-class APGD(Attack):
+class APGD(Search):
     """Auto-PGD (Croce and Hein, "Reliable evaluation of adversarial robustness", ICML 2020, algorithm 1).
 
     In L1 it is the sparse form with larger balls first (Croce and Hein, "Mind the box", ICML 2021). Each sample has
@@ -72,20 +74,19 @@ class APGD(Attack):
         """Draws that gradients are averaged over."""
         return self.eot
 
-    def perturb(self, model: Classifier, images: Tensor, labels: Tensor, threat: Threat, rng: Streams) -> Tensor:
-        """The best images found."""
-        model = drawing_apart(model) if self.eot > 1 else model
-        kept, everyone = Kept.of(images), Survivors.of(model, images, labels, threat, rng)
-        stops = self.early_stop and not model.votes and self.eot == 1
-        goals = self._goals(everyone, kept)
+    def search(self, left: Survivors, threat: Threat, start: BestPoints | None) -> Kept:
+        """The best images found; the first run starts where another attack ended."""
+        everyone = replace(left, model=drawing_apart(left.model)) if self.eot > 1 else left
+        kept, stops = Kept.of(left.images), self.early_stop and not everyone.model.votes and self.eot == 1
+        goals = self._goals(everyone, start, kept)
         for restart in range(self.restarts):
             for rank, goal in enumerate(goals):
                 left = everyone[~kept.fooled] if stops else everyone
                 if not left:
-                    return kept.images
-                ascent = self._begin(left, threat, ("start", restart, rank))
+                    return kept
+                ascent = self._begin(left, threat, start if restart == 0 else None, ("start", restart, rank))
                 self._climb(left, None if goal is None else goal[left.index], ascent, stops, kept, (restart, rank))
-        return kept.images
+        return kept
 
     def refusal(self, threat: Threat, num_classes: int) -> str | None:
         """Targets of its own next to a target that is given."""
@@ -99,17 +100,22 @@ class APGD(Attack):
         runs = self.restarts * max(goals, 1)
         return (goals > 0) + self.eot * runs * (self.steps + 1), self.eot * runs * self.steps
 
-    def _goals(self, everyone: Survivors, kept: Kept) -> Sequence[Tensor | None]:
+    def _goals(self, everyone: Survivors, start: BestPoints | None, kept: Kept) -> Sequence[Tensor | None]:
         """The classes to make for in turn, int64, shape ``(N,)`` each; None for any but the label."""
         if not self.targets:
             return (None,)
+        if start is not None:
+            return likeliest_others(start.lead, everyone.labels, self.targets).unbind(dim=1)
         with torch.no_grad():
             scores, decisions = everyone.model.decide(everyone.images)
         kept.offer(everyone, everyone.images, everyone.fooled(decisions))
         return likeliest_others(scores, everyone.labels, self.targets).unbind(dim=1)
 
-    def _begin(self, left: Survivors, threat: Threat, draw: Draw) -> Ascent:
-        delta = uniform_in_ball(left.rng, draw, left.images, threat.norm, threat.radius)
+    def _begin(self, left: Survivors, threat: Threat, start: BestPoints | None, draw: Draw) -> Ascent:
+        if start is None:
+            delta = uniform_in_ball(left.rng, draw, left.images, threat.norm, threat.radius)
+        else:
+            delta = start.images[left.index] - left.images
         if threat.norm == "l1":
             return SparseAscent.begin(left.images, delta, threat.radius, self.steps)
         return HalvingAscent.begin(left.images, delta, threat.norm, threat.radius, self.steps)

@@ -6,18 +6,19 @@ from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
 from pydantic import Field
-from torch import Tensor
 
+from robbench.attacks._search import Search
+from robbench.attacks._survivors import Kept, Survivors
 from robbench.attacks.pgd import PGD
-from robbench.core.contracts import Attack, Classifier, Loss
+from robbench.core.best_points import BestPoints
+from robbench.core.contracts import Loss
 from robbench.core.registry import register_attack
-from robbench.core.sample_rng import Streams
 from robbench.core.threat_model import Threat
 
 
 @register_attack("bim", norms=("linf", "l2", "l1"))
 @dataclass(frozen=True)
-class BIM(Attack):
+class BIM(Search):
     """Basic iterative method (Kurakin, Goodfellow and Bengio, "Adversarial examples in the physical world", 2017).
 
     Projected gradient descent on cross-entropy without a random start; in L2 and L1 by normalized steps. Steps are
@@ -37,9 +38,9 @@ class BIM(Attack):
     white_box: ClassVar[bool] = True
     losses: ClassVar[tuple[Loss, ...]] = ("ce",)
 
-    def perturb(self, model: Classifier, images: Tensor, labels: Tensor, threat: Threat, rng: Streams) -> Tensor:
+    def search(self, left: Survivors, threat: Threat, start: BestPoints | None) -> Kept:
         """The latest iterates that fool the model, or the last ones."""
-        return self._pgd().perturb(model, images, labels, threat, rng)
+        return self._pgd().search(left, threat, start)
 
     def passes(self, num_classes: int) -> tuple[int, int]:
         """One pass of each kind per step, and a forward pass on the last iterate."""

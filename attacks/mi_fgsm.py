@@ -11,16 +11,17 @@ from torch import Tensor
 
 from robbench.attacks._projected_ascent import keep_last, projected_ascent
 from robbench.attacks._projections import l1_direction
+from robbench.attacks._search import Search
 from robbench.attacks._survivors import Kept, Survivors
-from robbench.core.contracts import Attack, Classifier, Loss
+from robbench.core.best_points import BestPoints
+from robbench.core.contracts import Loss
 from robbench.core.registry import register_attack
-from robbench.core.sample_rng import Streams
 from robbench.core.threat_model import Threat
 
 
 @register_attack("mi-fgsm", norms=("linf", "l2"), brief="FGSM iterated with momentum")
 @dataclass(frozen=True)
-class MIFGSM(Attack):
+class MIFGSM(Search):
     """Momentum iterative fast gradient sign method (Dong et al., "Boosting adversarial attacks with momentum", 2018).
 
     Algorithm 1 in Linf, its equation 8 in L2, on cross-entropy: every step is ``eps / steps`` long and follows the
@@ -44,19 +45,20 @@ class MIFGSM(Attack):
     white_box: ClassVar[bool] = True
     losses: ClassVar[tuple[Loss, ...]] = ("ce",)
 
-    def perturb(self, model: Classifier, images: Tensor, labels: Tensor, threat: Threat, rng: Streams) -> Tensor:
+    def search(self, left: Survivors, threat: Threat, start: BestPoints | None) -> Kept:
         """The latest iterates that fool the model, or the last ones."""
-        kept, left, g = Kept.of(images), Survivors.of(model, images, labels, threat, rng), torch.zeros_like(images)
+        x_0 = left.images if start is None else start.images
+        kept, g = Kept.of(left.images), torch.zeros_like(left.images)
 
         def accumulated(left: Survivors, gradient: Tensor) -> Tensor:
             """``g_{t+1} = mu g_t + ∇ / ‖∇‖₁`` (equation 6)."""
             g[left.index] = self.decay * g[left.index] + l1_direction(gradient)
             return g[left.index]
 
-        stops, alpha = self.early_stop and not model.votes, threat.radius / self.steps
-        left, x_t = projected_ascent(left, images, threat, alpha, self.steps, stops, kept, accumulated)
+        stops, alpha = self.early_stop and not left.model.votes, threat.radius / self.steps
+        left, x_t = projected_ascent(left, x_0, threat, alpha, self.steps, stops, kept, accumulated)
         keep_last(left, x_t, kept, asked=kept.fooled[left.index])
-        return kept.images
+        return kept
 
     def passes(self, num_classes: int) -> tuple[int, int]:
         """One pass of each kind per step, and a forward pass on the last iterate where an earlier one fooled."""

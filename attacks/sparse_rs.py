@@ -9,8 +9,10 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from robbench.attacks._search import Search
 from robbench.attacks._survivors import Kept, Survivors
-from robbench.core.contracts import Attack, Classifier, Loss
+from robbench.core.best_points import BestPoints
+from robbench.core.contracts import Loss
 from robbench.core.registry import register_attack
 from robbench.core.sample_rng import Streams
 from robbench.core.threat_model import Threat
@@ -21,7 +23,7 @@ _SCHEDULE = ((50, 2), (200, 4), (500, 5), (1000, 6), (2000, 8), (4000, 10), (600
 
 @register_attack("sparse-rs", norms=("l0",), brief="Random search over pixels")
 @dataclass(frozen=True)
-class SparseRS(Attack):
+class SparseRS(Search):
     """Sparse-RS in L0 (Croce et al., AAAI 2022): random search over sets of pixels and their colors.
 
     Here eps counts changed values, so ``eps // channels`` pixels are set, each to a corner of the color cube; where
@@ -41,19 +43,19 @@ class SparseRS(Attack):
     black_box: ClassVar[bool] = True
     losses: ClassVar[tuple[Loss, ...]] = ("margin",)
 
-    def perturb(self, model: Classifier, images: Tensor, labels: Tensor, threat: Threat, rng: Streams) -> Tensor:
-        """The first images that fool the model, or those with the best margin."""
-        channels = images.shape[1]
+    def search(self, left: Survivors, threat: Threat, start: BestPoints | None) -> Kept:
+        """The first images that fool the model, or those with the best margin; it always begins anew."""
+        images, rng, channels = left.images, left.rng, left.images.shape[1]
         together = channels if threat.radius >= channels else 1
         # Spots are pixels, or single values; a spot's values stand in the last dimension.
         center = images.flatten(2).transpose(1, 2) if together == channels else images.flatten(1)[:, :, None]
         spots = center.shape[1]
         size = min(spots, int(min(threat.radius, spots * together)) // together)
         if size == 0 or len(images) == 0:
-            return images.clone()
+            return Kept.of(images)
         order = rng.subsets("spots", spots, spots)
         colors = rng.integers("colors", (spots, together), 2).to(images.dtype)
-        kept, left = Kept.of(images), Survivors.of(model, images, labels, threat, rng)
+        kept = Kept.of(images)
         for query in range(self.queries):
             if not left:
                 break
@@ -72,7 +74,7 @@ class SparseRS(Attack):
             order[better], colors[better] = tried_order[better], tried_colors[better]
             stays = ~fooled
             left, center, order, colors = left[stays], center[stays], order[stays], colors[stays]
-        return kept.images
+        return kept
 
     def passes(self, num_classes: int) -> tuple[int, int]:
         """A forward pass per query."""

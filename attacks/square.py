@@ -5,7 +5,7 @@ from __future__ import annotations
 import abc
 import functools
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, ClassVar, Literal
 
 import torch
@@ -13,8 +13,10 @@ from pydantic import Field
 from torch import Tensor
 
 from robbench.attacks._projections import add, project_l1_box
+from robbench.attacks._search import Search
 from robbench.attacks._survivors import Kept, Rows, Survivors
-from robbench.core.contracts import Attack, Classifier, Loss
+from robbench.core.best_points import BestPoints
+from robbench.core.contracts import Classifier, Loss
 from robbench.core.errors import RequestError, did_you_mean
 from robbench.core.registry import register_attack
 from robbench.core.sample_rng import Streams
@@ -31,7 +33,7 @@ SLACK = 1e-6
 
 @register_attack("square", norms=("linf", "l2", "l1"), brief="Random search with patches")
 @dataclass(frozen=True)
-class Square(Attack):
+class Square(Search):
     """Square Attack: random search with patches (Andriushchenko et al., ECCV 2020; L1: Croce and Hein, ICML 2021).
 
     Every query changes a square at a random place, and the change is kept where it makes the scores worse. In Linf the
@@ -63,13 +65,14 @@ class Square(Attack):
         """The loss."""
         return (self.loss,)
 
-    def perturb(self, model: Classifier, images: Tensor, labels: Tensor, threat: Threat, rng: Streams) -> Tensor:
-        """The first images that fool the model, or those with the worst scores.
+    def search(self, left: Survivors, threat: Threat, start: BestPoints | None) -> Kept:
+        """The first images that fool the model, or those with the worst scores; where another attack ended it goes on.
 
         Raises:
             RequestError: If the model has no other scores of the name asked for.
         """
-        left = Survivors.of(self._followed(model), images, labels, threat, rng)
+        left = replace(left, model=self._followed(left.model))
+        images, rng = left.images, left.rng
         kept, patches = Kept.of(images, torch.float64), _PATCHES[threat.norm].around(images, threat)
         for query in range(self.queries):
             if not left:
@@ -77,14 +80,14 @@ class Square(Attack):
             if query % BLOCK == 0:
                 draws = _SquareDraws.of(left.rng, query // BLOCK, images)
             if query == 0:
-                proposal = patches.start(rng)
+                proposal = patches.start(rng) if start is None else start.images
             else:
                 proposal = patches.propose(kept.images[left.index], draws.at(query % BLOCK), self._share(query))
             values, fooled = left.look(proposal, left.gain(self.loss))
             kept.offer(left, proposal, fooled, values.double())
             stays = ~fooled
             left, patches, draws = left[stays], patches[stays], draws[stays]
-        return kept.images
+        return kept
 
     def passes(self, num_classes: int) -> tuple[int, int]:
         """One forward pass per query."""

@@ -1,4 +1,4 @@
-"""The ensemble for every model: few classes, votes of neighbors, a fifth of AutoAttack's cost."""
+"""The ensemble for every model: few classes, votes of neighbors, a twenty-fifth of AutoAttack's passes."""
 
 from __future__ import annotations
 
@@ -9,57 +9,87 @@ from typing import Annotated, ClassVar
 from pydantic import Field
 from torch import Tensor
 
-from robbench.attacks._ensemble import SubstituteAttack, in_turn, passes_in_turn
+from robbench.attacks._ensemble import Anew, SubstituteAttack, chain, passes_of_chain
 from robbench.attacks.apgd import APGD
+from robbench.attacks.ascent import MomentumAscent
+from robbench.attacks.sparse_rs import SparseRS
 from robbench.attacks.square import Square
 from robbench.core.contracts import Attack, Classifier, Loss
 from robbench.core.registry import register_attack
 from robbench.core.sample_rng import Draw, Streams
-from robbench.core.threat_model import Threat
+from robbench.core.threat_model import Norm, Threat
+
+_P_INIT = 0.15
+"""The share of the image that the first squares of a search cover."""
 
 
-@register_attack("strong", norms=("linf", "l2", "l1"), brief="APGD, then random search")
+@register_attack("strong", norms=("linf", "l2", "l1", "l0"), brief="Ascent from where search ends")
 @dataclass(frozen=True)
 class Strong(Attack):
-    """Auto-PGD on cross-entropy, then towards the likeliest other classes, then search without gradients.
+    """Momentum ascent on the margin, then rounds of search without gradients and ascent from where the search ended.
 
-    In this order, each only on what survived the last: Auto-PGD on cross-entropy; on the margin, through each of the
-    model's further scores (a nearest-neighbor model has several that follow its vote); targeted Auto-PGD on the
-    difference of logits ratio; Square. The parts are those of AutoAttack (Croce and Hein, 2020; in L1 2021) without FAB
-    and with fewer steps, targets and queries. It works with any number of classes from two on.
-    Costs at most, with ten classes and no further scores, 610 forward and 300 backward passes; each of the further
-    scores adds ``steps`` of both and two forward passes.
+    In this order, each from where the one before ended and only on what survived it: ascent from the image; in every
+    round, Square from stripes of its own and ascent in shorter steps from its end point; ascent towards each of the
+    classes that came nearest at any point so far, from a random corner of the ball. Ascents also follow each of the
+    model's further scores (a nearest-neighbor model has several that follow its vote). In L1 the ascents are those of
+    Auto-PGD; in L0 there is one search, Sparse-RS. It works with any number of classes from two on.
+
+    Ascent on the margin after a search finds what both miss alone, since gradients near the image lead elsewhere.
+    Costs at most, with ten classes and no further scores, 286 forward and 80 backward passes.
 
     Attributes:
-        steps: Steps of every run of Auto-PGD.
-        targets: Other classes to make for, those with the highest scores first.
-        queries: Of the search without gradients.
+        steps: Of the ascent from the image; three quarters of them after a search, half of them towards a class.
+        queries: Of each search.
+        rounds: Of search and ascent.
+        targets: Classes to make for.
     """
 
-    steps: Annotated[int, Field(ge=1)] = 50
-    targets: Annotated[int, Field(ge=1)] = 5
-    queries: Annotated[int, Field(ge=1)] = 300
+    steps: Annotated[int, Field(ge=1)] = 20
+    queries: Annotated[int, Field(ge=1)] = 100
+    rounds: Annotated[int, Field(ge=0)] = 2
+    targets: Annotated[int, Field(ge=0)] = 3
 
+    version: ClassVar[int] = 2
     targetable: ClassVar[bool] = True
     white_box: ClassVar[bool] = True
     black_box: ClassVar[bool] = True
-    losses: ClassVar[tuple[Loss, ...]] = ("ce", "margin", "dlr")
+    losses: ClassVar[tuple[Loss, ...]] = ("margin",)
 
     def perturb(self, model: Classifier, images: Tensor, labels: Tensor, threat: Threat, rng: Streams) -> Tensor:
-        """Images that fool the model where one of the attacks found them."""
-        parts = dict(self._parts(model.surrogates, threat.targeted))
-        return in_turn(parts, model, images, labels, threat, rng)
+        """Images that fool the model where one of the parts found them."""
+        return chain(dict(self.parts(threat.norm, model.surrogates)), model, images, labels, threat, rng)
 
     def passes(self, num_classes: int) -> tuple[int, int]:
-        """The sum over its attacks, and a forward pass on what each returned; without further scores."""
-        return passes_in_turn(dict(self._parts((), targeted=False)), num_classes)
+        """The sum over its parts in Linf and L2, where it is more, without further scores."""
+        forwards, backwards = passes_of_chain(dict(self.parts("linf", ())), num_classes)
+        # The classes that came nearest are known by then.
+        return forwards - bool(self.targets), backwards
 
-    def _parts(self, surrogates: tuple[str, ...], targeted: bool) -> Iterator[tuple[Draw, Attack]]:
-        yield "apgd-ce", APGD("ce", steps=self.steps)
-        for name in surrogates:
-            yield f"apgd-margin through {name}", SubstituteAttack(APGD("margin", steps=self.steps), name)
-        if targeted:
-            yield "apgd-dlr", APGD("dlr", steps=self.steps)
-        else:
-            yield "apgd-t", APGD("dlr", steps=self.steps, targets=self.targets)
-        yield "square", Square(queries=self.queries)
+    def parts(self, norm: Norm, surrogates: tuple[str, ...]) -> Iterator[tuple[Draw, Attack]]:
+        """The parts in their order by name; ascents through further scores of the model, which are named, as well."""
+        after, towards = -(-3 * self.steps // 4), -(-self.steps // 2)
+        first: Attack = MomentumAscent(steps=self.steps, start="image")
+        climb: Attack = MomentumAscent(steps=after, rel_step=0.5, momentum=0.25)
+        last: Attack = MomentumAscent(steps=towards, targets=self.targets, start="corner")
+        if norm == "l1":
+            first, climb = APGD("margin", steps=self.steps), APGD("margin", steps=after)
+            last = APGD("margin", steps=towards, targets=self.targets)
+        yield from through_all("ascent", first, surrogates)
+        if norm == "l0":
+            # Its schedule needs many queries in a row, and classes that came near tell little.
+            if self.rounds:
+                yield "search", Anew(SparseRS(self.rounds * (self.queries + after) - after))
+                yield from through_all("climb", climb, surrogates)
+            return
+        for number in range(self.rounds):
+            yield f"search {number}", Anew(Square(self.queries, _P_INIT))
+            yield from through_all(f"climb {number}", climb, surrogates)
+        if self.targets:
+            yield "towards", last
+
+
+def through_all(name: str, part: Attack, surrogates: tuple[str, ...]) -> Iterator[tuple[Draw, Attack]]:
+    """A part on the model's usual scores and on each of the further ones."""
+    yield name, part
+    for surrogate in surrogates:
+        yield f"{name} through {surrogate}", SubstituteAttack(part, surrogate)

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from robbench.core.best_points import BestPoints, raise_lead, unknown_lead
 from robbench.core.component import Component
 from robbench.core.sample_rng import Streams
 from robbench.core.threat_model import Threat
@@ -352,6 +353,36 @@ class Attack(Component):
             Images as a plain tensor of the same shape and dtype, inside [0, 1] and inside the ball of ``threat`` around
             ``images``.
         """
+
+    def advance(
+        self,
+        model: Classifier,
+        images: Tensor,
+        labels: Tensor,
+        threat: Threat,
+        rng: Streams,
+        start: BestPoints | None = None,
+    ) -> BestPoints:
+        """Attack from where another attack ended, and say where this one did.
+
+        An attack that only has ``perturb`` begins anew, and what it returns is looked at, for a forward pass.
+
+        Args:
+            model: As in ``perturb``, like the next four.
+            images: The clean images, around which the ball lies.
+            labels: True classes or targets.
+            threat: What is allowed.
+            rng: Streams of its own.
+            start: Where to start; None to begin anew.
+        """
+        lead = unknown_lead(images, model.num_classes) if start is None else start.lead
+        changed = self.perturb(model, images, labels, threat, rng)
+        with torch.no_grad():
+            scores, predicted = model.decide(changed)
+        lead = raise_lead(lead, scores, labels)
+        fooled = predicted == labels if threat.targeted else predicted != labels
+        margins = lead.scatter(1, labels[:, None], -torch.inf).amax(dim=1)
+        return BestPoints(changed, margins, fooled, lead)
 
     @property
     def gradient_steps(self) -> int:
