@@ -15,9 +15,14 @@ if TYPE_CHECKING:
     from robbench.api.evaluation import evaluate, run
     from robbench.api.loading import load
     from robbench.api.report import Report
+    from robbench.attacks._ensemble import Anew, chain, passes_of_chain
     from robbench.attacks._gradients import input_gradient, steepest_step
     from robbench.attacks._projections import project, uniform_in_ball
     from robbench.attacks._random_transform import RandomTransform
+    from robbench.attacks.apgd import APGD
+    from robbench.attacks.ascent import MomentumAscent
+    from robbench.attacks.square import Square
+    from robbench.core.best_points import BestPoints
     from robbench.core.component import NoIdentity
     from robbench.core.contracts import (
         Architecture,
@@ -55,9 +60,14 @@ _MODULES = {
     "api.evaluation": "evaluate run",
     "api.loading": "load",
     "api.report": "Report",
+    "attacks._ensemble": "Anew chain passes_of_chain",
     "attacks._gradients": "input_gradient steepest_step",
     "attacks._projections": "project uniform_in_ball",
     "attacks._random_transform": "RandomTransform",
+    "attacks.apgd": "APGD",
+    "attacks.ascent": "MomentumAscent",
+    "attacks.square": "Square",
+    "core.best_points": "BestPoints",
     "core.component": "NoIdentity",
     "core.contracts": "Architecture Attack Backbone Balancer Batch Classifier Defense Objective Samples",
     "core.errors": "RequestError",
@@ -76,11 +86,14 @@ _MODULES = {
 _HOMES = {name: f"robbench.{module}" for module, names in _MODULES.items() for name in names.split()}
 
 __all__ = [
+    "APGD",
+    "Anew",
     "Architecture",
     "Attack",
     "Backbone",
     "Balancer",
     "Batch",
+    "BestPoints",
     "Classifier",
     "Comparison",
     "Dataset",
@@ -89,6 +102,7 @@ __all__ = [
     "Figure",
     "Measure",
     "Metric",
+    "MomentumAscent",
     "NoIdentity",
     "Objective",
     "Outcome",
@@ -101,13 +115,16 @@ __all__ = [
     "Samples",
     "Scene",
     "Sketch",
+    "Square",
     "Streams",
     "Threat",
     "attack",
+    "chain",
     "compare",
     "evaluate",
     "input_gradient",
     "load",
+    "passes_of_chain",
     "project",
     "register_architecture",
     "register_attack",

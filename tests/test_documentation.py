@@ -54,7 +54,7 @@ def test_the_worked_examples_of_the_contributing_guide_are_components(tmp_path: 
     registry = Registry(tuple(plugin_files("CONTRIBUTING.md", tmp_path)), installed=False)
     names = {name for kind in KINDS for name, entry in registry.entries(kind).items() if entry.plugin}
     stripes = {"stripes", "stripes-imbalanced"}
-    assert names == {"corner-search", "noise-training", "cost-per-success", "clean-bars"} | stripes
+    assert names == {"corner-search", "ascent-and-search", "noise-training", "cost-per-success", "clean-bars"} | stripes
 
 
 @pytest.mark.usefixtures("one_core")
@@ -103,7 +103,7 @@ def test_the_plugins_of_the_readme_run(tmp_path: Path) -> None:
 def test_the_attacks_of_the_documents_keep_the_rules(tmp_path: Path) -> None:
     files = [*plugin_files("README.md", tmp_path), *plugin_files("CONTRIBUTING.md", tmp_path)]
     words = [word for file in files for word in ("--plugin", str(file))]
-    for name in ("gray", "corner-search"):
+    for name in ("gray", "corner-search", "ascent-and-search"):
         assert main(["check", name, *words]) == 0
 
 
