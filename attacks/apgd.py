@@ -11,10 +11,10 @@ from pydantic import Field
 from torch import Tensor
 
 from robbench.attacks._apgd_state import Ascent, HalvingAscent, SparseAscent
+from robbench.attacks._continuing import ContinuingAttack
 from robbench.attacks._expectation import Answer, drawing_apart, mean_over_draws
 from robbench.attacks._losses import Gain, gain_towards, likeliest_others
 from robbench.attacks._projections import uniform_in_ball
-from robbench.attacks._search import Search
 from robbench.attacks._survivors import Kept, Survivors
 from robbench.core.best_points import BestPoints
 from robbench.core.component import OmittedAtDefault
@@ -29,7 +29,7 @@ from robbench.core.threat_model import Threat
 @register_attack("apgd-dlr", norms=("linf", "l2", "l1"), brief="Auto-PGD, DLR loss", loss="dlr")
 @register_attack("apgd", norms=("linf", "l2", "l1"), brief="Auto-PGD, cross-entropy")
 @dataclass(frozen=True)
-class APGD(Search):
+class APGD(ContinuingAttack):
     """Auto-PGD (Croce and Hein, "Reliable evaluation of adversarial robustness", ICML 2020, algorithm 1).
 
     In L1 it is the sparse form with larger balls first (Croce and Hein, "Mind the box", ICML 2021). Each sample has

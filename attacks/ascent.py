@@ -11,10 +11,10 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from robbench.attacks._continuing import ContinuingAttack
 from robbench.attacks._gradients import steepest_step
 from robbench.attacks._losses import gain_towards, likeliest_others
 from robbench.attacks._projections import add, keep_largest, l1_direction, per_sample, project, uniform_in_ball
-from robbench.attacks._search import Search
 from robbench.attacks._survivors import Kept, Survivors
 from robbench.core.best_points import BestPoints
 from robbench.core.contracts import Loss
@@ -25,7 +25,7 @@ from robbench.core.threat_model import Threat
 
 @register_attack("ascent", norms=("linf", "l2", "l1", "l0"), brief="Momentum, shrinking steps")
 @dataclass(frozen=True)
-class MomentumAscent(Search):
+class MomentumAscent(ContinuingAttack):
     """Gradient ascent with momentum in steps that become shorter along half a cosine.
 
     ``m_{k+1} = momentum * m_k + g / ‖g‖₁`` and ``x_{k+1} = Π(x_k + rel_step * eps * (1 + cos(πk / steps)) / 2 * s(m))``

@@ -7,7 +7,7 @@ from typing import Annotated, ClassVar
 
 from pydantic import Field
 
-from robbench.attacks._search import Search
+from robbench.attacks._continuing import ContinuingAttack
 from robbench.attacks._survivors import Kept, Survivors
 from robbench.attacks.pgd import PGD
 from robbench.core.best_points import BestPoints
@@ -18,7 +18,7 @@ from robbench.core.threat_model import Threat
 
 @register_attack("bim", norms=("linf", "l2", "l1"))
 @dataclass(frozen=True)
-class BIM(Search):
+class BIM(ContinuingAttack):
     """Basic iterative method (Kurakin, Goodfellow and Bengio, "Adversarial examples in the physical world", 2017).
 
     Projected gradient descent on cross-entropy without a random start; in L2 and L1 by normalized steps. Steps are

@@ -9,9 +9,9 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from robbench.attacks._continuing import ContinuingAttack
 from robbench.attacks._projected_ascent import keep_last, projected_ascent
 from robbench.attacks._projections import l1_direction
-from robbench.attacks._search import Search
 from robbench.attacks._survivors import Kept, Survivors
 from robbench.core.best_points import BestPoints
 from robbench.core.contracts import Loss
@@ -21,7 +21,7 @@ from robbench.core.threat_model import Threat
 
 @register_attack("mi-fgsm", norms=("linf", "l2"), brief="FGSM iterated with momentum")
 @dataclass(frozen=True)
-class MIFGSM(Search):
+class MIFGSM(ContinuingAttack):
     """Momentum iterative fast gradient sign method (Dong et al., "Boosting adversarial attacks with momentum", 2018).
 
     Algorithm 1 in Linf, its equation 8 in L2, on cross-entropy: every step is ``eps / steps`` long and follows the

@@ -8,9 +8,9 @@ from typing import Annotated, ClassVar
 from pydantic import Field
 from torch import Tensor
 
+from robbench.attacks._continuing import ContinuingAttack
 from robbench.attacks._projected_ascent import keep_last, projected_ascent
 from robbench.attacks._projections import project, uniform_in_ball
-from robbench.attacks._search import Search
 from robbench.attacks._survivors import Kept, Survivors
 from robbench.core.best_points import BestPoints
 from robbench.core.contracts import Loss
@@ -20,7 +20,7 @@ from robbench.core.threat_model import Threat
 
 @register_attack("pgd", norms=("linf", "l2", "l1"), brief="Projected gradient descent")
 @dataclass(frozen=True)
-class PGD(Search):
+class PGD(ContinuingAttack):
     """Projected gradient descent on cross-entropy (Madry et al., "Towards deep learning models", 2018).
 
     A sample that is fooled at any iterate stays fooled: the latest such iterate is returned, otherwise the last one.

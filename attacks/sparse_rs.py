@@ -9,7 +9,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from robbench.attacks._search import Search
+from robbench.attacks._continuing import ContinuingAttack
 from robbench.attacks._survivors import Kept, Survivors
 from robbench.core.best_points import BestPoints
 from robbench.core.contracts import Loss
@@ -23,7 +23,7 @@ _SCHEDULE = ((50, 2), (200, 4), (500, 5), (1000, 6), (2000, 8), (4000, 10), (600
 
 @register_attack("sparse-rs", norms=("l0",), brief="Random search over pixels")
 @dataclass(frozen=True)
-class SparseRS(Search):
+class SparseRS(ContinuingAttack):
     """Sparse-RS in L0 (Croce et al., AAAI 2022): random search over sets of pixels and their colors.
 
     Here eps counts changed values, so ``eps // channels`` pixels are set, each to a corner of the color cube; where

@@ -12,8 +12,8 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from robbench.attacks._continuing import ContinuingAttack
 from robbench.attacks._projections import add, project_l1_box
-from robbench.attacks._search import Search
 from robbench.attacks._survivors import Kept, Rows, Survivors
 from robbench.core.best_points import BestPoints
 from robbench.core.contracts import Classifier, Loss
@@ -33,7 +33,7 @@ SLACK = 1e-6
 
 @register_attack("square", norms=("linf", "l2", "l1"), brief="Random search with patches")
 @dataclass(frozen=True)
-class Square(Search):
+class Square(ContinuingAttack):
     """Square Attack: random search with patches (Andriushchenko et al., ECCV 2020; L1: Croce and Hein, ICML 2021).
 
     Every query changes a square at a random place, and the change is kept where it makes the scores worse. In Linf the

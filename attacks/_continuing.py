@@ -15,7 +15,7 @@ from robbench.core.threat_model import Threat
 
 
 @dataclass(frozen=True)
-class Search(Attack):
+class ContinuingAttack(Attack):
     """An attack that can start where another one ended, and says where it ended itself."""
 
     def perturb(self, model: Classifier, images: Tensor, labels: Tensor, threat: Threat, rng: Streams) -> Tensor:
