@@ -11,6 +11,7 @@ from third_party_grid import FACTORY, NETWORKS, Network, grid
 
 from robbench.api.evaluation import evaluate
 from robbench.api.report import Report
+from robbench.attacks.thorough import Thorough
 from robbench.cli.main import main
 
 FILES = Path(os.environ.get("ROBBENCH_TRUTHS") or Path(__file__).resolve().parents[3] / "shared" / "truths")
@@ -37,11 +38,20 @@ def evaluated(network: Network, attacks: list[str], limit: int | None = None) ->
 
 @pytest.mark.parametrize("network", SMALL, ids=lambda network: network.file)
 def test_no_attack_breaks_what_is_proved_robust(network: Network) -> None:
-    report = evaluated(network, ["apgd-margin[steps=20]@ref", "square[queries=20]@ref"])
+    report = evaluated(network, ["apgd-margin[steps=20]@ref", "strong@ref"])
     left = [report.outcome(label).robust.mean() for label in report.conditions if label != "clean"]
     assert min(left) >= network.low
     assert report.outcome("clean").num_classes == 10
     assert len(report.outcome("clean").ids) == network.images
+
+
+@pytest.mark.slow
+def test_thorough_breaks_half_of_what_hardly_can_be_broken() -> None:
+    """A solver breaks all 20, AutoAttack 1 to 4, at as many passes."""
+    network = NETWORKS[-1]
+    outcome = evaluated(network, ["thorough@ref"]).outcome(f"thorough@{network.eps}")
+    assert (~outcome.robust).sum() >= 9
+    assert (outcome.forwards + outcome.backwards).max() <= sum(Thorough().passes(10))
 
 
 @pytest.mark.slow
