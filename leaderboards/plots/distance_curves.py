@@ -29,7 +29,7 @@ class DistanceCurves(Figure):
     """Robust accuracy over distance under each minimal-norm attack and under the best of all."""
 
     section = "strength"
-    position = 30
+    position = 25
 
     def draw(self, scene: Scene) -> Iterator[Sketch]:
         """A drawing for each norm with several such attacks, a panel for each leading row."""
