@@ -123,9 +123,9 @@ def lead(left: Survivors) -> Gain:
     return lambda scores: sign * margin(scores, left.labels)
 
 
-def cosine(step: int, steps: int) -> float:
-    """Falls from 1 at step 0 along half a cosine to a hundredth at step ``steps``."""
-    return 0.01 + 0.99 * (1 + math.cos(math.pi * step / steps)) / 2
+def cosine(step: int, steps: int, last: float = 0.01) -> float:
+    """Falls from 1 at step 0 along half a cosine to ``last`` at step ``steps``."""
+    return last + (1 - last) * (1 + math.cos(math.pi * step / steps)) / 2
 
 
 def hinge_open(fooled: Tensor, leads: Tensor, kappa: float) -> Tensor:

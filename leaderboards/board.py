@@ -25,6 +25,7 @@ from robbench.leaderboards.comparison import (
 from robbench.leaderboards.corruption_results import Corrupted, corrupted
 from robbench.leaderboards.curves import Curve, sizes, strength
 from robbench.leaderboards.entries import Entry, entry
+from robbench.leaderboards.optimality import NormComparison, compared_norms
 from robbench.leaderboards.table import Table, ThreatModel, Threats, is_audited
 from robbench.leaderboards.visible_cells import visible_cells
 from robbench.results.schema import CellResult, ConditionSpec, DatasetSpec, ModelSpec, Training
@@ -102,6 +103,8 @@ class Board:
         strength: Robust accuracy over eps, for each norm in which the same attacks were run at two eps or more.
         sizes: Robust accuracy over the size of the change: of the smallest change known, for each norm in which attacks
             look for it; and for each such attack towards a target.
+        minimal_norms: Attacks that look for the smallest change beside the best known distances, for each norm that has
+            two or more.
         corrupted: The rows under the suite of common corruptions, by label; the baseline is the first.
         imbalanced: Whether the test set is.
         rows: From best to worst, those that are not ranked last.
@@ -124,6 +127,7 @@ class Board:
     margin: Change | None
     strength: tuple[Curve, ...]
     sizes: tuple[Curve, ...]
+    minimal_norms: tuple[NormComparison, ...]
     corrupted: Mapping[str, Corrupted]
     imbalanced: bool
     rows: tuple[Row, ...]
@@ -221,6 +225,7 @@ def board_data(title: str, grid: str, cells: Sequence[CellResult], rank_by: str 
         margin=None,
         strength=strength(table, threats),
         sizes=sizes(table, threats),
+        minimal_norms=compared_norms(table),
         corrupted=corrupted(table),
         imbalanced=bool(test) and max(test) > IMBALANCE * min(test),
         rows=rows,

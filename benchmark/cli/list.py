@@ -112,7 +112,7 @@ def _show_lines(found: Sequence[Item]) -> None:
                 made.add_row(listed.name, *_traits(listed.attack), brief)
             console.print(made)
             console.print(
-                "\npasses: at most, forward + backward, for one image of ten classes. *: no eps.\n"
+                "passes: at most, forward + backward, for one image of ten classes. *: no eps.\n"
                 "One in full: robbench show attack NAME. Of the toolbox: robbench list toolbox."
             )
         else:

@@ -88,7 +88,7 @@ def _attack(name: str, norm: str, eps: float | None, target: str | None = None, 
 _CONDITIONS = (
     ConditionSpec(label="clean", kind="clean"),
     *(_attack("fgsm", "linf", eps) for eps in _SIZES),
-    _attack("fmn", "l2", None),
+    *(_attack(name, "l2", None) for name in ("fmn", "ddn")),
     *(_attack("noise-optimization", "l1", None, "cat", c) for c in (0.01, 0.1)),
 )
 _MODELS = (_model("defended", "pgd", 0.1), _model("plain", "none", 0.1), _model("plain at 0.01", "none", 0.01))

@@ -34,6 +34,7 @@ FILES = {
     "training.csv": "training cost",
     "checks.csv": "checks",
     "bounds.csv": "proved bounds",
+    "minimal_norms.csv": "minimal-norm attacks",
     "corruptions.csv": "corruptions",
     "leaderboard.json": "the whole board",
     "README.md": "in markdown",

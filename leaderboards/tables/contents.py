@@ -5,7 +5,7 @@ from __future__ import annotations
 from robbench.leaderboards.ablations import PARTS
 from robbench.leaderboards.board import Board
 from robbench.leaderboards.sheet import Detail, Sheet, by_samples
-from robbench.leaderboards.tables import bounds, classes, making, method, ranks, robustness
+from robbench.leaderboards.tables import bounds, classes, making, method, minimal_norms, ranks, robustness
 from robbench.leaderboards.tables.parts import balanced, share
 from robbench.results.schema import BoardNote
 
@@ -38,6 +38,8 @@ def sheets(board: Board, note: BoardNote | None = None, detail: Detail = Detail.
         ],
         "strength": [robustness.curve(board, drawn, median=False) for drawn in board.strength],
         "sizes": [robustness.curve(board, drawn, median=True) for drawn in board.sizes],
+        "minimal_norms": [minimal_norms.attacks(board, compared) for compared in board.minimal_norms],
+        "reaches": [minimal_norms.reaches(board, compared) for compared in board.minimal_norms],
         "draws": [robustness.draws(board)],
         "aimed": [robustness.aimed(board)],
         "further": [robustness.further(board)],

@@ -28,6 +28,7 @@ from robbench.attacks.ddn import DDN
 from robbench.attacks.deepfool import DeepFool
 from robbench.attacks.elastic_net import ElasticNet
 from robbench.attacks.fmn import FMN
+from robbench.attacks.sigma_zero import SigmaZero
 from robbench.core.contracts import Classifier
 from robbench.core.errors import RequestError
 from robbench.core.registry import Registry
@@ -51,6 +52,7 @@ EVERY: list[tuple[MinimalNormAttack, Norm]] = [
     (FMN(steps=30), "l1"),
     (FMN(steps=30), "l0"),
     (ElasticNet(search_steps=4, steps=15), "l1"),
+    (SigmaZero(steps=30), "l0"),
 ]
 
 
@@ -333,5 +335,6 @@ class TestContract:
             "ddn": ("l2",),
             "fmn": ("linf", "l2", "l1", "l0"),
             "elastic-net": ("l1",),
+            "sigma-zero": ("l0",),
         }
         assert {key: entries[key].mark.norms for key in expected} == expected

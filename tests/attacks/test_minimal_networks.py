@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
+import sys
 import warnings
+from types import ModuleType
 
 import pytest
 import torch
@@ -15,6 +18,7 @@ from robbench.attacks.ddn import DDN
 from robbench.attacks.deepfool import DeepFool
 from robbench.attacks.elastic_net import ElasticNet
 from robbench.attacks.fmn import FMN
+from robbench.attacks.sigma_zero import SigmaZero
 from robbench.attacks.toolbox import toolbox_attack
 from robbench.core.contracts import Attack, Classifier
 from robbench.core.threat_model import Norm, Threat
@@ -103,6 +107,24 @@ def test_all_agree_on_how_far_the_boundary_is(trained: tuple[DigitNet, Tensor, T
     assert bool((found.median(dim=1).values <= 1.1 * best.median()).all()), found.median(dim=1).values
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.parametrize("steps", [33, 100])
+def test_sigma_zero_needs_no_more_changes_than_the_reference(
+    trained: tuple[DigitNet, Tensor, Tensor], steps: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("adv_lib.utils", reason="compares with adv-lib, which is not installed")
+    monkeypatch.setitem(sys.modules, "visdom", ModuleType("visdom"))  # its loggers ask for it, its attacks do not
+    reference = importlib.import_module("adv_lib.attacks").sigma_zero
+    model, images, labels = trained
+    theirs = reference(model, images, labels, num_steps=steps)
+    fooled = model.predict(theirs) != labels
+    found = sizes(trained, SigmaZero(steps=steps), "l0")
+    assert float(found.isfinite().double().mean()) >= float(fooled.double().mean())
+    other = norms(theirs - images, "l0")
+    assert float(found.median()) <= float(other[fooled].median())
+    assert float(found[fooled].mean()) <= 1.1 * float(other[fooled].mean())
+
+
 def test_each_is_best_in_its_own_norm(trained: tuple[DigitNet, Tensor, Tensor]) -> None:
     model, images, labels = trained
     order: tuple[Norm, ...] = ("linf", "l2", "l1", "l0")
@@ -117,7 +139,7 @@ def test_each_is_best_in_its_own_norm(trained: tuple[DigitNet, Tensor, Tensor]) 
 
 @pytest.mark.parametrize(
     ("attack", "norm"),
-    [(CW, "l2"), (DDN(), "l2"), (FMN(), "linf"), (FMN(), "l0")],
+    [(CW, "l2"), (DDN(), "l2"), (FMN(), "linf"), (FMN(), "l0"), (SigmaZero(steps=100), "l0")],
 )
 def test_targets_are_reached_and_are_further_off(
     trained: tuple[DigitNet, Tensor, Tensor], attack: Attack, norm: Norm
