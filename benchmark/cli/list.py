@@ -107,14 +107,12 @@ def _show_lines(found: Sequence[Item]) -> None:
         elif kind == "attack":
             made = compact_table("attack", "norms", "passes", "needs", "what it is")
             made.columns[2].justify = "right"
+            made.box, made.padding = None, (0, 1, 0, 0)  # a screen has no line to spare
             for listed in of_kind:
                 brief = Text(listed.brief, no_wrap=True, overflow="ellipsis")
                 made.add_row(listed.name, *_traits(listed.attack), brief)
             console.print(made)
-            console.print(
-                "passes: at most, forward + backward, for one image of ten classes. *: no eps.\n"
-                "One in full: robbench show attack NAME. Of the toolbox: robbench list toolbox."
-            )
+            console.print("passes at most, of ten classes; *: no eps. More: show attack NAME, list toolbox")
         else:
             made = compact_table(kind, "what it is")
             for listed in of_kind:

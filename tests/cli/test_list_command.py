@@ -66,7 +66,7 @@ def test_the_attacks_fit_a_screen_with_a_line_each(capsys: pytest.CaptureFixture
     assert "…" not in "".join(lines)
     first = Counter(line.split()[0] for line in lines if line.strip())
     assert all(first[name] == 1 for name in ATTACKS)
-    assert len(set(line.split(maxsplit=1)[1] for line in lines[2 : 2 + len(ATTACKS)])) == len(ATTACKS)
+    assert len(set(line.split(maxsplit=1)[1] for line in lines[1 : 1 + len(ATTACKS)])) == len(ATTACKS)
 
 
 def test_the_line_of_an_attack_tells_norms_passes_needs_and_its_preset(capsys: pytest.CaptureFixture[str]) -> None:
