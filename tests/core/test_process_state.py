@@ -45,7 +45,7 @@ FLIPS: dict[str, list[Callable[[], object]]] = {
     "the module path": [lambda: sys.path.insert(0, "/nowhere"), sys.path.clear],
     "the standard output": [setting(sys, "stdout", io.StringIO())],
     "the standard error": [setting(sys, "stderr", None)],
-    "the handling of signals": [lambda: signal.signal(signal.SIGINT, signal.SIG_IGN)],
+    "the handling of signals": [lambda: signal.signal(signal.SIGINT, lambda *_: None)],
     "the locale": [lambda: locale.setlocale(locale.LC_ALL, "C.UTF-8")],
     "the decimal context": [setting(decimal.getcontext(), "prec", 3)],
     "the recursion limit": [lambda: sys.setrecursionlimit(sys.getrecursionlimit() + 1)],

@@ -93,13 +93,13 @@ class TestTraps:
     def test_search_inside_an_ensemble_finds_what_its_gradients_do_not(
         self, trap: type[Quantised | Misleading | Winners], eps: float
     ) -> None:
-        ensemble = f"strong[steps=20,targets=3]@{eps}"
+        ensemble = f"strong[steps=24,targets=2]@{eps}"
         cells = row(subject(trap(exact(4)), wrong=0), ensemble)
         assert f"the search inside {ensemble}" in flags(cells)["black-box-wins"]
         assert (cells[1][1].searched & ~cells[1][1].robust).sum() > 3
         assert not (cells[1][1].searched & cells[1][1].robust).any()
 
-    @pytest.mark.parametrize("attack", ["strong[steps=20]@0.02", "strong[steps=20]@l2:0.15", "strong@0.01"])
+    @pytest.mark.parametrize("attack", ["strong[steps=25]@0.02", "strong[steps=25]@l2:0.15", "strong@0.01"])
     def test_nor_does_it_on_an_honest_model(self, attack: str) -> None:
         cells = row(subject(exact(4)), attack)
         assert 0.1 < cells[1][1].robust.mean() < 0.8

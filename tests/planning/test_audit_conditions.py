@@ -86,10 +86,10 @@ class TestAuditConditions:
         assert "pgd[steps=20]@0.1" in labels("clean", "pgd[steps=10]@ref->all")
 
     def test_what_cannot_be_run_is_not_the_strongest(self) -> None:
-        found = labels("clean", "autoattack@ref", "strong[steps=10]@ref", classes=3)
-        assert "strong[steps=20]@0.1" in found
-        assert "strong[steps=10]@0.5" in found
-        assert "strong[steps=20]@0.1" in labels("clean", "autoattack@ref", "strong[steps=10]@ref")
+        found = labels("clean", "autoattack@ref", "strong[steps=15]@ref", classes=3)
+        assert "strong[steps=30]@0.1" in found
+        assert "strong[steps=15]@0.5" in found
+        assert "strong[steps=30]@0.1" in labels("clean", "autoattack@ref", "strong[steps=15]@ref")
 
     def test_the_threat_model_that_ranks_is_audited(self) -> None:
         found = labels("pgd[steps=20]@l2:ref")
