@@ -36,6 +36,10 @@ class ContinuingAttack(Attack):
         kept = self.search(Survivors.of(model, images, labels, threat, rng, lead), threat, start)
         return BestPoints(kept.images, kept.value, kept.fooled, lead)
 
+    def chain_passes(self, num_classes: int) -> tuple[int, int]:
+        """As alone: where it ended is known."""
+        return self.passes(num_classes)
+
     @abc.abstractmethod
     def search(self, left: Survivors, threat: Threat, start: BestPoints | None) -> Kept:
         """The best points.

@@ -49,12 +49,13 @@ def in_turn(
 
 
 def chain(
-    parts: Mapping[Draw, Attack], model: Classifier, images: Tensor, labels: Tensor, threat: Threat, rng: Streams
+    parts: Mapping[str, Attack], model: Classifier, images: Tensor, labels: Tensor, threat: Threat, rng: Streams
 ) -> Tensor:
     """Run attacks one after the other, each from where the one before ended, on the samples that survived so far.
 
     Args:
-        parts: Attacks in their order by names of their own; each draws from streams that its name sets apart.
+        parts: Attacks that keep to a ball, in their order by names of their own; each draws from streams that its name
+            sets apart.
         model: The model, in evaluation mode.
         images: Float in [0, 1], shape ``(N, C, H, W)``.
         labels: Classes to leave, or targets where ``threat.targeted``, int64, shape ``(N,)``.
@@ -63,13 +64,19 @@ def chain(
 
     Returns:
         Images that fool the model where an attack found them, otherwise those of the last attack.
+
+    Raises:
+        ValueError: If a part looks for the smallest change, however large that is.
     """
+    loose = [name for name, part in parts.items() if not part.bounded and threat.eps is not None]
+    if loose:
+        raise ValueError(f"{', '.join(loose)}: looks for the smallest change, which may lie outside the ball")
     found, left, followed = images.clone(), Survivors.of(model, images, labels, threat, rng), False
     points: BestPoints | None = None
     for name, part in parts.items():
         if not left:
             break
-        streams = left.rng.fork(*(name if isinstance(name, tuple) else (name,)))
+        streams = left.rng.fork(name)
         points = part.advance(left.model, left.images, left.labels, threat, streams, points)
         found[left.index] = points.images
         fooled = points.fooled.clone()
@@ -83,9 +90,9 @@ def chain(
     return found
 
 
-def passes_of_chain(parts: Mapping[Draw, Attack], num_classes: int) -> tuple[int, int]:
-    """Forward and backward passes of a chain on a sample that survives it."""
-    costs = [part.passes(num_classes) for part in parts.values()]
+def passes_of_chain(parts: Mapping[str, Attack], num_classes: int) -> tuple[int, int]:
+    """Forward and backward passes of a chain, at the most, on a sample that survives it."""
+    costs = [part.chain_passes(num_classes) for part in parts.values()]
     return sum(forwards for forwards, _ in costs), sum(backwards for _, backwards in costs)
 
 
@@ -135,6 +142,14 @@ class SubstituteAttack(Attack):
         """Those of the attack."""
         return self.attack.passes(num_classes)
 
+    def chain_passes(self, num_classes: int) -> tuple[int, int]:
+        """Those of the attack, and a look at the model where it is another one."""
+        return (
+            self.attack.chain_passes(num_classes)
+            if isinstance(self.substitute, str)
+            else super().chain_passes(num_classes)
+        )
+
 
 @dataclass(frozen=True)
 class Anew(Attack):
@@ -179,3 +194,12 @@ class Anew(Attack):
     def passes(self, num_classes: int) -> tuple[int, int]:
         """Those of the attack."""
         return self.attack.passes(num_classes)
+
+    def chain_passes(self, num_classes: int) -> tuple[int, int]:
+        """Those of the attack."""
+        return self.attack.chain_passes(num_classes)
+
+    @property
+    def bounded(self) -> bool:  # type: ignore[override]
+        """As the attack."""
+        return self.attack.bounded

@@ -91,7 +91,7 @@ class Survivors(Rows):
 
     def alone(self) -> Survivors:
         """The same samples as a batch of their own."""
-        return replace(self, index=torch.arange(len(self), device=self.index.device))
+        return replace(self, index=torch.arange(len(self), device=self.index.device), lead=None)
 
     def gain(self, loss: Loss) -> Gain:
         """The loss of the attack, as a function of the scores."""
@@ -106,17 +106,21 @@ class Survivors(Rows):
         if not len(self):
             return torch.zeros_like(self.labels, dtype=torch.bool)
         with torch.no_grad():
-            if self.lead is None:
-                return self.fooled(self.model.predict(x))
-            scores, decisions = self.model.decide(x)
-        self.lead.note(self.index, scores, self.labels)
+            decisions = self.model.predict(x) if self.lead is None else self.decide(x)[1]
         return self.fooled(decisions)
+
+    def decide(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Scores ``(M, K)`` and hard predictions ``(M,)`` at ``x``, without gradients; one forward pass."""
+        with torch.no_grad():
+            scores, decisions = self.model.decide(x)
+        if self.lead is not None:
+            self.lead.note(self.index, scores, self.labels)
+        return scores, decisions
 
     def look(self, x: Tensor, objective: Gain) -> tuple[Tensor, Tensor]:
         """An objective of the scores at ``x``, and which images fool the model, both ``(M,)``; one forward pass."""
-        with torch.no_grad():
-            scores, decisions = self.model.decide(x)
-        return self._noted(objective)(scores), self.fooled(decisions)
+        scores, decisions = self.decide(x)
+        return objective(scores), self.fooled(decisions)
 
     def gradient(self, x: Tensor, objective: Gain) -> tuple[Tensor, Tensor, Tensor]:
         """The gradient at ``x`` of an objective of the scores, of the shape of ``x``, and what ``look`` returns.

@@ -75,7 +75,7 @@ class APGD(ContinuingAttack):
         return self.eot
 
     def search(self, left: Survivors, threat: Threat, start: BestPoints | None) -> Kept:
-        """The best images found; the first run starts where another attack ended."""
+        """The best images found; the first run starts where another attack ended, in L1 scaled to its first balls."""
         everyone = replace(left, model=drawing_apart(left.model)) if self.eot > 1 else left
         kept, stops = Kept.of(left.images), self.early_stop and not everyone.model.votes and self.eot == 1
         goals = self._goals(everyone, start, kept)
@@ -102,12 +102,11 @@ class APGD(ContinuingAttack):
 
     def _goals(self, everyone: Survivors, start: BestPoints | None, kept: Kept) -> Sequence[Tensor | None]:
         """The classes to make for in turn, int64, shape ``(N,)`` each; None for any but the label."""
-        if not self.targets:
+        if not self.targets or everyone.targeted:
             return (None,)
         if start is not None:
             return likeliest_others(start.lead, everyone.labels, self.targets).unbind(dim=1)
-        with torch.no_grad():
-            scores, decisions = everyone.model.decide(everyone.images)
+        scores, decisions = everyone.decide(everyone.images)
         kept.offer(everyone, everyone.images, everyone.fooled(decisions))
         return likeliest_others(scores, everyone.labels, self.targets).unbind(dim=1)
 

@@ -31,9 +31,9 @@ class MomentumAscent(ContinuingAttack):
     ``m_{k+1} = momentum * m_k + g / ‖g‖₁`` and ``x_{k+1} = Π(x_k + rel_step * eps * (1 + cos(πk / steps)) / 2 * s(m))``
     for the gradient g of the loss and the steepest direction s in the norm: momentum as in MI-FGSM (Dong et al., 2018),
     steps as in the minimum-margin attack (Gao et al., "Fast and reliable evaluation of adversarial robustness with
-    minimum-margin attack", ICML 2022). In L0 a step goes along m, its largest value as long as the range of pixels in
-    place of eps, and Π keeps the largest changes. A sample leaves at the first point that fools the model, unless its
-    predictions are drawn; otherwise the point of the highest loss is returned.
+    minimum-margin attack", ICML 2022). In L0 a step goes along m, scaled so that its largest value is ``rel_step`` of
+    the range of pixels at first, and Π keeps the largest changes. A sample leaves at the first point that fools the
+    model, unless its predictions are drawn; otherwise the point of the highest loss is returned.
     Costs ``steps + 1`` forward and ``steps`` backward passes, times targets; with targets and without another attack
     before it a forward pass more.
 
@@ -43,7 +43,7 @@ class MomentumAscent(ContinuingAttack):
         rel_step: Length of the first step as a share of eps.
         momentum: Weight of the directions so far at every step.
         targets: How many other classes to make for, one after the other, those that came nearest first; 0 to make away
-            from the true class.
+            from the true class, as always where a target is given.
         start: ``best``, where the attack before it ended, which is the image where there was none; ``image``;
             ``corner``, a random corner of the ball in Linf, a random point of it in other norms.
     """
@@ -84,11 +84,7 @@ class MomentumAscent(ContinuingAttack):
         if not self.targets or left.targeted:
             yield None
             return
-        if start is None:
-            with torch.no_grad():
-                lead = left.model(left.images)
-        else:
-            lead = start.lead
+        lead = left.decide(left.images)[0] if start is None else start.lead
         yield from likeliest_others(lead, left.labels, self.targets).unbind(dim=1)
 
     def _start(self, left: Survivors, threat: Threat, start: BestPoints | None, draw: Draw) -> Tensor:
@@ -113,7 +109,8 @@ class MomentumAscent(ContinuingAttack):
                 return
             g, value, fooled = left.gradient(x_k, objective)
             kept.offer(left, x_k, fooled, value)
-            m = self.momentum * m + l1_direction(g)
+            # Where a gradient is no number the others go on, and so does a sample along what it has.
+            m = self.momentum * m + l1_direction(g.nan_to_num(0, 0, 0))
             if not left.model.votes:
                 stays = ~fooled
                 left, x_k, m = left[stays], x_k[stays], m[stays]

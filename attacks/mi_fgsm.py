@@ -60,6 +60,10 @@ class MIFGSM(ContinuingAttack):
         keep_last(left, x_t, kept, asked=kept.fooled[left.index])
         return kept
 
+    def chain_passes(self, num_classes: int) -> tuple[int, int]:
+        """A look at the last iterate more."""
+        return self.steps + 1, self.steps
+
     def passes(self, num_classes: int) -> tuple[int, int]:
         """One pass of each kind per step, and a forward pass on the last iterate where an earlier one fooled."""
         return self.steps + (not self.early_stop), self.steps

@@ -16,7 +16,7 @@ from robbench.attacks.sparse_rs import SparseRS
 from robbench.attacks.square import Square
 from robbench.core.contracts import Attack, Classifier, Loss
 from robbench.core.registry import register_attack
-from robbench.core.sample_rng import Draw, Streams
+from robbench.core.sample_rng import Streams
 from robbench.core.threat_model import Norm, Threat
 
 _P_INIT = 0.15
@@ -30,9 +30,10 @@ class Strong(Attack):
 
     In this order, each from where the one before ended and only on what survived it: ascent from the image; in every
     round, Square from stripes of its own and ascent in shorter steps from its end point; ascent towards each of the
-    classes that came nearest at any point so far, from a random corner of the ball. Ascents also follow each of the
-    model's further scores (a nearest-neighbor model has several that follow its vote). In L1 the ascents are those of
-    Auto-PGD; in L0 there is one search, Sparse-RS. It works with any number of classes from two on.
+    classes that came nearest at any point so far, from a random corner of the ball. The first ascents and those after
+    a search also follow each of the model's further scores (a nearest-neighbor model has several that follow its vote,
+    and needs five times the steps towards a class). In L1 the ascents are those of Auto-PGD, which begin in larger
+    balls; in L0 there is one search, Sparse-RS. It works with any number of classes from two on.
 
     Ascent on the margin after a search finds what both miss alone, since gradients near the image lead elsewhere.
     Costs at most, with ten classes and no further scores, 286 forward and 80 backward passes.
@@ -55,6 +56,11 @@ class Strong(Attack):
     black_box: ClassVar[bool] = True
     losses: ClassVar[tuple[Loss, ...]] = ("margin",)
 
+    @property
+    def gradient_steps(self) -> int:
+        """Of the ascents one after the other, but for those towards classes."""
+        return self.steps + self.rounds * self._after
+
     def perturb(self, model: Classifier, images: Tensor, labels: Tensor, threat: Threat, rng: Streams) -> Tensor:
         """Images that fool the model where one of the parts found them."""
         return chain(dict(self.parts(threat.norm, model.surrogates)), model, images, labels, threat, rng)
@@ -65,9 +71,9 @@ class Strong(Attack):
         # The classes that came nearest are known by then.
         return forwards - bool(self.targets), backwards
 
-    def parts(self, norm: Norm, surrogates: tuple[str, ...]) -> Iterator[tuple[Draw, Attack]]:
+    def parts(self, norm: Norm, surrogates: tuple[str, ...]) -> Iterator[tuple[str, Attack]]:
         """The parts in their order by name; ascents through further scores of the model, which are named, as well."""
-        after, towards = -(-3 * self.steps // 4), -(-self.steps // 2)
+        after, towards = self._after, -(-(5 if surrogates else 1) * self.steps // 2)
         first: Attack = MomentumAscent(steps=self.steps, start="image")
         climb: Attack = MomentumAscent(steps=after, rel_step=0.5, momentum=0.25)
         last: Attack = MomentumAscent(steps=towards, targets=self.targets, start="corner")
@@ -87,8 +93,12 @@ class Strong(Attack):
         if self.targets:
             yield "towards", last
 
+    @property
+    def _after(self) -> int:
+        return -(-3 * self.steps // 4)
 
-def through_all(name: str, part: Attack, surrogates: tuple[str, ...]) -> Iterator[tuple[Draw, Attack]]:
+
+def through_all(name: str, part: Attack, surrogates: tuple[str, ...]) -> Iterator[tuple[str, Attack]]:
     """A part on the model's usual scores and on each of the further ones."""
     yield name, part
     for surrogate in surrogates:

@@ -1,4 +1,4 @@
-"""The ensemble for the last word: long searches with many small steps after them, at AutoAttack's passes."""
+"""The ensemble for hard cases: long searches with many small steps after them, in AutoAttack's passes."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from robbench.attacks.square import Square
 from robbench.attacks.strong import Strong, through_all
 from robbench.core.contracts import Attack, Classifier, Loss
 from robbench.core.registry import register_attack
-from robbench.core.sample_rng import Draw, Streams
+from robbench.core.sample_rng import Streams
 from robbench.core.threat_model import Norm, Threat
 
 # Lengths of first steps as shares of eps, with the share of the steps that a round makes so: after a long search only
@@ -33,7 +33,7 @@ class Thorough(Attack):
     """``strong``, then rounds of a long search without gradients and many small steps on the margin from its end.
 
     Costs at most, with ten classes and no further scores, 8,990 forward and 580 backward passes, about as many as
-    AutoAttack; where nothing is left to find, it finds so no sooner.
+    AutoAttack, whether or not anything is left to find.
 
     Attributes:
         queries: Of each long search.
@@ -45,10 +45,16 @@ class Thorough(Attack):
     steps: Annotated[int, Field(ge=2)] = 250
     rounds: Annotated[int, Field(ge=1)] = 2
 
+    version: ClassVar[int] = 1  # to be raised with that of Strong, which it begins with
     targetable: ClassVar[bool] = True
     white_box: ClassVar[bool] = True
     black_box: ClassVar[bool] = True
     losses: ClassVar[tuple[Loss, ...]] = ("margin",)
+
+    @property
+    def gradient_steps(self) -> int:
+        """Of its ascents one after the other."""
+        return Strong().gradient_steps + self.rounds * self.steps
 
     def perturb(self, model: Classifier, images: Tensor, labels: Tensor, threat: Threat, rng: Streams) -> Tensor:
         """Images that fool the model where one of the parts found them."""
@@ -59,7 +65,7 @@ class Thorough(Attack):
         forwards, backwards = passes_of_chain(dict(self._parts("linf", ())), num_classes)
         return forwards - 1, backwards  # the classes that came nearest are known when strong asks for them
 
-    def _parts(self, norm: Norm, surrogates: tuple[str, ...]) -> Iterator[tuple[Draw, Attack]]:
+    def _parts(self, norm: Norm, surrogates: tuple[str, ...]) -> Iterator[tuple[str, Attack]]:
         yield from Strong().parts(norm, surrogates)
         for number in range(self.rounds):
             search: Attack = SparseRS(self.queries) if norm == "l0" else Square(self.queries, _P_INIT)

@@ -14,7 +14,8 @@ class BestPoints:
 
     Attributes:
         images: The points, shape ``(N, C, H, W)``.
-        value: What the attack raised, there, shape ``(N,)``.
+        value: What the attack raised, there, shape ``(N,)``; -inf of attacks that keep their latest point whatever its
+            value.
         fooled: Whether the point fools the model, bool, shape ``(N,)``.
         lead: By how much each class came ahead of the label at any point that was looked at, by this attack or by those
             before it, shape ``(N, K)``; -inf where nothing is known. Its largest entry but the label's, which is zero,

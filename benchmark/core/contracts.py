@@ -373,16 +373,15 @@ class Attack(Component):
             labels: True classes or targets.
             threat: What is allowed.
             rng: Streams of its own.
-            start: Where to start; None to begin anew.
+            start: Where to start, inside the ball; None to begin anew.
         """
         lead = unknown_lead(images, model.num_classes) if start is None else start.lead
         changed = self.perturb(model, images, labels, threat, rng)
         with torch.no_grad():
             scores, predicted = model.decide(changed)
-        lead = raise_lead(lead, scores, labels)
         fooled = predicted == labels if threat.targeted else predicted != labels
-        margins = lead.scatter(1, labels[:, None], -torch.inf).amax(dim=1)
-        return BestPoints(changed, margins, fooled, lead)
+        ahead = (scores - scores.gather(1, labels[:, None])).scatter(1, labels[:, None], -torch.inf).amax(dim=1)
+        return BestPoints(changed, -ahead if threat.targeted else ahead, fooled, raise_lead(lead, scores, labels))
 
     @property
     def gradient_steps(self) -> int:
@@ -427,3 +426,8 @@ class Attack(Component):
     def passes(self, num_classes: int) -> tuple[int, int]:
         """Forward and backward passes that one sample costs at the most."""
         return 0, 0
+
+    def chain_passes(self, num_classes: int) -> tuple[int, int]:
+        """Those that ``advance`` costs: a look at what ``perturb`` returned more."""
+        forwards, backwards = self.passes(num_classes)
+        return forwards + 1, backwards

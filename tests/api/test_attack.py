@@ -3,7 +3,7 @@ from __future__ import annotations
 import io
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import pytest
@@ -181,7 +181,8 @@ def test_answers_in_any_form_are_taken_as_an_evaluation_takes_them() -> None:
 
     def in_numpy(images: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
         assert isinstance(images, np.ndarray)
-        return images.reshape(len(images), -1) @ weight
+        scores: np.ndarray[Any, Any] = images.reshape(len(images), -1) @ weight
+        return scores
 
     changed = robbench.attack("square", queries=50)(in_numpy, X.numpy(), Y.numpy(), eps=0.3)
     assert (in_numpy(changed).argmax(1) != Y.numpy()).sum() > (in_numpy(X.numpy()).argmax(1) != Y.numpy()).sum()
@@ -197,7 +198,7 @@ def test_labels_alone_do_for_attacks_on_predictions() -> None:
 
 def test_a_network_that_cannot_be_switched_is_attacked_as_it_is() -> None:
     class Exported(Net):
-        def train(self, mode: bool = True) -> Net:
+        def train(self, mode: bool = True) -> NoReturn:
             raise NotImplementedError("as what torch.export makes does")
 
     model, exported = net(), Exported()

@@ -307,7 +307,8 @@ def test_a_threshold_of_what_is_not_attacked_is_refused_before_anything_is(
 
 
 def test_nor_of_a_condition_that_the_model_does_not_bear(folder: Path) -> None:
-    asked = {"attacks": ["fgsm@8/255", "noise-search[draws=2]@8/255"], "answers": "labels", "out": "runs"}
+    attacks = ["fgsm@8/255", "noise-search[draws=2]@8/255"]
+    asked: dict[str, Any] = {"attacks": attacks, "answers": "labels", "out": "runs"}
     with pytest.raises(RequestError, match=r"fgsm@8/255 is not run: .*gradients"):
         evaluate("net.py:make", images(), thresholds=["fgsm@8/255=40"], **asked)
     with pytest.raises(RequestError, match="there are linf 8/255"):

@@ -45,11 +45,42 @@ def test_any_number_of_classes(classes: int, norm: Norm, eps: float) -> None:
     assert fooled(SMALL, linear(3, classes), Threat(norm, eps)).double().mean() > 0.8
 
 
-def test_targets_are_reached() -> None:
+@pytest.mark.parametrize(("norm", "eps"), [("linf", 0.3), ("l2", 2.0), ("l1", 10.0), ("l0", 30)])
+def test_targets_are_reached(norm: Norm, eps: float) -> None:
     model, images = linear(3, 4), images_near(0.5, 0.1, 20)
     targets = (model.predict(images) + 1) % 4
-    found = SMALL.perturb(model, images, targets, Threat("linf", 0.3, targeted=True), streams(20))
+    found = SMALL.perturb(model, images, targets, Threat(norm, eps, targeted=True), streams(20))
+    assert_allowed(images, found, Threat(norm, eps))
     assert bool((model.predict(found) == targets).all())
+
+
+@pytest.mark.parametrize(("norm", "eps"), [("linf", 0.01), ("l2", 0.05), ("l1", 0.2)])
+def test_a_target_that_is_out_of_reach_is_come_near_to(norm: Norm, eps: float) -> None:
+    model, images = linear(3, 4), images_near(0.5, 0.1, 20)
+    targets = model(images).argmin(dim=1)
+    found = SMALL.perturb(model, images, targets, Threat(norm, eps, targeted=True), streams(20))
+    rise = model(found).gather(1, targets[:, None]) - model(images).gather(1, targets[:, None])
+    left = model.predict(found) != targets
+    assert int(left.sum()) > 10
+    assert bool((rise[left] > 0).all())
+
+
+class Rooted(Wrapped):
+    """Where a value of the image is zero, gradients are no numbers and scores are."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        result: Tensor = self.inner(images) + 0 * images.sqrt().flatten(1).sum(dim=1, keepdim=True)
+        return result
+
+
+@pytest.mark.parametrize(("norm", "eps"), [("linf", 0.1), ("l2", 1.0), ("l1", 5.0), ("l0", 20)])
+def test_gradients_that_are_no_numbers_do_not_spoil_an_image(norm: Norm, eps: float) -> None:
+    model, images = Rooted(exact(4)), images_near(0.5, 0.4, 20)
+    images[:, 0, 0, 0] = 0
+    labels = model.predict(images)
+    found = SMALL.perturb(model, images, labels, Threat(norm, eps), streams(20))
+    assert_allowed(images, found, Threat(norm, eps))
+    assert int((model.predict(found) != labels).sum()) >= 10
 
 
 @pytest.mark.parametrize("trap", [Quantised, Misleading])

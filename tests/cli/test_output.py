@@ -113,7 +113,7 @@ def test_a_grid_is_called_the_same_in_every_locale(tmp_path: Path) -> None:
     path.write_text(tiny.grid_text(), encoding="utf-8")
     ask = "import sys; from robbench.planning.grid import read_grid; print(ascii(read_grid(sys.argv[1]).name))"
     plain = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
-    words = [sys.executable, "-c", ask, os.fsencode(path)]
+    words: list[str | bytes] = [sys.executable, "-c", ask, os.fsencode(path)]
     found = [subprocess.check_output(words, env={**os.environ, **more}) for more in ({"PYTHONUTF8": "1"}, plain)]
     assert found[0] == found[1] == ascii(path.stem).encode() + b"\n"
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -43,8 +44,8 @@ def reached(
     clean = np.where(found == 0, 1 - TRUTH[at], TRUTH[at])
     final = np.where(np.isfinite(found), 1 - TRUTH[at], TRUTH[at])
     sizes = np.where(np.isfinite(found), found, 0.0)
-    norm = spec.stages[0].norm
-    made = outcome("attack", TRUTH[at], clean, final, ids=at, **{norm: sizes})
+    measured: dict[str, Any] = {spec.stages[0].norm: sizes}
+    made = outcome("attack", TRUTH[at], clean, final, ids=at, **measured)
     return cell(model(row), spec, made, seed=seed)
 
 
