@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from robbench.attacks._survivors import Kept, Survivors
+from robbench.core.attack import Attack
 from robbench.core.best_points import BestPoints, unknown_lead
-from robbench.core.contracts import Attack, Classifier
+from robbench.core.contracts import Classifier
 from robbench.core.sample_rng import Streams
 from robbench.core.threat_model import Threat
 

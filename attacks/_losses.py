@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from robbench.core.contracts import Loss
+from robbench.core.attack import Loss
 
 Gain: TypeAlias = Callable[[Tensor], Tensor]
 """From scores ``(N, K)`` to one value per sample ``(N,)``."""

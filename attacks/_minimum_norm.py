@@ -13,7 +13,8 @@ from torch import Tensor
 
 from robbench.attacks._losses import Gain, margin
 from robbench.attacks._survivors import Survivors
-from robbench.core.contracts import Attack, Classifier, Loss
+from robbench.core.attack import Attack, Loss
+from robbench.core.contracts import Classifier
 from robbench.core.sample_rng import Streams
 from robbench.core.threat_model import Norm, Threat
 

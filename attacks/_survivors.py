@@ -10,8 +10,9 @@ from torch import Tensor
 
 from robbench.attacks._gradients import score_gradient
 from robbench.attacks._losses import Gain, gain
+from robbench.core.attack import Loss
 from robbench.core.best_points import raise_lead
-from robbench.core.contracts import Classifier, Loss
+from robbench.core.contracts import Classifier
 from robbench.core.sample_rng import Streams
 from robbench.core.threat_model import Threat
 

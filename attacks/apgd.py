@@ -16,9 +16,9 @@ from robbench.attacks._expectation import Answer, drawing_apart, mean_over_draws
 from robbench.attacks._losses import Gain, gain_towards, likeliest_others
 from robbench.attacks._projections import uniform_in_ball
 from robbench.attacks._survivors import Kept, Survivors
+from robbench.core.attack import Loss
 from robbench.core.best_points import BestPoints
 from robbench.core.component import OmittedAtDefault
-from robbench.core.contracts import Loss
 from robbench.core.registry import register_attack
 from robbench.core.sample_rng import Draw
 from robbench.core.threat_model import Threat

@@ -16,8 +16,8 @@ from robbench.attacks._gradients import steepest_step
 from robbench.attacks._losses import gain_towards, likeliest_others
 from robbench.attacks._projections import add, keep_largest, l1_direction, per_sample, project, uniform_in_ball
 from robbench.attacks._survivors import Kept, Survivors
+from robbench.core.attack import Loss
 from robbench.core.best_points import BestPoints
-from robbench.core.contracts import Loss
 from robbench.core.registry import register_attack
 from robbench.core.sample_rng import Draw
 from robbench.core.threat_model import Threat

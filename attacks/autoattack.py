@@ -13,8 +13,9 @@ from robbench.attacks._ensemble import in_turn, passes_in_turn
 from robbench.attacks.apgd import APGD
 from robbench.attacks.fab import FAB
 from robbench.attacks.square import Square
+from robbench.core.attack import Attack, Loss
 from robbench.core.component import AskedAs, OmittedAtDefault
-from robbench.core.contracts import Attack, Classifier, Loss
+from robbench.core.contracts import Classifier
 from robbench.core.registry import register_attack
 from robbench.core.sample_rng import Draw, Streams
 from robbench.core.threat_model import Threat

@@ -10,8 +10,8 @@ from pydantic import Field
 from robbench.attacks._continuing import ContinuingAttack
 from robbench.attacks._survivors import Kept, Survivors
 from robbench.attacks.pgd import PGD
+from robbench.core.attack import Loss
 from robbench.core.best_points import BestPoints
-from robbench.core.contracts import Loss
 from robbench.core.registry import register_attack
 from robbench.core.threat_model import Threat
 

@@ -17,7 +17,8 @@ from robbench.attacks._losses import gain_towards, likeliest_others
 from robbench.attacks._minimum_norm import ORDERS, Nearest, dual_size, size_of
 from robbench.attacks._projections import add, per_sample, project, uniform_in_ball
 from robbench.attacks._survivors import Rows, Survivors
-from robbench.core.contracts import Attack, Classifier, Loss
+from robbench.core.attack import Attack, Loss
+from robbench.core.contracts import Classifier
 from robbench.core.registry import register_attack
 from robbench.core.sample_rng import Streams
 from robbench.core.threat_model import Norm, Threat

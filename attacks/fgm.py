@@ -10,7 +10,8 @@ from torch import Tensor
 from robbench.attacks._gradients import score_gradient, steepest_step
 from robbench.attacks._losses import Gain, gain
 from robbench.attacks._projections import project
-from robbench.core.contracts import Attack, Classifier, Loss
+from robbench.core.attack import Attack, Loss
+from robbench.core.contracts import Classifier
 from robbench.core.registry import register_attack
 from robbench.core.sample_rng import Streams
 from robbench.core.threat_model import Threat

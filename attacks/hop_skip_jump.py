@@ -14,7 +14,8 @@ from robbench.attacks._gradients import steepest_step
 from robbench.attacks._minimum_norm import Nearest, size_of
 from robbench.attacks._projections import l2_direction, per_sample
 from robbench.attacks._survivors import Kept, Survivors
-from robbench.core.contracts import Attack, Classifier
+from robbench.core.attack import Attack
+from robbench.core.contracts import Classifier
 from robbench.core.registry import register_attack
 from robbench.core.sample_rng import Streams
 from robbench.core.threat_model import Norm, Threat

@@ -13,8 +13,8 @@ from robbench.attacks._continuing import ContinuingAttack
 from robbench.attacks._projected_ascent import keep_last, projected_ascent
 from robbench.attacks._projections import l1_direction
 from robbench.attacks._survivors import Kept, Survivors
+from robbench.core.attack import Loss
 from robbench.core.best_points import BestPoints
-from robbench.core.contracts import Loss
 from robbench.core.registry import register_attack
 from robbench.core.threat_model import Threat
 

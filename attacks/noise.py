@@ -9,7 +9,8 @@ from pydantic import Field
 from torch import Tensor
 
 from robbench.attacks._projections import add, l2_direction
-from robbench.core.contracts import Attack, Classifier
+from robbench.core.attack import Attack
+from robbench.core.contracts import Classifier
 from robbench.core.registry import register_attack
 from robbench.core.sample_rng import Streams
 from robbench.core.threat_model import Threat

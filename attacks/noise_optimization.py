@@ -12,7 +12,8 @@ from torch import Tensor
 from robbench.attacks._gradients import score_gradient
 from robbench.attacks._losses import gain
 from robbench.attacks._projections import per_sample
-from robbench.core.contracts import Attack, Classifier, Loss
+from robbench.core.attack import Attack, Loss
+from robbench.core.contracts import Classifier
 from robbench.core.registry import register_attack
 from robbench.core.sample_rng import Streams
 from robbench.core.threat_model import Threat

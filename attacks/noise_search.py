@@ -11,7 +11,8 @@ from torch import Tensor
 
 from robbench.attacks._projections import per_sample, project, uniform_in_ball
 from robbench.attacks._survivors import Survivors
-from robbench.core.contracts import Attack, Classifier
+from robbench.core.attack import Attack
+from robbench.core.contracts import Classifier
 from robbench.core.registry import register_attack
 from robbench.core.sample_rng import Streams
 from robbench.core.threat_model import Norm, Threat

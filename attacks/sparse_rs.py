@@ -11,8 +11,8 @@ from torch import Tensor
 
 from robbench.attacks._continuing import ContinuingAttack
 from robbench.attacks._survivors import Kept, Survivors
+from robbench.core.attack import Loss
 from robbench.core.best_points import BestPoints
-from robbench.core.contracts import Loss
 from robbench.core.registry import register_attack
 from robbench.core.sample_rng import Streams
 from robbench.core.threat_model import Threat

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from robbench.attacks._survivors import Kept, Survivors
 from robbench.attacks._warp import centered, sample, turned
-from robbench.core.contracts import Attack, Classifier
+from robbench.core.attack import Attack
+from robbench.core.contracts import Classifier
 from robbench.core.errors import RequestError
 from robbench.core.registry import register_attack
 from robbench.core.sample_rng import Streams

@@ -15,8 +15,9 @@ from torch import Tensor
 from robbench.attacks._continuing import ContinuingAttack
 from robbench.attacks._projections import add, project_l1_box
 from robbench.attacks._survivors import Kept, Rows, Survivors
+from robbench.core.attack import Loss
 from robbench.core.best_points import BestPoints
-from robbench.core.contracts import Classifier, Loss
+from robbench.core.contracts import Classifier
 from robbench.core.errors import RequestError, did_you_mean
 from robbench.core.registry import register_attack
 from robbench.core.sample_rng import Streams

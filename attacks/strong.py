@@ -14,7 +14,8 @@ from robbench.attacks.apgd import APGD
 from robbench.attacks.ascent import MomentumAscent
 from robbench.attacks.sparse_rs import SparseRS
 from robbench.attacks.square import Square
-from robbench.core.contracts import Attack, Classifier, Loss
+from robbench.core.attack import Attack, Loss
+from robbench.core.contracts import Classifier
 from robbench.core.registry import register_attack
 from robbench.core.sample_rng import Streams
 from robbench.core.threat_model import Norm, Threat

@@ -15,8 +15,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from robbench.attacks._projections import add, project
+from robbench.core.attack import Attack, Loss
 from robbench.core.component import fit
-from robbench.core.contracts import Attack, Classifier, Loss
+from robbench.core.contracts import Classifier
 from robbench.core.errors import RequestError, did_you_mean
 from robbench.core.global_rng import seeded
 from robbench.core.sample_rng import Streams, digest64

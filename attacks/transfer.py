@@ -11,7 +11,8 @@ from torch import Tensor
 
 from robbench.attacks._ensemble import SubstituteAttack, in_turn
 from robbench.attacks.pgd import PGD
-from robbench.core.contracts import Attack, Classifier
+from robbench.core.attack import Attack
+from robbench.core.contracts import Classifier
 from robbench.core.errors import RequestError
 from robbench.core.registry import register_attack
 from robbench.core.sample_rng import Draw, Streams

@@ -22,19 +22,10 @@ if TYPE_CHECKING:
     from robbench.attacks.apgd import APGD
     from robbench.attacks.ascent import MomentumAscent
     from robbench.attacks.square import Square
+    from robbench.core.attack import Attack
     from robbench.core.best_points import BestPoints
     from robbench.core.component import NoIdentity
-    from robbench.core.contracts import (
-        Architecture,
-        Attack,
-        Backbone,
-        Balancer,
-        Batch,
-        Classifier,
-        Defense,
-        Objective,
-        Samples,
-    )
+    from robbench.core.contracts import Architecture, Backbone, Balancer, Batch, Classifier, Defense, Objective, Samples
     from robbench.core.errors import RequestError
     from robbench.core.metric import Metric
     from robbench.core.registry import (
@@ -69,7 +60,8 @@ _MODULES = {
     "attacks.square": "Square",
     "core.best_points": "BestPoints",
     "core.component": "NoIdentity",
-    "core.contracts": "Architecture Attack Backbone Balancer Batch Classifier Defense Objective Samples",
+    "core.attack": "Attack",
+    "core.contracts": "Architecture Backbone Balancer Batch Classifier Defense Objective Samples",
     "core.errors": "RequestError",
     "core.metric": "Metric",
     "results.schema": "Measure Outcome Record",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from robbench.conformance import RULES
 from robbench.conformance.rules import RuleResult, judge
 from robbench.conformance.scenarios import Bench
-from robbench.core.contracts import Attack
+from robbench.core.attack import Attack
 from robbench.core.threat_model import Norm
 
 

@@ -12,7 +12,8 @@ import torch
 from closed_forms import SHAPE, Linear, numbers
 from torch import Tensor
 
-from robbench.core.contracts import Attack, Classifier, Samples, to_float
+from robbench.core.attack import Attack
+from robbench.core.contracts import Classifier, Samples, to_float
 from robbench.core.registry import Registry
 from robbench.core.sample_rng import Streams
 from robbench.core.threat_model import Norm, Threat

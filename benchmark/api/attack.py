@@ -13,8 +13,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from robbench.core.attack import Attack
 from robbench.core.component import number
-from robbench.core.contracts import Attack, Classifier, to_float
+from robbench.core.contracts import Classifier, to_float
 from robbench.core.errors import RequestError, did_you_mean
 from robbench.core.global_rng import seeded
 from robbench.core.process_state import settings_kept

@@ -11,8 +11,8 @@ from typing import Any
 from pydantic import TypeAdapter
 from pydantic.errors import PydanticInvalidForJsonSchema
 
+from robbench.core.attack import Attack
 from robbench.core.component import Component, field_texts
-from robbench.core.contracts import Attack
 from robbench.core.errors import RequestError, did_you_mean
 from robbench.core.registry import KINDS, Registration, Registry
 from robbench.core.threat_model import Norm, Threat

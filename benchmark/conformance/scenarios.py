@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from robbench.conformance.rules import Broken, NotApplicable
-from robbench.core.contracts import Attack, Backbone, Classifier
+from robbench.core.attack import Attack
+from robbench.core.contracts import Backbone, Classifier
 from robbench.core.errors import Breach
 from robbench.core.global_rng import seeded
 from robbench.core.sample_rng import Streams

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from robbench.attacks._losses import gain
-from robbench.core.contracts import Classifier, Loss
+from robbench.core.attack import Loss
+from robbench.core.contracts import Classifier
 
 FRESH_DRAWS = 100
 """Draws that a random prediction must at least be counted over."""

@@ -9,7 +9,8 @@ from pathlib import Path
 
 from torch import Tensor
 
-from robbench.core.contracts import Attack, Classifier
+from robbench.core.attack import Attack
+from robbench.core.contracts import Classifier
 from robbench.core.errors import RequestError, StoreError
 from robbench.core.registry import Registry, installed_source
 from robbench.core.sample_rng import Streams

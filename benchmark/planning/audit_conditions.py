@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
-from robbench.core.contracts import Attack
+from robbench.core.attack import Attack
 from robbench.core.registry import Registry
 from robbench.core.threat_model import Norm, Threat, precedence, size_name
 from robbench.planning.component_spec import Choice, choose

@@ -16,8 +16,9 @@ from typing import Annotated, cast
 
 from pydantic import Field
 
+from robbench.core.attack import Attack, Needs
 from robbench.core.component import Component, number
-from robbench.core.contracts import ANSWERS, Attack, Classifier, Needs
+from robbench.core.contracts import ANSWERS, Classifier
 from robbench.core.errors import RequestError, did_you_mean
 from robbench.core.registry import Registry
 from robbench.core.threat_model import LP_NORMS, NORMS, Norm, Threat, asked_threat, format_eps

@@ -17,7 +17,8 @@ from robbench.attacks.autoattack import AutoAttack
 from robbench.attacks.fab import FAB
 from robbench.attacks.pgd import PGD
 from robbench.attacks.square import Square
-from robbench.core.contracts import Attack, Classifier
+from robbench.core.attack import Attack
+from robbench.core.contracts import Classifier
 from robbench.core.threat_model import Norm, Threat
 
 pyautoattack = pytest.importorskip(

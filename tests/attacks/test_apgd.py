@@ -32,7 +32,7 @@ from robbench.attacks._gradients import steepest_step
 from robbench.attacks._losses import dlr, dlr_towards, gain, gain_towards, margin, margin_towards
 from robbench.attacks._projections import project_l1_box
 from robbench.attacks.apgd import APGD
-from robbench.core.contracts import Attack, Loss
+from robbench.core.attack import Attack, Loss
 from robbench.core.registry import Registry
 from robbench.core.threat_model import Norm, Threat
 

@@ -34,7 +34,8 @@ from robbench.attacks.perturbation import Perturbation
 from robbench.attacks.pgd import PGD
 from robbench.attacks.pixel_corruption import PixelCorruption
 from robbench.attacks.rotation import Rotation
-from robbench.core.contracts import Attack, Classifier
+from robbench.core.attack import Attack
+from robbench.core.contracts import Classifier
 from robbench.core.registry import Registry
 from robbench.core.sample_rng import Streams
 from robbench.core.threat_model import Norm, Threat

@@ -18,7 +18,7 @@ from robbench.attacks.fgm import FGM
 from robbench.attacks.noise import UniformNoise
 from robbench.attacks.pgd import PGD
 from robbench.attacks.square import Square
-from robbench.core.contracts import Attack
+from robbench.core.attack import Attack
 from robbench.core.errors import RequestError
 from robbench.core.registry import Registry
 from robbench.core.sample_rng import Draw

@@ -31,8 +31,8 @@ from robbench.attacks.pgd import PGD
 from robbench.attacks.square import Square
 from robbench.attacks.strong import Strong
 from robbench.attacks.thorough import Thorough
+from robbench.core.attack import Attack
 from robbench.core.best_points import BestPoints
-from robbench.core.contracts import Attack
 from robbench.core.threat_model import Norm, Threat
 
 COUNT = 8

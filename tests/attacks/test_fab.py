@@ -27,7 +27,8 @@ from torch import Tensor
 
 from robbench.attacks._hyperplanes import onto_hyperplane
 from robbench.attacks.fab import FAB, MinimalFAB
-from robbench.core.contracts import Attack, Classifier
+from robbench.core.attack import Attack
+from robbench.core.contracts import Classifier
 from robbench.core.registry import Registry
 from robbench.core.threat_model import Norm, Threat
 

@@ -24,7 +24,8 @@ from torch import Tensor, nn
 
 from robbench.attacks.bim import BIM
 from robbench.attacks.mi_fgsm import MIFGSM
-from robbench.core.contracts import Attack, Classifier
+from robbench.core.attack import Attack
+from robbench.core.contracts import Classifier
 from robbench.core.registry import Registry
 from robbench.core.threat_model import Norm, Threat
 

@@ -20,7 +20,8 @@ from robbench.attacks.elastic_net import ElasticNet
 from robbench.attacks.fmn import FMN
 from robbench.attacks.sigma_zero import SigmaZero
 from robbench.attacks.toolbox import toolbox_attack
-from robbench.core.contracts import Attack, Classifier
+from robbench.core.attack import Attack
+from robbench.core.contracts import Classifier
 from robbench.core.threat_model import Norm, Threat
 
 CW = CarliniWagner(search_steps=6)

@@ -19,7 +19,7 @@ from robbench.attacks.fab import FAB, MinimalFAB
 from robbench.attacks.fmn import FMN
 from robbench.attacks.pgd import PGD
 from robbench.attacks.strong import Strong
-from robbench.core.contracts import Attack
+from robbench.core.attack import Attack
 from robbench.core.registry import Registry
 from robbench.core.threat_model import Norm, Threat
 

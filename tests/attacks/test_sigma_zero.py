@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from robbench.attacks.sigma_zero import SigmaZero
-from robbench.core.contracts import Attack
+from robbench.core.attack import Attack
 from robbench.core.threat_model import Threat
 
 L0 = Threat("l0")

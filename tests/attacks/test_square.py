@@ -22,7 +22,8 @@ from closed_forms import (
 from torch import Tensor
 
 from robbench.attacks.square import Square
-from robbench.core.contracts import Attack, Classifier
+from robbench.core.attack import Attack
+from robbench.core.contracts import Classifier
 from robbench.core.errors import RequestError
 from robbench.core.registry import Registry
 from robbench.core.sample_rng import Streams

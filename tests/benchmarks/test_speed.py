@@ -9,7 +9,8 @@ from torch import Tensor, nn
 
 from robbench.attacks.pgd import PGD
 from robbench.attacks.toolbox import toolbox_attack
-from robbench.core.contracts import Attack, Classifier
+from robbench.core.attack import Attack
+from robbench.core.contracts import Classifier
 from robbench.core.sample_rng import Streams
 from robbench.core.threat_model import Threat
 

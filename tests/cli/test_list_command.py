@@ -14,7 +14,8 @@ from torch import Tensor
 
 from robbench.cli._inventory import ALL_KINDS, CLASSES, items
 from robbench.cli.main import main
-from robbench.core.contracts import Attack, Classifier
+from robbench.core.attack import Attack
+from robbench.core.contracts import Classifier
 from robbench.core.errors import RequestError
 from robbench.core.registry import KINDS, Kind, Registry
 from robbench.core.sample_rng import Streams

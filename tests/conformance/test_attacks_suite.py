@@ -14,11 +14,8 @@ from robbench.attacks.fgm import FGM
 from robbench.attacks.pgd import PGD
 from robbench.conformance.rules import Broken, NotApplicable, Rule, RuleResult, judge
 from robbench.conformance.scenarios import largest_gain, smallest_change
-from robbench.core.contracts import (
-    Attack,
-    Classifier,
-    Loss,
-)
+from robbench.core.attack import Attack, Loss
+from robbench.core.contracts import Classifier
 from robbench.core.sample_rng import Streams
 from robbench.core.threat_model import Norm, Threat
 

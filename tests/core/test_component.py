@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import Field
 
+from robbench.core.attack import Attack
 from robbench.core.component import AskedAs, Component, NoIdentity, OmittedAtDefault, number
-from robbench.core.contracts import Attack
 from robbench.core.errors import RequestError
 from robbench.core.registry import Mark, Registration, Registry
 from robbench.planning.component_spec import Choice, choose, plain, read_text, split_outside_brackets

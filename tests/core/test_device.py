@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from robbench.api.evaluation import evaluate
 from robbench.api.report import Report
-from robbench.core.contracts import Attack, Classifier
+from robbench.core.attack import Attack
+from robbench.core.contracts import Classifier
 from robbench.core.device import WORKSPACE, prepare_device
 from robbench.core.registry import Registry
 from robbench.core.threat_model import Norm, Threat

@@ -13,8 +13,9 @@ from plugin_files import write
 import robbench
 from robbench import attacks
 from robbench.core import registry
+from robbench.core.attack import Attack
 from robbench.core.component import Component
-from robbench.core.contracts import Attack, Balancer, Defense
+from robbench.core.contracts import Balancer, Defense
 from robbench.core.errors import RequestError, did_you_mean
 from robbench.core.registry import KINDS, Registry, register_attack, register_balancer, register_defense
 

@@ -14,7 +14,8 @@ from subjects import Exact, Idle, condition, exact, put_to, samples, subject
 from torch import Tensor, nn
 from traps import Noisy
 
-from robbench.core.contracts import Attack, Classifier, to_float
+from robbench.core.attack import Attack
+from robbench.core.contracts import Classifier, to_float
 from robbench.core.errors import Breach
 from robbench.core.sample_rng import Streams
 from robbench.core.threat_model import Threat

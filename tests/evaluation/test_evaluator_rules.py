@@ -23,7 +23,8 @@ from subjects import (
 )
 from torch import Tensor, nn
 
-from robbench.core.contracts import Attack, Classifier, to_float
+from robbench.core.attack import Attack
+from robbench.core.contracts import Classifier, to_float
 from robbench.core.sample_rng import Streams
 from robbench.core.threat_model import Norm, Threat
 from robbench.evaluation import attack_run

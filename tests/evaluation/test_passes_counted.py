@@ -18,7 +18,8 @@ from torch.func import functional_call, grad, jacrev, vmap
 
 from robbench.attacks.toolbox import toolbox_attack
 from robbench.conformance.scenarios import Features
-from robbench.core.contracts import Attack, Classifier
+from robbench.core.attack import Attack
+from robbench.core.contracts import Classifier
 from robbench.core.errors import Breach
 from robbench.core.sample_rng import Streams
 from robbench.core.threat_model import Threat

@@ -12,7 +12,7 @@ from grid_files import tiny, write_grid
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from robbench.core.contracts import Attack
+from robbench.core.attack import Attack
 from robbench.core.errors import RequestError
 from robbench.core.registry import Registry
 from robbench.core.threat_model import format_eps
