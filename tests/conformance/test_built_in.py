@@ -19,6 +19,7 @@ SMALL: Mapping[str, object] = {
     "queries": 20,
     "search_steps": 2,
     "restarts": 1,
+    "rounds": 1,
     "draws": 20,
     "iterations": 2,
 }
