@@ -38,6 +38,7 @@ from robbench.attacks.pgd import PGD
 from robbench.attacks.pixel_corruption import PixelCorruption
 from robbench.attacks.rotation import Rotation
 from robbench.attacks.sigma_zero import SigmaZero
+from robbench.attacks.spatial import Spatial
 from robbench.attacks.square import Square
 from robbench.core.attack import Attack
 from robbench.core.registry import Registry
@@ -68,6 +69,7 @@ FREE: list[Attack] = [
     Rotation(),
     PixelCorruption(pixels=3),
     Perturbation(pixels=3),
+    Spatial(rotations=3),
 ]
 MINIMAL: list[tuple[Attack, tuple[Norm, ...]]] = [
     (DeepFool(steps=10), ("l2", "linf")),
@@ -89,7 +91,7 @@ EVERY = [
     (NoiseOptimization(steps=5), Threat("l1", None, targeted=True)),
 ]
 # Of the starts that FAB draws, none leads further on a linear model than the first, which is the image.
-DRAWLESS = (NoAttack, FGM, BIM, MIFGSM, FAB, MinimalFAB, MinimalNormAttack, NoiseOptimization)
+DRAWLESS = (NoAttack, FGM, BIM, MIFGSM, FAB, MinimalFAB, MinimalNormAttack, NoiseOptimization, Spatial)
 
 every_attack = pytest.mark.parametrize(("attack", "threat"), EVERY, ids=str)
 bounded_attacks = pytest.mark.parametrize(("attack", "threat"), BOUNDED, ids=str)
@@ -195,6 +197,7 @@ def test_attacks_are_registered_with_what_they_are() -> None:
         "gaussian-noise": (GaussianNoise(), ("none", "l2"), within),
         "uniform-noise": (UniformNoise(), ("linf",), within),
         "none": (NoAttack(), ("none",), within),
+        "spatial": (Spatial(), ("none",), "black_box bounded"),
         "color-jitter": (ColorJitter(), ("none",), within),
         "rotation": (Rotation(), ("none",), within),
         "pixel-corruption": (PixelCorruption(), ("none",), within),
