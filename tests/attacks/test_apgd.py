@@ -10,7 +10,6 @@ import torch
 from closed_forms import (
     SHAPE,
     SIZE,
-    Counting,
     Linear,
     assert_allowed,
     assert_optimal,
@@ -36,7 +35,6 @@ from robbench.core.threat_model import Norm, Threat
 
 BALLS: list[Norm] = ["linf", "l2", "l1"]
 LOSSES: list[Loss] = ["ce", "margin", "dlr"]
-VARIANTS = [APGD(loss=loss, targets=targets, steps=7) for loss in LOSSES for targets in (0, 3)]
 seeds = st.integers(0, 2**31)
 
 
@@ -265,24 +263,7 @@ class TestAlgorithm:
         assert torch.equal(norms(ascent.best.images - images, "l0"), torch.ones(2).double())
 
 
-class TestPasses:
-    @pytest.mark.parametrize("attack", [*VARIANTS, APGD(steps=3, restarts=3), APGD(steps=1)], ids=str)
-    @pytest.mark.parametrize("norm", BALLS)
-    @pytest.mark.parametrize("classes", [2, 5])
-    def test_a_sample_costs_what_is_announced_until_it_is_fooled(self, attack: APGD, norm: Norm, classes: int) -> None:
-        plain, images = linear(13, classes), images_near(0.5, 0.3, 20)
-        model, labels = Counting.of(plain, 20), plain.predict(images)
-        labels[:5] = (labels[:5] + 1) % classes
-        threat = Threat(norm, {"linf": 0.01, "l2": 0.08, "l1": 0.3}[norm])
-        attacked = attack.perturb(model, images, labels, threat, streams(20))
-        robust = plain.predict(attacked) == labels
-        forwards, backwards = attack.passes(classes)
-        assert bool(robust[5:].any())
-        assert model.forwards[robust].tolist() == [forwards] * int(robust.sum())
-        assert model.backwards[robust].tolist() == [backwards] * int(robust.sum())
-        assert not bool(robust[:5].any())
-        assert bool((model.forwards[:5] < forwards).all())
-
+class TestDecisions:
     def test_images_that_fool_are_kept_and_hard_decisions_count(self) -> None:
         class Band(Linear):
             """Class 1 in a band of margins, although the scores rise beyond it."""

@@ -9,10 +9,12 @@ import torch
 from closed_forms import (
     SIZE,
     Constant,
+    Counting,
     Linear,
     assert_allowed,
     images_near,
     linear,
+    norms,
     numbers,
     streams,
 )
@@ -179,6 +181,46 @@ def test_passes_stay_within_what_is_announced_and_gradients_are_for_white_box_at
     assert float(model.forwards.max()) <= forwards
     assert float(model.backwards.max()) <= backwards
     assert (float(model.backwards.max()) > 0) == attack.white_box
+
+
+LOOPS: list[tuple[Attack, Norm]] = [
+    *((attack, norm) for attack, norms in IN_A_BALL if isinstance(attack, BIM | MIFGSM | APGD) for norm in norms),
+    *((APGD(steps=steps, restarts=restarts), norm) for steps, restarts in ((3, 3), (1, 1)) for norm in BALLS),
+]
+
+
+@pytest.mark.parametrize(("attack", "norm"), LOOPS, ids=str)
+@pytest.mark.parametrize("classes", [2, 5])
+def test_a_sample_costs_what_is_announced_until_it_is_fooled(attack: Attack, norm: Norm, classes: int) -> None:
+    plain, images = linear(13, classes), images_near(0.5, 0.3, 20)
+    model, labels = Counting.of(plain, 20), plain.predict(images)
+    labels[:5] = (labels[:5] + 1) % classes
+    threat = Threat(norm, {"linf": 0.01, "l2": 0.08, "l1": 0.3}[norm])
+    attacked = attack.perturb(model, images, labels, threat, streams(20))
+    robust = plain.predict(attacked) == labels
+    forwards, backwards = attack.passes(classes)
+    assert bool(robust[5:].any())
+    assert not bool(robust[:5].any())
+    assert float(model.forwards.max()) <= forwards
+    assert model.backwards[robust].tolist() == [backwards] * int(robust.sum())
+    early = bool(attack.parameters()["early_stop"])
+    assert bool((model.forwards[:5] < forwards).all()) == early
+    if isinstance(attack, APGD):
+        assert model.forwards[robust].tolist() == [forwards] * int(robust.sum())
+    elif early:
+        assert model.forwards[:5].tolist() == [1] * 5
+        assert torch.equal(attacked[:5], images[:5])
+
+
+@pytest.mark.parametrize("attack", [FGM(), BIM(), MIFGSM(), MIFGSM(early_stop=False)], ids=str)
+@pytest.mark.parametrize("norm", BALLS)
+def test_a_tiny_gradient_counts_in_full(attack: Attack, norm: Norm) -> None:
+    if norm == "l1" and isinstance(attack, MIFGSM):
+        return
+    images, labels = images_near(0.5, 0.2, 4).float(), torch.zeros(4, dtype=torch.int64)
+    faint = Linear(1e-30 * linear(2, 2).weight.float(), torch.tensor([1.0, 0.0])).eval()
+    attacked = attack.perturb(faint, images, labels, Threat(norm, 0.1), streams(4))
+    assert norms(attacked - images, norm).tolist() == pytest.approx([0.1] * 4, rel=1e-4)
 
 
 def test_attacks_are_registered_with_what_they_are() -> None:

@@ -10,12 +10,8 @@ import torch
 from closed_forms import (
     SHAPE,
     SIZE,
-    Counting,
-    assert_optimal,
     images_near,
-    linear,
     margins,
-    norms,
     streams,
 )
 from torch import Tensor, nn
@@ -30,16 +26,6 @@ with warnings.catch_warnings():
     warnings.simplefilter("ignore")
     from art.attacks import evasion
     from art.estimators.classification import PyTorchClassifier
-
-CASES: list[tuple[Attack, Norm]] = [
-    (BIM(), "linf"),
-    (BIM(), "l2"),
-    (BIM(), "l1"),
-    (MIFGSM(), "linf"),
-    (MIFGSM(), "l2"),
-    (MIFGSM(early_stop=False), "linf"),
-]
-SIZES: dict[Norm, float] = {"linf": 0.02, "l2": 0.15, "l1": 0.4}
 
 
 class Curved(Classifier):
@@ -65,14 +51,6 @@ class Curved(Classifier):
 @pytest.fixture(scope="module")
 def net() -> Classifier:
     return Curved().eval()
-
-
-@pytest.mark.parametrize("targeted", [False, True])
-@pytest.mark.parametrize(("norm", "eps"), [("linf", 0.03), ("linf", 0.3), ("l2", 0.4), ("l1", 0.4)])
-@pytest.mark.parametrize("attack", [BIM(early_stop=False), MIFGSM(early_stop=False)], ids=str)
-def test_reaches_the_best_on_a_linear_model(attack: Attack, norm: Norm, eps: float, targeted: bool) -> None:
-    if not (norm == "l1" and isinstance(attack, MIFGSM)):
-        assert_optimal(attack, norm, eps, targeted)
 
 
 @pytest.mark.parametrize("norm", ["linf", "l2"])
@@ -124,50 +102,3 @@ class TestToolbox:
         torch.testing.assert_close(
             margins(net, found, labels) - before, margins(net, expected, labels) - before, rtol=1e-2, atol=1e-3
         )
-
-
-class TestSteps:
-    @pytest.mark.parametrize(("attack", "norm"), CASES, ids=str)
-    def test_a_tiny_gradient_gives_a_full_step(self, attack: Attack, norm: Norm) -> None:
-        images, labels = images_near(0.5, 0.2, 4), torch.zeros(4, dtype=torch.int64)
-        faint = linear(2, 2).float()
-        faint.weight.data *= 1e-30
-        faint.bias.data = torch.tensor([1.0, 0.0])
-        attacked = attack.perturb(faint.eval(), images.float(), labels, Threat(norm, 0.1), streams(4))
-        assert norms(attacked - images.float(), norm).tolist() == pytest.approx([0.1] * 4, rel=1e-4)
-
-    @pytest.mark.parametrize(("attack", "norm"), CASES, ids=str)
-    def test_samples_leave_when_they_are_fooled(self, attack: Attack, norm: Norm) -> None:
-        plain, images = linear(13, 3), images_near(0.5, 0.3, 20)
-        model, labels = Counting.of(plain, 20), plain.predict(images)
-        labels[:5] = (labels[:5] + 1) % 3
-        attacked = attack.perturb(model, images, labels, Threat(norm, SIZES[norm]), streams(20))
-        robust = plain.predict(attacked) == labels
-        forwards, backwards = attack.passes(3)
-        assert 0 < int(robust.sum()) < 15
-        assert model.backwards[robust].tolist() == [backwards] * int(robust.sum())
-        assert float(model.forwards.max()) <= forwards
-        assert not bool(robust[:5].any())
-        if attack.parameters()["early_stop"]:
-            assert model.forwards[:5].tolist() == [1] * 5
-            assert torch.equal(attacked[:5], images[:5])
-        else:
-            assert model.forwards[:5].tolist() == [forwards] * 5
-
-    @pytest.mark.parametrize("early_stop", [True, False])
-    def test_an_iterate_that_fooled_is_not_walked_away_from(self, early_stop: bool) -> None:
-        class Band(Curved):
-            """Class 1 where the first value lies in a band, whatever the scores say."""
-
-            def forward(self, images: Tensor) -> Tensor:
-                first = images.flatten(1)[:, 0]
-                return torch.stack([0 * first, first], dim=1)
-
-            def decide(self, images: Tensor) -> tuple[Tensor, Tensor]:
-                scores = self(images)
-                return scores, ((scores[:, 1] > 0.55) & (scores[:, 1] < 0.65)).long()
-
-        images, labels = images_near(0.5, 0.01, 3), torch.zeros(3, dtype=torch.int64)
-        for attack in (BIM(early_stop=early_stop), MIFGSM(early_stop=early_stop)):
-            attacked = attack.perturb(Band(), images, labels, Threat("linf", 0.4), streams(3))
-            assert bool((Band().predict(attacked) == 1).all())

@@ -107,6 +107,7 @@ def refused(words: list[str], capsys: pytest.CaptureFixture[str]) -> str:
         (["run", "--device", "tpu"], ["--device", "'tpu'", "cpu"]),
         (["run", "--precision", "float16"], ["--precision", "bfloat16"]),
         (["plan", "--fresh"], ['"--fresh"']),
+        (["plan", "--grid", "smoke", "--dataset", "digit"], ['no dataset "digit"; did you mean "digits"?']),
         (["list", "atack"], ['no kind "atack"', 'did you mean "attack"?']),
         (["list", "grids", "fll"], ['no grid "fll"', 'did you mean "full"?']),
         (["report"], ["--out", '"runs"', "robbench run"]),
@@ -140,11 +141,6 @@ def test_a_store_that_cannot_be_made_is_refused_before_anything_is_done(
     assert "--out" in error
     assert str(tmp_path / out) in error
     assert files(tmp_path) == before
-
-
-def test_an_unknown_data_set_is_answered_with_the_nearest(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    error = refused(["plan", "--grid", "smoke", "--dataset", "digit", "--out", str(tmp_path)], capsys)
-    assert 'no dataset "digit"; did you mean "digits"?' in error
 
 
 def test_cuda_is_refused_where_there_is_none(
@@ -345,17 +341,6 @@ def test_gc_deletes_leftovers_and_a_board_that_is_named(folder: Path, capsys: py
     assert results(store.root) == before
     assert main(["run", "--workers", "1", *words(folder)]) == 0
     assert "Nothing to do" in capsys.readouterr().out
-
-
-def test_gc_keeps_the_model_that_another_starts_from(tmp_path: Path) -> None:
-    first, second = {"name": "first"}, {"name": "second", "start": "first", "defense": "fgm"}
-    write_grid(tmp_path / "grid.toml", tiny(conditions=["clean"], models=[first, second]))
-    assert main(["run", "--workers", "1", *words(tmp_path)]) == 0
-    store = Store(tmp_path / "runs")
-    before = files(store.root)
-    assert main(["gc", "--out", str(store.root)]) == 0
-    assert len(store.keys("models")) == 2
-    assert files(store.root) == before
 
 
 def test_gc_waits_for_nobody(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
