@@ -12,8 +12,8 @@ SHAPE = (4, 3, 5, 5)
 class TwoParts(Classifier):
     """A head on a body."""
 
-    body: nn.Module
-    head: nn.Module
+    body: nn.Sequential
+    head: nn.Linear
 
     def forward(self, images: Tensor) -> Tensor:
         result: Tensor = self.head(self.embed(images))
