@@ -46,7 +46,7 @@ def attack_name(condition: ConditionSpec) -> str:
     return f"{name}->{condition.target}" if condition.target else name
 
 
-def common_images(table: Table, conditions: Sequence[ConditionSpec], models: Sequence[str] | None = None) -> Images:
+def common_images(table: Table, conditions: Sequence[ConditionSpec]) -> Images:
     """The images that all rows have under all of some conditions.
 
     A row without any is not compared; nor is one that would leave none, as it was run on other images altogether: the
@@ -55,10 +55,9 @@ def common_images(table: Table, conditions: Sequence[ConditionSpec], models: Seq
     Args:
         table: The cells.
         conditions: Those that are compared.
-        models: Labels of the rows; all where it is None.
     """
-    labels = [model.label for model in table.models] if models is None else models
-    covers = [found for label in labels if (found := _covered(table, label, conditions)) is not None and len(found)]
+    every = [_covered(table, model.label, conditions) for model in table.models]
+    covers = [found for found in every if found is not None and len(found)]
     covers.sort(key=len, reverse=True)
     images: Images = covers[0] if covers else np.zeros(0, dtype=np.int64)
     for other in covers[1:]:

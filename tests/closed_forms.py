@@ -97,6 +97,15 @@ def margins(model: Classifier, images: Tensor, labels: Tensor) -> Tensor:
     return result
 
 
+def distances(model: Linear, images: Tensor, labels: Tensor, norm: Norm) -> Tensor:
+    """Distance to the boundary with each class, shape ``(N, K)`` (truth 2, no box); infinite for the label."""
+    scores = model(images)
+    gaps = scores.gather(1, labels[:, None]) - scores
+    slopes = model.weight[None] - model.weight[labels][:, None]
+    sizes = torch.linalg.vector_norm(slopes, {"linf": 1, "l2": 2, "l1": torch.inf}[norm], dim=2)
+    return torch.where(sizes > 0, gaps / sizes, torch.inf)
+
+
 def largest_gain(slopes: Tensor, images: Tensor, norm: Norm, eps: float) -> Tensor:
     """How much a linear function of slope ``(N, D)`` can rise within ball and box, shape ``(N,)`` (truth 1).
 

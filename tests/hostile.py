@@ -109,14 +109,6 @@ def outcomes(plan: Plan) -> dict[str, bytes]:
     }
 
 
-def below(pid: int) -> Iterator[int]:
-    """Processes that a process started, and those that these started."""
-    for task in Path(f"/proc/{pid}/task").glob("*/children"):
-        for child in map(int, task.read_text().split()):
-            yield child
-            yield from below(child)
-
-
 def running(words: str) -> Iterator[int]:
     for path in Path("/proc").glob("[0-9]*/cmdline"):
         try:

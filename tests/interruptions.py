@@ -24,7 +24,7 @@ def alive(pid: int) -> bool:
 
 
 def await_end(workers: list[int]) -> None:
-    until = time.monotonic() + 60  # a worker that still starts sees it when it has started
+    until = time.monotonic() + 300  # a worker that still starts sees it when it has started
     while any(map(alive, workers)):
         assert time.monotonic() < until, "a worker goes on after its run has ended"
         time.sleep(0.05)

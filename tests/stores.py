@@ -40,6 +40,11 @@ def row(spec: ModelSpec, left: Sequence[int] = (30, 20), seed: int = 0) -> list[
     ]
 
 
+def under_pgd(spec: ModelSpec, left: int) -> list[Cell]:
+    """A row on clean images and under one attack, which leaves so many samples."""
+    return [cell(spec, CLEAN, outcome("clean", LABELS)), cell(spec, PGD, attacked(left))]
+
+
 def whole() -> list[Cell]:
     """Two rows of one seed."""
     return [*row(A_MODEL), *row(B_MODEL, (35, 25))]

@@ -57,47 +57,41 @@ def test_the_worked_examples_of_the_contributing_guide_are_components(tmp_path: 
     assert names == {"corner-search", "ascent-and-search", "noise-training", "cost-per-success", "clean-bars"} | stripes
 
 
-@pytest.mark.usefixtures("one_core")
-def test_the_worked_examples_of_the_contributing_guide_run_together(tmp_path: Path) -> None:
-    files = plugin_files("CONTRIBUTING.md", tmp_path)
-    grid = tmp_path / "examples.toml"
-    grid.write_text(
-        'datasets = ["stripes-imbalanced"]\nconditions = ["clean", "corner-search@ref"]\n'
-        '[[models]]\ndefense = ["none", "noise-training"]\nrecipe = { epochs = 1 }\n',
-        encoding="utf-8",
-    )
-    words = ["run", "--grid", str(grid), "--out", str(tmp_path / "runs"), "--limit", "9", "--workers", "1"]
-    assert main([*words, *(word for file in files for word in ("--plugin", str(file)))]) == 0
-    assert len(list((tmp_path / "runs").rglob("clean-bars.png"))) == 1
-    assert any("forwards_per_success" in path.read_text() for path in (tmp_path / "runs").rglob("record.json"))
+def ran(folder: Path, document: str, grid: str, limit: int) -> Path:
+    """Run a grid with the plugins of a document; returns the store."""
+    files = plugin_files(document, folder)
+    (folder / "mine.toml").write_text(grid, encoding="utf-8")
+    words = ["run", "--grid", str(folder / "mine.toml"), "--out", str(folder / "runs"), "--limit", str(limit)]
+    plugins = [word for file in files for word in ("--plugin", str(file))]
+    assert main([*words, "--workers", "1", *plugins]) == 0
+    return folder / "runs"
 
 
-@pytest.mark.end_to_end
 @pytest.mark.usefixtures("one_core")
-def test_the_worked_examples_of_the_contributing_guide_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    files = plugin_files("CONTRIBUTING.md", tmp_path)
-    grid = tmp_path / "examples.toml"
-    grid.write_text(
-        'datasets = ["stripes", "stripes-imbalanced"]\nconditions = ["clean", "corner-search@ref"]\n'
-        '[[models]]\ndefense = ["none", "noise-training+fgm"]\nrecipe = { epochs = 1 }\n',
-        encoding="utf-8",
+@pytest.mark.parametrize(
+    ("datasets", "defense", "limit"),
+    [
+        (["stripes-imbalanced"], "noise-training", 9),
+        pytest.param(["stripes", "stripes-imbalanced"], "noise-training+fgm", 20, marks=pytest.mark.end_to_end),
+    ],
+)
+def test_the_worked_examples_of_the_contributing_guide_run_together(
+    datasets: list[str], defense: str, limit: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    grid = (
+        f'datasets = {datasets}\nconditions = ["clean", "corner-search@ref"]\n'
+        f'[[models]]\ndefense = ["none", "{defense}"]\nrecipe = {{ epochs = 1 }}\n'
     )
-    words = ["run", "--grid", str(grid), "--out", str(tmp_path / "runs"), "--limit", "20", "--workers", "1"]
-    assert main([*words, *(word for file in files for word in ("--plugin", str(file)))]) == 0
-    assert "noise-training+fgm" in capsys.readouterr().out.replace("\n", "").replace(" ", "")
-    boards = [path.read_text(encoding="utf-8") for path in (tmp_path / "runs").rglob("leaderboard.csv")]
-    assert len(boards) == 2
-    assert len(list((tmp_path / "runs").rglob("clean-bars.png"))) == 2
-    assert any("forwards_per_success" in path.read_text() for path in (tmp_path / "runs").rglob("record.json"))
+    out = ran(tmp_path, "CONTRIBUTING.md", grid, limit)
+    assert defense in capsys.readouterr().out.replace("\n", "").replace(" ", "")
+    for name in ("leaderboard.csv", "clean-bars.png"):
+        assert len(list(out.rglob(name))) == len(datasets)
+    assert any("forwards_per_success" in path.read_text() for path in out.rglob("record.json"))
 
 
 @pytest.mark.usefixtures("one_core", "no_figures")
 def test_the_plugins_of_the_readme_run(tmp_path: Path) -> None:
-    files = plugin_files("README.md", tmp_path)
-    grid = tmp_path / "mine.toml"
-    grid.write_text('conditions = ["gray@each"]\n[[models]]\nrecipe = { epochs = 1 }\n', encoding="utf-8")
-    words = ["run", "--grid", str(grid), "--out", str(tmp_path / "runs"), "--limit", "20", "--workers", "1"]
-    assert main([*words, *(word for file in files for word in ("--plugin", str(file)))]) == 0
+    ran(tmp_path, "README.md", 'conditions = ["gray@each"]\n[[models]]\nrecipe = { epochs = 1 }\n', 20)
 
 
 def test_the_attacks_of_the_documents_keep_the_rules(tmp_path: Path) -> None:

@@ -8,7 +8,6 @@ import os
 import re
 import subprocess
 import sys
-import time
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
@@ -107,7 +106,7 @@ def stage(module: str) -> int:
 def python(code: str, *arguments: str, path: str = "") -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, "PYTHONPATH": path}
     return subprocess.run(
-        [sys.executable, "-c", code, *arguments], capture_output=True, text=True, env=environment, timeout=60
+        [sys.executable, "-c", code, *arguments], capture_output=True, text=True, env=environment, timeout=300
     )
 
 
@@ -215,9 +214,11 @@ assert main(["rum"]) == 2
 
 def test_help_answers_at_once() -> None:
     def seconds() -> float:
-        started = time.perf_counter()
+        # Of the processor, which other processes on the machine do not lengthen.
+        before = os.times()
         subprocess.run([sys.executable, "-m", "robbench", "--help"], check=True, capture_output=True)
-        return time.perf_counter() - started
+        after = os.times()
+        return sum(after[2:4]) - sum(before[2:4])
 
     assert min(seconds() for _ in range(5)) < 0.5
 

@@ -82,6 +82,16 @@ class Raw:
     files: NDArray[np.str_] = field(default_factory=lambda: np.empty(0, np.str_))
 
 
+COLOR_EPS: Mapping[Norm, EpsList] = {
+    "linf": EpsList((2 / 255, 4 / 255, 8 / 255), reference=8 / 255),
+    "l2": EpsList((0.25, 0.5, 1.0), reference=0.5),
+    "l1": EpsList((4.0, 8.0, 12.0), reference=12.0),
+}
+"""The sizes of change that are usual for photographs."""
+COLOR_RECIPE: Mapping[str, object] = {"architecture": "resnet18", "epochs": 15, "batch_size": 128, "lr": 0.001}
+"""A recipe that suits them."""
+
+
 @dataclass(frozen=True)
 class Dataset(Component):
     """A data set with its selection and split.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -12,15 +11,12 @@ from robbench.core.registry import register_figure
 from robbench.core.threat_model import format_eps
 from robbench.leaderboards.board import Row
 from robbench.leaderboards.markdown import counted
+from robbench.leaderboards.plots._attacked import Shot, room, scores, shots_of, write_prediction
 from robbench.leaderboards.plots._rows import leading
 from robbench.leaderboards.plots._scene import Figure, Scene, Sketch
 from robbench.leaderboards.plots._style import WIDTH, page, place
 from robbench.leaderboards.plots._words import short
 from robbench.results.schema import ConditionSpec
-
-if TYPE_CHECKING:
-    pass
-from robbench.leaderboards.plots._attacked import Shot, room, scores, shots_of, write_prediction
 
 SAMPLES, SIZES = 4, 5
 """Images and sizes of eps at most."""

@@ -4,21 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from robbench.core.registry import register_figure
 from robbench.leaderboards.artifact_reader import History
 from robbench.leaderboards.board import Row
+from robbench.leaderboards.plots._histories import histories, loss_axis, whole_epochs
 from robbench.leaderboards.plots._scene import Figure, Scene, Sketch
 from robbench.leaderboards.plots._style import COLORS, MARKERS, sheet
 from robbench.leaderboards.plots._words import short
 from robbench.results.schema import digest
-
-if TYPE_CHECKING:
-    pass
-from robbench.leaderboards.plots._histories import histories, loss_axis, whole_epochs
 
 
 @register_figure("learning-rates")

@@ -4,17 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from robbench.core.registry import register_figure
 from robbench.leaderboards.aggregates import Estimate
+from robbench.leaderboards.plots._attacked import COLUMNS, before_after, is_noise, shots_of, spread
 from robbench.leaderboards.plots._rows import leading
 from robbench.leaderboards.plots._scene import Figure, Scene, Sketch
 from robbench.results.schema import ConditionSpec
-
-if TYPE_CHECKING:
-    pass
-from robbench.leaderboards.plots._attacked import COLUMNS, before_after, is_noise, shots_of, spread
 
 TARGETS = 6
 """Targets of noise at most."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -12,14 +11,11 @@ from robbench.core.registry import register_figure
 from robbench.leaderboards.artifact_reader import History
 from robbench.leaderboards.board import IMBALANCE, Row
 from robbench.leaderboards.markdown import counted
+from robbench.leaderboards.plots._histories import histories, loss_axis, whole_epochs
 from robbench.leaderboards.plots._rows import featured, which
 from robbench.leaderboards.plots._scene import Figure, Scene, Sketch
 from robbench.leaderboards.plots._style import BLUE, VERMILLION, share_axis, sheet
 from robbench.leaderboards.plots._words import pct, short
-
-if TYPE_CHECKING:
-    pass
-from robbench.leaderboards.plots._histories import histories, loss_axis, whole_epochs
 
 COLUMNS = 3
 

@@ -3,8 +3,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
-from board_cells import A_MODEL, CLEAN, FGSM, PGD, TOYS, Cell, cell, model, outcome
-from stores import B_MODEL, LABELS, attacked
+from board_cells import A_MODEL, FGSM, TOYS, Cell, cell, model
+from stores import B_MODEL, attacked, under_pgd
 
 from robbench import Report
 from robbench.api.place import place_on
@@ -18,21 +18,13 @@ def report(name: str, *cells: Cell) -> Report:
 
 def rows(left: int, *, flags: dict[str, str] | None = None) -> list[Cell]:
     """A model of whose 40 images some are robust."""
-    record, found = cell(MODEL, PGD, attacked(left))
-    return [cell(MODEL, CLEAN, outcome("clean", LABELS)), (record.model_copy(update={"flags": flags or {}}), found)]
+    clean, (record, found) = under_pgd(MODEL, left)
+    return [clean, (record.model_copy(update={"flags": flags or {}}), found)]
 
 
 def board(*left: int) -> Report:
-    models = (A_MODEL, B_MODEL)
-    pairs = zip(models, left, strict=False)
-    return report(
-        "theirs",
-        *(
-            one
-            for model, n in pairs
-            for one in (cell(model, CLEAN, outcome("clean", LABELS)), cell(model, PGD, attacked(n)))
-        ),
-    )
+    pairs = zip((A_MODEL, B_MODEL), left, strict=False)
+    return report("theirs", *(one for model, n in pairs for one in under_pgd(model, n)))
 
 
 def test_a_place_counts_the_rows_that_are_more_robust() -> None:

@@ -10,6 +10,7 @@ from types import ModuleType
 import pytest
 import torch
 from closed_forms import assert_allowed, norms, streams
+from networks import TwoParts
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -21,13 +22,12 @@ from robbench.attacks.fmn import FMN
 from robbench.attacks.sigma_zero import SigmaZero
 from robbench.attacks.toolbox import toolbox_attack
 from robbench.core.attack import Attack
-from robbench.core.contracts import Classifier
 from robbench.core.threat_model import Norm, Threat
 
 CW = CarliniWagner(search_steps=6)
 
 
-class DigitNet(Classifier):
+class DigitNet(TwoParts):
     num_classes = 10
 
     def __init__(self) -> None:
@@ -36,14 +36,6 @@ class DigitNet(Classifier):
             nn.Conv2d(1, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 16, 3, stride=2, padding=1), nn.ReLU(), nn.Flatten()
         )
         self.head = nn.Linear(256, 10)
-
-    def forward(self, images: Tensor) -> Tensor:
-        result: Tensor = self.head(self.embed(images))
-        return result
-
-    def embed(self, images: Tensor) -> Tensor:
-        result: Tensor = self.body(images)
-        return result
 
 
 @pytest.fixture(scope="module")

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import math
-
 import pytest
 import torch
-from closed_forms import SIZE, Linear, images_near, norms, numbers, streams
+from closed_forms import SIZE, Linear, distances, images_near, norms, numbers, streams
 from torch import Tensor
 
 from robbench.attacks.apgd import APGD
@@ -58,23 +56,13 @@ def scaled(classes: int, scale: float) -> Linear:
     return Linear((scale * weight).float(), (-scale * weight.sum(dim=1) / 2).float()).eval()
 
 
-def distances(model: Linear, images: Tensor, labels: Tensor, norm: Norm) -> Tensor:
-    """Truth 2, float64, shape ``(N, K)``: infinite for the own class."""
-    weight, bias = model.weight.double(), model.bias.double()
-    scores = images.double().flatten(1) @ weight.T + bias
-    sizes = torch.linalg.vector_norm(
-        weight[None] - weight[labels][:, None], {"linf": 1, "l2": 2}.get(norm, math.inf), dim=2
-    )
-    return torch.where(sizes > 0, (scores.gather(1, labels[:, None]) - scores) / sizes, torch.inf)
-
-
 def some(classes: int, norm: Norm) -> tuple[Tensor, Tensor, Tensor]:
     """Images for which the best other class is the nearest, their labels and distances, not too small."""
     model, images = scaled(classes, 1.0), images_near(0.5, 0.15, 200).float()
     labels = model.predict(images)
-    least, nearest = distances(model, images, labels, norm).min(dim=1)
-    led = model(images).scatter(1, labels[:, None], -torch.inf).argmax(dim=1) == nearest
-    index = (led & (least > 0.3 * least.max())).nonzero().flatten()[:COUNT]
+    led = model(images).scatter(1, labels[:, None], -torch.inf).argmax(dim=1)
+    least, nearest = distances(model.double(), images.double(), labels, norm).min(dim=1)
+    index = ((led == nearest) & (least > 0.3 * least.max())).nonzero().flatten()[:COUNT]
     assert len(index) == COUNT
     return images[index], labels[index], least[index]
 

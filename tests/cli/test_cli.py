@@ -107,7 +107,24 @@ def refused(words: list[str], capsys: pytest.CaptureFixture[str]) -> str:
         (["run", "--device", "tpu"], ["--device", "'tpu'", "cpu"]),
         (["run", "--precision", "float16"], ["--precision", "bfloat16"]),
         (["plan", "--fresh"], ['"--fresh"']),
+        (["plan", "--grid", "smoke", "--dataset", "digit"], ['no dataset "digit"; did you mean "digits"?']),
         (["list", "atack"], ['no kind "atack"', 'did you mean "attack"?']),
+        (["list", "attack", "apgdd"], ['there is no attack "apgdd"; did you mean "apgd"?']),
+        (["list", "attack", "art:Nothing"], ["Nothing"]),
+        (["list", "attack", "--norm", "l3"], ["l3"]),
+        (["list", "defense", "--norm", "l2"], ["filter attacks, not the kind defense"]),
+        (["show", "atack", "fgm"], ['no kind "atack"; did you mean "attack"?']),
+        (["show", "attack", "apgdd"], ['no attack "apgdd"; did you mean "apgd"?']),
+        (["show", "attack"], ["NAME"]),
+        (["show", "grid", "fll"], ['robbench: there is no grid "fll"; did you mean "full"?']),
+        (["show", "grid", "gone.toml"], ["gone.toml"]),
+        (["show", "schema", "gird"], ['no schema "gird"; did you mean "grid"?']),
+        (["check", "fgmm"], ['there is no component "fgmm"; did you mean "fgm"?']),
+        (["check", "compact-cn"], ['there is no component "compact-cn"; did you mean "compact-cnn"?']),
+        (["check", "fgm", "--kind", "attak"], ['--kind: there is no attak "fgm"; did you mean "attack"?']),
+        (["check", "pgd[step=3]"], ['attack "pgd": unknown parameter "step"; did you mean "steps"?']),
+        (["check", "pgd[steps=0]"], ["steps = 0: Input should be greater than or equal to 1"]),
+        (["check", "pgd", "--plugin", "nowhere.py"], ["is not a file"]),
         (["list", "grids", "fll"], ['no grid "fll"', 'did you mean "full"?']),
         (["report"], ["--out", '"runs"', "robbench run"]),
         (["report", "--out", "gone"], ['"gone"']),
@@ -140,11 +157,6 @@ def test_a_store_that_cannot_be_made_is_refused_before_anything_is_done(
     assert "--out" in error
     assert str(tmp_path / out) in error
     assert files(tmp_path) == before
-
-
-def test_an_unknown_data_set_is_answered_with_the_nearest(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    error = refused(["plan", "--grid", "smoke", "--dataset", "digit", "--out", str(tmp_path)], capsys)
-    assert 'no dataset "digit"; did you mean "digits"?' in error
 
 
 def test_cuda_is_refused_where_there_is_none(
@@ -347,17 +359,6 @@ def test_gc_deletes_leftovers_and_a_board_that_is_named(folder: Path, capsys: py
     assert "Nothing to do" in capsys.readouterr().out
 
 
-def test_gc_keeps_the_model_that_another_starts_from(tmp_path: Path) -> None:
-    first, second = {"name": "first"}, {"name": "second", "start": "first", "defense": "fgm"}
-    write_grid(tmp_path / "grid.toml", tiny(conditions=["clean"], models=[first, second]))
-    assert main(["run", "--workers", "1", *words(tmp_path)]) == 0
-    store = Store(tmp_path / "runs")
-    before = files(store.root)
-    assert main(["gc", "--out", str(store.root)]) == 0
-    assert len(store.keys("models")) == 2
-    assert files(store.root) == before
-
-
 def test_gc_waits_for_nobody(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before = files(folder / "runs")
     with Store(folder / "runs").lock():
@@ -376,4 +377,4 @@ def test_a_reader_that_goes_away_is_no_error() -> None:
         assert process.stderr is not None
         process.stdout.close()
         assert process.stderr.read() == b""
-        assert process.wait(60) == 0
+        assert process.wait(300) == 0

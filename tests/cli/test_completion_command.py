@@ -30,7 +30,7 @@ def run(shell: str, code: str, folder: Path) -> list[str]:
     bare = {"bash": ["--norc", "--noprofile"], "zsh": ["-f"], "fish": ["--no-config"]}[shell]
     environment = {"HOME": str(folder), "PATH": "/usr/bin:/bin", "LC_ALL": "C.UTF-8"}
     done = subprocess.run(
-        [path, *bare, "-c", code], cwd=folder, env=environment, capture_output=True, text=True, timeout=60, check=False
+        [path, *bare, "-c", code], cwd=folder, env=environment, capture_output=True, text=True, timeout=300, check=False
     )
     assert done.stderr == ""
     return done.stdout.splitlines()

@@ -25,7 +25,14 @@ def test_a_run_in_a_terminal_shows_bars_and_ends_without_them(tmp_path: Path) ->
     text = io.StringIO()
     console = Terminal(file=text, force_terminal=True, width=80, color_system=None)
     with Display(plan, work, console) as display:
-        run_locally(plan, work, 1, display.tell)
+        bars = display._bars
+        assert bars is not None
+
+        def tell(event: Progress) -> None:
+            display.tell(event)
+            bars.refresh()  # otherwise a timer does, which fast training outruns
+
+        run_locally(plan, work, 1, tell)
         assert not display._tasks
     shown = text.getvalue()
     assert "training 2/2" in shown

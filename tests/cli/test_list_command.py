@@ -143,27 +143,6 @@ def test_a_search_looks_into_names_and_descriptions_of_all_kinds(capsys: pytest.
     assert listed(capsys, "--search", "no such words anywhere") == []
 
 
-@pytest.mark.parametrize(
-    ("words", "message"),
-    [
-        (["attack", "apgdd"], 'there is no attack "apgdd"; did you mean "apgd"?'),
-        (["atack"], 'there is no kind "atack"; did you mean "attack"?'),
-        (["defense", "--norm", "l2"], "filter attacks, not the kind defense"),
-        (["attack", "--norm", "l3"], "l3"),
-        (["attack", "art:Nothing"], "Nothing"),
-    ],
-)
-def test_wrong_lists_are_answered_in_one_line(
-    words: list[str], message: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    capsys.readouterr()
-    assert main(["list", *words]) == 2
-    text = capsys.readouterr()
-    assert text.out == ""
-    assert message in text.err
-    assert text.err.count("\n") == 1
-
-
 # --- one in full
 
 

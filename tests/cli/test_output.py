@@ -7,7 +7,6 @@ import os
 import re
 import subprocess
 import sys
-import time
 import warnings
 from pathlib import Path
 
@@ -118,7 +117,7 @@ def test_a_grid_is_called_the_same_in_every_locale(tmp_path: Path) -> None:
     assert found[0] == found[1] == ascii(path.stem).encode() + b"\n"
 
 
-def test_the_time_left_is_weighed_by_passes(tmp_path: Path) -> None:
+def test_the_time_left_is_weighed_by_passes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     plan = tiny.make(tmp_path, conditions=["clean", "pgd[steps=100]@ref"], recipe="epochs = 1", limit=20)
     store = Store(plan.request.out)
     work = remaining(plan, store)
@@ -127,18 +126,18 @@ def test_the_time_left_is_weighed_by_passes(tmp_path: Path) -> None:
     clean, pgd = job.cells
     assert (each[clean.key], each[pgd.key]) == (2 * 20, (101 + 2 * 100 + 2) * 20)
     assert training == 3 * max(len(job.data.splits.train), job.recipe.min_steps * job.recipe.batch_size)
-    with Display(plan, work, Terminal(quiet=True)) as display:
-        display._started = time.monotonic() - 100
+    monkeypatch.setattr("robbench.cli.run.time.monotonic", lambda: 100.0)
+    with Display(plan, work, Terminal(quiet=True), verbose=False, _started=0.0) as display:
         display.tell(Progress(job.label, "training", 1, 2))
         assert "0/2, 1:40" in display._state()
         behind = training / 2
         left = 100 * (training + sum(each.values()) - behind) / behind
-        assert abs(seconds_left(display) - left) <= 2
+        assert abs(seconds_left(display) - left) <= 0.5
         record = without_result(clean, "unsupported", "for a test", {})
         display.tell(Progress(job.label, "clean", finished=record, cell=clean.key))
         assert display._state().startswith("1/2")
         left = 100 * each[pgd.key] / (training + each[clean.key])
-        assert abs(seconds_left(display) - left) <= 2
+        assert abs(seconds_left(display) - left) <= 0.5
 
 
 def seconds_left(display: Display) -> int:

@@ -53,24 +53,3 @@ def test_components_are_shown_as_lists_do(capsys: pytest.CaptureFixture[str]) ->
 
 def test_the_schema_is_json(capsys: pytest.CaptureFixture[str]) -> None:
     assert json.loads(shown(capsys, "schema", "grid")) == json.loads(json.dumps(grid_schema(Registry())))
-
-
-@pytest.mark.parametrize(
-    ("words", "part"),
-    [
-        (["atack", "fgm"], 'no kind "atack"; did you mean "attack"?'),
-        (["attack", "apgdd"], 'no attack "apgdd"; did you mean "apgd"?'),
-        (["grid", "fll"], 'robbench: there is no grid "fll"; did you mean "full"?'),
-        (["grid", "gone.toml"], "gone.toml"),
-        (["schema", "gird"], 'no schema "gird"; did you mean "grid"?'),
-        (["attack"], "NAME"),
-    ],
-)
-def test_what_there_is_not_is_answered_in_one_line(
-    words: list[str], part: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert main(["show", *words]) == 2
-    text = capsys.readouterr()
-    assert text.out == ""
-    assert part in text.err
-    assert text.err.count("\n") == 1

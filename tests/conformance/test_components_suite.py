@@ -338,27 +338,6 @@ def test_a_name_of_several_kinds_is_checked_in_all_that_fit(capsys: pytest.Captu
     assert "attack fgm" not in capsys.readouterr().out
 
 
-@pytest.mark.parametrize(
-    ("words", "message"),
-    [
-        (["fgmm"], 'there is no component "fgmm"; did you mean "fgm"?'),
-        (["compact-cn"], 'there is no component "compact-cn"; did you mean "compact-cnn"?'),
-        (["fgm", "--kind", "attak"], '--kind: there is no attak "fgm"; did you mean "attack"?'),
-        (["pgd[step=3]"], 'attack "pgd": unknown parameter "step"; did you mean "steps"?'),
-        (["pgd[steps=0]"], "steps = 0: Input should be greater than or equal to 1"),
-        (["pgd", "--plugin", "nowhere.py"], "is not a file"),
-    ],
-)
-def test_a_wrong_request_is_refused_in_one_line(
-    words: list[str], message: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert main(["check", *words]) == 2
-    shown = capsys.readouterr()
-    assert shown.out == ""
-    assert len(shown.err.splitlines()) == 1
-    assert message in shown.err
-
-
 def test_a_missing_component_is_an_error_for_callers_too() -> None:
     with pytest.raises(RequestError, match="did you mean"):
         kinds_of(BUILT_IN, "pgdd")

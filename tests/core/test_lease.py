@@ -88,7 +88,7 @@ def test_the_dead_lose_their_lease(tmp_path: Path, file_system: str) -> None:
         waiting.start()
         assert not free.wait(0.5)
         process.send_signal(signal.SIGKILL)
-        assert free.wait(5)
+        assert free.wait(60)
         waiting.join()
 
 
@@ -171,9 +171,8 @@ def test_lease_files_of_the_dead_are_taken_over(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setattr(lease, "SILENCE", 0.3)
     path = tmp_path / ".key.lock"
     (tmp_path / ".key.lock.owner").write_text(text)
-    began = time.monotonic()
-    with leased(path):
-        assert time.monotonic() - began < 5
+    with leased(path, most=60):
+        pass
     assert not list(tmp_path.iterdir())
 
 
@@ -181,7 +180,6 @@ def test_an_owner_on_another_machine_that_goes_on_touching_keeps_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(fcntl, "flock", no_locks)
-    monkeypatch.setattr(lease, "SILENCE", 0.5)
     monkeypatch.setattr(lease, "BEAT", 0.05)
     path = tmp_path / ".key.lock.owner"
     before = lease._machine
@@ -189,8 +187,7 @@ def test_an_owner_on_another_machine_that_goes_on_touching_keeps_it(
     held = lease._owned(path)
     assert held is not None
     monkeypatch.setattr(lease, "_machine", before)
-    until = time.monotonic() + 1.5
-    while time.monotonic() < until:
+    for _ in range(3):
         assert lease._owned(path) is None
     held()
     taken = lease._owned(path)
@@ -227,11 +224,8 @@ def test_long_waiting_is_told(
 ) -> None:
     monkeypatch.setattr(lease, "PATIENCE", 0.1)
     path = tmp_path / ".key.lock"
-    with leased(path):
-        waiting = threading.Thread(target=lambda: leased(path).__enter__())
-        waiting.start()
-        time.sleep(0.5)
-    waiting.join()
+    with leased(path), pytest.raises(Busy), leased(path, most=0.5):
+        pass
     shown = capsys.readouterr().err
     assert shown.splitlines() == [f"robbench: waiting for another robbench, which holds {path}"]
 

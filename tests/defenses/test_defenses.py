@@ -14,7 +14,6 @@ from robbench.attacks.fgm import FGM
 from robbench.attacks.perturbation import Perturbation
 from robbench.core.contracts import Batch, Defense
 from robbench.core.errors import RequestError
-from robbench.core.registry import Registry
 from robbench.core.threat_model import Threat
 from robbench.defenses.fgm import FGMTraining
 from robbench.defenses.none import NoDefense
@@ -164,7 +163,3 @@ def test_a_loss_that_does_not_see_the_images_leaves_them() -> None:
     )
     FGMTraining(alpha=0.0).training_loss(batch)
     assert torch.equal(seen[0], images)
-
-
-def test_every_defense_is_registered() -> None:
-    assert {"none", "perturbation", "fgm"} <= set(Registry(installed=False).entries("defense"))

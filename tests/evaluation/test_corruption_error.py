@@ -103,4 +103,4 @@ def test_a_baseline_that_loses_nothing_is_refused() -> None:
 
 def test_they_need_no_torch() -> None:
     code = "import sys; sys.modules['torch'] = sys.modules['numpy'] = None; import robbench.evaluation.corruption_error"
-    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=300)

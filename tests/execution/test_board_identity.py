@@ -13,7 +13,7 @@ from board_cells import A_MODEL
 from grid_files import tiny, write_grid
 from PIL import Image
 from plugin_files import GRAY, write
-from stores import BOARD, fill, row
+from stores import BOARD, complaint, fill, row
 
 from robbench.cli.main import main
 from robbench.core.errors import RequestError
@@ -313,10 +313,8 @@ def test_damaged_names_are_refused_in_one_line(
     if names == "stages":
         names = {**note["names"], "columns": {key: {"label": "x", "stages": ["a"] * 3} for key in note["cells"]}}
     path.write_text(json.dumps({**note, "names": names}), encoding="utf-8")
-    assert main(["report", "--out", str(out)]) == 1
-    error = capsys.readouterr().err
+    error = complaint(main(["report", "--out", str(out)]), capsys)
     assert str(path) in error
-    assert len(error.splitlines()) == 1
 
 
 def test_a_run_says_where_it_wrote(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

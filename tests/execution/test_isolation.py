@@ -106,11 +106,10 @@ def test_what_cost_its_process_is_tried_last(tmp_path: Path) -> None:
 
 
 def test_a_plugin_attack_is_judged_as_if_it_ran_in_place(tmp_path: Path) -> None:
-    """Draws of a random defense, chains, targets and repeated draws included."""
+    """Draws of a random defense, chains and repeated draws included."""
     plugin = write(tmp_path / "gray.py", GRAY + SHAKE)
-    conditions = ["gray@ref", "perturbation+gray@ref", "gray@ref+shake", "shake", "gray@ref->next"]
+    conditions = ["gray@ref", "perturbation+gray@ref", "gray@ref+shake", "shake"]
     models = ["defense = { name = 'smoothing', draws = 2, votes = 5 }", "objective = 'angular'"]
-    conditions = conditions[:-1]
     apart, here = (
         tiny.make(tmp_path / name, models, conditions, limit=20, plugins=[plugin]) for name in ("apart", "here")
     )

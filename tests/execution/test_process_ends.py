@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 import tiny
-from hostile import attacks, below, by_condition, running
-from interruptions import alive
+from hostile import attacks, by_condition, running
+from interruptions import alive, descendants
 from plugin_files import write
 
 from robbench.execution import local
@@ -58,12 +58,12 @@ def test_no_process_outlives_its_run_even_where_a_plugin_holds_the_interpreter(t
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     with process:
-        until = time.monotonic() + 60
-        while not (mine := [pid for pid in below(process.pid) if _blocks_signals(pid)]):
+        until = time.monotonic() + 300
+        while not (mine := [pid for pid in descendants(process.pid) if _blocks_signals(pid)]):
             assert process.poll() is None
             assert time.monotonic() < until
             time.sleep(0.05)
-        everybody = [*below(process.pid)]
+        everybody = [*descendants(process.pid)]
         assert {*running("sleep 98764")} <= {*everybody}
         process.send_signal(number)
         _, complaints = process.communicate(timeout=120)
@@ -91,8 +91,8 @@ def test_a_worker_that_dies_costs_one_cell(tmp_path: Path) -> None:
     def tell(progress: Progress) -> None:
         told.append(progress)
         if progress.activity.startswith("pgd") and progress.finished is None and progress.of == 0:
-            for pid in below(os.getpid()):
-                for child in below(pid):
+            for pid in descendants(os.getpid()):
+                for child in descendants(pid):
                     os.kill(child, signal.SIGKILL)
 
     local.run_locally(plan, remaining(plan, store), 1, tell)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import numpy as np
 import pytest
-from board_cells import A_MODEL, CLEAN, FGSM, PGD, cell, outcome
+from board_cells import A_MODEL, FGSM, PGD
+from stores import row
 
 from robbench.leaderboards import Board, board_data
 from robbench.leaderboards.files import csv_files
@@ -12,16 +12,10 @@ from robbench.leaderboards.readme import readme
 from robbench.leaderboards.tables.bounds import proved, sentences
 from robbench.results.schema import BoardNote, Bound
 
-LABELS = np.array([0, 1] * 20)
-
 
 def board(left: int, also: int = 40) -> Board:
     """FGSM leaves ``also`` and PGD ``left`` of forty images."""
-    cells = [cell(A_MODEL, CLEAN, outcome("clean", LABELS))]
-    for condition, count in ((FGSM, also), (PGD, left)):
-        final = np.where(np.arange(len(LABELS)) < count, LABELS, 1 - LABELS)
-        cells.append(cell(A_MODEL, condition, outcome("attack", LABELS, LABELS, final)))
-    return board_data("toys", "toys", cells)
+    return board_data("toys", "toys", row(A_MODEL, (also, left)))
 
 
 def bound(low: float, high: float, images: int = 40) -> Bound:

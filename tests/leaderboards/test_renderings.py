@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from board_cells import CLEAN, PGD, PGD_2, TOYS, Cell, cell, dataset, model, outcome, part
 from markdown_it import MarkdownIt
+from stores import under_pgd
 
 from robbench.core.registry import Registry
 from robbench.evaluation.scoring import scored
@@ -24,6 +25,7 @@ from robbench.leaderboards.readme import markdown_table, readme
 from robbench.leaderboards.sheet import Detail, Evidence, Heading, Sheet, SheetLine, TableCell, texts, word
 from robbench.results.schema import ExternalSpec, Measure, Reference, Training
 
+BARE, HARDENED = under_pgd(model("bare", "none"), 8), under_pgd(model("hardened", "fgm"), 30)
 NAME = 'a|b <b>"&'
 FIGURE = Estimate(1 / 3, 0.25, 0.5, 12, (0.3, 1 / 3))
 SHEET = Sheet(
@@ -139,7 +141,7 @@ def test_a_readme_of_many_rows_has_at_most_400_lines(monkeypatch: pytest.MonkeyP
 
 
 def test_the_readme_begins_with_the_answer() -> None:
-    cells = [*row_of("bare", "none", 8), *row_of("hardened", "fgm", 30)]
+    cells = [*BARE, *HARDENED]
     lines = readme(board_data("Toys", "small", cells)).splitlines()
     assert lines[0] == "# Toys (toys)"
     assert lines[2].startswith("Best: **hardened**")
@@ -147,19 +149,12 @@ def test_the_readme_begins_with_the_answer() -> None:
     assert lines[6].startswith("| Rank | Model | Worst case Linf 0.1")
 
 
-def row_of(label: str, defense: str, left: int) -> list[Cell]:
-    labels = np.arange(40) % 2
-    final = np.where(np.arange(40) < left, labels, 1 - labels)
-    spec = model(label, defense)
-    return [cell(spec, CLEAN, outcome("clean", labels)), cell(spec, PGD, outcome("attack", labels, labels, final))]
-
-
 @pytest.mark.parametrize("foreign", [False, True])
 def test_one_model_has_no_rank_and_nothing_to_compare_its_training_with(tmp_path: Path, foreign: bool) -> None:
     spec = ExternalSpec(identity={}) if foreign else None
     training = None if foreign else Training.model_validate(dict.fromkeys(Training.model_fields, 1))
     cells = []
-    for record, found in row_of("alone", "none", 8):
+    for record, found in under_pgd(model("alone", "none"), 8):
         row = record.spec.model.model_copy(update={"external": spec})
         made = record.spec.model_copy(update={"model": row})
         cells.append((record.model_copy(update={"spec": made, "training": training}), found))
@@ -176,7 +171,7 @@ def test_one_model_has_no_rank_and_nothing_to_compare_its_training_with(tmp_path
 
 
 def test_every_table_of_the_page_is_made_from_the_same_description() -> None:
-    board = board_data("Toys", "small", [*row_of("bare", "none", 8), *row_of("hardened", "fgm", 30)])
+    board = board_data("Toys", "small", [*BARE, *HARDENED])
     short, full = (tables.contents.sheets(board, detail=detail) for detail in (Detail.README, Detail.DATA))
     for name, sheets in short.items():
         for small, large in zip(sheets, full[name], strict=True):
@@ -187,11 +182,10 @@ def test_every_table_of_the_page_is_made_from_the_same_description() -> None:
 
 
 def test_a_file_that_a_board_no_longer_has_is_removed(tmp_path: Path) -> None:
-    bare, hardened = row_of("bare", "none", 8), row_of("hardened", "fgm", 30)
     (tmp_path / "mine.txt").write_text("mine", encoding="utf-8")
-    write_board(tmp_path, TOYS, [*bare, *hardened])
+    write_board(tmp_path, TOYS, [*BARE, *HARDENED])
     assert (tmp_path / "changes.csv").is_file()
-    write_board(tmp_path, TOYS, bare)
+    write_board(tmp_path, TOYS, BARE)
     assert not (tmp_path / "changes.csv").exists()
     assert (tmp_path / "mine.txt").is_file()
 
@@ -218,7 +212,9 @@ def test_a_registered_metric_is_shown_without_further_edits(tmp_path: Path) -> N
     (tmp_path / "certainty.py").write_text(PLUGIN, encoding="utf-8")
     registry = Registry((tmp_path / "certainty.py",), installed=False)
     cells = [
-        (scored(record, result, registry), result) for record, result in row_of("a", "none", 30) if result is not None
+        (scored(record, result, registry), result)
+        for record, result in under_pgd(model("a", "none"), 30)
+        if result is not None
     ]
     write_board(tmp_path / "board", TOYS, cells)
     text, page = ((tmp_path / "board" / name).read_text(encoding="utf-8") for name in ("README.md", "index.html"))

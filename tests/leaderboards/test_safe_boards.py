@@ -11,15 +11,14 @@ from collections.abc import Iterator, Sequence
 from html.parser import HTMLParser
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
-import numpy as np
 import pytest
 from board_cells import ALL, CHAIN, CLEAN, FGSM, PGD, ROTATION, Cell, cell, dataset, model, outcome
 from hypothesis import Phase, example, given, settings
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 from rich.console import Console
+from stores import LABELS, attacked
 
 from robbench.cli._display import Terminal, table
 from robbench.core.registry import Registry
@@ -45,12 +44,7 @@ TEXTS = st.lists(st.sampled_from(PIECES), min_size=1, max_size=6).map("".join) |
     st.characters(exclude_categories=["Cs"]), min_size=1, max_size=12
 )
 UNSAFE = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff\U000e0000-\U000e0fff]")
-LABELS = np.array([0, 1] * 20)
 TABLES = MarkdownIt("commonmark").enable("table")
-
-
-def attacked(left: int, kind: Any = "attack") -> Any:
-    return outcome(kind, LABELS, LABELS, np.where(np.arange(40) < left, LABELS, 1 - LABELS))
 
 
 def board(names: Sequence[str]) -> tuple[BoardNote, list[Cell]]:

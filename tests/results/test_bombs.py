@@ -253,7 +253,7 @@ def told(theirs: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, tu
         boards[what] = Path(shutil.copytree(theirs, tmp_path_factory.mktemp("bomb") / "site")) / BOARD
         plant(boards[what])
     words = [sys.executable, "-c", READ, *map(str, boards.values())]
-    done = subprocess.run(words, capture_output=True, text=True, timeout=60, check=True)
+    done = subprocess.run(words, capture_output=True, text=True, timeout=300, check=True)
     found = json.loads(done.stdout)
     return {what: (board, *found[str(board)]) for what, board in boards.items()}
 

@@ -5,10 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import get_args
 
-import numpy as np
 import pytest
-from board_cells import CLEAN, PGD, TOYS, Cell, cell, model, outcome
-from stores import complaint, files, finished
+from board_cells import TOYS, model
+from stores import complaint, files, finished, under_pgd
 
 from robbench.cli.main import main
 from robbench.evaluation.audit import marked
@@ -16,17 +15,10 @@ from robbench.leaderboards import write_board
 from robbench.leaderboards.archive import read_pictures, write_archive
 from robbench.leaderboards.figure_manifest import Picture, Section, write_manifest
 
-LABELS = np.arange(40) % 2
 PICTURES = (
     Picture("samples", "images", "Samples", "What they look like.", "Images."),
     Picture("classes", "classes", "Classes", "As an earlier version said it.", "Bars."),
 )
-
-
-def row(label: str, defense: str, left: int) -> list[Cell]:
-    final = np.where(np.arange(40) < left, LABELS, 1 - LABELS)
-    results = ((CLEAN, outcome("clean", LABELS)), (PGD, outcome("attack", LABELS, LABELS, final)))
-    return [cell(model(label, defense), condition, result) for condition, result in results]
 
 
 @pytest.fixture
@@ -34,7 +26,8 @@ def board(tmp_path: Path) -> Path:
     """A published board as an earlier version might have left it."""
     folder = tmp_path / "published" / "toys"
     (folder / "figures").mkdir(parents=True)
-    cells = marked([finished(made) for made in (*row("bare", "none", 8), *row("hardened", "fgm", 30))])
+    rows = (*under_pgd(model("bare", "none"), 8), *under_pgd(model("hardened", "fgm"), 30))
+    cells = marked([finished(made) for made in rows])
     for picture in PICTURES:
         for suffix, content in (("png", b"\x89PNG"), ("svg", b"<svg xmlns='http://www.w3.org/2000/svg'></svg>")):
             (folder / "figures" / f"{picture.name}.{suffix}").write_bytes(content)

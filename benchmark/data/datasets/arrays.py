@@ -15,8 +15,7 @@ from pydantic import Field
 from robbench.core.component import NoIdentity
 from robbench.core.errors import RequestError
 from robbench.core.registry import register_dataset
-from robbench.core.threat_model import Norm
-from robbench.data.dataset import Dataset, EpsList, Raw, StoredImages
+from robbench.data.dataset import COLOR_EPS, Dataset, Raw, StoredImages
 from robbench.data.datasets._files import named_dirs, some
 from robbench.results.schema import digest
 
@@ -55,11 +54,7 @@ class Arrays(Dataset):
     layout: Layout = "auto"
     num_classes: Annotated[int, Field(ge=0)] = 0
 
-    eps: ClassVar[Mapping[Norm, EpsList]] = {
-        "linf": EpsList((2 / 255, 4 / 255, 8 / 255), reference=8 / 255),
-        "l2": EpsList((0.25, 0.5, 1.0), reference=0.5),
-        "l1": EpsList((4.0, 8.0, 12.0), reference=12.0),
-    }
+    eps = COLOR_EPS
     recipe: ClassVar[Mapping[str, object]] = {
         "architecture": "compact-cnn",
         "epochs": 15,

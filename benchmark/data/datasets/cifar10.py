@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -12,8 +12,7 @@ import numpy as np
 
 from robbench.core.errors import RequestError
 from robbench.core.registry import register_dataset
-from robbench.core.threat_model import Norm
-from robbench.data.dataset import Dataset, EpsList, Raw
+from robbench.data.dataset import COLOR_EPS, COLOR_RECIPE, Dataset, Raw
 from robbench.data.datasets._files import download, list_images, roots, stamp
 
 CLASS_NAMES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
@@ -49,12 +48,8 @@ class CIFAR10(Dataset):
     split: tuple[float, float, float] = (45 / 60, 5 / 60, 10 / 60)
     gallery: int = 200
 
-    eps: ClassVar[Mapping[Norm, EpsList]] = {
-        "linf": EpsList((2 / 255, 4 / 255, 8 / 255), reference=8 / 255),
-        "l2": EpsList((0.25, 0.5, 1.0), reference=0.5),
-        "l1": EpsList((4.0, 8.0, 12.0), reference=12.0),
-    }
-    recipe: ClassVar[Mapping[str, object]] = {"architecture": "resnet18", "epochs": 15, "batch_size": 128, "lr": 0.001}
+    eps = COLOR_EPS
+    recipe = COLOR_RECIPE
     published: ClassVar[str | None] = "812dd3b73d5fb12fe1617f0d10eaecd6f433ee688c56a42f1c1496d92bd020dc"
     mirror: ClassVar[bool] = True
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, ClassVar
+from typing import Annotated
 
 import numpy as np
 from pydantic import Field
@@ -13,8 +13,7 @@ from pydantic import Field
 from robbench.core.component import NoIdentity
 from robbench.core.errors import RequestError
 from robbench.core.registry import register_dataset
-from robbench.core.threat_model import Norm
-from robbench.data.dataset import Dataset, EpsList, Raw
+from robbench.data.dataset import COLOR_EPS, COLOR_RECIPE, Dataset, Raw
 from robbench.data.datasets._files import (
     DATA_VARIABLE,
     IMAGE_SUFFIXES,
@@ -56,12 +55,8 @@ class ImageFolder(Dataset):
     path: Annotated[str, NoIdentity] = ""
     size: Annotated[int, Field(ge=8)] = 32
 
-    eps: ClassVar[Mapping[Norm, EpsList]] = {
-        "linf": EpsList((2 / 255, 4 / 255, 8 / 255), reference=8 / 255),
-        "l2": EpsList((0.25, 0.5, 1.0), reference=0.5),
-        "l1": EpsList((4.0, 8.0, 12.0), reference=12.0),
-    }
-    recipe: ClassVar[Mapping[str, object]] = {"architecture": "resnet18", "epochs": 15, "batch_size": 128, "lr": 0.001}
+    eps = COLOR_EPS
+    recipe = COLOR_RECIPE
 
     def locate(self, data_dir: Path | None) -> tuple[str, Callable[[], Raw]]:
         """List the images.

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,9 +21,8 @@ from robbench.core.errors import RequestError, did_you_mean
 from robbench.core.extras import require
 from robbench.core.registry import register_dataset
 from robbench.core.safe_text import one_line
-from robbench.core.threat_model import Norm
 from robbench.core.untrusted_files import parse_json
-from robbench.data.dataset import Dataset, EpsList, Raw
+from robbench.data.dataset import COLOR_EPS, COLOR_RECIPE, Dataset, Raw
 from robbench.data.datasets._files import (
     DATA_VARIABLE,
     SPLITS,
@@ -73,12 +72,8 @@ class ParquetImages(Dataset):
     image_column: str = ""
     label_column: str = ""
 
-    eps: ClassVar[Mapping[Norm, EpsList]] = {
-        "linf": EpsList((2 / 255, 4 / 255, 8 / 255), reference=8 / 255),
-        "l2": EpsList((0.25, 0.5, 1.0), reference=0.5),
-        "l1": EpsList((4.0, 8.0, 12.0), reference=12.0),
-    }
-    recipe: ClassVar[Mapping[str, object]] = {"architecture": "resnet18", "epochs": 15, "batch_size": 128, "lr": 0.001}
+    eps = COLOR_EPS
+    recipe = COLOR_RECIPE
 
     def locate(self, data_dir: Path | None) -> tuple[str, Callable[[], Raw]]:
         """Find the files.

@@ -14,7 +14,7 @@ from pydantic import Field
 from robbench.core.errors import RequestError
 from robbench.core.registry import register_dataset
 from robbench.core.threat_model import Norm
-from robbench.data.dataset import Dataset, EpsList, Raw
+from robbench.data.dataset import COLOR_EPS, COLOR_RECIPE, Dataset, EpsList, Raw
 from robbench.data.datasets._files import download, roots, square
 from robbench.results.schema import digest
 
@@ -223,12 +223,8 @@ class Photographs(Dataset):
     size: Annotated[int, Field(ge=0)] = 0
     split: tuple[float, float, float] = (0.75, 0.1, 0.15)
 
-    eps: ClassVar[Mapping[Norm, EpsList]] = {
-        "linf": EpsList((2 / 255, 4 / 255, 8 / 255), reference=8 / 255),
-        "l2": EpsList((0.25, 0.5, 1.0), reference=0.5),
-        "l1": EpsList((4.0, 8.0, 12.0), reference=12.0),
-    }
-    recipe: ClassVar[Mapping[str, object]] = {"architecture": "resnet18", "epochs": 15, "batch_size": 128, "lr": 0.001}
+    eps = COLOR_EPS
+    recipe = COLOR_RECIPE
 
     def locate(self, data_dir: Path | None) -> tuple[str, Callable[[], Raw]]:
         """Find or download the files, where torchvision looks for them below each directory for data.
