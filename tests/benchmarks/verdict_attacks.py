@@ -20,7 +20,8 @@ from robbench import (
     register_attack,
 )
 from robbench.attacks._ensemble import in_turn, passes_in_turn
-from robbench.core.contracts import Classifier, Loss
+from robbench.core.attack import Loss
+from robbench.core.contracts import Classifier
 
 
 class Probabilities(Classifier):
@@ -93,28 +94,54 @@ class AdaptiveLike(_Chain):
     }
 
 
-@register_attack("no-search", norms=("linf", "l2"), brief="strong with gradients instead")
+@register_attack("margin-first", norms=("linf", "l2"), brief="strong, margin from the start")
 @dataclass(frozen=True)
-class NoSearch(_Chain):
-    """``strong`` without its searches, with as many passes spent on more targets."""
+class MarginFirst(_Chain):
+    """``strong`` whose first ascent is on the margin like the others."""
 
     parts: ClassVar[dict[str, Attack]] = {
-        "ascent": MomentumAscent(steps=20, start="image"),
-        "towards": MomentumAscent(steps=18, targets=9, start="corner"),
+        "ascent": MomentumAscent(steps=50, start="image"),
+        "search": Anew(Square(187, 0.15)),
+        "climb": MomentumAscent(steps=15, rel_step=0.5, momentum=0.25),
+        "towards": MomentumAscent(steps=8, targets=3, start="corner"),
     }
 
 
-@register_attack("no-climb", norms=("linf", "l2"), brief="strong, climbs from the image")
+@register_attack("no-search", norms=("linf", "l2"), brief="strong with gradients instead")
+@dataclass(frozen=True)
+class NoSearch(_Chain):
+    """``strong`` without its search, with as many passes spent on more targets."""
+
+    parts: ClassVar[dict[str, Attack]] = {
+        "ascent": MomentumAscent("ce", steps=50, start="image"),
+        "towards": MomentumAscent(steps=14, targets=9, start="corner"),
+    }
+
+
+@register_attack("no-climb", norms=("linf", "l2"), brief="strong, climb from the image")
 @dataclass(frozen=True)
 class NoClimb(_Chain):
-    """``strong`` whose ascents start at the image again instead of where the search ended."""
+    """``strong`` whose ascent after the search starts at the image again instead of where the search ended."""
+
+    parts: ClassVar[dict[str, Attack]] = {
+        "ascent": MomentumAscent("ce", steps=50, start="image"),
+        "search": Anew(Square(187, 0.15)),
+        "climb": MomentumAscent(steps=15, rel_step=0.5, momentum=0.25, start="image"),
+        "towards": MomentumAscent(steps=8, targets=3, start="corner"),
+    }
+
+
+@register_attack("two-rounds", norms=("linf", "l2"), brief="Short ascents, two searches")
+@dataclass(frozen=True)
+class TwoRounds(_Chain):
+    """Ascents on the margin alone, and two short searches."""
 
     parts: ClassVar[dict[str, Attack]] = {
         "ascent": MomentumAscent(steps=20, start="image"),
         "search": Anew(Square(100, 0.15)),
-        "climb": MomentumAscent(steps=15, rel_step=0.5, momentum=0.25, start="image"),
+        "climb": MomentumAscent(steps=15, rel_step=0.5, momentum=0.25),
         "search again": Anew(Square(100, 0.15)),
-        "climb again": MomentumAscent(steps=15, rel_step=0.5, momentum=0.25, start="corner"),
+        "climb again": MomentumAscent(steps=15, rel_step=0.5, momentum=0.25),
         "towards": MomentumAscent(steps=10, targets=3, start="corner"),
     }
 
