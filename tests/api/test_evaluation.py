@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import shutil
 import textwrap
 from pathlib import Path
@@ -109,6 +110,26 @@ def test_a_model_is_told_by_its_content_and_not_by_its_path(folder: Path) -> Non
     (folder / "elsewhere" / "net.py").write_text(other, encoding="utf-8")
     changed = evaluate("elsewhere/net.py:make", "elsewhere/images.npz", attacks=ATTACKS[:1], out="runs")
     assert keys.isdisjoint(record.key for record, _ in changed.cells)
+
+
+def test_what_a_command_line_names_may_be_no_utf_8(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def odd(text: str) -> str:
+        return os.fsdecode(text.encode() + b"\xe9")
+
+    source = (folder / "net.py").read_text(encoding="utf-8") + "\ndef said(word):\n    return make()\n"
+    (folder / f"{odd('net')}.py").write_text(source, encoding="utf-8")
+    shutil.copy("images.npz", f"{odd('images')}.npz")
+    model, data = f"{odd('net')}.py:said", ["--dataset", f"{odd('images')}.npz", "--argument", f"word={odd('w')}"]
+    command = ["evaluate", model, *data, "--out", odd("runs"), "--name", odd("mine"), "--attack", "fgsm@8/255"]
+    assert main([*command, "--save", odd("saved")]) == 0
+    assert capsys.readouterr().out.startswith("mine?")
+    assert main(["report", "--out", odd("runs")]) == 0
+    import robbench
+
+    (record, _), *_ = robbench.load(odd("runs")).cells
+    assert record.spec.model.label == "mine?"
+    assert record.spec.model.external is not None
+    assert record.spec.model.external.identity["arguments"] == {"word": "w\\udce9"}
 
 
 def test_a_model_that_answers_scores_or_labels_is_attacked_without_gradients(folder: Path) -> None:
