@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from robbench.core.errors import RequestError
-from robbench.data.datasets._files import decode_image
+from robbench.data.datasets._image_decoding import decode_image
 
 SIZE = 8
 LEVELS = np.arange(0, 256, 4, dtype=np.uint8).reshape(SIZE, SIZE)

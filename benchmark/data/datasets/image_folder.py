@@ -119,6 +119,7 @@ def _parts(root: Path) -> tuple[list[tuple[str, bool]], list[str]]:
             splits[split] = name
     others = [name for name in folders if name not in splits.values()]
     if not splits:
+        _check_depth(root, folders)
         return [("", False)], []
     train, validation, test = (splits.get(split) for split in ("train", "validation", "test"))
     if train is None or (len(splits) < 2 and others) or any(name.lower() in SPLITS for name in others):
@@ -138,6 +139,22 @@ def _parts(root: Path) -> tuple[list[tuple[str, bool]], list[str]]:
         )
     remarks.append(f"the images of {validation} are added to those of {train}; validation images are drawn from both")
     return [(train, False), (validation, False), (test, True)], remarks
+
+
+def _check_depth(root: Path, folders: Mapping[str, str]) -> None:
+    """Refuse folders without images that all hold folders of the same names: those may be the classes.
+
+    Raises:
+        RequestError: If there are such, naming both.
+    """
+    inner = [set(_folders(Path(path))) for path in folders.values()]
+    common = sorted(set.intersection(*inner)) if len(inner) > 1 else []
+    if len(common) > 1 and not any(is_image(entry) for path in folders.values() for entry in entries(path)):
+        raise RequestError(
+            f"image-folder: {root} holds {some(list(folders))}, each with the folders {some(common)} and no images; "
+            "which are the classes? call folders of splits train and test, or put the images of each class directly "
+            "into its folder"
+        )
 
 
 def _folders(root: Path) -> dict[str, str]:
