@@ -147,9 +147,10 @@ def _check_depth(root: Path, folders: Mapping[str, str]) -> None:
     Raises:
         RequestError: If there are such, naming both.
     """
-    inner = [set(_folders(Path(path))) for path in folders.values()]
+    held = [entries(path) for path in folders.values()]
+    inner = [{shown(entry.name) for entry in found if entry.is_dir(follow_symlinks=False)} for found in held]
     common = sorted(set.intersection(*inner)) if len(inner) > 1 else []
-    if len(common) > 1 and not any(is_image(entry) for path in folders.values() for entry in entries(path)):
+    if len(common) > 1 and not any(is_image(entry) for found in held for entry in found):
         raise RequestError(
             f"image-folder: {root} holds {some(list(folders))}, each with the folders {some(common)} and no images; "
             "which are the classes? call folders of splits train and test, or put the images of each class directly "
