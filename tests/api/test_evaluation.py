@@ -360,6 +360,21 @@ def test_a_model_of_a_store_gives_what_its_own_grid_found(folder: Path) -> None:
         evaluate(f"store:{key}", "digits[classes=3|8|9]", attacks="fgsm@8/255", out="runs")
 
 
+def test_a_model_of_a_store_that_is_damaged_is_named(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    import tiny
+
+    text = tiny.grid_text([""], ["clean"], "epochs = 1")
+    (folder / "tiny.toml").write_text(text, encoding="utf-8")
+    assert main(["run", "--grid", "tiny.toml", "--out", "runs"]) == 0
+    (weights,) = (folder / "runs" / "models").glob("*/weights.safetensors")
+    weights.write_bytes(weights.read_bytes()[:-1] + b"?")
+    words = ["--dataset", "digits[classes=3|8|9]", "--attack", "fgsm@8/255", "--out", "runs"]
+    assert main(["evaluate", f"store:{weights.parent.name[:9]}", *words]) == 1
+    shown = capsys.readouterr().err
+    assert f"{weights} is damaged" in shown
+    assert "robbench run" in shown
+
+
 def evaluated_cells(store: Path) -> list[Any]:
     import robbench
 
