@@ -125,7 +125,8 @@ def _clean(subject: Subject) -> _Applied:
         arrays: dict[str, Any] = {
             name: torch.cat([arrays[name] for arrays in found]).cpu().numpy() for name in found[0]
         }
-        arrays["flat_between"] = _lost_between_levels(subject) & ~arrays["flat"]
+        if not arrays["flat"].all():
+            arrays["flat_between"] = _lost_between_levels(subject) & ~arrays["flat"]
         outcome = replace(outcome, **arrays)
     return _Applied(outcome, index, samples.images, seen)
 

@@ -39,7 +39,7 @@ def pixels(image: Image, size: int) -> NDArray[np.uint8]:
     return np.asarray(square(image, size)).transpose(2, 0, 1)
 
 
-class Picture(NamedTuple):
+class DecodedImage(NamedTuple):
     """What an image file holds.
 
     Attributes:
@@ -53,7 +53,7 @@ class Picture(NamedTuple):
     several: bool
 
 
-def read_image(source: str | Path | BinaryIO, name: str) -> Picture:
+def read_image(source: str | Path | BinaryIO, name: str) -> DecodedImage:
     """An image upright and in color, 8 bits each; see ``decode_image``.
 
     Args:
@@ -73,13 +73,13 @@ def read_image(source: str | Path | BinaryIO, name: str) -> Picture:
         raise RequestError(f"{name} cannot be read as an image ({reason}); replace or remove it") from error
 
 
-def _read(source: str | Path | BinaryIO) -> Picture:
+def _read(source: str | Path | BinaryIO) -> DecodedImage:
     from PIL import Image
 
     with Image.open(source) as file:
         file.load()
         upright, gray = _turned(_eight_bits(file), _orientation(file)), file.mode.partition(";")[0] in _GRAY
-        return Picture(upright, gray, _several(file))
+        return DecodedImage(upright, gray, _several(file))
 
 
 _PNG = b"\x89PNG\r\n\x1a\n"

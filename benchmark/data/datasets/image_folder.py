@@ -43,10 +43,11 @@ class ImageFolder(Dataset):
 
     The folder holds class folders, or folders of splits (``train`` with ``test``, and ``val`` besides, or names like
     them) which hold class folders of the same names. The images of ``val`` are added to those of ``train``, from which
-    validation images are drawn; ``val`` without ``test`` is refused, since the user is to say what is tested on. Stores
-    of robbench that lie in the folder are not read. What else is not read is counted and named. Images are made square
-    by cutting off what is longer. The imbalanced variant has the first three classes, in the proportions
-    4949 : 466 : 210.
+    validation images are drawn; ``val`` without ``test`` is refused, since the user is to say what is tested on, and so
+    are folders without images that all hold the same folders, whatever their names. Stores of robbench that lie in the
+    folder are not read. What else is not read is counted and named, images behind the first of a file among it. Images
+    are made square by cutting off what is longer. The imbalanced variant has the first three classes, in the
+    proportions 4949 : 466 : 210.
 
     Attributes:
         path: The folder; empty for the one given as data directory.
