@@ -20,6 +20,7 @@ from robbench.api.stored_models import PREFIX, stored_model
 from robbench.api.thresholds import check_threshold
 from robbench.core.errors import RequestError, did_you_mean
 from robbench.core.registry import Registry
+from robbench.core.safe_text import file_text
 from robbench.data.cache import decode
 from robbench.data.datasets.arrays import Arrays
 from robbench.data.splits import TEST_ALONE
@@ -167,7 +168,7 @@ def evaluate(
         timeout,
         _several(thresholds),
     )
-    asking = _Asking(model, asked, _several(attacks), preset, audit, stated, name, options)
+    asking = _Asking(model, asked, _several(attacks), preset, audit, stated, file_text(name) if name else None, options)
     if out is not None:
         return asking.carry_out(absolute(out), data, watch)
     kept = tempfile.TemporaryDirectory(prefix="robbench-")

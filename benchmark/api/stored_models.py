@@ -66,10 +66,13 @@ def stored_model(
 
 
 def _key(wanted: str, store: Store) -> str:
-    known = [key for key in store.keys("models") if store.has_model(key)]
-    found = [key for key in known if wanted and key.startswith(wanted)]
+    meant = [key for key in store.keys("models") if wanted and key.startswith(wanted)]
+    found = [key for key in meant if store.has_model(key)]
     if len(found) == 1:
         return found[0]
     if found:
         raise RequestError(f'"{wanted}" begins {len(found)} keys; write more of it', PREFIX + wanted)
+    for key in meant:
+        store.check_model(key)  # which names what is damaged
+    known = filter(store.has_model, store.keys("models"))
     raise RequestError(f'{store.root} has no model "{wanted}"; {did_you_mean(wanted, known)}', PREFIX + wanted)

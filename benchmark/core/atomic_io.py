@@ -73,7 +73,7 @@ def digest_files(files: Sequence[Path]) -> str:
     """A hash of the names and contents of files."""
     digest = hashlib.sha256()
     for path in files:
-        digest.update(path.name.encode() + b"\0" + path.read_bytes() + b"\0")
+        digest.update(os.fsencode(path.name) + b"\0" + path.read_bytes() + b"\0")
     return digest.hexdigest()[:20]
 
 

@@ -13,6 +13,7 @@ import importlib.metadata
 import importlib.util
 import inspect
 import itertools
+import os
 import pkgutil
 import re
 import sys
@@ -26,6 +27,7 @@ from robbench.core.atomic_io import digest_files
 from robbench.core.component import Component
 from robbench.core.contract_check import contract_faults, contract_of
 from robbench.core.errors import RequestError, did_you_mean
+from robbench.core.safe_text import file_text
 from robbench.core.threat_model import NORMS, Norm
 
 Kind = Literal["dataset", "balancer", "architecture", "objective", "defense", "attack", "metric", "figure"]
@@ -285,7 +287,7 @@ def _file_plugin(path: Path) -> Plugin:
     if not path.is_file():
         raise RequestError(f"plugin {path} is not a file")
     source = digest_files([path])
-    name = f"robbench_plugin_{hashlib.sha256(str(path).encode()).hexdigest()[:12]}_{source}"
+    name = f"robbench_plugin_{hashlib.sha256(os.fsencode(path)).hexdigest()[:12]}_{source}"
     module = sys.modules.get(name)
     if module is None:
         spec = importlib.util.spec_from_file_location(name, path)
@@ -298,7 +300,7 @@ def _file_plugin(path: Path) -> Plugin:
         except (Exception, SystemExit) as error:
             del sys.modules[name]
             raise RequestError(f"plugin {path} cannot be loaded: {type(error).__name__}: {error}") from error
-    return Plugin(f"{path.name} {source}", module, source, path)
+    return Plugin(f"{file_text(path.name)} {source}", module, source, path)
 
 
 def _installed_plugins() -> list[Plugin]:

@@ -281,6 +281,12 @@ def _zero_gradient(cells: Sequence[DoneCell], ranking: Sequence[DoneCell]) -> It
                 which = f"{still} of {int(right.sum())} correctly predicted images"
                 text = f"the input gradient of {_NAMES[loss]} is zero or no number on {which}"
                 yield Flag(record.key, "zero-gradient", text)
+        between = int((outcome.flat_between & right).sum())
+        # Every step but the first is taken from an image that is not of 8 bits.
+        if any(stage.gradient_steps > 1 for stage in gradients) and between >= LEAST and between > STILL * right.sum():
+            which = f"{between} of {int(right.sum())} correctly predicted images"
+            text = f"the input gradient is zero or no number between 8-bit pixel values on {which}"
+            yield Flag(record.key, "zero-gradient", text)
 
 
 _NAMES = {"ce": "cross-entropy", "margin": "the margin", "dlr": "the difference of logits ratio"}

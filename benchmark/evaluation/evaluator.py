@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -17,11 +18,11 @@ from robbench.core.process_state import settings_kept
 from robbench.core.sample_rng import digest64
 from robbench.evaluation.artifacts import artifacts
 from robbench.evaluation.attack_run import ATTACK_BATCH, AttackRunner, MakeImages, Report
-from robbench.evaluation.gradient_diagnostics import lost_gradients, traits
+from robbench.evaluation.gradient_diagnostics import lost_between_levels, lost_gradients, traits
 from robbench.evaluation.referee import check_answers
 from robbench.evaluation.subject import ANSWERED, Subject, judged
 from robbench.planning.conditions import Condition
-from robbench.results.schema import Ints, Outcome
+from robbench.results.schema import Bools, Ints, Outcome
 
 
 @dataclass(frozen=True)
@@ -124,8 +125,23 @@ def _clean(subject: Subject) -> _Applied:
         arrays: dict[str, Any] = {
             name: torch.cat([arrays[name] for arrays in found]).cpu().numpy() for name in found[0]
         }
+        if not arrays["flat"].all():
+            arrays["flat_between"] = _lost_between_levels(subject) & ~arrays["flat"]
         outcome = replace(outcome, **arrays)
     return _Applied(outcome, index, samples.images, seen)
+
+
+def _lost_between_levels(subject: Subject) -> Bools:
+    """Where the gradient is lost beside the images; asked of a copy, so that a random model draws what it drew."""
+    model, samples = copy.deepcopy(subject.model), subject.samples
+    parts = torch.split(torch.arange(len(samples)), ATTACK_BATCH)
+    with seeded(digest64("between levels", subject.seed)):
+        found = [
+            lost_between_levels(model, to_float(batch.images, subject.device), batch.labels.to(subject.device)).cpu()
+            for batch in (samples[part] for part in parts)
+        ]
+    lost: Bools = torch.cat(found).numpy()
+    return lost
 
 
 def _attacked(runner: AttackRunner) -> _Applied:

@@ -14,6 +14,8 @@ from robbench.core.contracts import Classifier
 
 FRESH_DRAWS = 100
 """Draws that a random prediction must at least be counted over."""
+BETWEEN = 0.4 / 255
+"""How far from 8-bit pixel values, of which half a level is the farthest."""
 
 
 def lost_gradients(model: Classifier, images: Tensor, labels: Tensor) -> dict[Loss, Tensor]:
@@ -41,6 +43,21 @@ def lost_gradients(model: Classifier, images: Tensor, labels: Tensor) -> dict[Lo
             for loss, value in values.items()
         }
     return {loss: _lost(gradient) for loss, gradient in gradients.items()}
+
+
+def lost_between_levels(model: Classifier, images: Tensor, labels: Tensor) -> Tensor:
+    """Whether no loss has a gradient beside images of 8 bits, where attacks go on from them.
+
+    Args:
+        model: As in ``lost_gradients``.
+        images: Float, multiples of 1/255 in [0, 1], shape ``(N, C, H, W)``.
+        labels: int64, shape ``(N,)``.
+
+    Returns:
+        bool, shape ``(N,)``.
+    """
+    beside = torch.where(images < 0.5, images + BETWEEN, images - BETWEEN)
+    return torch.stack([*lost_gradients(model, beside, labels).values()]).all(dim=0)
 
 
 def _lost(gradient: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ from dataclasses import replace
 from typing import Any
 
 from robbench.core.errors import RequestError, did_you_mean
+from robbench.core.safe_text import file_text
 from robbench.planning.grid import OF_TRAINING, Grid, GridFile, ModelEntry, check_grid
 from robbench.training.recipe import Recipe
 
@@ -43,6 +44,8 @@ def overridden(grid: Grid, overrides: Sequence[str]) -> Grid:
 
 def _set(content: GridFile, override: str) -> GridFile:
     where = f"--set {override}"
+    if file_text(override) != override:
+        raise RequestError("it is not UTF-8 text", where)
     found = _OVERRIDE.fullmatch(override)
     if found is None:
         raise RequestError("write KEY=VALUE, as in recipe.epochs=5", where)

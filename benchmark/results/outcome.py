@@ -189,6 +189,13 @@ class Outcome:
         metadata=marks("the same under the margin to the best other class", fill="flat", since=4)
     )
     flat_dlr: Bools = field(metadata=marks("the same under the difference of logits ratio", fill="flat", since=4))
+    flat_between: Bools = field(
+        metadata=marks(
+            "whether it is so under every loss a fraction of a level beside the 8-bit values of the clean image, and "
+            "not on them; measured in the clean condition alone",
+            since=4,
+        )
+    )
     non_finite: Bools = field(
         metadata=marks(
             "whether a score is infinite or no number on the changed image, in the clean condition on the clean one",

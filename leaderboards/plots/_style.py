@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import io
+import os
+import sys
 import textwrap
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -77,6 +79,7 @@ class Fonts:
     @classmethod
     def installed(cls) -> Fonts:
         """The font that comes with matplotlib, and those of other scripts that this machine has."""
+        _import_matplotlib()
         from matplotlib import font_manager
 
         there = set(font_manager.get_font_names())
@@ -102,6 +105,20 @@ class Fonts:
         broken = (textwrap.wrap(line, width, break_on_hyphens=False) for line in tries)
         parts = next(parts for parts in broken if len(parts) <= limit)
         return "\n".join(self.text(part, width) for part in parts)
+
+
+def _import_matplotlib() -> None:
+    """Import matplotlib whatever ``MPLBACKEND`` says: one that it does not know would end the import."""
+    if "matplotlib" in sys.modules:
+        return
+    wanted = os.environ.pop("MPLBACKEND", "")
+    try:
+        import matplotlib as mpl
+    finally:
+        if wanted:
+            os.environ["MPLBACKEND"] = wanted
+    with contextlib.suppress(ValueError):
+        mpl.rcParams.update({"backend": wanted} if wanted else {})
 
 
 @contextlib.contextmanager

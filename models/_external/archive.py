@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ class Archive:
 
     def __init__(self, path: Path) -> None:
         try:
-            self._reader: Any = torch._C.PyTorchFileReader(str(path))
+            self._reader: Any = torch._C.PyTorchFileReader(io.BytesIO(path.read_bytes()))  # of a file of any name
             self.names: tuple[str, ...] = tuple(self._reader.get_all_records())
             total = sum(map(self._size, self.names))
         except RuntimeError as error:

@@ -91,7 +91,7 @@ def argument_identity(value: Any, folder: Path) -> Any:
             return {"sha256": hashlib.sha256(place.read_bytes()).hexdigest()}
         if value and (place.is_dir() or place == Path(value) or value.startswith("~")):
             return {"place": True}
-    return value
+    return value.encode(errors="backslashreplace").decode()  # a command line may hold what is not UTF-8
 
 
 def _is_plain(value: object) -> bool:

@@ -6,7 +6,7 @@ import copy
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from robbench.core.contracts import Classifier
 from robbench.core.errors import RequestError, explain
 from robbench.core.global_rng import seeded
 from robbench.core.process_state import ProcessState
+from robbench.core.safe_text import file_text
 from robbench.models._external import (
     exported_program,
     factory,
@@ -155,7 +156,8 @@ def load_external(
     try:
         with _undisturbed():
             os.chdir(wanted.folder)  # where a factory looks for the files that its arguments name
-            return _external(_found(chosen, wanted), wanted)
+            found = _found(chosen, wanted)
+            return _external(replace(found, label=file_text(found.label)), wanted)
     except RequestError as error:
         raise RequestError(str(error), source) from error.__cause__
 

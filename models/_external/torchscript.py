@@ -11,6 +11,7 @@ on memory (``as_strided`` and those called unsafe) are as safe as torch makes th
 
 from __future__ import annotations
 
+import io
 import re
 import warnings
 from pathlib import Path
@@ -51,7 +52,7 @@ def load(wanted: LoadRequest) -> Found:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch.jit is deprecated
-            network = torch.jit.load(str(path), map_location="cpu")
+            network = torch.jit.load(io.BytesIO(path.read_bytes()), map_location="cpu")
     except (RuntimeError, ValueError) as error:
         raise RequestError(f"{path.name} cannot be loaded: {one_line(str(error))}") from None
     code = {name.partition("/")[2]: archive.read(name) for name in archive.names if name.startswith("code/")}
@@ -70,7 +71,7 @@ def load(wanted: LoadRequest) -> Found:
 def is_torchscript(path: Path) -> bool:
     """Whether a file is an archive of TorchScript, rather than one of weights."""
     try:
-        names = torch._C.PyTorchFileReader(str(path)).get_all_records()
+        names = torch._C.PyTorchFileReader(io.BytesIO(path.read_bytes())).get_all_records()
     except RuntimeError:
         return False
     return "constants.pkl" in names or any(name.startswith("code/") for name in names)

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file
+from safetensors.torch import load
 from torch import Tensor, nn
 
 from robbench.core.errors import RequestError
@@ -37,7 +37,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         raise RequestError(f'there is no file of weights "{path}"')
     try:
         if path.suffix == ".safetensors":
-            return load_file(path)
+            return load(path.read_bytes())
         if zipfile.is_zipfile(path):
             Archive(path)
         with warnings.catch_warnings():

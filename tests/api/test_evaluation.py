@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import shutil
 import textwrap
 from pathlib import Path
@@ -109,6 +110,26 @@ def test_a_model_is_told_by_its_content_and_not_by_its_path(folder: Path) -> Non
     (folder / "elsewhere" / "net.py").write_text(other, encoding="utf-8")
     changed = evaluate("elsewhere/net.py:make", "elsewhere/images.npz", attacks=ATTACKS[:1], out="runs")
     assert keys.isdisjoint(record.key for record, _ in changed.cells)
+
+
+def test_what_a_command_line_names_may_be_no_utf_8(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def odd(text: str) -> str:
+        return os.fsdecode(text.encode() + b"\xe9")
+
+    source = (folder / "net.py").read_text(encoding="utf-8") + "\ndef said(word):\n    return make()\n"
+    (folder / f"{odd('net')}.py").write_text(source, encoding="utf-8")
+    shutil.copy("images.npz", f"{odd('images')}.npz")
+    model, data = f"{odd('net')}.py:said", ["--dataset", f"{odd('images')}.npz", "--argument", f"word={odd('w')}"]
+    command = ["evaluate", model, *data, "--out", odd("runs"), "--name", odd("mine"), "--attack", "fgsm@8/255"]
+    assert main([*command, "--save", odd("saved")]) == 0
+    assert capsys.readouterr().out.startswith("mine?")
+    assert main(["report", "--out", odd("runs")]) == 0
+    import robbench
+
+    (record, _), *_ = robbench.load(odd("runs")).cells
+    assert record.spec.model.label == "mine?"
+    assert record.spec.model.external is not None
+    assert record.spec.model.external.identity["arguments"] == {"word": "w\\udce9"}
 
 
 def test_a_model_that_answers_scores_or_labels_is_attacked_without_gradients(folder: Path) -> None:
@@ -337,6 +358,21 @@ def test_a_model_of_a_store_gives_what_its_own_grid_found(folder: Path) -> None:
         assert again.rows == (f"{record.spec.model.label}, seed 0",)
     with pytest.raises(RequestError, match="trained on the classes 8, 3, 9, the images are of 3, 8, 9"):
         evaluate(f"store:{key}", "digits[classes=3|8|9]", attacks="fgsm@8/255", out="runs")
+
+
+def test_a_model_of_a_store_that_is_damaged_is_named(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    import tiny
+
+    text = tiny.grid_text([""], ["clean"], "epochs = 1")
+    (folder / "tiny.toml").write_text(text, encoding="utf-8")
+    assert main(["run", "--grid", "tiny.toml", "--out", "runs"]) == 0
+    (weights,) = (folder / "runs" / "models").glob("*/weights.safetensors")
+    weights.write_bytes(weights.read_bytes()[:-1] + b"?")
+    words = ["--dataset", "digits[classes=3|8|9]", "--attack", "fgsm@8/255", "--out", "runs"]
+    assert main(["evaluate", f"store:{weights.parent.name[:9]}", *words]) == 1
+    shown = capsys.readouterr().err
+    assert f"{weights} is damaged" in shown
+    assert "robbench run" in shown
 
 
 def evaluated_cells(store: Path) -> list[Any]:

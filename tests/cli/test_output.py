@@ -106,6 +106,15 @@ def test_the_process_that_starts_others_says_nothing_of_what_it_loads() -> None:
     assert done.stderr == ""
 
 
+@pytest.mark.parametrize("backend", ["nonsense", "module://nowhere", "svg"])
+def test_figures_need_no_backend(backend: str) -> None:
+    ask = "from robbench.leaderboards.plots._style import Fonts; Fonts.installed(); import os, matplotlib; "
+    words = [sys.executable, "-c", ask + "print(os.environ['MPLBACKEND'], matplotlib.get_backend())"]
+    shown = subprocess.check_output(words, env={**os.environ, "MPLBACKEND": backend}, text=True).split()
+    assert shown[0] == backend
+    assert backend in ("nonsense", shown[1])
+
+
 def test_a_grid_is_called_the_same_in_every_locale(tmp_path: Path) -> None:
     """What a board is called must not depend on how file names are shown."""
     path = tmp_path / "שלום-é.toml"

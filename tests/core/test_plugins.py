@@ -63,6 +63,15 @@ def test_a_plugin_is_listed_only_when_it_is_named(tmp_path: Path, capsys: pytest
     assert "share 1 number" in " ".join(capsys.readouterr().out.split())
 
 
+def test_a_plugin_may_have_a_name_that_is_not_utf_8(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    gray = write(tmp_path / os.fsdecode(b"gr\xe4.py"), GRAY)
+    assert main(["list", "attack", "gray", "--plugin", str(gray)]) == 0
+    assert "gr?.py" in capsys.readouterr().out
+    write_grid(tmp_path / "grid.toml", tiny(conditions=["gray@ref"]))
+    assert run(tmp_path, gray) == 0
+    assert {record.status for record in cells(tmp_path, gray).values()} == {"done"}
+
+
 def test_an_edited_plugin_has_its_own_cells_done_again_and_no_others(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

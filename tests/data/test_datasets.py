@@ -18,7 +18,7 @@ from robbench.core.registry import Registry
 from robbench.data.cache import load
 from robbench.data.dataset import Dataset, DecodedImages
 from robbench.data.datasets import cifar10, fashion_mnist
-from robbench.data.datasets._files import decode_image
+from robbench.data.datasets._image_decoding import decode_image
 from robbench.data.datasets.cifar10 import CIFAR10, CLASS_NAMES
 from robbench.data.datasets.digits import Digits
 from robbench.data.datasets.fashion_mnist import FashionMNIST

@@ -103,6 +103,19 @@ def test_what_is_no_file_is_not_read_and_named(tmp_path: Path) -> None:
     assert remark.endswith("(4 no regular files): a/pipe.png, b/gone.png, b/itself.png and 1 more")
 
 
+@pytest.mark.parametrize("name", ["pages.tif", "moving.gif", "moving.webp", "moving.png"])
+def test_images_behind_the_first_of_a_file_are_told_of(name: str, tmp_path: Path) -> None:
+    for folder in ("cat", "dog"):
+        fill(tmp_path / "in" / folder)
+    frames = [Image.new("RGB", (SIZE, SIZE), color) for color in ("red", "blue")]
+    frames[0].save(tmp_path / "in" / "dog" / name, save_all=True, append_images=frames[1:])
+    frames[0].save(tmp_path / "in" / "cat" / name)
+    found = read(tmp_path / "in")
+    assert found.remarks == (f"1 files hold several images, of which the first is read: dog/{name}",)
+    *_, last = found.images
+    assert last[0].mean() > 200 > 50 > last[2].mean()
+
+
 def test_files_that_are_not_read_stand_on_the_board_and_in_the_terminal(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -203,12 +216,22 @@ def test_folders_of_splits_are_read_as_splits(parts: tuple[str, ...], test: int,
         ("train/cat", "train/dog", "test"),
         ("train/cat", "train/dog", "training/cat", "training/dog", "test/cat", "test/dog"),
         ("train/cat", "train/dog", "test/cat"),
+        ("trn/cat", "trn/dog", "tst/cat", "tst/dog"),
+        ("training_set/cat", "training_set/dog", "test_set/cat", "test_set/dog", "test_set/bird"),
+        ("cat/train", "cat/test", "dog/train", "dog/test"),
     ],
 )
 def test_what_could_be_splits_or_classes_is_refused(folders: tuple[str, ...], tmp_path: Path) -> None:
     for folder in folders:
         fill(tmp_path / "in" / folder)
     assert str(tmp_path / "in") in refusal(tmp_path / "in")
+
+
+def test_classes_may_be_divided_each_in_its_own_way(tmp_path: Path) -> None:
+    for folder in ("cat/black", "cat/white", "dog/large", "dog/white", "bird"):
+        fill(tmp_path / "in" / folder)
+    assert read(tmp_path / "in").class_names == ("bird", "cat", "dog")
+    assert read(tmp_path / "in").remarks == ()
 
 
 def test_images_for_validation_are_tested_on_only_where_somebody_says_so(tmp_path: Path) -> None:

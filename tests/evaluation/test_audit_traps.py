@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from audits import cautions, flags, row
 from subjects import Constant, exact, subject
-from traps import Blocked, Misleading, Noisy, Quantised, Saturated, Winners
+from traps import Blocked, Misleading, Noisy, OnlyOnLevels, Quantised, Saturated, Winners
 
 from robbench.defenses.jpeg import Jpeg
 from robbench.evaluation.audit import examine
@@ -19,6 +19,15 @@ class TestTraps:
         assert "zero-gradient" in found
         assert "60 of 60" in found["zero-gradient"]
         assert "black-box-wins" in found
+
+    @pytest.mark.parametrize(
+        "attack", ["pgd[steps=20]@0.1", "strong[steps=24]@0.1", "carlini-wagner[steps=20]", "ddn[steps=20]"]
+    )
+    def test_gradients_that_are_honest_on_8_bit_images_alone(self, attack: str) -> None:
+        cells = row(subject(OnlyOnLevels(exact(4)), wrong=0), attack)
+        assert not cells[0][1].flat.any()
+        assert "between 8-bit pixel values on 60 of 60" in flags(cells)["zero-gradient"]
+        assert "zero-gradient" not in flags(row(subject(OnlyOnLevels(exact(4)), wrong=0), "fgsm@0.1"))
 
     def test_probabilities_that_are_saturated(self) -> None:
         cells = row(subject(Saturated(exact(4)), wrong=0), *CHAINS)
@@ -95,6 +104,7 @@ class TestTraps:
         assert 0.1 < cells[1][1].robust.mean() < 0.8
         assert examine(cells) == []
         assert "searched" not in cells[1][1].written()
+        assert "flat_between" not in cells[0][1].written()
 
     def test_images_of_other_models(self) -> None:
         misled = Misleading(exact(4))

@@ -45,7 +45,7 @@ def outcomes(draw: st.DrawFn, kind: Any = "attack", classes: int = 3) -> Outcome
         ids=np.array(ids, dtype=np.int64),
         **{name: column(classed, np.int64) for name in ("labels", "clean", "final", "rounded", "scored")},
         **{name: column(st.booleans(), np.bool_) for name in ("attempted", "flat", "flat_ce", "flat_margin")},
-        **{name: column(st.booleans(), np.bool_) for name in ("flat_dlr", "non_finite", "searched")},
+        **{name: column(st.booleans(), np.bool_) for name in ("flat_dlr", "flat_between", "non_finite", "searched")},
         **{name: column(floats, np.float64) for name in ("linf", "l2", "l1", "l0", "forwards", "backwards")},
         targets=column(st.integers(-1, classes - 1), np.int64),
         draws=column(classed, np.int64, draw(st.integers(0, 2))),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 
 from robbench.cli.main import main
 from robbench.core.errors import RequestError
+from robbench.core.safe_text import visible
 from robbench.execution.boards import note_boards
 from robbench.planning.grid import Grid, GridFile, ModelEntry, Request, parse_grid, read_grid
 from robbench.planning.overrides import overridden
@@ -166,13 +168,14 @@ def test_every_toml_value_arrives_as_a_file_would_have_it(value: object) -> None
         ("datasets.0.classes=['1']", ['"datasets.0"', '"digits"']),
         ("models.0.architecture.name=x", ["models.0.architecture", "null"]),
         ("seeds=[99999999999999999999]", ["64 bits"]),
+        (os.fsdecode(b"title=caf\xe9"), ["not UTF-8"]),
     ],
 )
 def test_a_wrong_override_is_refused_by_its_name(override: str, parts: list[str]) -> None:
     with pytest.raises(RequestError) as found:
         overridden(grid(CONTENT), [override])
     message = str(found.value)
-    assert message.startswith(f"--set {override}".split("\n")[0])
+    assert message.startswith(visible(f"--set {override}".split("\n")[0]))
     for part in parts:
         assert part in message
 

@@ -10,19 +10,15 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
 
 from robbench.core.errors import RequestError
-from robbench.core.safe_text import one_line
 from robbench.data.dataset import Raw
+from robbench.data.datasets._image_decoding import pixels, read_image
 from robbench.results.schema import digest
 from robbench.results.store import is_store
-
-if TYPE_CHECKING:
-    from PIL.Image import Image
 
 DATA_VARIABLE = "ROBBENCH_DATA"
 IMAGE_SUFFIXES = (
@@ -163,11 +159,14 @@ class ImageFiles:
         """
         images = np.empty((len(self.files), 3, size, size), dtype=np.uint8)
         damaged: dict[int, str] = {}
+        first: set[int] = set()
 
         def fill(start: int) -> None:
             for i in range(start, min(start + _CHUNK, len(images))):
                 try:
-                    images[i] = decode_image(self.files[i].path, size)
+                    picture = read_image(self.files[i].path, self.files[i].path)
+                    images[i] = pixels(picture.image, size)
+                    first.update([i] * picture.several)
                 except RequestError as error:
                     damaged[i] = str(error)
 
@@ -180,8 +179,12 @@ class ImageFiles:
         if damaged:
             more = [f"and {len(damaged) - _NAMED} more such files"] * (len(damaged) > _NAMED)
             raise RequestError("; ".join([*(damaged[i] for i in sorted(damaged)[:_NAMED]), *more]))
-        names = np.array([shown(file.path[len(str(self.root)) + 1 :]) for file in self.files])
-        return Raw(images, self.labels, self.class_names, self.is_test, (*remarks, *self._remarks()), names)
+        names = [shown(file.path[len(str(self.root)) + 1 :]) for file in self.files]
+        found = [*remarks, *self._remarks()]
+        if first:
+            listed = some([names[i] for i in sorted(first)])
+            found.append(f"{len(first)} files hold several images, of which the first is read: {listed}")
+        return Raw(images, self.labels, self.class_names, self.is_test, tuple(found), np.array(names))
 
     def _remarks(self) -> tuple[str, ...]:
         return unread_remarks(self.root, self.unread, "those of images")
@@ -306,94 +309,3 @@ def under(folder: Path | str) -> Iterator[os.DirEntry[str]]:
             yield from () if is_store(Path(entry.path)) else under(entry.path)
         elif not is_clutter(entry):
             yield entry
-
-
-def decode_image(path: str | Path, size: int) -> NDArray[np.uint8]:
-    """An image file in color, its shorter side scaled to ``size`` and the middle of the longer one kept.
-
-    Gray images become color by repetition, transparency is dropped, 16 bits are reduced to 8, floating-point numbers in
-    [0, 1] become 0 to 255, the first frame of several is taken, and a camera's note about how it was held is obeyed.
-
-    Returns:
-        uint8, shape ``(3, size, size)``.
-
-    Raises:
-        RequestError: If it is no image, damaged, truncated, or its numbers have no known range.
-    """
-    image, _ = read_image(path, str(path))
-    return np.asarray(square(image, size)).transpose(2, 0, 1)
-
-
-def read_image(source: str | Path | BinaryIO, name: str) -> tuple[Image, bool]:
-    """An image upright and in color, 8 bits each, and whether it is stored in gray; see ``decode_image``.
-
-    Args:
-        source: The file.
-        name: What it is called in messages.
-
-    Raises:
-        RequestError: If it is no image, damaged, truncated, or its numbers have no known range.
-    """
-    from PIL import Image
-
-    try:
-        with Image.open(source) as file:
-            file.load()
-            return _turned(_eight_bits(file), _orientation(file)), file.mode.partition(";")[0] in _GRAY
-    except Exception as error:  # decoders raise almost anything on damaged files
-        reason = str(error) if isinstance(source, str | Path) else one_line(error).replace(repr(source), "its bytes")
-        raise RequestError(f"{name} cannot be read as an image ({reason}); replace or remove it") from error
-
-
-def square(image: Image, size: int) -> Image:
-    """An image whose shorter side is scaled to ``size``, and the middle of the longer one kept."""
-    from PIL.Image import Resampling
-    from PIL.ImageOps import fit
-
-    return image if image.size == (size, size) else fit(image, (size, size), Resampling.BILINEAR)
-
-
-_GRAY = ("1", "L", "LA", "La", "I", "F")
-_SIXTEEN = ("PNG", "PPM")
-"""Formats whose numbers are of 16 bits where Pillow keeps them in 32."""
-
-
-def _eight_bits(image: Image) -> Image:
-    """The image in color, 8 bits each.
-
-    Raises:
-        ValueError: If the range of its numbers is not known.
-    """
-    from PIL import Image
-
-    if image.mode.startswith("I;16") or (image.mode == "I" and image.format in _SIXTEEN):
-        return Image.fromarray((np.asarray(image) >> 8).clip(0, 255).astype(np.uint8)).convert("RGB")
-    if image.mode in ("I", "F"):
-        values = np.asarray(image)
-        top = 255 if image.mode == "I" else 1
-        if not ((values >= 0) & (values <= top)).all():
-            kind = "32-bit integers" if image.mode == "I" else "floating-point numbers"
-            raise ValueError(f"{kind} outside 0 to {top}: save it with 8 or 16 bits")
-        return Image.fromarray((values * (255 / top)).round().astype(np.uint8)).convert("RGB")
-    # Where transparency is given entry by entry, Pillow asks for this detour with a warning.
-    by_entry = image.mode == "P" and isinstance(image.info.get("transparency"), bytes)
-    return (image.convert("RGBA") if by_entry else image).convert("RGB")
-
-
-def _orientation(image: Image) -> int:
-    try:
-        return int(image.getexif().get(0x0112, 1))
-    except Exception:  # a note that cannot be read does not cost the image
-        return 1
-
-
-def _turned(image: Image, orientation: int) -> Image:
-    """The image upright (Exif 2.32, tag 0x0112)."""
-    from PIL.Image import Transpose
-
-    turns = (
-        *(None, None, Transpose.FLIP_LEFT_RIGHT, Transpose.ROTATE_180, Transpose.FLIP_TOP_BOTTOM, Transpose.TRANSPOSE),
-        *(Transpose.ROTATE_270, Transpose.TRANSVERSE, Transpose.ROTATE_90),
-    )
-    turn = turns[orientation] if 0 <= orientation < len(turns) else None
-    return image if turn is None else image.transpose(turn)

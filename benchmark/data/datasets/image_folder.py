@@ -42,10 +42,11 @@ class ImageFolder(Dataset):
 
     The folder holds class folders, or folders of splits (``train`` with ``test``, and ``val`` besides, or names like
     them) which hold class folders of the same names. The images of ``val`` are added to those of ``train``, from which
-    validation images are drawn; ``val`` without ``test`` is refused, since the user is to say what is tested on. Stores
-    of robbench that lie in the folder are not read. What else is not read is counted and named. Images are made square
-    by cutting off what is longer. The imbalanced variant has the first three classes, in the proportions
-    4949 : 466 : 210.
+    validation images are drawn; ``val`` without ``test`` is refused, since the user is to say what is tested on, and so
+    are folders without images that all hold the same folders, whatever their names. Stores of robbench that lie in the
+    folder are not read. What else is not read is counted and named, images behind the first of a file among it. Images
+    are made square by cutting off what is longer. The imbalanced variant has the first three classes, in the
+    proportions 4949 : 466 : 210.
 
     Attributes:
         path: The folder; empty for the one given as data directory.
@@ -114,6 +115,7 @@ def _parts(root: Path) -> tuple[list[tuple[str, bool]], list[str]]:
             splits[split] = name
     others = [name for name in folders if name not in splits.values()]
     if not splits:
+        _check_depth(root, folders)
         return [("", False)], []
     train, validation, test = (splits.get(split) for split in ("train", "validation", "test"))
     if train is None or (len(splits) < 2 and others) or any(name.lower() in SPLITS for name in others):
@@ -133,6 +135,23 @@ def _parts(root: Path) -> tuple[list[tuple[str, bool]], list[str]]:
         )
     remarks.append(f"the images of {validation} are added to those of {train}; validation images are drawn from both")
     return [(train, False), (validation, False), (test, True)], remarks
+
+
+def _check_depth(root: Path, folders: Mapping[str, str]) -> None:
+    """Refuse folders without images that all hold folders of the same names: those may be the classes.
+
+    Raises:
+        RequestError: If there are such, naming both.
+    """
+    held = [entries(path) for path in folders.values()]
+    inner = [{shown(entry.name) for entry in found if entry.is_dir(follow_symlinks=False)} for found in held]
+    common = sorted(set.intersection(*inner)) if len(inner) > 1 else []
+    if len(common) > 1 and not any(is_image(entry) for found in held for entry in found):
+        raise RequestError(
+            f"image-folder: {root} holds {some(list(folders))}, each with the folders {some(common)} and no images; "
+            "which are the classes? call folders of splits train and test, or put the images of each class directly "
+            "into its folder"
+        )
 
 
 def _folders(root: Path) -> dict[str, str]:

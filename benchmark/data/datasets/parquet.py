@@ -28,14 +28,13 @@ from robbench.data.datasets._files import (
     SPLITS,
     holds,
     named_dirs,
-    read_image,
     shown,
     some,
-    square,
     stamp,
     under,
     unread_remarks,
 )
+from robbench.data.datasets._image_decoding import read_image, square
 from robbench.results.schema import digest
 
 _IMAGES = ("image", "img", "images", "picture", "pixel_values")
@@ -208,7 +207,7 @@ class _Reading:
         self.is_test += [is_test] * row
 
     def _decoded(self, content: bytes, place: str) -> tuple[NDArray[np.uint8], bool]:
-        image, gray = read_image(io.BytesIO(content), place)
+        image, gray, _ = read_image(io.BytesIO(content), place)
         array = np.asarray(square(image, self.asked.size) if self.asked.size else image).transpose(2, 0, 1)
         return (array[:1] if gray else array).copy(), gray
 

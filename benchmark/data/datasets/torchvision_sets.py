@@ -15,7 +15,8 @@ from robbench.core.errors import RequestError
 from robbench.core.registry import register_dataset
 from robbench.core.threat_model import Norm
 from robbench.data.dataset import COLOR_EPS, COLOR_RECIPE, Dataset, EpsList, Raw
-from robbench.data.datasets._files import download, roots, square
+from robbench.data.datasets._files import download, roots
+from robbench.data.datasets._image_decoding import square
 from robbench.results.schema import digest
 
 if TYPE_CHECKING:

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 import subprocess
 import sys
 import warnings
@@ -58,6 +60,19 @@ def test_one_network_is_the_same_in_every_format(network_files: Path, request_: 
     assert str(network_files) not in json.dumps([found.identity, found.facts, found.notes])
     assert found.identity == load(network_files, normalization="cifar10", **request_).identity
     assert found.identity["weights_sha256"]
+
+
+@pytest.mark.parametrize("request_", [*SAME, pytest.param({"source": "two.onnx"}, marks=ONNX)], ids=str)
+def test_files_may_have_names_that_are_not_utf_8(onnx_files: Path, tmp_path: Path, request_: dict[str, str]) -> None:
+    odd = {}
+    for key, text in request_.items():
+        name, colon, factory = text.partition(":")
+        odd[key] = os.fsdecode(b"caf\xe9-" + os.fsencode(name)) + colon + factory
+        shutil.copy(onnx_files / name, tmp_path / odd[key].partition(":")[0])
+    shutil.copy(onnx_files / "layers.py", tmp_path)
+    found, plain = load(tmp_path, **odd), load(onnx_files, **request_)
+    assert found.label == f"caf?-{request_['source']}"
+    assert found.identity == plain.identity
 
 
 @ONNX
