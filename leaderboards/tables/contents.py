@@ -38,6 +38,7 @@ def sheets(board: Board, note: BoardNote | None = None, detail: Detail = Detail.
         ],
         "strength": [robustness.curve(board, drawn, median=False) for drawn in board.strength],
         "sizes": [robustness.curve(board, drawn, median=True) for drawn in board.sizes],
+        "nearest": [minimal_norms.best_by_budget(board)] if minimal_norms.about_norms(board) else [],
         "minimal_norms": [minimal_norms.attacks(board, compared) for compared in board.minimal_norms],
         "reaches": [minimal_norms.reaches(board, compared) for compared in board.minimal_norms],
         "draws": [robustness.draws(board)],
