@@ -226,7 +226,7 @@ def probed(
     else:
         assert failure is not None
         shape = "×".join(map(str, (images.shape[1], *(input_size or images.shape[2:]))))
-        remedy = "where it takes images of another size, pass input_size"
+        remedy = "where it takes images of another size, pass --input-size H,W (input_size)"
         if isinstance(failure, ImportError):
             remedy = "import it where the file begins, not in a call"
         said = f"{type(failure).__name__}: {one_line(str(failure), 400)}"
