@@ -230,7 +230,7 @@ def _classes(
         return indices.astype(np.int64), tuple(str(value) for value in values)
     if len(labels) and not 0 <= labels.min() <= labels.max() < len(names):
         raise RequestError(
-            f"arrays: {where}: labels go from {labels.min()} to {labels.max()}; those of {len(names)} classes go from 0 "
-            f"to {len(names) - 1}{', so subtract 1' if (labels.min(), labels.max()) == (1, len(names)) else ''}"
+            f"arrays: {where}: labels go from {labels.min()} to {labels.max()}; those of {len(names)} classes go from "
+            f"0 to {len(names) - 1}{', so subtract 1' if (labels.min(), labels.max()) == (1, len(names)) else ''}"
         )
     return labels, tuple(str(name) for name in names)
