@@ -49,7 +49,7 @@ def sheets(board: Board, note: BoardNote | None = None, detail: Detail = Detail.
         "classes": list(classes.per_class(board)),
         "checks": [method.checks(board, compared=detail is Detail.README)],
         "data": [method.data(board)],
-        "specifications": [robustness.specifications(board)],
+        "specifications": [robustness.specifications(board).without_empty()],
         "models": [method.models(board)],
         "components": [method.components(board)],
         "training": [making.training(board)],

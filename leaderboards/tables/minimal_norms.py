@@ -91,7 +91,7 @@ def attacks(board: Board, compared: NormComparison) -> Sheet:
     for one in standings(board, compared):
         evidence = _evidence(compared, one.label, _rows(board, compared))
         cells = (
-            TableCell(one.label),
+            TableCell(without_norm(one.label)),
             TableCell.percentage(one.optimality, evidence),
             TableCell.percentage(one.lowest[0], evidence) if one.lowest else TableCell(NONE),
             TableCell(one.lowest[1] if one.lowest else NONE),

@@ -179,8 +179,8 @@ def test_a_row_without_an_attack_is_not_compared_and_means_are_over_rows_and_see
     assert heads(sheet)[:5] == ["Attack", "Optimality (n = 5)", "Lowest", "Of model", "Success"]
     # On a the best known are 1, 2, 3 and 4: of an area of 6, fmn finds 5 and ddn 5.
     assert lines(sheet) == [
-        [FMN.label, "91.7", "83.3", "a", "100.0", "3", "2"],
-        [DDN.label, "66.7", "50.0", "b", "75.0", "3", "2"],
+        ["fmn", "91.7", "83.3", "a", "100.0", "3", "2"],
+        ["ddn", "66.7", "50.0", "b", "75.0", "3", "2"],
     ]
 
 
@@ -207,9 +207,9 @@ def test_curves_show_each_attack_once_and_the_best_known() -> None:
     assert sketch.name == "distance-curves-l2"
     (axes,) = sketch.sheet.axes
     curves = {line.get_label(): np.asarray(line.get_xydata()) for line in axes.lines}
-    assert list(curves) == [FMN.label, DDN.label, ENVELOPE]
+    assert list(curves) == ["fmn", "ddn", ENVELOPE]
     assert curves[ENVELOPE].tolist() == [[0, 80], [1, 60], [2, 40], [3, 20], [4, 0]]
-    assert curves[DDN.label].tolist() == [[0, 80], [2, 40], [3, 20], [4, 20]]
+    assert curves["ddn"].tolist() == [[0, 80], [2, 40], [3, 20], [4, 20]]
     assert "83 %" in sketch.caption
 
 
