@@ -42,8 +42,9 @@ def _fitting(widths: Sequence[int], headings: Sequence[Heading]) -> list[int]:
 
 
 def cut(text: str, width: int) -> str:
-    """A text, shortened where it is longer."""
-    return text if len(text) <= width else f"{text[: width - 1]}…"
+    """A text, shortened before its end where it is longer: labels of conditions end with what tells them apart."""
+    end = width // 3
+    return text if len(text) <= width else f"{text[: width - 1 - end]}…{text[len(text) - end :]}"
 
 
 def wrapped(text: str) -> str:

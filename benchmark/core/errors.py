@@ -21,6 +21,10 @@ _LONGEST = 20_000
 """Letters of a message, of which texts of others can be a part."""
 
 
+_NAMED = 60
+"""So many known names a hint lists: libraries of networks have a thousand."""
+
+
 class RequestError(Exception):
     """The request cannot be carried out as it is (exit status 2).
 
@@ -126,7 +130,7 @@ def unless_damaged(question: Callable[[], T], otherwise: T, consequence: str) ->
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """A hint at the nearest of the known names, whatever its case, or at all of them where none is near."""
+    """A hint at the nearest of the known names, whatever its case, or at the first of them where none is near."""
     options = sorted(known)
     near = difflib.get_close_matches(name, options, n=1, cutoff=0.5)
     # MNIST, as torchvision calls it, has no letter in common with mnist.
@@ -135,7 +139,9 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     near = near or [by_case[found] for found in difflib.get_close_matches(name.casefold(), by_case, n=1, cutoff=0.5)]
     if near:
         return f'did you mean "{near[0]}"?'
-    return f"known: {', '.join(options)}" if options else "none is known"
+    left = len(options) - _NAMED
+    more = f" and {left:,} more" if left > 0 else ""
+    return f"known: {', '.join(options[:_NAMED])}{more}" if options else "none is known"
 
 
 def trace_of(error: BaseException) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import re
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -13,9 +14,11 @@ from robbench.core.atomic_io import check_writable, write_atomically
 from robbench.core.errors import RequestError, StoreError
 from robbench.core.safe_text import one_line
 from robbench.leaderboards.archive import NOTE, RECORDS
+from robbench.leaderboards.figure_manifest import FILE_STEM
 from robbench.leaderboards.files import OPTIONAL
 from robbench.leaderboards.html import IndexEntry, index_page
 from robbench.leaderboards.markdown import escape, interval
+from robbench.leaderboards.overview import BoundedBoard, overview, proved_table
 from robbench.results.store import Store
 from robbench.results.verification import refuse
 
@@ -165,7 +168,10 @@ def _recover(folder: Path, new: Path, old: Path) -> None:
 
 
 def write_index(target: Path) -> dict[str, str]:
-    """List all boards of a directory in ``index.html``, and in ``README.md`` unless that is somebody's own.
+    """List all boards of a directory in ``index.html`` and ``README.md``.
+
+    Boards with proved bounds have a page for all of their grid besides, as ``third-party.md``. A markdown file that
+    is somebody's own stays.
 
     Args:
         target: The directory.
@@ -176,21 +182,33 @@ def write_index(target: Path) -> dict[str, str]:
     Raises:
         StoreError: If the lists cannot be written.
     """
-    entries, refused = [], {}
+    entries: list[IndexEntry] = []
+    bounded: dict[str, list[BoundedBoard]] = {}
+    refused = {}
     for folder in _inside(target):
         try:
             entries.append(IndexEntry.read(folder))
+            board = BoundedBoard.read(folder)
         except StoreError as error:
             refused[folder.name] = str(error)
-    write_atomically(target / "index.html", index_page(entries))
-    listing = target / "README.md"
-    with readable(listing):
-        if not listing.exists() or listing.read_bytes().startswith(LISTING.encode()):
-            write_atomically(listing, _listing(entries))
+            continue
+        if board and board.proofs and re.fullmatch(FILE_STEM, board.note.grid):
+            bounded.setdefault(board.note.grid, []).append(board)
+    write_atomically(target / "index.html", index_page(entries, list(map(proved_table, bounded.values()))))
+    for grid, boards in bounded.items():
+        _write_own(target / f"{grid}.md", overview(boards))
+    _write_own(target / "README.md", _listing(entries, list(bounded)))
     return refused
 
 
-def _listing(entries: Sequence[IndexEntry]) -> str:
+def _write_own(path: Path, text: str) -> None:
+    """Write a page unless one is there that somebody else wrote."""
+    with readable(path):
+        if not path.exists() or path.read_bytes().startswith(LISTING.encode()):
+            write_atomically(path, f"{LISTING}\n{text}")
+
+
+def _listing(entries: Sequence[IndexEntry], overviews: Sequence[str] = ()) -> str:
     lines = [
         f"| [{escape(entry.title or entry.folder, brackets=True)}]({entry.link('README.md')}) "
         f"| {escape(entry.dataset)} | {entry.rows} "
@@ -199,5 +217,6 @@ def _listing(entries: Sequence[IndexEntry]) -> str:
         for entry in entries
     ]
     names = "| Board | Data set | Models | Best | % (95 % interval) | Ranked by |"
-    head = [LISTING, "# Published boards", "", names, "|:--|:--|--:|:--|--:|:--|"]
-    return "\n".join([*head, *lines]) + "\n"
+    together = [f"Attacks beside proved bounds: [{escape(grid, brackets=True)}]({grid}.md)." for grid in overviews]
+    head = ["# Published boards", "", *(part for line in together for part in (line, ""))]
+    return "\n".join([*head, names, "|:--|:--|--:|:--|--:|:--|", *lines]) + "\n"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from robbench.leaderboards.html.index import IndexEntry, index_page
+from robbench.leaderboards.html.index import IndexEntry, ProvedTable, folder_link, index_page
 from robbench.leaderboards.html.page import page
 
-__all__ = ["IndexEntry", "index_page", "page"]
+__all__ = ["IndexEntry", "ProvedTable", "folder_link", "index_page", "page"]

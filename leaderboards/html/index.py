@@ -15,7 +15,7 @@ from robbench.core.untrusted_files import read_json
 from robbench.leaderboards.aggregates import Estimate
 from robbench.leaderboards.board import heading
 from robbench.leaderboards.html.rendering import render
-from robbench.leaderboards.sheet import TableCell
+from robbench.leaderboards.sheet import Sheet, TableCell
 
 _LARGEST = 2**28  # bytes
 
@@ -26,6 +26,11 @@ def _estimate(found: Any) -> Estimate:
         found = [found["value"], found.get("low"), found.get("high"), found["n"], found.get("seeds", ())]
     value, low, high, n, *seeds = found
     return Estimate(float(value), low, high, int(n), tuple(seeds[0]) if seeds else (value,))
+
+
+def folder_link(folder: str, file: str) -> str:
+    """The address of a file of a board's directory, as seen from the directory above."""
+    return f"{quote(os.fsencode(folder))}/{file}"
 
 
 @dataclass(frozen=True)
@@ -93,7 +98,7 @@ class IndexEntry:
 
     def link(self, file: str = "index.html") -> str:
         """The address of one of its files, as seen from the directory."""
-        return f"{quote(os.fsencode(self.folder))}/{file}"
+        return folder_link(self.folder, file)
 
     @property
     def cell(self) -> TableCell:
@@ -101,6 +106,26 @@ class IndexEntry:
         return TableCell.share(self.figure, None, bar=True, ends=True)
 
 
-def index_page(entries: Sequence[IndexEntry]) -> str:
-    """A page that leads to some boards, as a single HTML file that is to lie beside their directories."""
-    return render("index.html.jinja", entries=entries)
+@dataclass(frozen=True)
+class ProvedTable:
+    """Attacks beside proved bounds over the boards of a grid.
+
+    Attributes:
+        answer: What the table answers, paragraphs of markdown.
+        table: A line for each network and its images.
+        legend: What its figures are, in markdown.
+    """
+
+    answer: tuple[str, ...]
+    table: Sheet
+    legend: str
+
+
+def index_page(entries: Sequence[IndexEntry], proved: Sequence[ProvedTable] = ()) -> str:
+    """A page that leads to some boards, as a single HTML file that is to lie beside their directories.
+
+    Args:
+        entries: The boards.
+        proved: Attacks beside proved bounds, over several boards each.
+    """
+    return render("index.html.jinja", entries=entries, proved=proved)

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from markupsafe import Markup
 
 _FILES = {"style": "page.css", "page": "page.js", "view": "view.js", "panel": "panel.js"}
+_PARTS = re.compile(r"(?<=\w_)(?=\w)")
 _BREAKS = re.compile(r"(?<=\S)(?=[\[@+]|->)|(?<=[,_·])(?=\S)")
 
 
@@ -46,7 +47,9 @@ def inline(text: str) -> Markup:
     from markupsafe import Markup
 
     # What comes from names has its angle brackets escaped, so this is ours.
-    return Markup("<br>").join(Markup(_markdown().renderInline(part)) for part in undivided(text).split("<br>"))
+    made = (_markdown().renderInline(part) for part in undivided(text).split("<br>"))
+    # Our tags have no underscores, so that these are of names, which may be long.
+    return Markup("<br>").join(Markup(_PARTS.sub("<wbr>", part)) for part in made)
 
 
 def markdown(text: str) -> Markup:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import os
+import re
 import sys
 import textwrap
 from collections.abc import Iterator, Sequence
@@ -32,6 +33,9 @@ COLORS = (BLUE, VERMILLION, GREEN, PURPLE, ORANGE, SKY, BLACK, GREY)
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 CLEAN, PERTURBED, ATTACKED = BLUE, SKY, VERMILLION
 RULE = "#D9D9D9"
+
+_MARK = "\x0b"
+"""Where a line may end; names have none, as texts for figures stand on one line."""
 
 _FALLBACKS = (
     *("Noto Sans", "Noto Sans CJK SC", "Noto Sans CJK JP", "Noto Sans CJK KR", "Noto Sans SC", "Noto Sans JP"),
@@ -102,7 +106,7 @@ class Fonts:
     def lines(self, text: object, width: int, limit: int = 2) -> str:
         """The same on a few lines of at most ``width`` letters."""
         tries = (short(text, letters) for letters in range(width * limit, 0, -1))
-        broken = (textwrap.wrap(line, width, break_on_hyphens=False) for line in tries)
+        broken = (_wrapped(line, width) for line in tries)
         parts = next(parts for parts in broken if len(parts) <= limit)
         return "\n".join(self.text(part, width) for part in parts)
 
@@ -119,6 +123,13 @@ def _import_matplotlib() -> None:
             os.environ["MPLBACKEND"] = wanted
     with contextlib.suppress(ValueError):
         mpl.rcParams.update({"backend": wanted} if wanted else {})
+
+
+def _wrapped(line: str, width: int) -> list[str]:
+    """Lines of at most ``width`` letters; words that are longer end theirs behind an underscore, a dot or a slash."""
+    marked = re.sub(r"(?<=[_./])(?=\S)", _MARK, line) if max(map(len, line.split()), default=0) > width else line
+    parts = textwrap.wrap(marked, width, break_on_hyphens=False, replace_whitespace=False)
+    return [part.replace(_MARK, "") for part in parts]
 
 
 @contextlib.contextmanager

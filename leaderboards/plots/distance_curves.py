@@ -15,6 +15,7 @@ from robbench.leaderboards.plots._rows import leading, which
 from robbench.leaderboards.plots._scene import Figure, Scene, Sketch
 from robbench.leaderboards.plots._style import BLACK, COLORS, share_axis, sheet
 from robbench.leaderboards.plots._words import pct, short
+from robbench.leaderboards.tables.minimal_norms import without_norm
 from robbench.results.schema import Floats
 
 if TYPE_CHECKING:
@@ -47,7 +48,7 @@ def _drawn(scene: Scene, compared: NormComparison, attacks: NormAttacks) -> Sket
         best = np.concatenate(distances[ENVELOPE])
         largest = best[np.isfinite(best)].max(initial=0.0) or 1.0
         for color, label in zip(_COLORS, lines, strict=False):
-            _step(axes, np.concatenate(distances[label]), largest, scene.condition(label), color=color)
+            _step(axes, np.concatenate(distances[label]), largest, scene.condition(without_norm(label)), color=color)
         _step(axes, best, largest, ENVELOPE, color=BLACK, linewidth=2.2)
         axes.set_title(scene.fonts.text(row.label, 34), loc="left")
         axes.set_xlabel(f"Distance ({compared.norm.capitalize()})")
@@ -88,5 +89,5 @@ def _told(lines: list[str], compared: NormComparison, row: str) -> str:
     figures: Mapping[str, float] = {
         label: figure.value for label in lines if (figure := compared.lines[row][label].optimality)
     }
-    parts = [f"{short(label)} {pct(value)}" for label, value in figures.items()]
+    parts = [f"{short(without_norm(label))} {pct(value)}" for label, value in figures.items()]
     return f"Optimality on {short(row)}: {', '.join(parts) or 'not defined'}."

@@ -98,7 +98,8 @@ def _draw(
     axes.set_yticks(range(len(conditions)), names)
     axes.set_ylim(len(conditions) - 0.5, -0.5)
     axes.tick_params(axis="y", length=0)
-    axes.set_xlim(left=-1)
+    right = axes.get_xlim()[1]
+    axes.set_xlim(-0.02 * right, right)  # so that a mark at 0 is whole, and no share below it is named
     axes.grid(axis="x")
     axes.xaxis.set_major_formatter("{x:g} %")
     axes.set_xlabel("Share of successes that rounding undoes")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 from robbench.leaderboards.aggregates import Estimate
 from robbench.leaderboards.board import Board, Row
@@ -14,7 +14,11 @@ from robbench.results.schema import Bound
 def proved(board: Board, bounds: Sequence[Bound]) -> Sheet:
     """A line per bound and attack, and where the attack lies: inside the bounds, weak, or wrong."""
     rows = {row.label: row for row in board.rows}
-    lines = [line for bound in bounds if bound.row in rows for line in _lines(board, rows[bound.row], bound)]
+    lines = [
+        _line(rows[bound.row], label, found, bound)
+        for bound in bounds
+        for label, found in attacked(board, bound).items()
+    ]
     headings = (*words("Model", "Attack"), *numbers("Robust accuracy", "Proved"), *words("Verdict"))
     return Sheet("Proved robust accuracy", headings, tuple(lines))
 
@@ -23,56 +27,70 @@ def sentences(board: Board, bounds: Sequence[Bound]) -> list[str]:
     """What is proved of each model, and what the strongest attack leaves, in one sentence each."""
     found = []
     for bound in bounds:
-        row = next((row for row in board.rows if row.label == bound.row), None)
-        lines = [line.cells for line in _lines(board, row, bound)] if row else []
-        if lines:
-            least = min(lines, key=lambda cells: cells[2].sort or 0.0)
-            norm, _, size = bound.threat.partition("@")
+        left = attacked(board, bound)
+        if left:
+            least = min(left, key=lambda label: left[label].value)
             found.append(
-                f"Proved of {bound.row} at {norm.capitalize()} {size}: {_interval(bound)} % of {bound.images:,} images "
-                f"are robust; {least[1].text} leaves {least[2].text} % ({least[4].text})."
+                f"Proved of {bound.row} at {size(bound)}: {interval(bound)} % of {bound.images:,} images are robust; "
+                f"{least} leaves {percent(left[least].value)} % ({verdict(left[least], bound)})."
             )
     return found
 
 
-def _lines(board: Board, row: Row, bound: Bound) -> Iterator[SheetLine]:
-    norm, _, size = bound.threat.partition("@")
-    for label in board.threats.get(f"{norm.capitalize()} {size}", ()):
-        rates = row.cells[label].rates
-        if rates is not None and rates.share.n == bound.images:
-            cells = (
-                TableCell(row.label),
-                TableCell(label),
-                TableCell(_percent(rates.share.value), rates.share.value, rates.share, single(row, label)),
-                TableCell(_interval(bound)),
-                TableCell(verdict(rates.share, bound)),
-            )
-            yield SheetLine(cells, row.label)
+def attacked(board: Board, bound: Bound) -> dict[str, Estimate]:
+    """The robust accuracy that each attack of the bound's size leaves on its images, by the attack's label."""
+    row = next((row for row in board.rows if row.label == bound.row), None)
+    labels = board.threats.get(size(bound), ()) if row else ()
+    found = {label: rates.share for label in labels if row and (rates := row.cells[label].rates)}
+    return {label: share for label, share in found.items() if share.n == bound.images}
+
+
+def _line(row: Row, label: str, found: Estimate, bound: Bound) -> SheetLine:
+    cells = (
+        TableCell(row.label),
+        TableCell(label),
+        TableCell(percent(found.value), found.value, found, single(row, label)),
+        TableCell(interval(bound)),
+        TableCell(verdict(found, bound)),
+    )
+    return SheetLine(cells, row.label)
 
 
 def verdict(found: Estimate, bound: Bound) -> str:
     """Where an attack's robust accuracy lies: ``inside``, ``weak`` above all that is possible, ``wrong`` below it."""
+    outside = beyond(found, bound)
+    if outside < 0:
+        return f"wrong: {percent(-outside)} points below what is proved robust"
+    if outside > 0:
+        return f"weak: {percent(outside)} points above what is proved possible"
+    return "exact" if bound.low == bound.high else "inside"
+
+
+def beyond(found: Estimate, bound: Bound) -> float:
+    """How far an attack's robust accuracy lies above what is proved possible; below what is proved robust, negative."""
     left = round(found.value * found.n)
     above, below = left - bound.high * found.n, bound.low * found.n - left
     # Bounds are published in percent of two digits.
     if below > 0.5:
-        return f"wrong: {_points(below / found.n)} below what is proved robust"
-    if above > 0.5:
-        return f"weak: {_points(above / found.n)} above what is proved possible"
-    return "exact" if bound.low == bound.high else "inside"
+        return -below / found.n
+    return above / found.n if above > 0.5 else 0.0
 
 
-def _points(share: float) -> str:
-    return f"{100 * share:.2f} points"
+def size(bound: Bound) -> str:
+    """The bound's threat model, as boards name it: ``Linf 8/255``."""
+    norm, _, eps = bound.threat.partition("@")
+    return f"{norm.capitalize()} {eps}"
 
 
-def _percent(share: float) -> str:
+def percent(share: float) -> str:
+    """A share in percent of two digits, as bounds are published."""
     return f"{100 * share:.2f}"
 
 
-def _interval(bound: Bound) -> str:
+def interval(bound: Bound) -> str:
+    """What is proved: ``exactly 95.62``, ``at least 48.00``, ``at most 85.64`` or ``69.19–85.64`` percent."""
     if bound.low == bound.high:
-        return f"exactly {_percent(bound.low)}"
+        return f"exactly {percent(bound.low)}"
     if bound.high == 1:
-        return f"at least {_percent(bound.low)}"
-    return f"{_percent(bound.low)}–{_percent(bound.high)}" if bound.low else f"at most {_percent(bound.high)}"
+        return f"at least {percent(bound.low)}"
+    return f"{percent(bound.low)}–{percent(bound.high)}" if bound.low else f"at most {percent(bound.high)}"

@@ -225,8 +225,11 @@ def probed(
             failure = failure or error
     else:
         assert failure is not None
+        counted = f"{images.shape[1]} channel{'s' if images.shape[1] > 1 else ''}"
         shape = "×".join(map(str, (images.shape[1], *(input_size or images.shape[2:]))))
-        remedy = "where it takes images of another size, pass input_size"
+        remedy = "where it takes images of another size, pass --input-size H,W (input_size)"
+        if "channels" in str(failure):
+            remedy = f"the images have {counted}; convert them, or let the factory's network begin with that"
         if isinstance(failure, ImportError):
             remedy = "import it where the file begins, not in a call"
         said = f"{type(failure).__name__}: {one_line(str(failure), 400)}"

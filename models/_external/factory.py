@@ -90,7 +90,8 @@ def _made(module: ModuleType, factory: str, wanted: LoadRequest, where: str) -> 
     try:
         inspect.signature(made).bind(**wanted.request.arguments)
     except TypeError as error:
-        raise RequestError(f'"{factory}" in {where}: {error}; a factory is called with `arguments` alone') from None
+        remedy = "what a factory takes is given as --argument NAME=VALUE (arguments)"
+        raise RequestError(f'"{factory}" in {where}: {error}; {remedy}') from None
     except ValueError:
         pass  # its signature is not known
     try:

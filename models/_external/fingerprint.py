@@ -14,6 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from robbench.core.errors import RequestError
+
 _DEEPEST = 16
 
 
@@ -169,6 +171,8 @@ def _is_filled(cell: types.CellType) -> bool:
 def _bytes(values: Tensor | np.ndarray[Any, Any]) -> bytes:
     if isinstance(values, np.ndarray):
         return np.ascontiguousarray(values).tobytes()
+    if values.is_meta:
+        raise RequestError("it has weights on the device meta, which holds no values: build it on the cpu, with values")
     plain = values.detach().cpu()
     plain = plain.int_repr() if plain.is_quantized else plain.to_dense() if plain.layout != torch.strided else plain
     return plain.contiguous().flatten().view(torch.uint8).numpy().tobytes() if plain.numel() else b""

@@ -84,7 +84,7 @@ FORMATS: tuple[Format, ...] = (
     Format(
         "weights of a factory",
         _file(".safetensors"),
-        _refused("holds weights alone; name the factory that builds the network, and pass it as its weights"),
+        _refused("holds weights alone; name the factory of the network, and this file as --weights (weights)"),
     ),
     Format(
         "",

@@ -46,7 +46,7 @@ def load(wanted: LoadRequest) -> Found:
         raise RequestError(f'there is no file "{wanted.request.source}"')
     if not is_torchscript(path):
         read_weights(path)  # which says what to do about a pickle
-        raise RequestError("holds weights alone; name the factory that builds the network, and pass it as its weights")
+        raise RequestError("holds weights alone; name the factory of the network, and this file as --weights (weights)")
     archive = Archive(path)
     check(archive)
     try:

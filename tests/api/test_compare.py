@@ -16,6 +16,7 @@ from stores import B_MODEL, attacked, fill, row, whole
 
 from robbench import Report, RequestError, compare
 from robbench.api.comparison import mcnemar
+from robbench.api.text import cut
 from robbench.api.thresholds import below, dropped, read_threshold
 from robbench.cli.main import main
 from robbench.evaluation import statistics
@@ -346,3 +347,13 @@ def test_comparing_needs_no_torch(tmp_path: Path) -> None:
     words = [sys.executable, "-c", code, "compare", str(store), str(store), "--fail-drop", "0"]
     done = subprocess.run(words, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_a_long_label_is_cut_before_its_end() -> None:
+    labels = [f"apgd-margin[steps=20]@{size}/255" for size in (2, 4, 8)]
+    shown = [cut(label, 25) for label in labels]
+    assert len(set(shown)) == 3
+    assert {len(text) for text in shown} == {25}
+    assert all(text.endswith(label[-6:]) for text, label in zip(shown, labels, strict=True))
+    assert cut("short", 5) == "short"
+    assert [len(cut("long enough", width)) for width in range(1, 12)] == list(range(1, 12))

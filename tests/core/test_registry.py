@@ -262,3 +262,4 @@ def test_hints_name_the_nearest_or_all() -> None:
     assert did_you_mean("fsgm", ["pgd", "fgsm"]) == 'did you mean "fgsm"?'
     assert did_you_mean("zzz", ["b", "a"]) == "known: a, b"
     assert did_you_mean("zzz", []) == "none is known"
+    assert did_you_mean("zzz", map(str, range(1500))).endswith(" and 1,440 more")

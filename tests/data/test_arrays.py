@@ -123,7 +123,9 @@ def test_labels_and_names(tmp_path: Path) -> None:
         tmp_path / "named", images=GRAY, labels=LABELS.astype(float), class_names=np.array(["a", "b", "c", "d"])
     )
     assert named.class_names == ("a", "b", "c", "d")
-    assert "and names of 2 classes" in refusal(tmp_path, images=GRAY, labels=LABELS, class_names=np.array(["a", "b"]))
+    few = {"images": GRAY, "class_names": np.array(["a", "b"])}
+    assert "those of 2 classes go from 0 to 1" in refusal(tmp_path, labels=LABELS, **few)
+    assert refusal(tmp_path, labels=LABELS % 2 + 1, **few).endswith("from 0 to 1, so subtract 1")
 
 
 def test_npy_files_of_a_folder(tmp_path: Path) -> None:
@@ -150,7 +152,7 @@ def test_one_npy_file_has_no_labels(tmp_path: Path) -> None:
     [
         ({"images": GRAY.astype(float), "labels": LABELS}, "from 0 to 255; bytes from 0 to 255 or floats in"),
         ({"images": GRAY / 255 - 0.5, "labels": LABELS}, "floats in [0, 1] are needed"),
-        ({"images": GRAY / 255 * np.nan, "labels": LABELS}, "from nan to nan"),
+        ({"images": GRAY / 255 * np.nan, "labels": LABELS}, "values that are no finite numbers"),
         ({"images": GRAY.astype(np.int16) - 1, "labels": LABELS}, "are needed"),
         ({"images": GRAY.reshape(12, -1), "labels": LABELS}, "has the shape (12, 63)"),
         ({"images": np.zeros((12, 3, 8, 3), np.uint8), "labels": LABELS}, "layout=nchw or nhwc"),

@@ -16,11 +16,13 @@ from sheets import heads, lines
 
 from robbench.leaderboards import board_data, tables, write_board
 from robbench.leaderboards.artifact_reader import NOTHING
+from robbench.leaderboards.findings import findings
 from robbench.leaderboards.optimality import ENVELOPE, local_optimality
 from robbench.leaderboards.plots._scene import Scene
 from robbench.leaderboards.plots._style import Fonts, style
 from robbench.leaderboards.plots.distance_curves import DistanceCurves
 from robbench.leaderboards.table import Table
+from robbench.leaderboards.tables.minimal_norms import about_norms, frontier, standings
 from robbench.results.schema import ConditionSpec
 
 INF = np.inf
@@ -36,7 +38,12 @@ FMN, DDN, PGD = attack("fmn"), attack("ddn"), attack("pgd", 2.5)
 
 
 def reached(
-    spec: ConditionSpec, distances: Sequence[float], row: str = "a", ids: Sequence[int] | None = None, seed: int = 0
+    spec: ConditionSpec,
+    distances: Sequence[float],
+    row: str = "a",
+    ids: Sequence[int] | None = None,
+    seed: int = 0,
+    forwards: float = 3,
 ) -> Cell:
     """A cell of samples that fall at their distances; those at 0 are misclassified clean."""
     found = np.asarray(distances, dtype=float)
@@ -44,7 +51,7 @@ def reached(
     clean = np.where(found == 0, 1 - TRUTH[at], TRUTH[at])
     final = np.where(np.isfinite(found), 1 - TRUTH[at], TRUTH[at])
     sizes = np.where(np.isfinite(found), found, 0.0)
-    measured: dict[str, Any] = {spec.stages[0].norm: sizes}
+    measured: dict[str, Any] = {spec.stages[0].norm: sizes, "forwards": np.full(len(at), float(forwards))}
     made = outcome("attack", TRUTH[at], clean, final, ids=at, **measured)
     return cell(model(row), spec, made, seed=seed)
 
@@ -172,8 +179,8 @@ def test_a_row_without_an_attack_is_not_compared_and_means_are_over_rows_and_see
     assert heads(sheet)[:5] == ["Attack", "Optimality (n = 5)", "Lowest", "Of model", "Success"]
     # On a the best known are 1, 2, 3 and 4: of an area of 6, fmn finds 5 and ddn 5.
     assert lines(sheet) == [
-        [FMN.label, "91.7", "83.3", "a", "100.0", "3", "2"],
-        [DDN.label, "66.7", "50.0", "b", "75.0", "3", "2"],
+        ["fmn", "91.7", "83.3", "a", "100.0", "3", "2"],
+        ["ddn", "66.7", "50.0", "b", "75.0", "3", "2"],
     ]
 
 
@@ -200,7 +207,49 @@ def test_curves_show_each_attack_once_and_the_best_known() -> None:
     assert sketch.name == "distance-curves-l2"
     (axes,) = sketch.sheet.axes
     curves = {line.get_label(): np.asarray(line.get_xydata()) for line in axes.lines}
-    assert list(curves) == [FMN.label, DDN.label, ENVELOPE]
+    assert list(curves) == ["fmn", "ddn", ENVELOPE]
     assert curves[ENVELOPE].tolist() == [[0, 80], [1, 60], [2, 40], [3, 20], [4, 0]]
-    assert curves[DDN.label].tolist() == [[0, 80], [2, 40], [3, 20], [4, 20]]
+    assert curves["ddn"].tolist() == [[0, 80], [2, 40], [3, 20], [4, 20]]
     assert "83 %" in sketch.caption
+
+
+# --- boards about them
+
+
+def test_a_board_about_minimal_norms_answers_which_attack_comes_nearest_at_which_budget(tmp_path: Path) -> None:
+    quick, dear = attack("fmn[steps=1]"), attack("fmn[steps=999]")
+    cells = [
+        reached(DDN, [1, 2, 3, 4, 0], forwards=100),
+        reached(dear, [1, 2, 3, 5, 0], forwards=105),
+        reached(FMN, [1, 3, 3, 5, 0], forwards=95),
+        reached(quick, [2, 3, 3, 5, 0], forwards=5),
+        cell(model("a"), CLEAN, outcome("clean", TRUTH, [0, 0, 1, 1, 1])),
+    ]
+    board = board_data("", "", cells)
+    assert about_norms(board)
+    (compared,) = board.minimal_norms
+    kept = [one.label for one in frontier(standings(board, compared))]
+    assert kept == [DDN.label, quick.label], "passes of 97 are about as many as 102"
+    first, *others = findings(board)
+    near = f"**{DDN.label.partition('@')[0]}** in L2 (optimality 100.0 %), at 102 passes per image"
+    assert first.startswith(f"Nearest to the smallest changes known: {near}.")
+    assert "At 7 passes: fmn in L2" in first
+    assert any("No attack was run" in other or "worst-case" in other for other in others)
+    write_board(tmp_path, TOYS, cells)
+    readme, page = ((tmp_path / name).read_text() for name in ("README.md", "index.html"))
+    assert readme.index("Nearest attack by budget") < readme.index("## Ranking")
+    assert page.index('id="minimal-norms"') < page.index('id="ranking"')
+    assert readme.count("## Minimal-norm attacks") == 1
+
+
+def test_a_board_of_other_attacks_is_not_about_them(tmp_path: Path) -> None:
+    bounded = [attack(f"pgd-{at}", 0.1, "linf") for at in range(3)]
+    cells = [reached(one, [INF] * 4 + [0]) for one in bounded]
+    cells += [reached(FMN, [1, 2, 3, 4, 0]), reached(DDN, [2, 2, 3, 4, 0])]
+    board = board_data("", "", cells)
+    assert board.minimal_norms
+    assert not about_norms(board)
+    write_board(tmp_path, TOYS, cells)
+    readme = (tmp_path / "README.md").read_text()
+    assert readme.index("## Ranking") < readme.index("## Minimal-norm attacks")
+    assert "Nearest attack" not in readme

@@ -94,6 +94,13 @@ def test_text_for_figures_has_no_formula_and_only_letters_of_the_fonts(text: str
     assert FONTS.lines(text, width, limit).count("\n") < limit
 
 
+def test_long_names_end_a_line_between_their_parts() -> None:
+    fonts = Fonts.installed()
+    assert fonts.lines("hard_mnist_MadryCNN_no_maxpool_tiny", 34) == "hard_mnist_MadryCNN_no_\nmaxpool_tiny"
+    assert fonts.lines("models/vit_small.pt", 12) == "models/vit_\nsmall.pt"
+    assert fonts.lines("short_name of two_parts", 12) == "short_name\nof two_parts"
+
+
 def test_words() -> None:
     assert [pct(value) for value in (0, 0.004, 0.47, 0.999, 1)] == ["0 %", "0.4 %", "47 %", "99.9 %", "100 %"]
     assert [listed(["a", "b", "c"][:count]) for count in range(4)] == ["", "a", "a and b", "a, b and c"]

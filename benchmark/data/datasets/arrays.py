@@ -178,6 +178,8 @@ def _as_images(array: NDArray[Any], layout: Layout, where: str) -> StoredImages:
         return np.ascontiguousarray(array / np.float32(65535), dtype=np.float32)
     if array.dtype.kind in "iu" and low >= 0 and high <= 255:
         return np.ascontiguousarray(array, dtype=np.uint8)
+    if array.dtype.kind == "f" and not np.isfinite(array).all():
+        raise RequestError(f"arrays: {where} has {(~np.isfinite(array)).sum():,} values that are no finite numbers")
     raise RequestError(
         f"arrays: {where} is {array.dtype} from {low:g} to {high:g}; bytes from 0 to 255 or floats in [0, 1] are needed"
     )
@@ -223,7 +225,7 @@ def _classes(
         return indices.astype(np.int64), tuple(str(value) for value in values)
     if len(labels) and not 0 <= labels.min() <= labels.max() < len(names):
         raise RequestError(
-            f"arrays: {where}: labels from {labels.min()} to {labels.max()}, and names of {len(names)} classes, whose "
-            f"labels are 0 to {len(names) - 1}"
+            f"arrays: {where}: labels go from {labels.min()} to {labels.max()}; those of {len(names)} classes go from "
+            f"0 to {len(names) - 1}{', so subtract 1' if (labels.min(), labels.max()) == (1, len(names)) else ''}"
         )
     return labels, tuple(str(name) for name in names)

@@ -134,8 +134,9 @@ def test_attacks_may_be_given_less_and_then_get_no_more(most: str) -> None:
         (lambda x: scores(x).sum(), r"returns shape \(\) for"),
         (lambda x: scores(torch.cat([x, x])), r"returns shape \(4, 5\) for 2 images"),
         (lambda x, y: scores(x), "missing 1 required positional argument"),
-        (nn.Linear(7, 5), "pass input_size"),
-        (nn.Conv2d(1, 5, 3), "expected input"),
+        (nn.Linear(7, 5), r"pass --input-size H,W \(input_size\)"),
+        (nn.Conv2d(1, 5, 3), "the images have 3 channels; convert them"),
+        (nn.Linear(48, 5, device="meta"), "device meta, which holds no values"),
         (np.zeros(3), "neither a module nor anything else that can be called"),
     ],
 )

@@ -96,7 +96,7 @@ def test_what_a_factory_can_be(tmp_path: Path, name: str, code: str) -> None:
         ("import nothing_of_that_name", "No module named 'nothing_of_that_name'"),
         ("def make():\n    raise KeyError('k')", '"make" in net.py fails: KeyError'),
         ("def make():\n    exit()", '"make" in net.py fails: SystemExit'),
-        ("def make(classes):\n    pass", "missing a required argument: 'classes'"),
+        ("def make(classes):\n    pass", "'classes'; what a factory takes is given as --argument NAME=VALUE"),
         ("def make():\n    return None", '"make" in net.py returns NoneType, not a network'),
         ("make = 3", '"make" in net.py is no factory: it is int'),
         ("def mak():\n    pass", 'did you mean "mak"?'),
