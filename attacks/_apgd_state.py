@@ -145,11 +145,11 @@ class HalvingAscent(Ascent):
             size, rises = torch.where(halved, size / 2, size), torch.zeros_like(rises)
             here = best.where(halved, here)
         x, delta = here.images, here.images - self.center
-        eta = per_sample(size, x) * steepest_step(x, here.gradient, self.norm, 1.0)
-        x_next = z = project(self.center, delta + eta, self.norm, self.eps)
+        eta = steepest_step(x, here.gradient, self.norm, per_sample(size, x))
+        x_next = z = project(self.center, eta.add_(delta), self.norm, self.eps)
         if self.told > 0:
-            pull = _ALPHA * (z - x) + (1 - _ALPHA) * (x - self.previous)
-            x_next = project(self.center, delta + pull, self.norm, self.eps)
+            pull = (z - x).mul_(_ALPHA).add_((x - self.previous).mul_(1 - _ALPHA))
+            x_next = project(self.center, pull.add_(delta), self.norm, self.eps)
         return replace(
             self,
             proposal=x_next,

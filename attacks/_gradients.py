@@ -78,7 +78,7 @@ def linearized_margins(
             yield gap, slope
 
 
-def steepest_step(images: Tensor, gradient: Tensor, norm: Norm, size: float) -> Tensor:
+def steepest_step(images: Tensor, gradient: Tensor, norm: Norm, size: float | Tensor) -> Tensor:
     """The change of norm ``size`` that a linear function with this gradient rises most along; zero where it is zero.
 
     In L1 that is one value, the one with the largest gradient, as long as the box has room for it; what does not fit
@@ -88,10 +88,10 @@ def steepest_step(images: Tensor, gradient: Tensor, norm: Norm, size: float) -> 
         images: Where the step starts, floats in [0, 1], shape ``(N, ...)``.
         gradient: Same shape.
         norm: ``linf``, ``l2`` or ``l1``.
-        size: Norm of the step.
+        size: Norm of the step; in Linf and L2 also of each sample's, shape ``(N, 1, ...)``.
     """
     if norm == "linf":
-        return size * gradient.sign()
+        return gradient.sign().mul_(size)
     if norm == "l2":
         return size * l2_direction(gradient)
     if norm == "l1":

@@ -93,8 +93,10 @@ class Nearest:
             Which were kept, bool, shape ``(M,)``.
         """
         better = fooled & (sizes < self.sizes[left.index])
-        rows = left.index[better]
-        self.images[rows], self.sizes[rows] = images[better], sizes[better]
+        at = better.nonzero()[:, 0]
+        rows = left.index[at]
+        self.images.index_copy_(0, rows, images.index_select(0, at))
+        self.sizes[rows] = sizes[at]
         return better
 
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from robbench.attacks._gradients import steepest_step
 from robbench.attacks._projections import project
-from robbench.attacks._survivors import Kept, Survivors
+from robbench.attacks._survivors import Kept, Survivors, staying
 from robbench.core.threat_model import Threat
 
 
@@ -35,7 +35,7 @@ def projected_ascent(
         alpha: Length of a step.
         steps: Steps at most.
         stops: Whether a sample leaves at the first iterate that fools the model.
-        kept: Is offered every iterate but the last.
+        kept: Takes every iterate but the last that fools the model; the last is for the caller to offer.
         direction: From gradients to what is followed, both of shape ``(M, C, H, W)``.
 
     Returns:
@@ -45,12 +45,12 @@ def projected_ascent(
         if not left:
             break
         g, _, fooled = left.gradient(x_t, left.gain("ce"))
-        kept.offer(left, x_t, fooled)
+        kept.offer_fooling(left, x_t, fooled)
         if stops:
-            left, x_t, g = left[~fooled], x_t[~fooled], g[~fooled]
+            left, x_t, g = staying(~fooled, left, x_t, g)
         x = left.images
         step = steepest_step(x_t, direction(left, g), threat.norm, alpha)
-        x_t = project(x, x_t - x + step, threat.norm, threat.radius)
+        x_t = project(x, (x_t - x).add_(step), threat.norm, threat.radius)
     return left, x_t
 
 

@@ -26,9 +26,14 @@ def add(images: Tensor, change: Tensor) -> Tensor:
         images: Floats in [0, 1], shape ``(N, ...)``.
         change: Same shape.
     """
-    moved = (images + change).clamp(0, 1)
-    overshot = (moved.double() - images.double()).abs() > change.double().abs()
-    return torch.where(overshot, torch.nextafter(moved, images), moved)
+    moved = images + change
+    # What rounding took off the sum, exactly (Knuth's TwoSum); where it has the other sign, the sum lies too far out.
+    seen = moved - images
+    lost = moved - seen
+    torch.sub(images, lost, out=lost)
+    torch.sub(change, seen, out=seen)
+    overshot = lost.add_(seen).div_(change) < 0
+    return torch.where(overshot, torch.nextafter(moved, images), moved).clamp_(0, 1)
 
 
 def project(images: Tensor, change: Tensor, norm: Norm, eps: float) -> Tensor:
@@ -46,7 +51,7 @@ def project(images: Tensor, change: Tensor, norm: Norm, eps: float) -> Tensor:
     """
     change = change.clamp(-images, 1 - images)
     if norm == "linf":
-        return add(images, change.clamp(-eps, eps))
+        return add(images, change.clamp_(-eps, eps))
     if norm == "l2":
         sizes = torch.linalg.vector_norm(change.flatten(1), dim=1, dtype=torch.float64)
         shrink = torch.where(sizes > eps, eps / sizes, 1.0).to(change.dtype)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
-from typing import Self
+from typing import Any, Self, TypeVarTuple, cast
 
 import torch
 from torch import Tensor
@@ -16,6 +16,24 @@ from robbench.core.contracts import Classifier
 from robbench.core.sample_rng import Streams
 from robbench.core.threat_model import Threat
 
+Ts = TypeVarTuple("Ts")
+
+
+def staying(mask: Tensor, *records: *Ts) -> tuple[*Ts]:
+    """Those samples of some records for which a mask holds; the records themselves where it holds everywhere.
+
+    A mask that lies on an accelerator is waited for once, however many records there are.
+
+    Args:
+        mask: bool, shape ``(M,)``.
+        *records: Tensors, streams or ``Rows`` of ``M`` samples; None stays None.
+    """
+    at = mask.nonzero()[:, 0]
+    if len(at) == len(mask):
+        return records
+    found = tuple(record if record is None else record[at] for record in cast("tuple[Any, ...]", records))
+    return cast("tuple[*Ts]", found)
+
 
 @dataclass(frozen=True)
 class Rows:
@@ -23,16 +41,17 @@ class Rows:
 
     def __getitem__(self, index: Tensor) -> Self:
         """Some of the samples, by a mask or indices; the record itself where a mask holds everywhere."""
-        if index.dtype == torch.bool and bool(index.all()):
-            return self
-        found: dict[str, object] = {}
+        if index.dtype == torch.bool:
+            (found,) = staying(index, self)
+            return found
+        rows: dict[str, object] = {}
         for field in fields(self):
             row = getattr(self, field.name)
             if isinstance(row, Classifier):
-                found[field.name] = row.subset(index)
+                rows[field.name] = row.subset(index)
             elif isinstance(row, Tensor | Rows | Streams):
-                found[field.name] = row[index]
-        return replace(self, **found)
+                rows[field.name] = row[index]
+        return replace(self, **rows)
 
 
 @dataclass(frozen=True)
@@ -180,7 +199,19 @@ class Kept:
         better = fooled | ~before
         if value is not None:
             better &= (fooled & ~before) | (value > self.value[left.index])
-            self.value[left.index[better]] = value[better].to(self.value.dtype)
-        rows = left.index[better]
-        self.images[rows], self.fooled[rows] = images[better], fooled[better]
+        self._write(left, images, fooled, better, value)
         return better
+
+    def offer_fooling(self, left: Survivors, images: Tensor, fooled: Tensor) -> None:
+        """Keep the images that fool the model, and no others, for as long as better ones are to come."""
+        self._write(left, images, fooled, fooled, None)
+
+    def _write(self, left: Survivors, images: Tensor, fooled: Tensor, better: Tensor, value: Tensor | None) -> None:
+        at = better.nonzero()[:, 0]
+        if not len(at):
+            return
+        rows = left.index[at]
+        self.images.index_copy_(0, rows, images.index_select(0, at))
+        self.fooled[rows] = fooled[at]
+        if value is not None:
+            self.value[rows] = value[at].to(self.value.dtype)

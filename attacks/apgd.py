@@ -15,7 +15,7 @@ from robbench.attacks._continuing import ContinuingAttack
 from robbench.attacks._expectation import Answer, drawing_apart, mean_over_draws
 from robbench.attacks._losses import Gain, gain_towards, likeliest_others
 from robbench.attacks._projections import uniform_in_ball
-from robbench.attacks._survivors import Kept, Survivors
+from robbench.attacks._survivors import Kept, Survivors, staying
 from robbench.core.attack import Loss
 from robbench.core.best_points import BestPoints
 from robbench.core.component import OmittedAtDefault
@@ -132,9 +132,7 @@ class APGD(ContinuingAttack):
             if ascent.allowed:
                 kept.offer(left, x, fooled, value)
                 if stops:
-                    stays = ~fooled
-                    left, ascent, g, value = left[stays], ascent[stays], g[stays], value[stays]
-                    goal = None if goal is None else goal[stays]
+                    left, ascent, g, value, goal = staying(~fooled, left, ascent, g, value, goal)
             if not left or step == self.steps:
                 return
             ascent = ascent.tell(value, g)

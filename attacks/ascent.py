@@ -15,7 +15,7 @@ from robbench.attacks._continuing import ContinuingAttack
 from robbench.attacks._gradients import steepest_step
 from robbench.attacks._losses import gain_towards, likeliest_others
 from robbench.attacks._projections import add, keep_largest, l1_direction, per_sample, project, uniform_in_ball
-from robbench.attacks._survivors import Kept, Survivors
+from robbench.attacks._survivors import Kept, Survivors, staying
 from robbench.core.attack import Loss
 from robbench.core.best_points import BestPoints
 from robbench.core.registry import register_attack
@@ -112,9 +112,7 @@ class MomentumAscent(ContinuingAttack):
             # Where a gradient is no number the others go on, and so does a sample along what it has.
             m = self.momentum * m + l1_direction(g.nan_to_num(0, 0, 0))
             if not left.model.votes:
-                stays = ~fooled
-                left, x_k, m = left[stays], x_k[stays], m[stays]
-                goal = None if goal is None else goal[stays]
+                left, x_k, m, goal = staying(~fooled, left, x_k, m, goal)
                 if not left:
                     return
             x_k = self._step(x_k, m, (1 + math.cos(math.pi * k / self.steps)) / 2, left.images, threat)

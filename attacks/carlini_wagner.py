@@ -11,7 +11,7 @@ from torch import Tensor
 
 from robbench.attacks._minimum_norm import MinimalNormAttack, Nearest, hinge_open, lead, search_c, size_of, steepness
 from robbench.attacks._projections import per_sample
-from robbench.attacks._survivors import Survivors
+from robbench.attacks._survivors import Survivors, staying
 from robbench.core.registry import register_attack
 from robbench.core.threat_model import Norm
 
@@ -83,7 +83,7 @@ class CarliniWagner(MinimalNormAttack):
             if self.abort_early and t % max(1, self.steps // 10) == 0:
                 objective = sizes**2 + torch.where(pulls, c * (leads + kappa), 0)
                 stays, last = objective < (1 - 1e-4) * last, objective.to(last.dtype)
-                left, c, last, w, m, v = left[stays], c[stays], last[stays], w[stays], m[stays], v[stays]
+                left, c, last, w, m, v = staying(stays, left, c, last, w, m, v)
                 if not left:
                     break
         return succeeded

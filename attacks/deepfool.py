@@ -12,7 +12,7 @@ from torch import Tensor
 from robbench.attacks._gradients import linearized_margins, steepest_step
 from robbench.attacks._minimum_norm import MinimalNormAttack, Nearest, dual_size, size_of
 from robbench.attacks._projections import per_sample
-from robbench.attacks._survivors import Survivors
+from robbench.attacks._survivors import Survivors, staying
 from robbench.core.registry import register_attack
 from robbench.core.threat_model import Norm
 
@@ -48,7 +48,7 @@ class DeepFool(MinimalNormAttack):
             tried = (left.images + (1 + self.overshoot) * (x_i - left.images)).clamp(0, 1)
             fooled = left.fools(tried)
             nearest.offer(left, tried, size_of(tried - left.images, norm), fooled)
-            left, x_i = left[~fooled], x_i[~fooled]
+            left, x_i = staying(~fooled, left, x_i)
             if not left:
                 break
 

@@ -16,7 +16,7 @@ from robbench.attacks._hyperplanes import onto_hyperplane
 from robbench.attacks._losses import gain_towards, likeliest_others
 from robbench.attacks._minimum_norm import ORDERS, Nearest, dual_size, size_of
 from robbench.attacks._projections import add, per_sample, project, uniform_in_ball
-from robbench.attacks._survivors import Rows, Survivors
+from robbench.attacks._survivors import Rows, Survivors, staying
 from robbench.core.attack import Attack, Loss
 from robbench.core.contracts import Classifier
 from robbench.core.registry import register_attack
@@ -120,8 +120,7 @@ class FAB(Attack):
             margins[run.left.index[better]] = margin[better].double()
             back = run.left.images + self.beta * (x_i - run.left.images)
             x_i = torch.where(per_sample(fooled, x_i), back, x_i)
-            stays = nearest.sizes[run.left.index] > run.enough
-            run, x_i = run[stays], x_i[stays]
+            run, x_i = staying(nearest.sizes[run.left.index] > run.enough, run, x_i)
             if not run.left:
                 break
         return nearest.images, nearest.sizes, margins

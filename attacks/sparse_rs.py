@@ -10,7 +10,7 @@ from pydantic import Field
 from torch import Tensor
 
 from robbench.attacks._continuing import ContinuingAttack
-from robbench.attacks._survivors import Kept, Survivors
+from robbench.attacks._survivors import Kept, Survivors, staying
 from robbench.core.attack import Loss
 from robbench.core.best_points import BestPoints
 from robbench.core.registry import register_attack
@@ -72,8 +72,7 @@ class SparseRS(ContinuingAttack):
             margins, fooled = left.look(tried, left.gain("margin"))
             better = kept.offer(left, tried, fooled, margins)
             order[better], colors[better] = tried_order[better], tried_colors[better]
-            stays = ~fooled
-            left, center, order, colors = left[stays], center[stays], order[stays], colors[stays]
+            left, center, order, colors = staying(~fooled, left, center, order, colors)
         return kept
 
     def passes(self, num_classes: int) -> tuple[int, int]:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from robbench.attacks._continuing import ContinuingAttack
 from robbench.attacks._projections import add, project_l1_box
-from robbench.attacks._survivors import Kept, Rows, Survivors
+from robbench.attacks._survivors import Kept, Rows, Survivors, staying
 from robbench.core.attack import Loss
 from robbench.core.best_points import BestPoints
 from robbench.core.contracts import Classifier
@@ -86,8 +86,7 @@ class Square(ContinuingAttack):
                 proposal = patches.propose(kept.images[left.index], draws.at(query % BLOCK), self._share(query))
             values, fooled = left.look(proposal, left.gain(self.loss))
             kept.offer(left, proposal, fooled, values.double())
-            stays = ~fooled
-            left, patches, draws = left[stays], patches[stays], draws[stays]
+            left, patches, draws = staying(~fooled, left, patches, draws)
         return kept
 
     def passes(self, num_classes: int) -> tuple[int, int]:
@@ -146,11 +145,9 @@ class _SquareDraws(Rows):
             Indices into ``(N, C, H * W)``, each of shape ``(N, C, side * side)``.
         """
         _, channels, height, width = like.shape
-        room = torch.tensor([height - side + 1, width - side + 1] * 2, device=like.device)
-        down, right = (self.places * room).long().reshape(-1, 2, 2).unbind(2)
-        steps = torch.arange(side, device=like.device)
-        cells = (steps[:, None] * width + steps).flatten()
-        first, second = ((down * width + right)[..., None] + cells).unbind(1)
+        down, right = self.places.reshape(-1, 2, 2).unbind(2)
+        down, right = (down * (height - side + 1)).long(), (right * (width - side + 1)).long()
+        first, second = ((down * width + right)[..., None] + _cells(side, width, like.device)).unbind(1)
         return first[:, None].expand(-1, channels, -1), second[:, None].expand(-1, channels, -1)
 
 
@@ -169,7 +166,7 @@ class _Patches(Rows, abc.ABC):
 
     @abc.abstractmethod
     def propose(self, current: Tensor, draws: _SquareDraws, share: float) -> Tensor:
-        """Images that differ from the current ones in squares that cover a share of them."""
+        """Images that differ from the current ones, which may be written to, in squares that cover a share of them."""
 
 
 @dataclass(frozen=True)
@@ -197,7 +194,7 @@ class _Signs(_Patches):
         square, _ = draws.squares(_side(share, current, least=1), current)
         lower, upper = (ends.flatten(2).gather(2, square) for ends in (self.lower, self.upper))
         ends = torch.where(draws.signs[:, :, None] > 0, upper, lower)
-        return current.flatten(2).scatter(2, square, ends).reshape(current.shape)
+        return current.flatten(2).scatter_(2, square, ends).reshape(current.shape)
 
 
 @dataclass(frozen=True)
@@ -251,7 +248,7 @@ class _Bumps(_Patches):
         if self.order == 1:
             return self._overfull(change.scatter_(2, first, current.shape[1] * new).reshape(current.shape))
         # Nothing but the two squares changes, and the box takes from the first what does not fit.
-        cleared = now.scatter(2, second, images.gather(2, second))
+        cleared = now.scatter_(2, second, images.gather(2, second))
         return cleared.scatter_(2, first, add(images.gather(2, first), new)).reshape(current.shape)
 
     def _overfull(self, change: Tensor) -> Tensor:
@@ -277,6 +274,13 @@ def _side(share: float, images: Tensor, least: int) -> int:
     height, width = images.shape[2:]
     side = max(round(math.sqrt(share * height * width)), least)
     return min(side | 1 if least > 1 else side, height, width)
+
+
+@functools.cache
+def _cells(side: int, width: int, device: torch.device) -> Tensor:
+    """Positions of a square's pixels from its first one on, in flat images, int64, shape ``(side * side,)``."""
+    steps = torch.arange(side, device=device)
+    return (steps[:, None] * width + steps).flatten()
 
 
 @functools.cache

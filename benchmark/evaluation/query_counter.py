@@ -59,12 +59,18 @@ class PassCounter:
     def __init__(self, size: int) -> None:
         # An array, since a tensor would be caught in ``torch.func`` and in whatever else an attack does with torch.
         self._spent = np.zeros((2, size))
+        # What was charged to the same samples is added up first, by the identity of their places, and spread later.
+        self._due: dict[tuple[int, int], tuple[Ints | None, float]] = {}
         self.searched = np.zeros(size, dtype=np.bool_)
         self._here = _Here()
 
     @property
     def spent(self) -> Tensor:
         """Forward and backward passes per sample, float64, shape ``(2, N)``."""
+        due, self._due = self._due, {}
+        for (kind, _), (rows, images) in due.items():
+            count = self._spent.shape[1] if rows is None else len(rows)
+            self._spent[kind, slice(None) if rows is None else rows] += images / count
         return torch.from_numpy(self._spent.copy())
 
     def charge(self, kind: int, images: float, rows: Ints | None) -> None:
@@ -75,9 +81,10 @@ class PassCounter:
             images: Images that passed.
             rows: Places of the samples in the batch; None for all.
         """
-        count = self._spent.shape[1] if rows is None else len(rows)
-        if count:
-            self._spent[kind, slice(None) if rows is None else rows] += images / count
+        if self._spent.shape[1] if rows is None else len(rows):
+            place = kind, id(rows)
+            _, before = self._due.get(place, (rows, 0.0))
+            self._due[place] = rows, before + images
 
     def asked(self, rows: Ints, question: Callable[[], T]) -> tuple[T, bool]:
         """Charge the passes that an answer takes to some samples.

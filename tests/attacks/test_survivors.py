@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from robbench.attacks._gradients import steepest_step
-from robbench.attacks._survivors import Kept, Survivors
+from robbench.attacks._survivors import Kept, Survivors, staying
 from robbench.core.threat_model import Threat
 
 COUNT = 6
@@ -99,3 +99,15 @@ def test_what_fools_is_kept_before_what_does_not_then_the_highest_value_or_the_l
         best = ranks.index(max(ranks))
         assert torch.equal(kept.images[sample], tried[best][sample])
         assert bool(kept.fooled[sample]) == ranks[best][0]
+
+
+def test_records_stay_themselves_where_nobody_leaves_and_shrink_together_otherwise() -> None:
+    _, left = everyone()
+    values = torch.arange(COUNT)
+    same, untouched, nothing = staying(values >= 0, left, values, None)
+    assert same is left
+    assert untouched is values
+    assert nothing is None
+    fewer, shrunk, nothing = staying(values % 2 == 1, left, values, None)
+    assert fewer.index.tolist() == shrunk.tolist() == [1, 3, 5]
+    assert nothing is None
