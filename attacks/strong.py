@@ -33,10 +33,10 @@ class Strong(Attack):
     leads furthest on deep networks; Square from stripes of its own; ascent on the margin in shorter steps from the end
     of the search, which finds what both miss alone, since gradients near the image lead elsewhere; ascent on the margin
     towards each of the classes that came nearest at any point so far, from a random corner of the ball. The first two
-    ascents also follow each of the model's further scores (a nearest-neighbor model has several that follow its vote,
-    and needs five times the steps towards a class). In L1 the ascents are those of Auto-PGD, which begin in larger
-    balls; in L0 the search is Sparse-RS and takes the passes of the last ascents. It works with any number of classes
-    from two on.
+    ascents also follow each of the model's further scores (a nearest-neighbor model has several that follow its vote);
+    such a model needs five times the steps towards three times as many classes. In L1 the ascents are those of
+    Auto-PGD, which begin in larger balls; in L0 the search is Sparse-RS and takes the passes of the last ascents. It
+    works with any number of classes from two on.
 
     Costs at most, with ten classes and no further scores, 281 forward and 89 backward passes.
 
@@ -74,14 +74,14 @@ class Strong(Attack):
     def parts(self, norm: Norm, surrogates: tuple[str, ...]) -> Iterator[tuple[str, Attack]]:
         """The parts in their order by name; ascents through further scores of the model, which are named, as well."""
         after, each = self._after, -(-self._after // 2)
-        towards = 5 * each if surrogates else each
+        towards, goals = (5 * each, 3 * self.targets) if surrogates else (each, self.targets)
         first: Attack = MomentumAscent("ce", self.steps, start="image")
         search: Attack = Square(self.queries, _P_INIT)
         climb: Attack = MomentumAscent("margin", after, rel_step=0.5, momentum=0.25)
-        last: Attack = MomentumAscent("margin", towards, targets=self.targets, start="corner")
+        last: Attack = MomentumAscent("margin", towards, targets=goals, start="corner")
         if norm == "l1":
             first, climb = APGD("ce", self.steps), APGD("margin", after)
-            last = APGD("margin", towards, targets=self.targets)
+            last = APGD("margin", towards, targets=goals)
         if norm == "l0":
             # Its schedule needs many queries in a row, and classes that came near tell little.
             search = SparseRS(self.queries + self.targets * (2 * each + 1))
