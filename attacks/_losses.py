@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TypeAlias
+from typing import Literal, TypeAlias
 
 import torch
 from torch import Tensor
@@ -14,13 +14,16 @@ from robbench.core.attack import Loss
 Gain: TypeAlias = Callable[[Tensor], Tensor]
 """From scores ``(N, K)`` to one value per sample ``(N,)``."""
 
+AnyLoss: TypeAlias = Loss | Literal["soft-margin"]
+"""What the ascents raise: one of the losses by which rows are audited, or ``soft-margin``."""
 
-def gain(loss: Loss, labels: Tensor, targeted: bool) -> Gain:
+
+def gain(loss: AnyLoss, labels: Tensor, targeted: bool) -> Gain:
     """The loss of an attack away from classes, or towards them from whichever other class has the highest score.
 
     Args:
-        loss: ``ce``, ``margin``, or ``dlr``, which is replaced by the margin where there are fewer than three classes,
-            fewer than four to reach one.
+        loss: ``ce``, ``margin``, ``soft-margin``, or ``dlr``, which is replaced by the margin where there are fewer
+            than three classes, fewer than four to reach one.
         labels: Classes to leave, or targets to reach, int64, shape ``(N,)``.
         targeted: Whether the labels are targets.
 
@@ -36,11 +39,12 @@ def gain(loss: Loss, labels: Tensor, targeted: bool) -> Gain:
     return values
 
 
-def gain_towards(loss: Loss, labels: Tensor, targets: Tensor) -> Gain:
+def gain_towards(loss: AnyLoss, labels: Tensor, targets: Tensor) -> Gain:
     """The loss of an attack that is to change the prediction from given classes to given others.
 
     Args:
-        loss: ``ce``, ``margin``, or ``dlr``, which is replaced by the margin where there are fewer than four classes.
+        loss: ``ce``, ``margin``, ``soft-margin``, or ``dlr``, which is replaced by the margin where there are fewer
+            than four classes.
         labels: Classes to leave, int64, shape ``(N,)``.
         targets: Classes to reach, int64, shape ``(N,)``.
 
@@ -60,6 +64,14 @@ def margin(scores: Tensor, labels: Tensor) -> Tensor:
     return others(scores, labels).amax(dim=1) - _at(scores, labels)
 
 
+def soft_margin(scores: Tensor, labels: Tensor) -> Tensor:
+    """Logarithm of the sum of the others' exponentials minus the label's score, shape ``(N,)``.
+
+    It grows with cross-entropy and its gradient has the same direction, but does not vanish where a model is certain.
+    """
+    return others(scores, labels).logsumexp(dim=1) - _at(scores, labels)
+
+
 def dlr(scores: Tensor, labels: Tensor) -> Tensor:
     """Difference of logits ratio, shape ``(N,)``: the margin over the gap between the first and the third score.
 
@@ -73,6 +85,11 @@ def dlr(scores: Tensor, labels: Tensor) -> Tensor:
 def cross_entropy_towards(scores: Tensor, labels: Tensor, targets: Tensor) -> Tensor:
     """Minus the cross-entropy of the targets, shape ``(N,)``."""
     return -cross_entropy(scores, targets)
+
+
+def soft_margin_towards(scores: Tensor, labels: Tensor, targets: Tensor) -> Tensor:
+    """Minus the soft margin over the targets, shape ``(N,)``."""
+    return -soft_margin(scores, targets)
 
 
 def margin_towards(scores: Tensor, labels: Tensor, targets: Tensor) -> Tensor:
@@ -100,11 +117,21 @@ def likeliest_others(scores: Tensor, labels: Tensor, count: int) -> Tensor:
     return ranked[:, : min(count, scores.shape[1] - 1)]
 
 
-_AWAY = {"ce": cross_entropy, "dlr": dlr, "margin": margin}
-_TOWARDS = {"ce": cross_entropy_towards, "dlr": dlr_towards, "margin": margin_towards}
+_AWAY = {"ce": cross_entropy, "dlr": dlr, "margin": margin, "soft-margin": soft_margin}
+_TOWARDS = {
+    "ce": cross_entropy_towards,
+    "dlr": dlr_towards,
+    "margin": margin_towards,
+    "soft-margin": soft_margin_towards,
+}
 
 
-def _possible(loss: Loss, scores: Tensor, least: int) -> Loss:
+def audited(loss: AnyLoss) -> Loss:
+    """The loss by which a row is audited on which this one was raised: the soft margin is flat only where that is."""
+    return "margin" if loss == "soft-margin" else loss
+
+
+def _possible(loss: AnyLoss, scores: Tensor, least: int) -> AnyLoss:
     return "margin" if loss == "dlr" and scores.shape[1] < least else loss
 
 

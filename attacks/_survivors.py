@@ -9,8 +9,7 @@ import torch
 from torch import Tensor
 
 from robbench.attacks._gradients import score_gradient
-from robbench.attacks._losses import Gain, gain
-from robbench.core.attack import Loss
+from robbench.attacks._losses import AnyLoss, Gain, gain
 from robbench.core.best_points import raise_lead
 from robbench.core.contracts import Classifier
 from robbench.core.sample_rng import Streams
@@ -113,7 +112,7 @@ class Survivors(Rows):
         """The same samples as a batch of their own."""
         return replace(self, index=torch.arange(len(self), device=self.index.device), lead=None)
 
-    def gain(self, loss: Loss) -> Gain:
+    def gain(self, loss: AnyLoss) -> Gain:
         """The loss of the attack, as a function of the scores."""
         return gain(loss, self.labels, self.targeted)
 

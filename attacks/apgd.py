@@ -13,7 +13,7 @@ from torch import Tensor
 from robbench.attacks._apgd_state import Ascent, HalvingAscent, SparseAscent
 from robbench.attacks._continuing import ContinuingAttack
 from robbench.attacks._expectation import Answer, drawing_apart, mean_over_draws
-from robbench.attacks._losses import Gain, gain_towards, likeliest_others
+from robbench.attacks._losses import AnyLoss, Gain, audited, gain_towards, likeliest_others
 from robbench.attacks._projections import uniform_in_ball
 from robbench.attacks._survivors import Kept, Survivors, staying
 from robbench.core.attack import Loss
@@ -40,9 +40,10 @@ class APGD(ContinuingAttack):
 
     Attributes:
         loss: What is raised: ``ce``, cross-entropy, which has no gradient on confident scores; ``margin``, the best
-            other score minus that of the true class; ``dlr``, this margin as a ratio that the scale of the scores does
-            not change. The ratio needs three classes, with targets four; where there are fewer, the margin stands in
-            its place.
+            other score minus that of the true class; ``soft-margin``, the same with the logarithm of the sum of the
+            others' exponentials, in the direction of cross-entropy however confident; ``dlr``, the margin as a ratio
+            that the scale of the scores does not change. The ratio needs three classes, with targets four; where there
+            are fewer, the margin stands in its place.
         steps: Steps per run.
         restarts: How often to start anew.
         targets: How many other classes to make for, one after the other, those with the highest scores on the given
@@ -54,7 +55,7 @@ class APGD(ContinuingAttack):
             model that draws nothing more than 1 is wasted.
     """
 
-    loss: Loss = "ce"
+    loss: AnyLoss = "ce"
     steps: Annotated[int, Field(ge=1)] = 100
     restarts: Annotated[int, Field(ge=1)] = 1
     targets: Annotated[int, Field(ge=0)] = 0
@@ -66,8 +67,8 @@ class APGD(ContinuingAttack):
 
     @property
     def losses(self) -> tuple[Loss, ...]:  # type: ignore[override]
-        """The loss."""
-        return (self.loss,)
+        """The loss, the margin for the soft one."""
+        return (audited(self.loss),)
 
     @property
     def averaged_draws(self) -> int:

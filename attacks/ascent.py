@@ -13,7 +13,7 @@ from torch import Tensor
 
 from robbench.attacks._continuing import ContinuingAttack
 from robbench.attacks._gradients import steepest_step
-from robbench.attacks._losses import gain_towards, likeliest_others
+from robbench.attacks._losses import AnyLoss, audited, gain_towards, likeliest_others
 from robbench.attacks._projections import add, keep_largest, l1_direction, per_sample, project, uniform_in_ball
 from robbench.attacks._survivors import Kept, Survivors, staying
 from robbench.core.attack import Loss
@@ -38,7 +38,7 @@ class MomentumAscent(ContinuingAttack):
     before it a forward pass more.
 
     Attributes:
-        loss: What is raised: ``margin``, ``dlr`` or ``ce``, as in ``apgd``.
+        loss: What is raised, as in ``apgd``.
         steps: Steps per run.
         rel_step: Length of the first step as a share of eps.
         momentum: Weight of the directions so far at every step.
@@ -48,7 +48,7 @@ class MomentumAscent(ContinuingAttack):
             ``corner``, a random corner of the ball in Linf, a random point of it in other norms.
     """
 
-    loss: Loss = "margin"
+    loss: AnyLoss = "margin"
     steps: Annotated[int, Field(ge=1)] = 20
     rel_step: Annotated[float, Field(gt=0)] = 1.0
     momentum: Annotated[float, Field(ge=0)] = 0.75
@@ -60,8 +60,8 @@ class MomentumAscent(ContinuingAttack):
 
     @property
     def losses(self) -> tuple[Loss, ...]:  # type: ignore[override]
-        """The loss."""
-        return (self.loss,)
+        """The loss, the margin for the soft one."""
+        return (audited(self.loss),)
 
     def search(self, left: Survivors, threat: Threat, start: BestPoints | None) -> Kept:
         """The best points."""

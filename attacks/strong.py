@@ -27,16 +27,16 @@ _P_INIT = 0.15
 @register_attack("strong", norms=("linf", "l2", "l1", "l0"), brief="Ascent from where search ends")
 @dataclass(frozen=True)
 class Strong(Attack):
-    """A long ascent on cross-entropy, a search without gradients, and ascents on the margin from where that ended.
+    """A long ascent on the soft margin, a search without gradients, and ascents on the margin from where that ended.
 
-    In this order, each only on what survived the ones before: momentum ascent on cross-entropy from the image, which
-    leads furthest on deep networks; Square from stripes of its own; ascent on the margin in shorter steps from the end
-    of the search, which finds what both miss alone, since gradients near the image lead elsewhere; ascent on the margin
-    towards each of the classes that came nearest at any point so far, from a random corner of the ball. The first two
-    ascents also follow each of the model's further scores (a nearest-neighbor model has several that follow its vote);
-    such a model needs five times the steps towards three times as many classes. In L1 the ascents are those of
-    Auto-PGD, which begin in larger balls; in L0 the search is Sparse-RS and takes the passes of the last ascents. It
-    works with any number of classes from two on.
+    In this order, each only on what survived the ones before: momentum ascent on the soft margin from the image, in the
+    direction of cross-entropy, which leads furthest on deep networks; Square from stripes of its own; ascent on the
+    margin in shorter steps from the end of the search, which finds what both miss alone, since gradients near the image
+    lead elsewhere; ascent on the margin towards each of the classes that came nearest at any point so far, from a
+    random corner of the ball. The first two ascents also follow each of the model's further scores (a nearest-neighbor
+    model has several that follow its vote); such a model needs five times the steps towards three times as many
+    classes. In L1 the ascents are those of Auto-PGD, which begin in larger balls; in L0 the search is Sparse-RS and
+    nothing follows the ascent after it. It works with any number of classes from two on.
 
     Costs at most, with ten classes and no further scores, 281 forward and 89 backward passes.
 
@@ -54,7 +54,7 @@ class Strong(Attack):
     targetable: ClassVar[bool] = True
     white_box: ClassVar[bool] = True
     black_box: ClassVar[bool] = True
-    losses: ClassVar[tuple[Loss, ...]] = ("ce", "margin")
+    losses: ClassVar[tuple[Loss, ...]] = ("margin",)
 
     @property
     def gradient_steps(self) -> int:
@@ -75,16 +75,16 @@ class Strong(Attack):
         """The parts in their order by name; ascents through further scores of the model, which are named, as well."""
         after, each = self._after, -(-self._after // 2)
         towards, goals = (5 * each, 3 * self.targets) if surrogates else (each, self.targets)
-        first: Attack = MomentumAscent("ce", self.steps, start="image")
+        first: Attack = MomentumAscent("soft-margin", self.steps, start="image")
         search: Attack = Square(self.queries, _P_INIT)
         climb: Attack = MomentumAscent("margin", after, rel_step=0.5, momentum=0.25)
         last: Attack = MomentumAscent("margin", towards, targets=goals, start="corner")
         if norm == "l1":
-            first, climb = APGD("ce", self.steps), APGD("margin", after)
+            first, climb = APGD("soft-margin", self.steps), APGD("margin", after)
             last = APGD("margin", towards, targets=goals)
         if norm == "l0":
             # Its schedule needs many queries in a row, and classes that came near tell little.
-            search = SparseRS(self.queries + self.targets * (2 * each + 1))
+            search = SparseRS(self.queries)
         yield from through_all("ascent", first, surrogates)
         yield "search", Anew(search)
         yield from through_all("climb", climb, surrogates)

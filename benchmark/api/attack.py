@@ -22,7 +22,7 @@ from robbench.core.process_state import settings_kept
 from robbench.core.registry import Registry
 from robbench.core.sample_rng import Streams, digest64
 from robbench.core.threat_model import NORMS, Norm, Threat, asked_threat
-from robbench.evaluation.attack_run import ATTACK_BATCH
+from robbench.evaluation.attack_run import attack_batch
 from robbench.evaluation.referee import check_images
 from robbench.models._external.loading import as_it_lies
 from robbench.planning.component_spec import Choice, choose
@@ -119,8 +119,8 @@ class ReadyAttack:
             classifier = _classifier(model, clean, num_classes)
             self._suits(classifier, clean, classes, threat)
             streams = Streams.of(numbers.to(device), seed, self.choice.name, 0, 0)
-            parts = []
-            for index in torch.split(torch.arange(len(clean), device=device), ATTACK_BATCH) if len(clean) else ():
+            parts, size = [], attack_batch(clean.shape[1:])
+            for index in torch.arange(len(clean), device=device).split(size) if len(clean) else ():
                 part = clean[index]
                 batch = classifier.subset(index)
                 aims = classes.to(device, torch.int64)[index]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -20,6 +21,19 @@ from robbench.results.schema import Outcome
 from robbench.training.trainer import JUDGING_BATCH
 
 ATTACK_BATCH = 128
+_MOST = 1024
+_VALUES = ATTACK_BATCH * 3 * 32 * 32
+
+
+def attack_batch(image_shape: Sequence[int]) -> int:
+    """How many images are attacked at once: more of small ones, so that the last survivors do not run a few at a time.
+
+    Args:
+        image_shape: ``(C, H, W)``.
+    """
+    return min(max(ATTACK_BATCH, _VALUES // math.prod(image_shape)), _MOST)
+
+
 """Images per call of an attack; a constant, halved only where memory runs out."""
 
 Report = Callable[[int, int], None]
@@ -219,7 +233,7 @@ class AttackRunner:
         return replace(outcome, **arrays)
 
     def _batches(self, index: Tensor, targets: Tensor | None, draw: int) -> Iterator[AttackRun]:
-        size, start = ATTACK_BATCH, 0
+        size, start = attack_batch(self.judge.samples.images.shape[1:]), 0
         while start < len(index):
             part = index[start : start + size]
             try:

@@ -92,7 +92,7 @@ def carry_out(plan: Plan, job: Job, cells: Sequence[Cell], tell: Tell, helpers: 
     prepare_device(plan.device, plan.request.deterministic)
     store = Store(plan.request.out)
     labels = helpers.plugins if helpers else tuple(plugin.label for plugin in plan.registry.plugins())
-    facts = provenance_of(plan.device, labels)
+    facts = provenance_of(plan.device, labels, job)
     tell = _only_here(tell)
 
     def show(cell: Cell, finished: Record | None = None, trace: str = "") -> None:
@@ -206,21 +206,22 @@ def _only_here(tell: Tell) -> Tell:
     return told
 
 
-def provenance_of(device: str, plugins: Sequence[str]) -> dict[str, Any]:
+def provenance_of(device: str, plugins: Sequence[str], job: Job) -> dict[str, Any]:
     """What the records of a run say they were made with.
 
     Args:
         device: Device type.
         plugins: Labels of the plugins of the run.
+        job: Whose images are attacked.
     """
-    from robbench.evaluation.attack_run import ATTACK_BATCH
+    from robbench.evaluation.attack_run import attack_batch
     from robbench.results.provenance import provenance
     from robbench.training.trainer import JUDGING_BATCH
 
     return {
         **provenance(device),
         "plugins": list(plugins),
-        "batch": {"attacking": ATTACK_BATCH, "judging": JUDGING_BATCH},
+        "batch": {"attacking": attack_batch(job.data.decoded.images.shape[1:]), "judging": JUDGING_BATCH},
     }
 
 

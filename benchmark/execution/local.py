@@ -313,7 +313,7 @@ class _Run:
         job, store = worker.job, Store(self.plan.request.out)
         assert job is not None
         self._remove(worker)
-        facts = provenance_of("cpu", self.facts.plugins)
+        facts = provenance_of("cpu", self.facts.plugins, job)
         # In training, and while a model is loaded, all of the job's cells are at stake.
         lost = [cell for cell in worker.left if worker.cell in ("", cell.key)]
         if not worker.left:

@@ -273,7 +273,7 @@ def test_a_model_whose_metadata_depend_on_the_number_of_classes_is_itself_in_the
         ("net.py:make", "images.npz", {"attacks": ["clean", "fgsm@8"]}, "did you mean 8/255?"),
         ("net.py:make", "images.npz", {"arguments": {"classes": 1}}, "1"),
         ("net.py:make", "named.npz", {"arguments": {"classes": 4}}, "knows 4 classes, named has 3"),
-        ("net.py:make", "signed.npz", {}, "labels from -1 to 1"),
+        ("net.py:make", "signed.npz", {}, "labels go from -1 to 1"),
         ("net.py:make", [(np.zeros((1, 8, 8)), 0), (np.zeros((1, 8, 9)), 1)], {}, "several shapes"),
         ("net.py:make", [], {}, "no image"),
         ("net.py:make", "images.npz", {"limit": 0}, "write 1 or more"),

@@ -291,3 +291,16 @@ def test_losses_and_refusals() -> None:
     assert "targets=0" in str(APGD(targets=2).refusal(Threat("linf", 0.1, targeted=True), 3))
     assert APGD("dlr", targets=9).passes(10) == (910, 900)
     assert APGD("dlr", targets=9).passes(3) == (203, 200)
+
+
+def test_the_soft_margin_has_the_direction_of_cross_entropy_and_no_end_of_it() -> None:
+    scores = torch.tensor([[2.0, 1.0, -1.0, 0.5]], dtype=torch.float64, requires_grad=True)
+    labels = torch.tensor([0])
+    (steep,) = torch.autograd.grad(gain("ce", labels, targeted=False)(scores).sum(), scores)
+    (soft,) = torch.autograd.grad(gain("soft-margin", labels, targeted=False)(scores).sum(), scores)
+    torch.testing.assert_close(soft / soft.norm(), steep / steep.norm())
+    far = (1e4 * scores.detach()).float().requires_grad_()
+    (saturated,) = torch.autograd.grad(gain("ce", labels, targeted=False)(far).sum(), far)
+    (soft,) = torch.autograd.grad(gain("soft-margin", labels, targeted=False)(far).sum(), far)
+    assert not saturated.any()
+    torch.testing.assert_close(soft, torch.tensor([[-1.0, 1.0, 0.0, 0.0]]))

@@ -113,7 +113,7 @@ class NoSearch(_Chain):
     """``strong`` without its search, with as many passes spent on more targets."""
 
     parts: ClassVar[dict[str, Attack]] = {
-        "ascent": MomentumAscent("ce", steps=50, start="image"),
+        "ascent": MomentumAscent("soft-margin", steps=50, start="image"),
         "towards": MomentumAscent(steps=14, targets=9, start="corner"),
     }
 
@@ -124,7 +124,7 @@ class NoClimb(_Chain):
     """``strong`` whose ascent after the search starts at the image again instead of where the search ended."""
 
     parts: ClassVar[dict[str, Attack]] = {
-        "ascent": MomentumAscent("ce", steps=50, start="image"),
+        "ascent": MomentumAscent("soft-margin", steps=50, start="image"),
         "search": Anew(Square(187, 0.15)),
         "climb": MomentumAscent(steps=15, rel_step=0.5, momentum=0.25, start="image"),
         "towards": MomentumAscent(steps=8, targets=3, start="corner"),

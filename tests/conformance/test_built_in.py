@@ -43,7 +43,7 @@ ATTACKS = [
 @pytest.mark.parametrize("name", ATTACKS)
 def test_built_in_attacks_break_no_rule(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     # What the longest ensemble begins with is checked under its own name.
-    monkeypatch.setattr("robbench.attacks.thorough.Strong", functools.partial(Strong, queries=20, steps=4, rounds=1))
+    monkeypatch.setattr("robbench.attacks.thorough.Strong", functools.partial(Strong, queries=20, steps=4))
     results = check(BUILT_IN, "attack", quick(name))
     assert len(results) == len(RULES["attack"])
     assert broken(results) == {}

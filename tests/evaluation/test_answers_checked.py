@@ -329,7 +329,7 @@ class Later(Attack):
 
 
 def test_images_that_change_later_are_judged_as_they_were_returned(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("robbench.evaluation.attack_run.ATTACK_BATCH", 16)
+    monkeypatch.setattr("robbench.evaluation.attack_run.attack_batch", lambda shape: 16)
     outcome = evaluate(subject(exact(4)), put_to(Later())).outcome
     assert not outcome.linf.any()
     assert outcome.robust.sum() == 50

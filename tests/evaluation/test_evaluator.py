@@ -266,7 +266,7 @@ CHAINS = [
 def test_the_size_of_batches_changes_nothing(chain: str, monkeypatch: pytest.MonkeyPatch) -> None:
     here, outcomes = subject(exact(4)), []
     for size in (128, 7, 1):
-        monkeypatch.setattr(attack_run, "ATTACK_BATCH", size)
+        monkeypatch.setattr(attack_run, "attack_batch", lambda shape, size=size: size)
         outcomes.append(evaluate(here, condition(chain)).outcome)
     assert (outcomes[0].final != outcomes[0].clean).any()
     for other in outcomes[1:]:

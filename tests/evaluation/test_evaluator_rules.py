@@ -51,7 +51,7 @@ def test_the_size_of_batches_changes_next_to_nothing_on_a_network(
 ) -> None:
     outcomes = []
     for size in (128, 7, 1):
-        monkeypatch.setattr(attack_run, "ATTACK_BATCH", size)
+        monkeypatch.setattr(attack_run, "attack_batch", lambda shape, size=size: size)
         outcomes.append(evaluate(digits, condition("fgsm@0.05")).outcome)
     assert 0.1 < outcomes[0].robust.mean() < 0.9
     for other in outcomes[1:]:
@@ -196,7 +196,7 @@ class Hungry(Attack):
 
 
 def test_running_out_of_memory_halves_the_batch_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(attack_run, "ATTACK_BATCH", 32)
+    monkeypatch.setattr(attack_run, "attack_batch", lambda shape: 32)
     here = subject(exact(4))
     result = evaluate(here, put_to(Hungry()))
     assert result.notes == (
