@@ -1,6 +1,6 @@
 """Times attacks and training beside other libraries and beside the bare passes, and writes a table of the ratios.
 
-``PYTHONPATH=tests python -m benchmarks.speed`` writes ``leaderboards/published/speed.md``; ``--help`` lists options.
+``python tests/benchmarks/speed.py`` writes ``leaderboards/published/speed.md``; ``--help`` lists options.
 """
 
 from __future__ import annotations
@@ -20,8 +20,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-from benchmarks.speed_networks import SUBJECTS, Network, Subject
-from benchmarks.speed_peers import (
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from speed_networks import SUBJECTS, Network, Subject
+from speed_peers import (
     APGD_STEPS,
     CW_FIRST,
     CW_RATE,
@@ -33,7 +36,7 @@ from benchmarks.speed_peers import (
     Peer,
     peers,
 )
-from benchmarks.speed_training import training_rounds
+from speed_training import training_rounds
 from torch import Tensor
 
 from robbench.attacks.apgd import APGD

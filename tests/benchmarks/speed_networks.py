@@ -98,7 +98,9 @@ def robust_cnn(steps: int = 450) -> Subject:
 def wk17a() -> Subject:
     """The network of Wong and Kolter (2018) whose robust error is known exactly."""
     path = TRUTHS / "wk17a_mnist.npz"
-    *body, head = make(str(path))
+    net = make(str(path))
+    assert isinstance(net, nn.Sequential)
+    *body, head = net
     with np.load(path, allow_pickle=False) as arrays:
         images, labels = arrays["images"][:1000], arrays["labels"][:1000]
     about = "two convolutions and two linear layers, 1×28×28, provably trained (Wong and Kolter, 2018)"

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
 import tiny
 import torch
-from benchmarks.speed_networks import fgsm_step
+from speed_networks import fgsm_step
 from torch.nn import functional
 
 from robbench.core.contracts import to_float
@@ -54,7 +55,7 @@ def training_rounds(rounds: int, dataset: str = "digits") -> Mapping[str, list[f
 
         seconds: dict[str, list[float]] = {"robbench": [], "plain loop": [], "bare steps": []}
         for number in range(rounds + 1):
-            calls = (lambda number=number: run.train_epoch(number), plain, steps)
+            calls: tuple[Callable[[], object], ...] = (functools.partial(run.train_epoch, number), plain, steps)
             for name, call in zip(seconds, calls, strict=True):
                 begun = time.perf_counter()
                 call()

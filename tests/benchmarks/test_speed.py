@@ -1,6 +1,6 @@
 """Speed of our own attacks by pytest-benchmark: ``pytest -n 0 tests/benchmarks --benchmark-enable --benchmark-only``.
 
-The table beside other libraries is written by ``PYTHONPATH=tests python -m benchmarks.speed``.
+The table beside other libraries is written by ``python tests/benchmarks/speed.py``.
 """
 
 from __future__ import annotations
@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 import tiny
 import torch
-from benchmarks.speed import TASKS, Case, Recorder, Task, bare, main, spread
-from benchmarks.speed_networks import Subject, robust_cnn
 from pytest_benchmark.fixture import BenchmarkFixture
+from speed import TASKS, Case, Recorder, Task, bare, main, spread
+from speed_networks import Subject, robust_cnn
 
 from robbench.core.sample_rng import Streams
 from robbench.core.threat_model import Threat

@@ -78,7 +78,7 @@ def others(folder: Path) -> Iterator[Subject]:
     for network in NETWORKS:
         path = folder / f"{network.file}.npz"
         with np.load(path, allow_pickle=False) as arrays:
-            options = {key: [float(value) for value in arrays[key]] for key in ("mean", "std") if key in arrays}
+            options: dict[str, Any] = {key: arrays[key].tolist() for key in ("mean", "std") if key in arrays}
             images, labels = arrays["images"], arrays["labels"]
         nearest = _nearest(str(path), images, labels, network.eps) if network.images > 100 else slice(None)
         options |= {"arguments": {"path": str(path)}, "num_classes": 10}
@@ -121,7 +121,7 @@ def ours(out: Path, data_dir: str | None) -> Iterator[Subject]:
             f'datasets = ["{dataset}"]\nconditions = ["clean"]\n[[models]]\nobjective = "{objective}"\n'
             f'architecture = "{architecture}"\ndefense = "fgm"\nrecipe = {{ epochs = {epochs} }}\n'
         )
-        options = {} if data_dir is None else {"data_dir": Path(data_dir)}
+        options: dict[str, Any] = {} if data_dir is None else {"data_dir": Path(data_dir)}
         try:
             robbench.run(grid, out=store, **options)
         except RequestError as error:

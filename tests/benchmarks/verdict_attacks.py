@@ -22,6 +22,7 @@ from robbench import (
 from robbench.attacks._ensemble import in_turn, passes_in_turn
 from robbench.core.attack import Loss
 from robbench.core.contracts import Classifier
+from robbench.core.sample_rng import Draw
 
 
 class Probabilities(Classifier):
@@ -154,7 +155,7 @@ class StrongBefore(Attack):
     white_box: ClassVar[bool] = True
     black_box: ClassVar[bool] = True
     losses: ClassVar[tuple[Loss, ...]] = ("ce", "margin", "dlr")
-    parts: ClassVar[dict[str, Attack]] = {
+    parts: ClassVar[dict[Draw, Attack]] = {
         "apgd-ce": APGD("ce", steps=50),
         "apgd-t": APGD("dlr", steps=50, targets=5),
         "square": Square(queries=300),

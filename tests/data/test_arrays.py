@@ -123,7 +123,7 @@ def test_labels_and_names(tmp_path: Path) -> None:
         tmp_path / "named", images=GRAY, labels=LABELS.astype(float), class_names=np.array(["a", "b", "c", "d"])
     )
     assert named.class_names == ("a", "b", "c", "d")
-    few = {"images": GRAY, "class_names": np.array(["a", "b"])}
+    few: dict[str, Any] = {"images": GRAY, "class_names": np.array(["a", "b"])}
     assert "those of 2 classes go from 0 to 1" in refusal(tmp_path, labels=LABELS, **few)
     assert refusal(tmp_path, labels=LABELS % 2 + 1, **few).endswith("from 0 to 1, so subtract 1")
 
