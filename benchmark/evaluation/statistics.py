@@ -133,13 +133,13 @@ def dispersion(values: NDArray[Any], labels: Ints) -> float:
 
     1 for zeros and ones. What is less makes the effective number of samples larger: areas under curves, and means over
     seeds or draws, vary less than counts do. Two unseen samples, a zero and a one, keep few values that happen to be
-    equal from seeming certain.
+    equal from seeming certain. Means as near to 0 or 1 as rounding errors count as zeros and ones do.
     """
     strata = _Strata.of(labels)
     sums = strata.sums(values)
     mean = math.fsum(sums) / max(1, len(values))
     most = math.fsum(sums * (1 - sums / strata.counts)) + 2 * mean * (1 - mean)
-    return 1 - math.fsum(strata.sums(values * (1.0 - values))) / most if most > 0 else 1.0
+    return 1 - math.fsum(strata.sums(values * (1.0 - values))) / most if most > 1e-9 else 1.0
 
 
 def mean_rate(values: NDArray[Any]) -> Measure:

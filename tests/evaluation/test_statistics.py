@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from robbench.evaluation.statistics import (
@@ -110,6 +110,9 @@ def test_balanced_ends_are_where_the_score_test_just_rejects(counts: list[tuple[
 
 
 @given(st.lists(st.tuples(st.floats(0, 1), st.integers(0, 5)), min_size=1, max_size=20))
+@example([(5e-324, 0), (0.0, 0)])
+@example([(1 - 2**-53, 0), (1.0, 0), (1 - 2**-53, 1)])
+@example([(1e-300, 0), (1.0, 1), (1 - 2**-53, 1)])
 def test_intervals_of_any_values_hold_them(samples: list[tuple[float, int]]) -> None:
     values, labels = np.array([value for value, _ in samples]), np.array([label for _, label in samples])
     found = class_rates(values, labels, 6)
