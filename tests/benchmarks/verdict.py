@@ -12,6 +12,7 @@ import statistics
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -93,7 +94,7 @@ def _nearest(path: str, images: np.ndarray, labels: np.ndarray, eps: str) -> np.
     for start in range(0, len(images), 1000):
         part = slice(start, start + 1000)
         x, y = torch.from_numpy(images[part]).float() / 255, torch.from_numpy(labels[part])
-        changed = torch.from_numpy(np.asarray(attack("ascent", steps=10)(model, x, y, eps=float(eps))))
+        changed = torch.from_numpy(np.asarray(attack("ascent", steps=10)(model, x, y, eps=float(Fraction(eps)))))
         with torch.no_grad():
             right.append((model(x).argmax(dim=1) == y).numpy())
             scores = model(changed)
