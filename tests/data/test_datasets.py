@@ -311,10 +311,7 @@ def fashion(folder: Path, compressed: bool) -> tuple[np.ndarray, np.ndarray]:
 def test_fashion_mnist_is_read_wherever_it_lies(compressed: bool, place: str, home: Path) -> None:
     images, labels = fashion(home / place, compressed)
     found = load(FashionMNIST(), home / "given", home / "cache")
-    assert found.images.shape == (60, 3, 32, 32)
-    for channel in range(3):
-        np.testing.assert_array_equal(found.images[:, channel, 2:30, 2:30], images)
-    assert found.images.sum() == 3 * images.sum(dtype=np.int64)
+    np.testing.assert_array_equal(found.images, images[:, None])
     assert found.labels.tolist() == labels.tolist()
     assert found.is_test.tolist() == [False] * 30 + [True] * 30
     assert found.class_names[6] == "Shirt"

@@ -23,9 +23,9 @@ from robbench.results.schema import digest
 CLASS_NAMES = ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")
 _FILES = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
 _SYSTEM = Path("/usr/share/datasets/fashion-mnist")
+"""Where Debian's package ``dataset-fashion-mnist`` puts it."""
 _LARGEST = 2**26
 """Bytes of an unpacked file: the largest one has 47,040,016."""
-"""Where Debian's package ``dataset-fashion-mnist`` puts it."""
 
 
 @register_dataset("fashion-mnist", brief="70,000 gray pictures of clothes in ten classes")
@@ -40,15 +40,15 @@ _LARGEST = 2**26
 )
 @dataclass(frozen=True)
 class FashionMNIST(Dataset):
-    """70,000 gray pictures of clothes in ten classes, 10,000 of them test images (Xiao, Rasul and Vollgraf, 2017).
+    """70,000 gray 28×28 pictures of clothes in ten classes, 10,000 of them test images (Xiao, Rasul and Vollgraf, 2017).
 
-    28×28, with a black margin to 32×32. The default split trains on 54,000 of the 60,000 training images and validates
-    on the others. The imbalanced variant has three garments that resemble each other, in the proportions
+    The default split trains on 54,000 of the 60,000 training images and validates on the others. The imbalanced variant has three garments that resemble each other, in the proportions
     4949 : 466 : 210. The fifth trains on 20 % of all images and validates on 5 %.
     """
 
     split: tuple[float, float, float] = (54 / 70, 6 / 70, 10 / 70)
 
+    version: ClassVar[int] = 2
     eps: ClassVar[Mapping[Norm, EpsList]] = {
         "linf": EpsList((0.02, 0.05, 0.1), reference=0.1),
         "l2": EpsList((0.5, 1.0, 2.0), reference=1.0),
@@ -103,10 +103,8 @@ def _fetch(target: Path) -> None:
 
 def _read(train_images: Path, train_labels: Path, test_images: Path, test_labels: Path) -> Raw:
     parts = [_pair(train_images, train_labels), _pair(test_images, test_labels)]
-    gray = np.concatenate([images for images, _ in parts])
-    framed = np.pad(gray, ((0, 0), (2, 2), (2, 2)))
     return Raw(
-        images=np.repeat(framed[:, None], 3, axis=1),
+        images=np.concatenate([images for images, _ in parts])[:, None],
         labels=np.concatenate([labels for _, labels in parts]).astype(np.int64),
         class_names=CLASS_NAMES,
         is_test=np.repeat([False, True], [len(labels) for _, labels in parts]),
