@@ -49,6 +49,7 @@ class Row:
             without one.
         checks: What checks found, by condition; None where a check is not for this row.
         training: What training the model cost, by seed; of older records nothing.
+        parameters, multiply_adds: How many it has, and one prediction takes; 0 where that is not known.
         alongside: Per comparison of the board, accuracy under other conditions on its images, by condition, where that
             is not the condition's own; None where the condition was not run on all of them.
     """
@@ -66,6 +67,8 @@ class Row:
     worst: Mapping[str, Rates | None]
     hardest: str | None
     training: Mapping[str, Training] = field(default_factory=dict)
+    parameters: int = 0
+    multiply_adds: int = 0
     above_chance: bool | None = None
     alongside: tuple[Mapping[str, Rates | None], ...] = ()
 
@@ -297,6 +300,8 @@ def _row(table: Table, model: ModelSpec, plan: _Plan) -> tuple[Row, Scores | Non
         alongside=alongside,
         hardest=None,
         training={str(record.spec.seed): record.training for record in records if record.training},
+        parameters=max((record.parameters for record in records), default=0),
+        multiply_adds=max((record.multiply_adds for record in records), default=0),
         above_chance=(clean[0].balanced.low or 0.0) > 1 / table.num_classes if clean else None,
     )
     left = {spec.label: found.balanced.value for spec in needed if (found := row.compared(spec.label))}

@@ -129,6 +129,10 @@ def plain_data(board: Board) -> dict[str, Any]:
     for row, entry in zip(board.rows, plain["rows"], strict=True):
         entry["model"] = row.model.model_dump(mode="json")
         entry |= {name: _defined(entry[name]) for name in ("cells", "worst", "checks")}
+        # Boards of older records stay as they were before they told it.
+        for name in ("parameters", "multiply_adds"):
+            if not entry[name]:
+                del entry[name]
         entry["training"] = {seed: found.model_dump(mode="json") for seed, found in row.training.items()}
     for label, figures in board.corrupted.items():
         places = {f"{kind} {severity}": asdict(rates) for (kind, severity), rates in figures.rates.items()}

@@ -93,6 +93,15 @@ def number(value: float) -> str:
     return f"{value:.3g}"
 
 
+def abbreviated(value: float) -> str:
+    """``1.2 M``, ``29 M``: a count in thousands, millions, billions (G) or trillions (T); a dash for 0."""
+    for unit, size in {" T": 1e12, " G": 1e9, " M": 1e6, " K": 1e3}.items():
+        # From where fewer thousands would be shown as a thousand.
+        if value >= 0.9995 * size:
+            return f"{value / size:.{1 if value < 9.95 * size else 0}f}{unit}"
+    return f"{value:.0f}" if value else NONE
+
+
 def value_list(values: Iterable[object]) -> str:
     """Values with commas between them, or a dash for none."""
     return ", ".join(str(value) for value in values) or NONE

@@ -8,7 +8,7 @@ from enum import IntEnum
 from typing import Protocol, TypeAlias, TypeVar
 
 from robbench.leaderboards.aggregates import Estimate
-from robbench.leaderboards.markdown import NONE, number, percent
+from robbench.leaderboards.markdown import NONE, abbreviated, number, percent
 from robbench.leaderboards.markdown import ends as ends_of
 from robbench.results.schema import Record, digest
 
@@ -119,6 +119,11 @@ class TableCell:
     def count(cls, value: float, evidence: Evidence | None = None) -> TableCell:
         """A whole number."""
         return cls(f"{value:,.0f}", value, evidence=evidence)
+
+    @classmethod
+    def magnitude(cls, value: float, evidence: Evidence | None = None) -> TableCell:
+        """A large whole number in short, in full as a hint; a dash for 0, which is not known."""
+        return cls(abbreviated(value), value, evidence=evidence, hint=f"{value:,.0f}") if value else cls(NONE)
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from robbench.core.contracts import Architecture, Backbone
 from robbench.core.errors import RequestError
 from robbench.core.registry import register_architecture
+from robbench.models._backbone import is_small
 from robbench.models._convolution import with_quick_convolutions
 
 IMAGENET_WEIGHTS = "https://download.pytorch.org/models/resnet18-f37072fd.pth"
@@ -27,18 +28,19 @@ class ResNet18(Architecture):
     """ResNet-18 (He et al., 2016), with torchvision's stem or the 3 × 3 one that suits 32 × 32 images.
 
     Attributes:
-        stem: ``torchvision``, a strided 7 × 7 convolution and pooling; or ``3x3``, one convolution without stride.
+        stem: ``torchvision``, a strided 7 × 7 convolution and pooling; ``3x3``, one convolution without stride; or
+            ``auto``, which is ``3x3`` for images up to 64 × 64.
     """
 
-    stem: Literal["torchvision", "3x3"] = "torchvision"
+    stem: Literal["torchvision", "3x3", "auto"] = "torchvision"
 
     def build(self, image_shape: tuple[int, int, int]) -> Backbone:
         """A backbone of 512 features."""
-        return _ResNet(self.stem, image_shape[0])
+        return _ResNet(self._stem(image_shape), image_shape[0])
 
     def pretrained(self, image_shape: tuple[int, int, int]) -> tuple[str | None, str]:
         """torchvision's ``IMAGENET1K_V1``, if they lie in torch's cache or their address answers."""
-        if self.stem != "torchvision" or image_shape[0] != 3:
+        if self._stem(image_shape) != "torchvision" or image_shape[0] != 3:
             return None, "weights from ImageNet fit torchvision's stem and three channels"
         file = _cached_weights()
         if not file.is_file():
@@ -74,6 +76,11 @@ class ResNet18(Architecture):
             raise RequestError(f"{file} is not what torchvision published, or damaged; remove it and run again")
         weights: dict[str, Tensor] = torch.load(file, map_location="cpu", weights_only=True)
         return {f"network.{name}": value for name, value in weights.items() if not name.startswith("fc.")}
+
+    def _stem(self, image_shape: tuple[int, int, int]) -> str:
+        if self.stem == "auto":
+            return "3x3" if is_small(image_shape) else "torchvision"
+        return self.stem
 
 
 def _cached_weights() -> Path:

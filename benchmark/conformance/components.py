@@ -231,7 +231,12 @@ def _augmented(balancer: Balancer) -> str:
 
 def _backbones(architecture: Architecture) -> str:
     told = []
-    for shape in ((3, 32, 32), (3, 64, 64)):
+    for shape in ((3, 32, 32), (3, 64, 64), (1, 8, 8)):
+        size, reason = "×".join(map(str, shape)), architecture.refusal(shape)
+        demand(reason is None or (isinstance(reason, str) and bool(reason)), f"refusing {size} gives no reason")
+        if reason is not None:
+            told.append(f"refuses {size}: {reason}")
+            continue
         with seeded(0):
             backbone = architecture.build(shape)
         with seeded(0):
@@ -246,7 +251,9 @@ def _backbones(architecture: Architecture) -> str:
         demand(gradient is not None and bool(gradient.any()), f"no gradient reaches images of {shape}")
         pairs = zip(backbone.state_dict().values(), again.state_dict().values(), strict=True)
         demand(all(torch.equal(one, other) for one, other in pairs), "a seed gives other weights the second time")
-        told.append(f"{backbone.out_features} features of {'×'.join(map(str, shape))}")
+        trained = backbone.train()(images.detach())
+        demand(trained.shape == wanted, f"features in training have shape {tuple(trained.shape)}, not {wanted}")
+        told.append(f"{backbone.out_features} features of {size}")
     return ", ".join(told)
 
 

@@ -18,6 +18,7 @@ from robbench.core.registry import Registry
 from robbench.evaluation.evaluator import Result
 from robbench.evaluation.metrics._built_in import BUILT_IN_FIGURES, built_in_figures
 from robbench.evaluation.metrics.decisions import confusion
+from robbench.evaluation.model_size import ModelSize
 from robbench.planning.plan import Cell
 from robbench.results.schema import MANY_CLASSES, Costs, Measure, Outcome, Record, Training, digest
 
@@ -185,6 +186,7 @@ def done(
     cell: Cell,
     result: Result,
     training: Training | None,
+    size: ModelSize,
     notes: tuple[str, ...],
     provenance: dict[str, Any],
     seconds: float,
@@ -196,6 +198,7 @@ def done(
         cell: What was evaluated.
         result: What came of it.
         training: What went into the model; None where others trained it.
+        size: How large the model is.
         notes: What is to be said of the model.
         provenance: What it was done with.
         seconds: How long it took.
@@ -209,6 +212,8 @@ def done(
         costs=Costs(forwards=float(outcome.forwards.sum()), backwards=float(outcome.backwards.sum())),
         traits=result.traits,
         training=training,
+        parameters=size.parameters,
+        multiply_adds=size.multiply_adds,
         notes=(*notes, *result.notes),
         provenance=provenance,
         timings={"seconds": seconds},

@@ -19,6 +19,7 @@ from robbench.results.store import EMBEDDINGS, Store
 
 if TYPE_CHECKING:
     from robbench.evaluation.evaluator import Result
+    from robbench.evaluation.model_size import ModelSize
     from robbench.evaluation.subject import Subject
     from robbench.execution.helpers import Helpers
 
@@ -64,11 +65,13 @@ class _Ready:
     Attributes:
         subjects: The model with and without its inference-time defenses, as far as they are needed.
         training: What went into it; None where others trained it.
+        size: How large it is with its inference-time defenses.
         notes: What its records should say of it.
     """
 
     subjects: Mapping[bool, Subject]
     training: Training | None
+    size: ModelSize
     notes: tuple[str, ...]
 
 
@@ -231,6 +234,7 @@ def _reporter(tell: Tell, job: Job, activity: str, cell: str = "") -> Callable[[
 
 def _load(job: Job, wanted: Sequence[Cell], store: Store, device: str) -> _Ready:
     """What the cells need of a model; keeps its embeddings of training images for figures."""
+    from robbench.evaluation.model_size import model_size
     from robbench.evaluation.subject import Subject
     from robbench.training.model_loading import load_model
 
@@ -248,10 +252,12 @@ def _load(job: Job, wanted: Sequence[Cell], store: Store, device: str) -> _Ready
         for defended in dict.fromkeys(not cell.condition.undefended for cell in wanted if not cell.condition.union)
     }
     _embed_training(job, store, device)
+    defended = subjects[True].model if True in subjects else load_model(job, store, device)
+    size = model_size(defended, tuple(job.data.decoded.images.shape[1:]), device)
     if not isinstance(job, TrainedJob):
-        return _Ready(subjects, None, job.notes)
+        return _Ready(subjects, None, size, job.notes)
     info = store.model_info(job.key)
-    return _Ready(subjects, Training.of(info), tuple(info["notes"]))
+    return _Ready(subjects, Training.of(info), size, tuple(info["notes"]))
 
 
 def _embed_training(job: Job, store: Store, device: str) -> None:
@@ -305,7 +311,7 @@ def _evaluate(
     seconds = time.perf_counter() - started
     if cell.condition.kind == "clean":
         result = replace(result, traits=(*result.traits, *_defended(job)))
-    record = done(cell, result, ready.training, ready.notes, facts, seconds, plan.registry)
+    record = done(cell, result, ready.training, ready.size, ready.notes, facts, seconds, plan.registry)
     if helpers:
         record = helpers.measured(record, result.outcome)
         record = record.model_copy(update={"notes": (*record.notes, *helpers.notes(cell))})

@@ -290,6 +290,10 @@ class Record(_Model):
     """Passes that the cell spent."""
     training: Training | None = None
     """What went into its model; none where it has none."""
+    parameters: int = 0
+    """Of its model, with its inference-time defenses; 0 where they cannot be seen, and in older records."""
+    multiply_adds: int = 0
+    """Of one prediction, in convolutions and matrix products; likewise."""
     traits: tuple[str, ...] = ()
     """What was observed of the model that matters to attacks."""
     flags: dict[str, str] = {}

@@ -52,6 +52,7 @@ def _facts(row: Row, alone: bool) -> dict[str, str]:
         return {
             "Rank": rank,
             "Model": spec.architecture.label,
+            "Size": _size(row),
             "Trained": "by others; passes of training unknown",
             "Defense in front": front,
             "Facts": parameters(spec.external.facts),
@@ -60,6 +61,7 @@ def _facts(row: Row, alone: bool) -> dict[str, str]:
     facts = {
         "Rank": rank,
         "Architecture": _part(spec.architecture),
+        "Size": _size(row),
         "Objective": _part(spec.objective),
         "Training and defense": " + ".join(map(_part, spec.defenses)),
         "Balancing": _part(spec.balancer),
@@ -85,6 +87,11 @@ def _weights(record: Record) -> str:
     """The hash of the weights, of a trained model in the provenance, of one of others in what identifies it."""
     external = record.spec.model.external
     return str((external.identity if external else record.provenance).get("weights_sha256") or "")
+
+
+def _size(row: Row) -> str:
+    counts = {"parameters": row.parameters, "multiply-adds of one prediction": row.multiply_adds}
+    return ", ".join(f"{count:,} {name}" for name, count in counts.items() if count)
 
 
 def _part(spec: PartSpec) -> str:

@@ -31,7 +31,7 @@ FILES = {
     "leaderboard.csv": "ranking and conditions",
     "per_class.csv": "class by class",
     "changes.csv": "single changes",
-    "training.csv": "training cost",
+    "training.csv": "costs of models and their training",
     "checks.csv": "checks",
     "bounds.csv": "proved bounds",
     "minimal_norms.csv": "minimal-norm attacks",

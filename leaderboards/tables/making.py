@@ -1,8 +1,8 @@
-"""Effects of single changes, and what training cost."""
+"""Effects of single changes, and what models cost."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from statistics import fmean
 
 from robbench.evaluation.statistics import wilson
@@ -10,8 +10,19 @@ from robbench.leaderboards.ablations import PARTS, Change, Pair, Part
 from robbench.leaderboards.aggregates import Estimate
 from robbench.leaderboards.board import Board, Row
 from robbench.leaderboards.markdown import NONE, counted, probability, reach, signed, value_list
-from robbench.leaderboards.sheet import Detail, Evidence, Heading, Sheet, SheetLine, TableCell, numbers, texts, words
-from robbench.leaderboards.tables.parts import single
+from robbench.leaderboards.sheet import (
+    Detail,
+    Evidence,
+    Heading,
+    Sheet,
+    SheetLine,
+    TableCell,
+    by_row,
+    numbers,
+    texts,
+    words,
+)
+from robbench.leaderboards.tables.parts import MODEL, Column, any_of, model_size
 from robbench.results.schema import Measure
 
 WORDS: dict[Part, str] = {"objective": "Objective", "defenses": "Defense", "balancer": "Balancing"}
@@ -110,21 +121,34 @@ def _spread(effects: Sequence[Measure], pairs: int) -> TableCell:
 
 
 def training(board: Board) -> Sheet:
-    """What training each row cost, and its accuracy on validation data; means over seeds. Empty where none is known."""
-    if not any(row.training for row in board.rows):
-        return Sheet("Training cost", (), ())
-    lines = []
-    for row in board.rows:
-        if row.training:
-            counts = [_mean(row, name) for name in ("images", "epochs", "steps")]
-            counts.append(_mean(row, "forwards") + _mean(row, "backwards"))
-            cells = [TableCell(row.label), *(TableCell.count(count, _model(row)) for count in counts)]
-            cells += [_validation(row, name) for name in ("validation_accuracy", "validation_balanced_accuracy")]
-            lines.append(SheetLine(tuple(cells), row.label))
-        elif row.model.external:
-            lines.append(SheetLine(texts(row.label, *["unknown"] * 6), row.label))
-    headings = numbers("Training images", "Epochs", "Steps", "Training passes", "Validation", "Validation, balanced")
-    return Sheet("Training cost", (*words("Model"), *headings), tuple(lines))
+    """What each row costs, and its accuracy on validation data; means over seeds. Empty where nothing is known."""
+    passes = [
+        (Heading("Training images"), _counted("images")),
+        (Heading("Epochs"), _counted("epochs")),
+        (Heading("Steps"), _counted("steps")),
+        (Heading("Training passes"), _counted("forwards", "backwards")),
+        (Heading("Validation"), _validated("validation_accuracy")),
+        (Heading("Validation, balanced"), _validated("validation_balanced_accuracy")),
+    ]
+    trained = any(row.training for row in board.rows)
+    sized = {row.label for row in board.rows if row.parameters or row.multiply_adds}
+    columns: list[Column] = [MODEL, *(model_size(Detail.PAGE) if sized else ()), *(passes if trained else ())]
+    rows = [row for row in board.rows if row.training or row.label in sized or (trained and row.model.external)]
+    return by_row("Model costs", columns, rows)
+
+
+def _counted(*names: str) -> Callable[[Row], TableCell]:
+    return lambda row: (
+        TableCell.count(sum(_mean(row, name) for name in names), any_of(row)) if row.training else _untold(row)
+    )
+
+
+def _validated(name: str) -> Callable[[Row], TableCell]:
+    return lambda row: _validation(row, name) if row.training else _untold(row)
+
+
+def _untold(row: Row) -> TableCell:
+    return TableCell("unknown" if row.model.external else NONE)
 
 
 def _mean(row: Row, name: str) -> float:
@@ -137,9 +161,4 @@ def _validation(row: Row, name: str) -> TableCell:
     n, value = parts[0].validation_images, _mean(row, name)
     rate = wilson(value * n, n) if name == "validation_accuracy" else Measure(value, n=n)
     figure = Estimate.of(rate, [float(getattr(part, name)) for part in parts])
-    return TableCell.share(figure, _model(row), ends=True)
-
-
-def _model(row: Row) -> Evidence | None:
-    """Where it is told how a row's models were trained: in any of their records."""
-    return next((found for label in (*row.cells, *row.checks) if (found := single(row, label))), None)
+    return TableCell.share(figure, any_of(row), ends=True)

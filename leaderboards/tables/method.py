@@ -22,7 +22,7 @@ from robbench.leaderboards.sheet import (
     words,
 )
 from robbench.leaderboards.table import ThreatModel
-from robbench.leaderboards.tables.parts import MODEL, Column
+from robbench.leaderboards.tables.parts import MODEL, Column, model_size
 from robbench.leaderboards.tables.robustness import parameters
 from robbench.results.schema import ModelSpec, PartSpec
 
@@ -41,7 +41,7 @@ def data(board: Board) -> Sheet:
 
 
 def models(board: Board) -> Sheet:
-    """How each row was trained; of its recipe what is not the same for all rows."""
+    """How each row was trained, and how large it is; of its recipe what is not the same for all rows."""
     usual = usual_recipe(board)
 
     def recipe(spec: ModelSpec) -> str:
@@ -50,6 +50,7 @@ def models(board: Board) -> Sheet:
     columns: list[Column] = [
         MODEL,
         (word("Architecture"), lambda row: TableCell(row.model.architecture.label)),
+        *model_size(),
         (word("Objective"), lambda row: TableCell(row.model.objective.label)),
         (word("Defenses"), lambda row: TableCell(value_list(part.label for part in row.model.defenses))),
         (word("Balancing"), lambda row: TableCell(row.model.balancer.label)),

@@ -8,7 +8,7 @@ from typing import TypeAlias
 from robbench.leaderboards.aggregates import Estimate, Rates
 from robbench.leaderboards.board import Board, Row
 from robbench.leaderboards.markdown import NONE, listed
-from robbench.leaderboards.sheet import Evidence, Heading, TableCell, word
+from robbench.leaderboards.sheet import Detail, Evidence, Heading, TableCell, word
 from robbench.leaderboards.table import ThreatModel
 from robbench.results.schema import MANY_CLASSES, ConditionSpec
 
@@ -16,6 +16,20 @@ Choose: TypeAlias = Callable[[Rates], Estimate]
 Column: TypeAlias = tuple[Heading, Callable[[Row], TableCell]]
 
 MODEL: Column = (word("Model"), lambda row: TableCell(row.label))
+
+
+def model_size(detail: Detail = Detail.README) -> tuple[Column, ...]:
+    """Columns of a model's parameters and of the multiply-adds of one prediction."""
+    return (
+        (
+            Heading("Parameters", rising=True, detail=detail),
+            lambda row: TableCell.magnitude(row.parameters, any_of(row)),
+        ),
+        (
+            Heading("Multiply-adds", rising=True, detail=detail),
+            lambda row: TableCell.magnitude(row.multiply_adds, any_of(row)),
+        ),
+    )
 
 
 def share(rates: Rates) -> Estimate:
@@ -125,3 +139,8 @@ def by_class(rates: Rates | None, class_names: Sequence[str]) -> dict[str, Estim
     """Rates by the names of their classes; nothing of many classes, which a table of their own holds."""
     found = zip(class_names, rates.per_class, strict=True) if rates and len(class_names) <= MANY_CLASSES else ()
     return {name: figure for name, figure in found if figure}
+
+
+def any_of(row: Row) -> Evidence | None:
+    """Where it is told what a row's models are: in any of their records."""
+    return next((found for label in (*row.cells, *row.checks) if (found := single(row, label))), None)

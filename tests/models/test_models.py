@@ -12,11 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from robbench.core.registry import Registry
 from robbench.models.angular import Angular
 from robbench.models.compact_cnn import CompactCNN
 from robbench.models.cross_entropy import CrossEntropy, LogitClassifier
-from robbench.planning.component_spec import choose
 from robbench.training.trainer import NormalizedBackbone
 
 # --- the angular loss
@@ -158,59 +156,7 @@ def test_class_weights_weigh_cross_entropy() -> None:
     torch.testing.assert_close(CrossEntropy().loss(model, images, labels, None), own.mean())
 
 
-# --- architectures
-
-REGISTRY = Registry(installed=False)
-ARCHITECTURES = [*REGISTRY.entries("architecture"), "resnet18[stem=3x3]", "compact-cnn[width=4]"]
-
-
-@pytest.mark.parametrize("size", [32, 28])
-@pytest.mark.parametrize("name", ARCHITECTURES)
-def test_architectures_take_small_color_images(name: str, size: int) -> None:
-    torch.manual_seed(0)
-    backbone = choose(REGISTRY, "architecture", name, "test").component.build((3, size, size)).eval()
-    images = torch.rand(6, 3, size, size, generator=torch.Generator().manual_seed(1))
-    with torch.no_grad():
-        together = backbone(images)
-        alone = torch.cat([backbone(image[None]) for image in images])
-    assert together.shape == (6, backbone.out_features)
-    torch.testing.assert_close(together, alone, rtol=1e-4, atol=1e-5)
-    assert bool((together[0] != together[1]).any())
-    assert all(parameter.requires_grad for parameter in backbone.parameters())
-    logits = CrossEntropy().build(backbone, 7, torch.zeros(0)).eval()
-    assert logits(images).shape == (6, 7)
-    assert backbone.train().training
-
-
-def test_weights_of_an_architecture_follow_the_global_generator() -> None:
-    made = []
-    for seed in (0, 0, 1):
-        torch.manual_seed(seed)
-        made.append(CompactCNN().build((3, 32, 32)).state_dict())
-    assert all(torch.equal(made[0][name], made[1][name]) for name in made[0])
-    assert any(not torch.equal(made[0][name], made[2][name]) for name in made[0])
-
-
-def multiply_adds(backbone: nn.Module, shape: tuple[int, int, int]) -> int:
-    count = 0
-
-    def add(module: nn.Module, inputs: Any, output: Tensor) -> None:
-        nonlocal count
-        if isinstance(module, nn.Conv2d):
-            kernel = module.in_channels // module.groups * math.prod(module.kernel_size)
-            count += output[0].numel() * kernel
-        elif isinstance(module, nn.Linear):
-            count += module.in_features * module.out_features
-
-    for module in backbone.modules():
-        module.register_forward_hook(add)
-    backbone.eval()(torch.zeros(1, *shape))
-    return count
-
-
-def test_the_compact_network_is_cheap() -> None:
-    by_hand = 16 * 256 * 27 + 32 * 64 * 144 + 64 * 16 * 288 + 1024 * 128
-    assert multiply_adds(CompactCNN().build((3, 32, 32)), (3, 32, 32)) == by_hand < 1_000_000
+# --- normalization
 
 
 def test_normalization_stands_in_front_of_the_network() -> None:
