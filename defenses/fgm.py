@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 from torch import Tensor
 
 from robbench.attacks._gradients import input_gradient, steepest_step
 from robbench.attacks._projections import project
-from robbench.core.contracts import Batch, Defense
+from robbench.core.contracts import Defense
 from robbench.core.errors import RequestError
 from robbench.core.registry import register_defense
 from robbench.core.threat_model import asked_threat
+from robbench.core.training_step import Batch
 
 
 @register_defense("fgm")
@@ -32,6 +33,8 @@ class FGMTraining(Defense):
     eps: Annotated[float, Field(gt=0)] | None = None
     norm: Literal["linf", "l2", "l1"] = "linf"
     alpha: Annotated[float, Field(ge=0, lt=1)] = 0.5
+
+    version: ClassVar[int] = 2
 
     def __post_init__(self) -> None:
         """Check the fields.

@@ -256,7 +256,7 @@ class Plan:
 
     def with_recipe(self, job: TrainedJob, recipe: Recipe) -> TrainedJob:
         """One of the jobs with another recipe: the model that a grid with that recipe asks for, without cells."""
-        spec = job.spec.model_copy(update={"recipe": plain(recipe.parameters())})
+        spec = job.spec.model_copy(update={"recipe": plain(recipe.identity())})
         start = job.start or job.spec.start
         key = model_key(self.request.precision, self.device, job.data.spec, spec, job.seed, start)
         return replace(job, key=key, spec=spec, recipe=recipe, cells=())
