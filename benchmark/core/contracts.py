@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from robbench.core.component import Component
 from robbench.core.sample_rng import Streams
+from robbench.core.threat_model import Threat
 
 if TYPE_CHECKING:
     from robbench.core.training_step import Batch
@@ -324,11 +325,11 @@ class Defense(Component):
         """
         return None
 
-    def watched_eps(self, eps: float) -> float | None:
-        """Size in Linf at which robust accuracy is measured after every epoch for ``stop``; None for not at all.
+    def watched(self, eps: float) -> Threat | None:
+        """Limits under which robust accuracy is measured after every epoch, for ``stop``; None for not at all.
 
         Args:
-            eps: The data set's reference size.
+            eps: The data set's reference size in Linf.
         """
         return None
 
@@ -336,7 +337,7 @@ class Defense(Component):
         """Why training stops here and keeps the epoch of the highest robust accuracy, or None to go on.
 
         Args:
-            robust_accuracies: On validation images under PGD at ``watched_eps``, one per epoch so far.
+            robust_accuracies: On validation images under PGD within ``watched``, one per epoch so far.
         """
         return None
 

@@ -317,7 +317,7 @@ def model_key(precision: str, device: str, dataset: DatasetSpec, spec: ModelSpec
             "balancer": _part_identity(spec.balancer),
             "defenses": [_part_identity(defense) for defense in spec.defenses],
             "recipe": {
-                name: [value, _VERSIONS[name, value]] if (name, value) in _VERSIONS else value
+                name: [value, _VERSIONS[name, value]] if (name, str(value)) in _VERSIONS else value
                 for name, value in spec.recipe.items()
                 if _LATER.get(name) != value
             },

@@ -26,13 +26,13 @@ class End:
     keep: Keep
 
 
-def robust_accuracy(model: Classifier, samples: Samples, eps: float, seed: int, device: str) -> float:
-    """Balanced accuracy under PGD with 10 steps in Linf; a measure for choosing an epoch, not for boards.
+def robust_accuracy(model: Classifier, samples: Samples, threat: Threat, seed: int, device: str) -> float:
+    """Balanced accuracy under PGD with 10 steps; a measure for choosing an epoch, not for boards.
 
     Args:
         model: In evaluation mode.
         samples: The images.
-        eps: Size of the change.
+        threat: Limits of the change.
         seed: Of the attack's random starts.
         device: Device type.
     """
@@ -40,16 +40,16 @@ def robust_accuracy(model: Classifier, samples: Samples, eps: float, seed: int, 
     rng = Streams.of(samples.ids.to(device), seed, "robust validation")
     with torch.no_grad():
         right = model.predict(images) == labels
-        attacked = PGD().perturb(model, images[right], labels[right], Threat("linf", eps), rng[right])
+        attacked = PGD().perturb(model, images[right], labels[right], threat, rng[right])
         robust = right.double()
         robust[right] = (model.predict(attacked) == labels[right]).double()
     return float(torch.stack([robust[labels == label].mean() for label in labels.unique()]).mean())
 
 
-def watched_eps(defenses: Sequence[Defense], recipe: Recipe, reference: float) -> float | None:
-    """Size in Linf at which robust accuracy is measured after every epoch, or None where nothing depends on it."""
-    asked = [eps for defense in defenses if (eps := defense.watched_eps(reference)) is not None]
-    return asked[0] if asked else reference if recipe.keep == "robust" else None
+def watched(defenses: Sequence[Defense], recipe: Recipe, reference: float) -> Threat | None:
+    """Limits under which robust accuracy is measured after every epoch, or None where nothing depends on it."""
+    asked = [threat for defense in defenses if (threat := defense.watched(reference)) is not None]
+    return asked[0] if asked else Threat("linf", reference) if recipe.keep == "robust" else None
 
 
 def early_end(history: Sequence[Epoch], defenses: Sequence[Defense], recipe: Recipe) -> End | None:

@@ -19,6 +19,7 @@ from robbench.core.errors import Damaged, RequestError, explain, warn
 from robbench.core.global_rng import seeded
 from robbench.core.process_state import settings_kept
 from robbench.core.sample_rng import Streams, digest64
+from robbench.core.threat_model import Threat
 from robbench.core.training_step import Batch
 from robbench.data.splits import stratified
 from robbench.planning.plan import TrainedJob
@@ -26,7 +27,7 @@ from robbench.results.provenance import provenance
 from robbench.results.store import CHECKPOINT, Store
 from robbench.training.balancing import augmented, check_inside, class_weights, resampled
 from robbench.training.composition import compose
-from robbench.training.early_stopping import WATCHED, early_end, robust_accuracy, watched_eps
+from robbench.training.early_stopping import WATCHED, early_end, robust_accuracy, watched
 from robbench.training.history import Epoch, as_csv, kept, score
 from robbench.training.judging import accuracies, mean_loss
 from robbench.training.network import BACKBONE, NormalizedBackbone, build, pixel_statistics, warm_start
@@ -263,12 +264,12 @@ class _Run:
     @property
     def chosen_by(self) -> set[Keep]:
         """What the best epoch is kept by, in case it becomes the model."""
-        watched: set[Keep] = {"robust"} if self.watched_eps is not None else set()
-        return watched | ({"best"} if self.job.recipe.keep == "best" else set())
+        robust: set[Keep] = {"robust"} if self.watched is not None else set()
+        return robust | ({"best"} if self.job.recipe.keep == "best" else set())
 
     @property
-    def watched_eps(self) -> float | None:
-        return watched_eps(self.defenses, self.job.recipe, self.reference)
+    def watched(self) -> Threat | None:
+        return watched(self.defenses, self.job.recipe, self.reference)
 
     def train_epoch(self, epoch: int) -> tuple[float, float, Passes]:
         """The learning rate of the first step, the mean loss, and the images that went through the network."""
@@ -348,10 +349,10 @@ class _Run:
         classes, objective = self.job.data.num_classes, self.job.objective.component
         accuracy, balanced = accuracies(self.model, self.validation, classes, self.device)
         robust = None
-        if self.watched_eps is not None:
+        if self.watched is not None:
             chosen = stratified(self.validation.labels.numpy(), WATCHED, self.job.seed)
-            watched = self.validation[torch.from_numpy(chosen)]
-            robust = robust_accuracy(self.model, watched, self.watched_eps, self.job.seed, self.device)
+            samples = self.validation[torch.from_numpy(chosen)]
+            robust = robust_accuracy(self.model, samples, self.watched, self.job.seed, self.device)
         return Epoch(
             epoch=epoch + 1,
             lr=rate,
