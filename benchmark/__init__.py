@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from robbench.core.attack import Attack
     from robbench.core.best_points import BestPoints
     from robbench.core.component import NoIdentity
-    from robbench.core.contracts import Architecture, Backbone, Balancer, Batch, Classifier, Defense, Objective, Samples
+    from robbench.core.contracts import Architecture, Backbone, Balancer, Classifier, Defense, Objective, Samples
     from robbench.core.errors import RequestError
     from robbench.core.metric import Metric
     from robbench.core.registry import (
@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     )
     from robbench.core.sample_rng import Streams
     from robbench.core.threat_model import Threat
+    from robbench.core.training_step import Batch
     from robbench.data.dataset import Dataset, EpsList, Raw
     from robbench.defenses._preprocessing import Preprocessing
     from robbench.leaderboards.plots._scene import Figure, Scene, Sketch
@@ -61,7 +62,7 @@ _MODULES = {
     "core.best_points": "BestPoints",
     "core.component": "NoIdentity",
     "core.attack": "Attack",
-    "core.contracts": "Architecture Backbone Balancer Batch Classifier Defense Objective Samples",
+    "core.contracts": "Architecture Backbone Balancer Classifier Defense Objective Samples",
     "core.errors": "RequestError",
     "core.metric": "Metric",
     "results.schema": "Measure Outcome Record",
@@ -73,6 +74,7 @@ _MODULES = {
     "defenses._preprocessing": "Preprocessing",
     "data.dataset": "Dataset EpsList Raw",
     "core.threat_model": "Threat",
+    "core.training_step": "Batch",
     "leaderboards.plots._scene": "Figure Scene Sketch",
 }
 _HOMES = {name: f"robbench.{module}" for module, names in _MODULES.items() for name in names.split()}

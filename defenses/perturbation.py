@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from robbench.attacks.perturbation import Perturbation, Strengths
-from robbench.core.contracts import Batch, Defense
+from robbench.core.contracts import Defense
 from robbench.core.registry import register_defense
+from robbench.core.training_step import Batch
 
 
 @register_defense("perturbation")

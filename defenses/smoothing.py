@@ -12,9 +12,10 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn import functional
 
-from robbench.core.contracts import Batch, Classifier, Defense
+from robbench.core.contracts import Classifier, Defense
 from robbench.core.registry import register_defense
 from robbench.core.sample_rng import Streams
+from robbench.core.training_step import Batch
 
 CHUNK = 1024
 """Noisy images per pass of the network when votes are counted, where no gradient has to be kept."""

@@ -55,4 +55,13 @@ class CrossEntropy(Objective):
         self, model: Classifier, images: Tensor, labels: Tensor, weights: Tensor | None, anchor: Tensor | None = None
     ) -> Tensor:
         """The (weighted) mean cross-entropy; ``anchor`` has no part in it."""
-        return F.cross_entropy(model(images).float(), labels, weight=weights)
+        return self.score_loss(model(images).float(), labels, weights)
+
+    def score_loss(self, scores: Tensor, labels: Tensor, weights: Tensor | None) -> Tensor:
+        """The same of scores."""
+        weights = None if weights is None else weights.to(scores)
+        if not labels.is_floating_point():
+            return F.cross_entropy(scores, labels, weight=weights)
+        # torch divides by the number of images here, and by the sum of their weights where labels are hard.
+        total = F.cross_entropy(scores, labels.to(scores), weight=weights, reduction="sum")
+        return total / (len(labels) if weights is None else (labels.to(weights) @ weights).sum())

@@ -29,7 +29,7 @@ def weights(job: Job, store: Store) -> dict[str, Tensor]:
 
 def history(job: Job, store: Store) -> list[dict[str, float]]:
     with (store.model_dir(job.key) / "history.csv").open() as file:
-        return [{name: float(value) for name, value in row.items()} for row in csv.DictReader(file)]
+        return [{name: float(value or "nan") for name, value in row.items()} for row in csv.DictReader(file)]
 
 
 def left_behind(job: Job, store: Store) -> dict[str, bytes]:

@@ -37,7 +37,7 @@ def stored_model(
     import torch
     from safetensors.torch import load
 
-    from robbench.training.trainer import NormalizedBackbone
+    from robbench.training.network import NormalizedBackbone
 
     key = _key(source.removeprefix(PREFIX), store)
     info = store.model_info(key)

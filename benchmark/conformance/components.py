@@ -11,7 +11,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from robbench.conformance.rules import Broken, NotApplicable, Rule, demand
 from robbench.conformance.scenarios import SHAPE, Features, network
@@ -19,7 +18,6 @@ from robbench.core.contracts import (
     Architecture,
     Backbone,
     Balancer,
-    Batch,
     Classifier,
     Defense,
     Objective,
@@ -30,8 +28,10 @@ from robbench.core.errors import Breach, RequestError
 from robbench.core.global_rng import GlobalState, seeded
 from robbench.core.process_state import settings_kept
 from robbench.core.sample_rng import Streams
+from robbench.core.training_step import Batch
 from robbench.data.dataset import Dataset, Raw
 from robbench.evaluation.referee import check_answers, check_embeddings
+from robbench.models.cross_entropy import CrossEntropy
 from robbench.training.balancing import check_class_weights, check_samples
 
 CLASSES = 3
@@ -104,25 +104,25 @@ def _answers(model: Classifier, images: Tensor) -> Tensor:
 
 def _step(model: Classifier) -> Batch:
     samples = _samples()
-    images, labels = to_float(samples.images), samples.labels
-
-    def loss(changed: Tensor) -> Tensor:
-        return functional.cross_entropy(model(changed), labels)
-
     streams = Streams.of(samples.ids, 0, "training")
-    return Batch(images, labels, streams, loss, lambda changed, clean: loss(changed), 0.1)
+    weights = torch.tensor([1.0, 2.0, 3.0])
+    return Batch(to_float(samples.images), samples.labels, streams, 0.1, model, CrossEntropy(), weights, 0.5, True)
+
+
+def _trainee() -> Classifier:
+    return network(CLASSES).requires_grad_(True).train()
 
 
 def _training_loss(defense: Defense) -> str:
-    model = network(CLASSES).requires_grad_(True)
+    model = _trainee()
     batch = _step(model)
     before = batch.images.clone()
     with nothing_left_behind():
         loss = defense.training_loss(batch)
+    again = defense.training_loss(_step(_trainee()))
+    demand(torch.equal(again, loss), "the same streams give another loss")
     _descends(loss, model)
     demand(torch.equal(batch.images, before), "the training images are written to")
-    with torch.no_grad():
-        demand(torch.equal(defense.training_loss(batch), loss), "the same streams give another loss")
     return "" if type(defense).training_loss is not Defense.training_loss else "the loss as it is"
 
 

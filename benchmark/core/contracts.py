@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import abc
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal, get_args
 
@@ -13,8 +13,10 @@ from torch import Tensor, nn
 
 from robbench.core.component import Component
 from robbench.core.sample_rng import Streams
+from robbench.core.threat_model import Threat
 
 if TYPE_CHECKING:
+    from robbench.core.training_step import Batch
     from robbench.data.dataset import Dataset
 
 # --- models
@@ -250,11 +252,29 @@ class Objective(Component):
         Args:
             model: A classifier that ``build`` made.
             images: Float in [0, 1], shape ``(N, C, H, W)``.
-            labels: int64, shape ``(N,)``.
+            labels: int64, shape ``(N,)``; of objectives with a ``score_loss`` also float, shape ``(N, K)``.
             weights: Class weights, shape ``(K,)``, or None.
             anchor: Clean images that stay where they are while ``images`` are attacked; objectives that compare
                 images with each other use them as frozen references.
         """
+
+    def score_loss(self, scores: Tensor, labels: Tensor, weights: Tensor | None) -> Tensor:
+        """The training loss as a function of scores, a scalar; objectives that train something else leave it out.
+
+        Args:
+            scores: Shape ``(N, K)``.
+            labels: int64, shape ``(N,)``, or shares of the classes, float, shape ``(N, K)``.
+            weights: Class weights, shape ``(K,)``, or None.
+
+        Raises:
+            NotImplementedError: If there is none.
+        """
+        raise NotImplementedError(f"{type(self).__name__} trains no scores")
+
+    @property
+    def trains_scores(self) -> bool:
+        """Whether there is a ``score_loss``: defenses may then use scores and mix labels."""
+        return type(self).score_loss is not Objective.score_loss
 
     def finish(self, model: Classifier, gallery: Tensor) -> None:
         """Complete a trained classifier with its reference images, uint8, shape ``(G, C, H, W)``."""
@@ -264,38 +284,69 @@ class Objective(Component):
 
 
 @dataclass(frozen=True)
-class Batch:
-    """One step of training, as a defense sees it.
-
-    Attributes:
-        images: Float in [0, 1], shape ``(N, C, H, W)``.
-        labels: int64, shape ``(N,)``.
-        rng: Streams of the samples, other ones in every epoch.
-        loss: The loss that is to become small, as a function of images.
-        attack_loss: The loss that an attacker would raise, as a function of the images under attack and of those that
-            they were made from.
-        eps: The data set's reference size of change in Linf.
-    """
-
-    images: Tensor
-    labels: Tensor
-    rng: Streams
-    loss: Callable[[Tensor], Tensor]
-    attack_loss: Callable[[Tensor, Tensor], Tensor]
-    eps: float
-
-
-@dataclass(frozen=True)
 class Defense(Component):
-    """A change of training, of inference, or of both. Override either method, or both."""
+    """A change of training, of inference, or of both. Override whichever methods it needs.
+
+    Training asks ``training_loss`` for every optimizer step and ``after_step`` after it; after every epoch
+    ``final_weights``, which are judged on the validation images, and ``stop``.
+    """
 
     gradients: ClassVar[str] = "exact"
     """How gradients pass what ``wrap`` adds: ``exact``, ``straight-through``, ``expectation`` or ``none``."""
+
+    mixes_labels: ClassVar[bool] = False
+    """Whether what comes after it gets labels of shape ``(N, K)``, which not every objective can be trained on."""
+
+    @property
+    def uses_scores(self) -> bool:
+        """Whether its training loss is one of scores rather than ``batch.loss``.
+
+        Then no other defense's training loss may come after it, and the objective must be one of scores.
+        """
+        return False
 
     def training_loss(self, batch: Batch) -> Tensor:
         """The loss of one step, a scalar to descend on."""
         return batch.loss(batch.images)
 
+    def steps_per_batch(self) -> int:
+        """Optimizer steps on each batch, at least 1; each with the same images and streams."""
+        return 1
+
+    def after_step(self, batch: Batch) -> None:
+        """Act after an optimizer step: on the network ``batch.model``, or on ``batch.state``."""
+
+    def final_weights(self, model: Classifier, state: Mapping[str, Tensor]) -> Mapping[str, Tensor] | None:
+        """The weights and buffers that are kept, a state of the model; None for the model's own.
+
+        Args:
+            model: The network in training.
+            state: What the defense keeps from step to step.
+        """
+        return None
+
+    def watched(self, eps: float) -> Threat | None:
+        """Limits under which robust accuracy is measured after every epoch, for ``stop``; None for not at all.
+
+        Args:
+            eps: The data set's reference size in Linf.
+        """
+        return None
+
+    def stop(self, robust_accuracies: Sequence[float]) -> str | None:
+        """Why training stops here and keeps the epoch of the highest robust accuracy, or None to go on.
+
+        Args:
+            robust_accuracies: On validation images under PGD within ``watched``, one per epoch so far.
+        """
+        return None
+
     def wrap(self, model: Classifier) -> Classifier:
         """The model with the defense in front of it, as it is used and attacked."""
         return model
+
+    @property
+    def trains(self) -> bool:
+        """Whether it changes training."""
+        hooks = ("training_loss", "steps_per_batch", "after_step", "final_weights", "stop")
+        return any(getattr(type(self), hook) is not getattr(Defense, hook) for hook in hooks)

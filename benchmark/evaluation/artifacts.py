@@ -19,7 +19,7 @@ from robbench.evaluation.subject import Subject
 from robbench.planning.conditions import Condition
 from robbench.results.schema import Ints, Outcome
 from robbench.results.store import EMBEDDINGS, EXAMPLES, IMAGES, Store
-from robbench.training.trainer import JUDGING_BATCH
+from robbench.training.judging import JUDGING_BATCH
 
 EXAMPLED = 16
 """Attacked images of a cell that are kept."""

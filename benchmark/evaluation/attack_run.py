@@ -18,7 +18,7 @@ from robbench.evaluation.referee import change_norms, check_images, check_scores
 from robbench.evaluation.subject import Subject, judged
 from robbench.planning.conditions import Condition
 from robbench.results.schema import Outcome
-from robbench.training.trainer import JUDGING_BATCH
+from robbench.training.judging import JUDGING_BATCH
 
 ATTACK_BATCH = 128
 _MOST = 1024

@@ -16,7 +16,7 @@ from robbench.data.splits import stratified
 from robbench.evaluation.query_counter import put_under_test
 from robbench.evaluation.referee import check_answers, check_classes, check_predictions, check_scores
 from robbench.results.schema import ConditionKind, Ints, Outcome
-from robbench.training.trainer import JUDGING_BATCH
+from robbench.training.judging import JUDGING_BATCH
 
 ANSWERED = 32
 """Images, clean and attacked, on which a model's ways of being asked must agree."""

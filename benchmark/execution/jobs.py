@@ -219,7 +219,7 @@ def provenance_of(device: str, plugins: Sequence[str], job: Job) -> dict[str, An
     """
     from robbench.evaluation.attack_run import attack_batch
     from robbench.results.provenance import provenance
-    from robbench.training.trainer import JUDGING_BATCH
+    from robbench.training.judging import JUDGING_BATCH
 
     return {
         **provenance(device),

@@ -65,7 +65,7 @@ def external_job(
     from robbench.models._external.loading import load_external
 
     for defense in defenses:
-        if type(defense.component).training_loss is not Defense.training_loss:
+        if defense.component.trains:
             raise RequestError(f'"{defense.label}" acts in training, and nothing is trained here', origin.where)
     channels, height, width = data.decoded.images.shape[1:]
     try:

@@ -256,7 +256,7 @@ class Plan:
 
     def with_recipe(self, job: TrainedJob, recipe: Recipe) -> TrainedJob:
         """One of the jobs with another recipe: the model that a grid with that recipe asks for, without cells."""
-        spec = job.spec.model_copy(update={"recipe": plain(recipe.parameters())})
+        spec = job.spec.model_copy(update={"recipe": plain(recipe.identity())})
         start = job.start or job.spec.start
         key = model_key(self.request.precision, self.device, job.data.spec, spec, job.seed, start)
         return replace(job, key=key, spec=spec, recipe=recipe, cells=())
@@ -317,7 +317,7 @@ def model_key(precision: str, device: str, dataset: DatasetSpec, spec: ModelSpec
             "balancer": _part_identity(spec.balancer),
             "defenses": [_part_identity(defense) for defense in spec.defenses],
             "recipe": {
-                name: [value, _VERSIONS[name, value]] if (name, value) in _VERSIONS else value
+                name: [value, _VERSIONS[name, value]] if (name, str(value)) in _VERSIONS else value
                 for name, value in spec.recipe.items()
                 if _LATER.get(name) != value
             },

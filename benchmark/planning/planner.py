@@ -34,6 +34,7 @@ from robbench.planning.plan import (
     in_front,
     model_key,
 )
+from robbench.planning.training_check import check_training
 from robbench.results.schema import CellSpec, ModelSpec, digest
 from robbench.results.store import Store
 from robbench.training.recipe import Recipe
@@ -270,6 +271,7 @@ class _Resolver:
             raise RequestError(f'{where}.name" = "{entry.name}": the entry stands for {len(combinations)} models')
         shape = tuple(data.decoded.images.shape[1:])
         for architecture, objective, defenses, balancer in combinations:
+            check_training(recipe, objective, defenses, data.choice.component, where)
             reason = architecture.component.refusal(shape)
             if reason is not None:
                 size = " × ".join(map(str, shape[1:]))
@@ -282,7 +284,7 @@ class _Resolver:
                 objective=objective.spec(),
                 balancer=balancer.spec(),
                 defenses=tuple(defense.spec() for defense in defenses),
-                recipe=plain(recipe.parameters()),
+                recipe=plain(recipe.identity()),
                 start=start.label,
             )
             key = model_key(self.request.precision, self.device, data.spec, spec, seed, start.identity)

@@ -33,6 +33,7 @@ Train: TypeAlias = "Callable[[Plan, TrainedJob, Store], None]"
 
 LR = (1e-5, 1.0)
 WEIGHT_DECAY = (1e-6, 1e-1)
+SCHEDULES = ("constant", "cosine", "one-cycle")
 DIGITS = 3
 """Significant digits of what is drawn, so that a recipe can be copied without loss."""
 _DATABASE = "optuna.db"
@@ -202,7 +203,10 @@ def propose(wanted: Search, trials: Sequence[Trial]) -> Recipe:
     drawn: dict[str, Any] = {
         name: float(f"{value:.{DIGITS}g}") if isinstance(value, float) else value for name, value in values.items()
     }
-    return replace(own, **drawn)
+    # Without what has no meaning beside them.
+    drawn["nesterov"] = own.nesterov and own.momentum > 0 and drawn["optimizer"] == "sgd"
+    drawn["warmup"] = 0.0 if drawn["schedule"] == "one-cycle" else own.warmup
+    return replace(own, milestones=(), **drawn)
 
 
 def _distributions(batch_sizes: Sequence[int], decay: bool) -> dict[str, Any]:
@@ -213,7 +217,7 @@ def _distributions(batch_sizes: Sequence[int], decay: bool) -> dict[str, Any]:
     space: dict[str, Any] = {
         "optimizer": CategoricalDistribution(get_args(hints["optimizer"])),
         "lr": FloatDistribution(*LR, log=True),
-        "schedule": CategoricalDistribution(get_args(hints["schedule"])),
+        "schedule": CategoricalDistribution(SCHEDULES),
         "decay": CategoricalDistribution((False, True)),
     }
     if batch_sizes:

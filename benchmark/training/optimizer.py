@@ -17,7 +17,12 @@ def make_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
     fused = all(map(_dense, parameters))
     if recipe.optimizer == "sgd":
         return torch.optim.SGD(
-            parameters, recipe.lr, momentum=recipe.momentum, weight_decay=recipe.weight_decay, fused=fused
+            parameters,
+            recipe.lr,
+            momentum=recipe.momentum,
+            weight_decay=recipe.weight_decay,
+            nesterov=recipe.nesterov,
+            fused=fused,
         )
     adaptive = torch.optim.Adam if recipe.optimizer == "adam" else torch.optim.AdamW
     return adaptive(parameters, recipe.lr, weight_decay=recipe.weight_decay, fused=fused)
@@ -52,10 +57,15 @@ def make_scheduler(
     for group in optimizer.param_groups:
         group["initial_lr"] = recipe.lr
 
+    warm = round(recipe.warmup * epochs * steps_per_epoch)
+
     # Not torch's CosineAnnealingLR, which derives each rate from the one before and so adds up rounding.
     def factor(step: int) -> float:
+        grown = min(1.0, (step + 1) / warm) if warm else 1.0
         epoch, step = divmod(step, steps_per_epoch)
+        if recipe.schedule == "steps":
+            return grown * recipe.gamma ** sum(epoch >= milestone for milestone in recipe.milestones)
         progress = (epoch + step / steps_per_epoch) / epochs
-        return 0.5 * (1 + math.cos(math.pi * progress)) if recipe.schedule == "cosine" else 1.0
+        return grown * 0.5 * (1 + math.cos(math.pi * progress)) if recipe.schedule == "cosine" else grown
 
     return LambdaLR(optimizer, factor, last_epoch=before)

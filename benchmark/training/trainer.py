@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import io
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -13,91 +14,30 @@ import torch
 from safetensors.torch import load, save
 from torch import Tensor
 
-from robbench.core.contracts import Backbone, Batch, Classifier, Samples, joined, to_float
+from robbench.core.contracts import Classifier, Defense, Samples, joined, to_float
 from robbench.core.errors import Damaged, RequestError, explain, warn
 from robbench.core.global_rng import seeded
 from robbench.core.process_state import settings_kept
 from robbench.core.sample_rng import Streams, digest64
+from robbench.core.threat_model import Threat
+from robbench.core.training_step import Batch
 from robbench.data.splits import stratified
 from robbench.planning.plan import TrainedJob
 from robbench.results.provenance import provenance
 from robbench.results.store import CHECKPOINT, Store
 from robbench.training.balancing import augmented, check_inside, class_weights, resampled
 from robbench.training.composition import compose
-from robbench.training.history import Epoch, as_csv, kept
+from robbench.training.early_stopping import WATCHED, early_end, robust_accuracy, watched
+from robbench.training.history import Epoch, as_csv, kept, score
+from robbench.training.judging import accuracies, mean_loss
+from robbench.training.network import BACKBONE, NormalizedBackbone, build, pixel_statistics, warm_start
 from robbench.training.optimizer import make_optimizer, make_scheduler
-
-BACKBONE = "backbone."
-JUDGING_BATCH = 256
-"""Images per forward pass when predictions are collected; a constant, since sums in convolutions depend on it."""
+from robbench.training.passes import Passes, counted
+from robbench.training.recipe import Keep
 
 
 class Diverged(Exception):
     """The training or the validation loss is no longer a finite number."""
-
-
-class NormalizedBackbone(Backbone):
-    """A backbone behind the normalization of its training data, so that the model takes images in [0, 1].
-
-    Args:
-        backbone: Network on normalized images.
-        mean: Per channel, shape ``(C,)``.
-        std: Per channel, shape ``(C,)``.
-    """
-
-    mean: Tensor
-    std: Tensor
-
-    def __init__(self, backbone: Backbone, mean: Tensor, std: Tensor) -> None:
-        super().__init__()
-        self.out_features = backbone.out_features
-        self.network = backbone
-        self.register_buffer("mean", mean.reshape(1, -1, 1, 1))
-        self.register_buffer("std", std.reshape(1, -1, 1, 1))
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Features of images in [0, 1], shape ``(N, out_features)``."""
-        features: Tensor = self.network((images - self.mean) / self.std)
-        return features
-
-
-def build(job: TrainedJob, gallery_labels: Tensor, mean: Tensor, std: Tensor) -> Classifier:
-    """The job's model, untrained; its random weights depend on the job's seed alone.
-
-    Args:
-        job: The job.
-        gallery_labels: Labels of the reference images, int64, shape ``(G,)``.
-        mean: Mean of the training pixels per channel, shape ``(C,)``.
-        std: Their standard deviation.
-    """
-    channels, height, width = job.data.decoded.images.shape[1:]
-    with seeded(digest64("weights", job.seed)):
-        backbone = job.architecture.component.build((channels, height, width))
-        normalized = NormalizedBackbone(backbone, mean, std)
-        model = job.objective.component.build(normalized, job.data.num_classes, gallery_labels)
-    return model.to(memory_format=torch.channels_last)
-
-
-def pixel_statistics(images: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation per channel of stored images in [0, 1], shape ``(C,)`` each.
-
-    The same everywhere: of uint8 from counts, of floats from sums of whole numbers.
-    """
-    if images.is_floating_point():
-        channels = images.transpose(0, 1).flatten(1).double()
-        mean = _mean(channels)
-        return mean.float(), _mean((channels - mean[:, None]) ** 2).sqrt().clamp_min(1e-3).float()
-    counts = torch.stack([torch.bincount(images[:, c].flatten(), minlength=256) for c in range(images.shape[1])])
-    share = counts.double() / counts.sum(dim=1, keepdim=True)
-    levels = torch.arange(256, dtype=torch.float64) / 255
-    mean = share @ levels
-    variance = (share * (levels - mean[:, None]) ** 2).sum(dim=1)
-    return mean.float(), variance.sqrt().clamp_min(1e-3).float()
-
-
-def _mean(values: Tensor) -> Tensor:
-    """The mean of each row of float64 in [0, 1], to 32 bits behind the point, whatever the order of its sum."""
-    return (values * 2**32).round().long().sum(dim=1).double() / 2**32 / values.shape[1]
 
 
 def trained_model(job: TrainedJob, store: Store) -> Classifier:
@@ -107,13 +47,6 @@ def trained_model(job: TrainedJob, store: Store) -> Classifier:
     model = build(job, labels, torch.zeros(channels), torch.ones(channels))
     model.load_state_dict(load(store.weights(job.key)))
     return model
-
-
-def predictions(model: Classifier, images: Tensor, device: str) -> Tensor:
-    """Predictions on stored images, in fixed batches, int64 on the CPU, shape ``(N,)``."""
-    with torch.no_grad():
-        parts = [model.predict(to_float(part, device)).cpu() for part in torch.split(images, JUDGING_BATCH)]
-    return torch.cat(parts)
 
 
 def train_once(
@@ -178,57 +111,73 @@ def train(
         run = _Run.start(job, store, device, precision)
         history, best, seconds = _resumed(run, None)
     for epoch in range(len(history), run.epochs):
+        if early_end(history, run.defenses, job.recipe):
+            break
         report(epoch, run.epochs)
-        history.append(run.judge(epoch, *run.train_epoch(epoch)))
-        if not history[-1].finite:
-            store.write_diverged(job.key, as_csv(history))
-            store.write_checkpoint(job.key, None)
-            losses = f"training {history[-1].train_loss}, validation {history[-1].validation_loss}"
-            raise Diverged(f"its training diverged: loss in epoch {epoch + 1} of {run.epochs}: {losses}")
-        if job.recipe.keep == "best":
-            score = history[-1].validation_balanced_accuracy
-            if best is None or score > best[0]:
-                best = (score, {name: value.detach().clone() for name, value in run.model.state_dict().items()})
+        trained = run.train_epoch(epoch)
+        with run.as_kept():
+            history.append(run.judge(epoch, *trained))
+            if not history[-1].finite:
+                store.write_diverged(job.key, as_csv(history))
+                store.write_checkpoint(job.key, None)
+                losses = f"training {history[-1].train_loss}, validation {history[-1].validation_loss}"
+                raise Diverged(f"its training diverged: loss in epoch {epoch + 1} of {run.epochs}: {losses}")
+            for keep in run.chosen_by:
+                if keep not in best or score(history[-1], keep) > best[keep][0]:
+                    best[keep] = (score(history[-1], keep), run.snapshot())
         state = {
             "model": run.model.state_dict(),
             "optimizer": run.optimizer.state_dict(),
             "history": [vars(line) for line in history],
-            "best": best,
+            "best": best.get("best"),
+            "robust": best.get("robust"),
+            "defenses": run.states,
             "seconds": seconds + time.perf_counter() - started,
         }
         buffer = io.BytesIO()
         torch.save(state, buffer)
         store.write_checkpoint(job.key, buffer.getvalue())
     report(run.epochs, run.epochs)
-    if best is not None:
-        run.model.load_state_dict(best[1])
+    end = early_end(history, run.defenses, job.recipe)
+    keep = end.keep if end else job.recipe.keep
+    chosen = best[keep][1] if keep in best else run.handed_over()
+    if chosen is not None:
+        run.model.load_state_dict(chosen)
         run.finish()
-    _keep(run, history, store, seconds + time.perf_counter() - started)
+    line = kept(history, keep)
+    if end:
+        note = f"training ended after epoch {len(history)} of {run.epochs}: {end.reason}; kept: epoch {line.epoch}"
+        run = replace(run, notes=(*run.notes, note))
+    _keep(run, history, line, store, seconds + time.perf_counter() - started)
     store.write_checkpoint(job.key, None)
 
 
-_Progress: TypeAlias = "tuple[list[Epoch], tuple[float, dict[str, Tensor]] | None, float]"
-"""The history, the best epoch's score and weights where they are kept, and the seconds that it took."""
+_Progress: TypeAlias = "tuple[list[Epoch], dict[Keep, tuple[float, dict[str, Tensor]]], float]"
+"""The history, the score and the weights of the best epoch by each of ``_Run.chosen_by``, and the seconds it took."""
 
 
 def _resumed(run: _Run, checkpoint: bytes | None) -> _Progress:
     """Put a run to where a checkpoint was written; without one, to the start."""
     if checkpoint is None:
-        return [], None, 0.0
+        return [], {}, 0.0
     saved = torch.load(io.BytesIO(checkpoint), map_location="cpu", weights_only=True)
     run.model.load_state_dict(saved["model"])
     run.optimizer.load_state_dict(saved["optimizer"])
-    return [Epoch(**line) for line in saved["history"]], saved["best"], saved["seconds"]
+    for state, kept_before in zip(run.states, saved.get("defenses", ()), strict=False):
+        state.update({name: value.to(run.device) for name, value in kept_before.items()})
+    choices: tuple[Keep, ...] = ("best", "robust")
+    best = {keep: saved[keep] for keep in choices if saved.get(keep) is not None}
+    return [Epoch(**line) for line in saved["history"]], best, saved["seconds"]
 
 
 def _reason(error: Exception) -> str:
     return error.reason if isinstance(error, Damaged) else explain(error)
 
 
-def _keep(run: _Run, history: Sequence[Epoch], store: Store, seconds: float) -> None:
+def _keep(run: _Run, history: Sequence[Epoch], chosen: Epoch, store: Store, seconds: float) -> None:
     job = run.job
     weights = save({name: value.detach().cpu().contiguous() for name, value in run.model.state_dict().items()})
-    steps = run.steps_per_epoch * run.epochs
+    backwards = sum(line.passes for line in history)
     info: dict[str, Any] = {
         "spec": job.spec.model_dump(mode="json"),
         "dataset": job.data.spec.model_dump(mode="json"),
@@ -238,11 +187,11 @@ def _keep(run: _Run, history: Sequence[Epoch], store: Store, seconds: float) -> 
         "device": run.device,
         "notes": list(run.notes),
         "training_images": len(run.train),
-        "epochs": run.epochs,
-        "steps": steps,
-        "costs": {"forwards": sum(line.passes for line in history), "backwards": sum(line.passes for line in history)},
+        "epochs": len(history),
+        "steps": run.steps_per_epoch * len(history),
+        "costs": {"forwards": backwards + sum(line.forward_only for line in history), "backwards": backwards},
         "last": vars(history[-1]),
-        "kept": vars(kept(history, job.recipe)),
+        "kept": vars(chosen),
         "provenance": provenance(run.device),
         "timings": {"training_seconds": seconds},
     }
@@ -264,6 +213,16 @@ class _Run:
     steps_per_epoch: int
     epochs: int
     notes: tuple[str, ...]
+    states: tuple[dict[str, Tensor], ...]
+
+    @property
+    def defenses(self) -> list[Defense]:
+        return [choice.component for choice in self.job.defenses]
+
+    @property
+    def reference(self) -> float:
+        dataset = self.job.data.choice.component
+        return dataset.eps["linf"].reference if "linf" in dataset.eps else 0.0
 
     @classmethod
     def start(cls, job: TrainedJob, store: Store, device: str, precision: str) -> _Run:
@@ -271,10 +230,10 @@ class _Run:
         model = build(job, gallery.labels, *pixel_statistics(original.images))
         if job.start is not None:
             require_trained(store, job.start, "it starts from")
-            _warm_start(model, load(store.weights(job.start)), job)
+            warm_start(model, load(store.weights(job.start)))
         elif job.pretrained:
             given = job.architecture.component.pretrained_weights()
-            _warm_start(model, {f"{BACKBONE}network.{name}": value for name, value in given.items()}, job, own=True)
+            warm_start(model, {f"{BACKBONE}network.{name}": value for name, value in given.items()}, own=True)
         recipe = job.recipe
         samples, notes = resampled(job, original)
         if not recipe.unseen:
@@ -283,6 +242,7 @@ class _Run:
             notes = (*notes, f"no unseen data: trained on {len(test)} test images as well")
         weights = class_weights(job, samples)
         steps = len(list(job.objective.component.batches(samples.labels, recipe.batch_size, _generator(job, 0))))
+        steps *= _repeats(job)
         model = model.to(device)
         return cls(
             job=job,
@@ -298,93 +258,119 @@ class _Run:
             steps_per_epoch=steps,
             epochs=recipe.epochs_for(steps),
             notes=(*job.notes, *notes),
+            states=tuple({} for _ in job.defenses),
         )
 
-    def train_epoch(self, epoch: int) -> tuple[float, float, int]:
-        """The learning rate of the first step, the mean loss, and the images that went forward and backward."""
-        objective = self.job.objective.component
-        dataset = self.job.data.choice.component
-        descend = compose([choice.component for choice in self.job.defenses])
-        eps = dataset.eps["linf"].reference if "linf" in dataset.eps else 0.0
-        scheduler = make_scheduler(self.optimizer, self.job.recipe, self.steps_per_epoch, self.epochs, epoch)
+    @property
+    def chosen_by(self) -> set[Keep]:
+        """What the best epoch is kept by, in case it becomes the model."""
+        robust: set[Keep] = {"robust"} if self.watched is not None else set()
+        return robust | ({"best"} if self.job.recipe.keep == "best" else set())
+
+    @property
+    def watched(self) -> Threat | None:
+        return watched(self.defenses, self.job.recipe, self.reference)
+
+    def train_epoch(self, epoch: int) -> tuple[float, float, Passes]:
+        """The learning rate of the first step, the mean loss, and the images that went through the network."""
+        objective, recipe = self.job.objective.component, self.job.recipe
+        descend = compose(self.defenses, self.states)
+        scheduler = make_scheduler(self.optimizer, recipe, self.steps_per_epoch, self.epochs, epoch)
         (rate,) = set(scheduler.get_last_lr())
         losses: list[Tensor] = []
-        passes: list[int] = []
         inside: list[Tensor] = []
-        with seeded(digest64("epoch", self.job.seed, epoch)):
+        (network,) = (part for part in self.model.modules() if isinstance(part, NormalizedBackbone))
+        with seeded(digest64("epoch", self.job.seed, epoch)), counted(network) as passes:
             self.model.train()
-            for step, index in enumerate(
-                objective.batches(self.train.labels, self.job.recipe.batch_size, _generator(self.job, epoch))
-            ):
-                samples = self.train[index]
-                rng = Streams.of(samples.ids.to(self.device), self.job.seed, "training", epoch, step)
-                images = augmented(self.job, to_float(samples.images, self.device), rng.fork("augment"), inside)
-                labels = samples.labels.to(self.device)
-
-                def attack_loss(changed: Tensor, clean: Tensor, labels: Tensor = labels) -> Tensor:
-                    passes.append(len(changed))
-                    return self._loss(changed, labels, anchor=clean)
-
-                def loss(changed: Tensor, labels: Tensor = labels) -> Tensor:
-                    passes.append(len(changed))
-                    return self._loss(changed, labels)
-
-                self.optimizer.zero_grad(set_to_none=True)
-                value = descend(Batch(images, labels, rng, loss, attack_loss, eps))
-                value.backward()
-                self.optimizer.step()
-                scheduler.step()
-                losses.append(value.detach())
+            batches = objective.batches(self.train.labels, recipe.batch_size, _generator(self.job, epoch))
+            for step, index in enumerate(batches):
+                first = self._batch(self.train[index], epoch, step, inside)
+                for _ in range(_repeats(self.job)):
+                    batch = replace(
+                        first,
+                        progress=(epoch + len(losses) / self.steps_per_epoch) / self.epochs,
+                        ends_epoch=len(losses) + 1 == self.steps_per_epoch,
+                    )
+                    self.optimizer.zero_grad(set_to_none=True)
+                    value = descend(batch)
+                    value.backward()
+                    self.optimizer.step()
+                    scheduler.step()
+                    for defense, state in zip(self.defenses, self.states, strict=True):
+                        defense.after_step(replace(batch, state=state))
+                    losses.append(value.detach())
         check_inside(inside)
-        return float(rate), float(torch.stack(losses).double().mean()), sum(passes)
+        return float(rate), float(torch.stack(losses).double().mean()), passes
 
-    def _loss(self, images: Tensor, labels: Tensor, anchor: Tensor | None = None) -> Tensor:
-        objective = self.job.objective.component
-        with torch.autocast(self.device, torch.bfloat16, enabled=self.precision == "bfloat16"):
-            return objective.loss(self.model, images, labels, self.weights, anchor)
+    def _batch(self, samples: Samples, epoch: int, step: int, inside: list[Tensor]) -> Batch:
+        rng = Streams.of(samples.ids.to(self.device), self.job.seed, "training", epoch, step)
+        return Batch(
+            images=augmented(self.job, to_float(samples.images, self.device), rng.fork("augment"), inside),
+            labels=samples.labels.to(self.device),
+            rng=rng,
+            eps=self.reference,
+            model=self.model,
+            objective=self.job.objective.component,
+            class_weights=self.weights,
+            precision=self.precision,
+        )
+
+    def handed_over(self) -> dict[str, Tensor] | None:
+        """The weights that a defense hands over, or None where the network's own are kept."""
+        for defense, state in zip(self.defenses, self.states, strict=True):
+            found = defense.final_weights(self.model, state)
+            if found is not None:
+                return {name: value.detach().clone() for name, value in found.items()}
+        return None
+
+    @contextmanager
+    def as_kept(self) -> Iterator[None]:
+        """The network at the weights that would be kept now."""
+        handed = self.handed_over()
+        if handed is None:
+            yield
+            return
+        own = self.snapshot()
+        self.model.load_state_dict(handed)
+        try:
+            yield
+        finally:
+            self.model.load_state_dict(own)
+
+    def snapshot(self) -> dict[str, Tensor]:
+        return {name: value.detach().clone() for name, value in self.model.state_dict().items()}
 
     def finish(self) -> None:
         self.model.eval()
         self.job.objective.component.finish(self.model, self.gallery)
 
-    def judge(self, epoch: int, rate: float, loss: float, passes: int) -> Epoch:
+    def judge(self, epoch: int, rate: float, loss: float, passes: Passes) -> Epoch:
         self.finish()
-        right = predictions(self.model, self.seen.images, self.device) == self.seen.labels
-        predicted = predictions(self.model, self.validation.images, self.device)
-        correct = (predicted == self.validation.labels).double()
-        per_class = [correct[self.validation.labels == c].mean() for c in range(self.job.data.num_classes)]
+        classes, objective = self.job.data.num_classes, self.job.objective.component
+        accuracy, balanced = accuracies(self.model, self.validation, classes, self.device)
+        robust = None
+        if self.watched is not None:
+            chosen = stratified(self.validation.labels.numpy(), WATCHED, self.job.seed)
+            samples = self.validation[torch.from_numpy(chosen)]
+            robust = robust_accuracy(self.model, samples, self.watched, self.job.seed, self.device)
         return Epoch(
             epoch=epoch + 1,
             lr=rate,
-            passes=passes,
+            passes=passes.backwards,
             train_loss=loss,
-            train_accuracy=float(right.double().mean()),
-            validation_loss=self._validation_loss(),
-            validation_accuracy=float(correct.mean()),
-            validation_balanced_accuracy=float(torch.stack(per_class).mean()),
+            train_accuracy=accuracies(self.model, self.seen, classes, self.device)[0],
+            validation_loss=mean_loss(self.model, objective, self.validation, self.device),
+            validation_accuracy=accuracy,
+            validation_balanced_accuracy=balanced,
+            validation_robust_accuracy=robust,
+            forward_only=passes.forwards - passes.backwards,
         )
 
-    def _validation_loss(self) -> float:
-        objective = self.job.objective.component
-        total, count = 0.0, 0
-        order = np.random.default_rng(0)
-        with torch.no_grad():
-            for index in objective.batches(self.validation.labels, JUDGING_BATCH, order):
-                images = to_float(self.validation.images[index], self.device)
-                value = objective.loss(self.model, images, self.validation.labels[index].to(self.device), None)
-                total, count = total + float(value) * len(index), count + len(index)
-        return total / count
+
+def _repeats(job: TrainedJob) -> int:
+    """Optimizer steps on each batch."""
+    return max(choice.component.steps_per_batch() for choice in job.defenses)
 
 
 def _generator(job: TrainedJob, epoch: int) -> np.random.Generator:
     return np.random.default_rng([job.seed, epoch])
-
-
-def _warm_start(model: Classifier, weights: dict[str, Tensor], job: TrainedJob, own: bool = False) -> None:
-    """Take over the backbone; the head belongs to the objective, and with ``own`` the normalization to the data."""
-    wanted = {name for name in model.state_dict() if name.startswith(BACKBONE)}
-    wanted -= {f"{BACKBONE}mean", f"{BACKBONE}std"} if own else set()
-    given = {name: value for name, value in weights.items() if name in wanted}
-    if given.keys() != wanted:
-        raise ValueError("it cannot start from weights of another architecture")
-    model.load_state_dict(given, strict=False)

@@ -16,8 +16,9 @@ from torch.nn import functional
 
 from robbench.core.contracts import to_float
 from robbench.results.store import Store
+from robbench.training.network import build, pixel_statistics
 from robbench.training.optimizer import make_optimizer
-from robbench.training.trainer import _Run, build, pixel_statistics
+from robbench.training.trainer import _Run
 
 EPS = 0.1
 

@@ -18,11 +18,12 @@ from robbench.conformance.components import ARCHITECTURES, BALANCERS, DEFENSES, 
 from robbench.conformance.data import DATASETS, METRICS, DatasetFiles
 from robbench.conformance.rules import judge
 from robbench.conformance.scenarios import Features
-from robbench.core.contracts import Architecture, Backbone, Balancer, Batch, Classifier, Defense, Samples
+from robbench.core.contracts import Architecture, Backbone, Balancer, Classifier, Defense, Samples
 from robbench.core.errors import RequestError
 from robbench.core.metric import Metric
 from robbench.core.registry import Registry
 from robbench.core.sample_rng import Streams
+from robbench.core.training_step import Batch
 from robbench.data.dataset import Dataset, EpsList
 from robbench.data.datasets.digits import Digits
 from robbench.models.cross_entropy import CrossEntropy

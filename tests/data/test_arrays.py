@@ -26,7 +26,7 @@ from robbench.data.dataset import DecodedImages
 from robbench.data.datasets.arrays import Arrays
 from robbench.planning.component_spec import choose
 from robbench.planning.inputs import find_dataset
-from robbench.training.trainer import pixel_statistics
+from robbench.training.network import pixel_statistics
 
 RNG = np.random.default_rng(0)
 GRAY: np.ndarray[Any, Any] = RNG.integers(0, 256, (12, 9, 7), dtype=np.uint8)

@@ -9,17 +9,18 @@ from pathlib import Path
 import pytest
 import tiny
 import torch
-from closed_forms import Linear, assert_optimal, images_near, linear, margins, streams
+from closed_forms import Linear, assert_optimal, images_near, linear, margins, numbers, streams
 from galleries import neighbors
 from networks import SHAPE, Network
 from scipy.stats import binomtest, kstest, norm
 from torch import Tensor
 from torch.nn import functional
+from training_steps import Seen, recording, step, trainable
 
 from robbench.attacks._gradients import input_gradient
 from robbench.attacks.fgm import FGM
 from robbench.attacks.pgd import PGD
-from robbench.core.contracts import Batch, Classifier
+from robbench.core.contracts import Classifier
 from robbench.core.errors import RequestError
 from robbench.core.registry import Registry
 from robbench.core.threat_model import Threat
@@ -269,16 +270,10 @@ def test_an_attack_over_more_draws_succeeds_more() -> None:
 
 
 def test_it_trains_under_noise_of_its_strength() -> None:
-    seen: list[Tensor] = []
-    images = torch.full((200, 3, 4, 4), 0.5, dtype=torch.float64)
-
-    def loss(images: Tensor) -> Tensor:
-        seen.append(images)
-        return images.sum()
-
-    batch = Batch(images, torch.zeros(200).long(), streams(200), loss, lambda x, _: x.sum(), 0.1)
-    Smoothing(sigma=0.4).training_loss(batch)
-    noise = (seen[0] - images).flatten().numpy() / 0.4
+    seen, images = Seen(), torch.full((200, 3, 4, 4), 0.5, dtype=torch.float64)
+    model = trainable(numbers(0, 3, 48))
+    Smoothing(sigma=0.4).training_loss(step(model, images, torch.zeros(200).long(), objective=recording(seen)))
+    noise = (seen.trained[0] - images).flatten().numpy() / 0.4
     assert kstest(noise, "norm").pvalue > 1e-4
 
 

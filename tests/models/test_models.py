@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from robbench.models.angular import Angular
 from robbench.models.compact_cnn import CompactCNN
 from robbench.models.cross_entropy import CrossEntropy, LogitClassifier
-from robbench.training.trainer import NormalizedBackbone
+from robbench.planning.component_spec import choose
+from robbench.training.network import NormalizedBackbone
 
 # --- the angular loss
 

@@ -19,17 +19,12 @@ from robbench.core.contracts import to_float
 from robbench.core.global_rng import GlobalState
 from robbench.execution.jobs import Progress, carry_out
 from robbench.results.store import Store
+from robbench.training.judging import predictions
 from robbench.training.model_loading import load_model
+from robbench.training.network import NormalizedBackbone, build, pixel_statistics
 from robbench.training.optimizer import make_optimizer, make_scheduler
 from robbench.training.recipe import Recipe
-from robbench.training.trainer import (
-    Diverged,
-    NormalizedBackbone,
-    build,
-    pixel_statistics,
-    predictions,
-    train,
-)
+from robbench.training.trainer import Diverged, train
 
 # --- what is repeatable
 
@@ -120,6 +115,8 @@ def test_history_says_what_happened(tmp_path: Path) -> None:
         "validation_loss",
         "validation_accuracy",
         "validation_balanced_accuracy",
+        "validation_robust_accuracy",
+        "forward_only",
     ]
     assert [line["epoch"] for line in lines] == [1, 2, 3]
     assert [line["lr"] for line in lines] == pytest.approx([0.004, 0.003, 0.001])

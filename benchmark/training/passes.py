@@ -1,0 +1,38 @@
+"""What training costs: images that go through the network, whoever sends them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+
+@dataclass
+class Passes:
+    """Images that went through a network: forward, and backward as well."""
+
+    forwards: int = 0
+    backwards: int = 0
+
+
+@contextmanager
+def counted(network: nn.Module) -> Iterator[Passes]:
+    """Count the images that go through a module, which takes a batch and returns a tensor with a row per image."""
+    passes = Passes()
+
+    def count(module: nn.Module, images: tuple[Tensor, ...], features: Tensor) -> None:
+        size = len(features)
+        passes.forwards += size
+        if features.requires_grad:
+            features.register_hook(lambda gradient: count_back(size))
+
+    def count_back(size: int) -> None:
+        passes.backwards += size
+
+    handle = network.register_forward_hook(count)
+    try:
+        yield passes
+    finally:
+        handle.remove()
