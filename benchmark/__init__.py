@@ -41,7 +41,8 @@ if TYPE_CHECKING:
     from robbench.core.sample_rng import Streams
     from robbench.core.threat_model import Threat
     from robbench.data.dataset import Dataset, EpsList, Raw
-    from robbench.defenses._preprocessing import Preprocessing
+    from robbench.defenses._preprocessing import DifferentiablePreprocessing, Preprocessing
+    from robbench.defenses._random_front import RandomPreprocessing
     from robbench.leaderboards.plots._scene import Figure, Scene, Sketch
     from robbench.results.schema import Measure, Outcome, Record
 
@@ -70,7 +71,8 @@ _MODULES = {
         "register_metric register_objective"
     ),
     "core.sample_rng": "Streams",
-    "defenses._preprocessing": "Preprocessing",
+    "defenses._preprocessing": "DifferentiablePreprocessing Preprocessing",
+    "defenses._random_front": "RandomPreprocessing",
     "data.dataset": "Dataset EpsList Raw",
     "core.threat_model": "Threat",
     "leaderboards.plots._scene": "Figure Scene Sketch",
@@ -90,6 +92,7 @@ __all__ = [
     "Comparison",
     "Dataset",
     "Defense",
+    "DifferentiablePreprocessing",
     "EpsList",
     "Figure",
     "Measure",
@@ -99,6 +102,7 @@ __all__ = [
     "Objective",
     "Outcome",
     "Preprocessing",
+    "RandomPreprocessing",
     "RandomTransform",
     "Raw",
     "Record",
