@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import abc
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,7 +29,7 @@ class Preprocessed(Classifier):
         super().__init__()
         self.model, self.change, self.gradients = model, change, gradients
         self.num_classes, self.surrogates, self.training = model.num_classes, model.surrogates, model.training
-        self.draws, self.votes = model.draws, model.votes
+        self.draws, self.votes, self.rejects = model.draws, model.votes, model.rejects
 
     def preprocess(self, images: Tensor) -> Tensor:
         """The changed images, to the last bit what ``change`` returns."""
@@ -57,6 +57,14 @@ class Preprocessed(Classifier):
     def decide(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """The model's scores and hard predictions on the changed images."""
         return self.model.decide(self.preprocess(images))
+
+    def weighed(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """The model's scores of the changed images, and by how much it accepts them."""
+        return self.model.weighed(self.preprocess(images))
+
+    def calibrate(self, batches: Iterable[Tensor]) -> None:
+        """Set the model's thresholds on changed images."""
+        self.model.calibrate(self.preprocess(batch) for batch in batches)
 
     def subset(self, index: Tensor) -> Classifier:
         """The same for some samples of the batch at hand."""

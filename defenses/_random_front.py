@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from robbench.core.contracts import Classifier, Defense
+from robbench.core.errors import RequestError
 from robbench.core.sample_rng import Streams
 
 CHUNK = 1024
@@ -34,10 +35,15 @@ class Randomized(Classifier):
         change: The change, differentiable.
         draws: Draws that scores are averaged over; all of them are differentiated.
         votes: Draws that the prediction is counted over.
+
+    Raises:
+        RequestError: If the model may reject images, which are no votes.
     """
 
     def __init__(self, model: Classifier, change: RandomChange, draws: int, votes: int) -> None:
         super().__init__()
+        if model.rejects:
+            raise RequestError("a random defense cannot stand in front of a detector; name the detector first")
         self.model, self.change = model, change
         self.num_classes, self.surrogates, self.training = model.num_classes, model.surrogates, model.training
         self.draws, self._averaged = draws * model.draws, draws
