@@ -12,6 +12,7 @@ from robbench.attacks._gradients import score_gradient
 from robbench.attacks._losses import AnyLoss, Gain, gain
 from robbench.core.best_points import raise_lead
 from robbench.core.contracts import Classifier
+from robbench.core.rejection import misled
 from robbench.core.sample_rng import Streams
 from robbench.core.threat_model import Threat
 
@@ -118,7 +119,7 @@ class Survivors(Rows):
 
     def fooled(self, decisions: Tensor) -> Tensor:
         """Which hard predictions are as the attacker wants them, bool, shape ``(M,)``; from ``(M,)`` or ``(B, M)``."""
-        return decisions == self.labels if self.targeted else decisions != self.labels
+        return decisions == self.labels if self.targeted else misled(decisions, self.labels)
 
     def fools(self, x: Tensor) -> Tensor:
         """Which images fool the model, bool, shape ``(M,)``; one forward pass, none where there is no sample."""

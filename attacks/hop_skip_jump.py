@@ -17,6 +17,7 @@ from robbench.attacks._survivors import Kept, Survivors
 from robbench.core.attack import Attack
 from robbench.core.contracts import Classifier
 from robbench.core.registry import register_attack
+from robbench.core.rejection import misled
 from robbench.core.sample_rng import Streams
 from robbench.core.threat_model import Norm, Threat
 
@@ -117,7 +118,7 @@ class HopSkipJump(Attack):
 def _fools(left: Survivors, images: Tensor) -> Tensor:
     """Which images are misclassified, for ``(M, C, H, W)`` or several of each sample ``(M, B, C, H, W)``."""
     decisions = left.model.predict(images.flatten(0, -4)).reshape(images.shape[:-3])
-    return decisions != per_sample(left.labels, decisions)
+    return misled(decisions, per_sample(left.labels, decisions))
 
 
 def _boundary(left: Survivors, beyond: Tensor, norm: Norm) -> Tensor:

@@ -42,7 +42,8 @@ if TYPE_CHECKING:
     from robbench.core.threat_model import Threat
     from robbench.core.training_step import Batch
     from robbench.data.dataset import Dataset, EpsList, Raw
-    from robbench.defenses._preprocessing import Preprocessing
+    from robbench.defenses._preprocessing import DifferentiablePreprocessing, Preprocessing
+    from robbench.defenses._random_front import RandomPreprocessing
     from robbench.leaderboards.plots._scene import Figure, Scene, Sketch
     from robbench.results.schema import Measure, Outcome, Record
 
@@ -71,7 +72,8 @@ _MODULES = {
         "register_metric register_objective"
     ),
     "core.sample_rng": "Streams",
-    "defenses._preprocessing": "Preprocessing",
+    "defenses._preprocessing": "DifferentiablePreprocessing Preprocessing",
+    "defenses._random_front": "RandomPreprocessing",
     "data.dataset": "Dataset EpsList Raw",
     "core.threat_model": "Threat",
     "core.training_step": "Batch",
@@ -92,6 +94,7 @@ __all__ = [
     "Comparison",
     "Dataset",
     "Defense",
+    "DifferentiablePreprocessing",
     "EpsList",
     "Figure",
     "Measure",
@@ -101,6 +104,7 @@ __all__ = [
     "Objective",
     "Outcome",
     "Preprocessing",
+    "RandomPreprocessing",
     "RandomTransform",
     "Raw",
     "Record",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import abc
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,20 +20,22 @@ class Preprocessed(Classifier):
 
     Args:
         model: The model.
-        change: From images to images of the same shape, dtype and device; never differentiated.
-        straight_through: Whether the change has the gradient of the identity, and otherwise none (BPDA, Athalye et al.,
-            "Obfuscated gradients give a false sense of security", 2018, section 4.1.1).
+        change: From images to images of the same shape, dtype and device.
+        gradients: How gradients pass the change: ``exact``; ``straight-through``, as if it were the identity (BPDA,
+            Athalye et al., "Obfuscated gradients give a false sense of security", 2018, section 4.1.1); or ``none``.
     """
 
-    def __init__(self, model: Classifier, change: Change, straight_through: bool) -> None:
+    def __init__(self, model: Classifier, change: Change, gradients: str) -> None:
         super().__init__()
-        self.model, self.change, self.straight_through = model, change, straight_through
+        self.model, self.change, self.gradients = model, change, gradients
         self.num_classes, self.surrogates, self.training = model.num_classes, model.surrogates, model.training
-        self.draws, self.votes = model.draws, model.votes
+        self.draws, self.votes, self.rejects = model.draws, model.votes, model.rejects
 
     def preprocess(self, images: Tensor) -> Tensor:
         """The changed images, to the last bit what ``change`` returns."""
-        if self.straight_through:
+        if self.gradients == "exact":
+            return self.change(images)
+        if self.gradients == "straight-through":
             changed: Tensor = _StraightThrough.apply(images, self.change)
             return changed
         with torch.no_grad():
@@ -56,9 +58,17 @@ class Preprocessed(Classifier):
         """The model's scores and hard predictions on the changed images."""
         return self.model.decide(self.preprocess(images))
 
+    def weighed(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """The model's scores of the changed images, and by how much it accepts them."""
+        return self.model.weighed(self.preprocess(images))
+
+    def calibrate(self, batches: Iterable[Tensor]) -> None:
+        """Set the model's thresholds on changed images."""
+        self.model.calibrate(self.preprocess(batch) for batch in batches)
+
     def subset(self, index: Tensor) -> Classifier:
         """The same for some samples of the batch at hand."""
-        return Preprocessed(self.model.subset(index), self.change, self.straight_through)
+        return Preprocessed(self.model.subset(index), self.change, self.gradients)
 
     def surrogate(self, name: str) -> Classifier:
         """Other scores of the model, behind the same change.
@@ -66,7 +76,7 @@ class Preprocessed(Classifier):
         Raises:
             KeyError: If the model has none of that name.
         """
-        return Preprocessed(self.model.surrogate(name), self.change, self.straight_through)
+        return Preprocessed(self.model.surrogate(name), self.change, self.gradients)
 
 
 class _StraightThrough(torch.autograd.Function):
@@ -81,8 +91,25 @@ class _StraightThrough(torch.autograd.Function):
 
 
 @dataclass(frozen=True)
-class Preprocessing(Defense):
-    """A change of the images in front of a trained model; training goes without it.
+class DifferentiablePreprocessing(Defense):
+    """A differentiable change of the images in front of a trained model; training goes without it."""
+
+    @abc.abstractmethod
+    def change(self, images: Tensor) -> Tensor:
+        """The images as the model is to see them.
+
+        Args:
+            images: Floats, shape ``(N, C, H, W)``; in [0, 1] unless another defense adds noise to them.
+        """
+
+    def wrap(self, model: Classifier) -> Classifier:
+        """The model behind the change."""
+        return Preprocessed(model, self.change, self.gradients)
+
+
+@dataclass(frozen=True)
+class Preprocessing(DifferentiablePreprocessing):
+    """A change of the images in front of a trained model that is never differentiated; training goes without it.
 
     Attributes:
         straight_through: Whether gradients pass the exact change as if it were not there. Without, there are none, and
@@ -95,15 +122,3 @@ class Preprocessing(Defense):
     def gradients(self) -> str:  # type: ignore[override]
         """How gradients pass: ``straight-through`` or ``none``."""
         return "straight-through" if self.straight_through else "none"
-
-    @abc.abstractmethod
-    def change(self, images: Tensor) -> Tensor:
-        """The images as the model is to see them.
-
-        Args:
-            images: Floats, shape ``(N, C, H, W)``; in [0, 1] unless another defense adds noise to them.
-        """
-
-    def wrap(self, model: Classifier) -> Classifier:
-        """The model behind the change."""
-        return Preprocessed(model, self.change, self.straight_through)

@@ -15,7 +15,7 @@ from robbench.defenses._preprocessing import Preprocessing
 @register_defense("bit-depth")
 @dataclass(frozen=True)
 class BitDepth(Preprocessing):
-    """Values rounded to ``2 ** bits`` levels at inference time (Xu et al., "Feature squeezing", 2018).
+    """Quantization: values rounded to ``2 ** bits`` levels at inference time (Xu et al., "Feature squeezing", 2018).
 
     Attributes:
         bits: Bits per value.

@@ -20,6 +20,7 @@ from robbench.core.errors import RequestError, did_you_mean
 from robbench.core.global_rng import seeded
 from robbench.core.process_state import settings_kept
 from robbench.core.registry import Registry
+from robbench.core.rejection import accepting
 from robbench.core.sample_rng import Streams, digest64
 from robbench.core.threat_model import NORMS, Norm, Threat, asked_threat
 from robbench.evaluation.attack_run import attack_batch
@@ -124,6 +125,7 @@ class ReadyAttack:
                 part = clean[index]
                 batch = classifier.subset(index)
                 aims = classes.to(device, torch.int64)[index]
+                batch = batch if targeted else accepting(batch, aims)
                 made = self.choice.component.perturb(batch, part.clone(), aims, threat, streams[index])
                 parts.append(check_images(part, made, threat))
         changed = torch.cat(parts) if parts else clean.clone()

@@ -13,6 +13,7 @@ from torch import Tensor
 from robbench.core.best_points import BestPoints, raise_lead, unknown_lead
 from robbench.core.component import Component
 from robbench.core.contracts import Classifier
+from robbench.core.rejection import misled
 from robbench.core.sample_rng import Streams
 from robbench.core.threat_model import Threat
 
@@ -90,7 +91,7 @@ class Attack(Component):
         changed = self.perturb(model, images, labels, threat, rng)
         with torch.no_grad():
             scores, predicted = model.decide(changed)
-        fooled = predicted == labels if threat.targeted else predicted != labels
+        fooled = predicted == labels if threat.targeted else misled(predicted, labels)
         ahead = (scores - scores.gather(1, labels[:, None])).scatter(1, labels[:, None], -torch.inf).amax(dim=1)
         return BestPoints(changed, -ahead if threat.targeted else ahead, fooled, raise_lead(lead, scores, labels))
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import abc
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal, get_args
 
@@ -25,6 +25,9 @@ Answer = Literal["labels", "scores", "gradients"]
 ANSWERS: tuple[Answer, ...] = get_args(Answer)
 """What a model can answer, the most last."""
 
+REJECTED = -1
+"""The prediction for an image that a model rejects."""
+
 
 class Classifier(nn.Module, abc.ABC):
     """A model under test. Images are float in [0, 1], shape ``(N, C, H, W)``; normalization lives inside."""
@@ -40,6 +43,9 @@ class Classifier(nn.Module, abc.ABC):
 
     votes: int = 0
     """Further passes that a prediction makes: those of a random defense that lets fresh draws vote."""
+
+    rejects: bool = False
+    """Whether it may predict ``REJECTED`` in place of a class; ``weighed`` then says how far an image is from that."""
 
     @property
     def answers(self) -> Answer:
@@ -64,13 +70,28 @@ class Classifier(nn.Module, abc.ABC):
         """The backbone's output, shape ``(N, D)``."""
 
     def predict(self, images: Tensor) -> Tensor:
-        """The prediction that is scored, int64, shape ``(N,)``."""
+        """The prediction that is scored, int64, shape ``(N,)``: a class, or ``REJECTED`` if it ``rejects``."""
         return self.decide(images)[1]
 
     def decide(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Scores and predictions in one pass: what ``forward`` and ``predict`` return, which is checked."""
         scores = self(images)
         return scores, scores.argmax(dim=1)
+
+    def weighed(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """What ``forward`` returns, and by how much an image is accepted, of a model that may reject.
+
+        Returns:
+            Scores, shape ``(N, K)``; a differentiable number, negative where the image is rejected, shape ``(N,)``.
+        """
+        raise NotImplementedError(f"{type(self).__name__} may reject images, and does not say when")
+
+    def calibrate(self, batches: Iterable[Tensor]) -> None:
+        """Set thresholds on validation images, before anything is asked.
+
+        Args:
+            batches: Clean images, float in [0, 1], shape ``(N, C, H, W)`` each.
+        """
 
     def subset(self, index: Tensor) -> Classifier:
         """The same model for some samples of the batch at hand, which attacks that drop samples ask for.

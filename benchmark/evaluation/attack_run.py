@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from robbench.core.contracts import Classifier, to_float
+from robbench.core.rejection import accepting
 from robbench.core.sample_rng import Streams
 from robbench.evaluation.query_counter import Oracle
 from robbench.evaluation.referee import change_norms, check_images, check_scores, fair_play
@@ -111,7 +112,7 @@ class Attacker:
     def __call__(self, given: AttackInput) -> Iterator[StageImages]:
         """Attack a batch, stage by stage, under the eyes of the referee."""
         self.model.redraw(2 * given.draw + 1)
-        oracle = Oracle(self.model, len(given.labels))
+        oracle = Oracle(accepting(self.model, given.labels), len(given.labels))
         changed = given.images
         for position, stage in enumerate(self.condition.stages):
             targeted = stage.threat.targeted and given.targets is not None
@@ -264,13 +265,14 @@ class AttackRunner:
 
     def _judged(self, given: AttackInput, changed: Tensor) -> dict[str, Tensor]:
         """Predictions on the changed images, and norms of the change."""
-        found = judged(self.judge.model, changed, given.labels)
-        seen = {"final": found.predicted, "non_finite": found.non_finite}
+        attacked = self.condition.kind != "natural"
+        found = judged(self.judge.model, changed, given.labels, attacked)
+        seen = {"final": found.predicted, "non_finite": found.non_finite, "rejected": found.rejected}
         # Rounding can undo an attack; a natural perturbation has no adversary.
-        if self.condition.kind == "natural":
+        if not attacked:
             seen |= {"rounded": found.predicted, "scored": found.predicted}
         else:
-            rounded = judged(self.judge.model, (changed * 255).round() / 255, given.labels)
+            rounded = judged(self.judge.model, (changed * 255).round() / 255, given.labels, attacked)
             seen |= {"rounded": rounded.predicted, "scored": found.scored}
         return seen | {str(norm): sizes for norm, sizes in change_norms(given.images, changed).items()}
 

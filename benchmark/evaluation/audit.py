@@ -29,6 +29,8 @@ OVERSHOOT = 0.01
 """By how much attacks that look for the smallest change may miss it, relative to it."""
 COLLAPSED = 0.95
 """Share of class-balanced images from which on one predicted class is flagged."""
+FALSE_ALARMS = 0.1
+"""Share of clean images from which on it is flagged that they are rejected."""
 LOWERED = 0.005
 """By how much twice the steps may lower robust accuracy."""
 
@@ -51,6 +53,7 @@ def examine(cells: Sequence[DoneCell], rank_by: str = "") -> list[Flag]:
         _zero_gradient(cells, ranking),
         _non_finite(cells),
         _collapsed(cells),
+        _rejects(cells),
         _surrogate_gap(cells),
         _remedies(cells, ranking),
         _draws_nothing(cells),
@@ -314,6 +317,17 @@ def _collapsed(cells: Sequence[DoneCell]) -> Iterator[Flag]:
         name, count = record.spec.dataset.class_names[favorite], int((outcome.clean == favorite).sum())
         text = f"predicts {name} for {count} of {len(outcome)} clean images, {shares.max():.0%} averaged over classes"
         yield Flag(record.key, "collapsed", text)
+
+
+def _rejects(cells: Sequence[DoneCell]) -> Iterator[Flag]:
+    for record, outcome in cells:
+        count = int(outcome.rejected.sum())
+        if count and outcome.kind == "clean":
+            text, many = f"rejects {count} of {len(outcome)} clean images", count > FALSE_ALARMS * len(outcome)
+            yield Flag(record.key, "rejects-clean", text, blocks=many and count >= LEAST)
+        elif count and outcome.kind in ("attack", "chain") and not record.spec.condition.check:
+            text = f"after {record.spec.condition.label} it rejects {count} of {int(outcome.attempted.sum())} images"
+            yield Flag(record.key, "rejects-attacked", text, blocks=False)
 
 
 def _surrogate_gap(cells: Sequence[DoneCell]) -> Iterator[Flag]:

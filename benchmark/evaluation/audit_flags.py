@@ -15,6 +15,7 @@ FLAGS = {
     "zero-gradient": "the input gradient of a loss that attacks followed is zero: they stand still",
     "non-finite": "scores are infinite or no numbers: no attack can follow them",
     "collapsed": "predicts the same class for nearly all images, whatever they show",
+    "rejects-clean": "rejects many clean images: what rejects everything is robust to every attack",
     "surrogate-gap": "the scores that attacks follow are already fooled where the prediction is not",
     "randomized": "answers the same image differently, and no attack averaged over its draws",
     "outputs-probabilities": "gives probabilities, which saturate, and no attack followed margins between them",
@@ -33,6 +34,8 @@ CAUTIONS = {
     "defense-in-the-way": "a defense stops the gradient; attacks went straight through it",
     "black-box-wins": "the search without gradients that is part of an attack fools images that its gradients do not; "
     "they count as fooled",
+    "rejects-clean": "rejects clean images, which count as wrong",
+    "rejects-attacked": "rejects attacked images, which count as right",
     "draws-nothing": "draws nothing: an attack that averages over its draws repeats the same pass, and does not search",
     "smallest-change-beaten": "an attack of a fixed size fools images within what another calls the smallest change; "
     "what is shown is the smallest over all attacks",

@@ -117,6 +117,7 @@ def _clean(subject: Subject) -> _Applied:
             {
                 "scored": answer.scored,
                 "non_finite": answer.non_finite,
+                "rejected": answer.rejected,
                 "flat": lost["ce"] & lost["margin"],
                 **{f"flat_{loss}": mark for loss, mark in lost.items()},
             }

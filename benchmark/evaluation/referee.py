@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from robbench.core.contracts import Classifier
+from robbench.core.contracts import REJECTED, Classifier
 from robbench.core.errors import Breach as Breach
 from robbench.core.global_rng import GlobalState
 from robbench.core.process_state import ProcessState
@@ -94,21 +94,22 @@ def check_scores(scores: object, count: int, num_classes: int) -> Tensor:
     return found
 
 
-def check_predictions(predicted: object, count: int, num_classes: int) -> Tensor:
+def check_predictions(predicted: object, count: int, num_classes: int, rejects: bool = False) -> Tensor:
     """Check that a model predicts a class for each image.
 
     Args:
         predicted: What it returned.
         count: Number of images N.
         num_classes: Number of classes K.
+        rejects: Whether it may reject images.
 
     Raises:
-        Breach: If they are no plain int64 of shape ``(N,)`` from 0 to K - 1.
+        Breach: If they are no plain int64 of shape ``(N,)`` from 0 to K - 1, or ``REJECTED`` where it may.
     """
     found = plain(predicted, PREDICTIONS)
     if found.shape != (count,) or found.dtype != torch.int64:
         raise Breach(PREDICTIONS, f"got {shown(found)} for {count} images")
-    if bool(((found < 0) | (found >= num_classes)).any()):
+    if bool(((found < (REJECTED if rejects else 0)) | (found >= num_classes)).any()):
         raise Breach(PREDICTIONS, f"got {int(found.min())} to {int(found.max())} of {num_classes} classes")
     return found
 
@@ -162,11 +163,11 @@ def check_answers(model: Classifier, images: Tensor) -> None:
     count, classes = len(images), model.num_classes
     with torch.no_grad():
         scores, again = (check_scores(model(images), count, classes) for _ in range(2))
-        predicted, anew = (check_predictions(model.predict(images), count, classes) for _ in range(2))
+        predicted, anew = (check_predictions(model.predict(images), count, classes, model.rejects) for _ in range(2))
         decided: object = model.decide(images)
     if not isinstance(decided, tuple) or len(decided) != 2:
         raise Breach(AGREEMENT, f"got {type(decided).__name__}, not two tensors")
-    both = check_scores(decided[0], count, classes), check_predictions(decided[1], count, classes)
+    both = check_scores(decided[0], count, classes), check_predictions(decided[1], count, classes, model.rejects)
     if not torch.allclose(scores, again, equal_nan=True) or not torch.equal(predicted, anew):
         return
     if not torch.allclose(both[0].to(scores.dtype), scores, rtol=1e-3, atol=1e-4, equal_nan=True):

@@ -8,9 +8,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from robbench.core.contracts import Classifier, Samples, to_float
+from robbench.core.contracts import REJECTED, Classifier, Samples, to_float
 from robbench.core.global_rng import seeded
 from robbench.core.process_state import settings_kept
+from robbench.core.rejection import accepting
 from robbench.core.sample_rng import digest64
 from robbench.data.splits import stratified
 from robbench.evaluation.query_counter import put_under_test
@@ -26,17 +27,20 @@ class Judgment(NamedTuple):
     """What a model makes of ``N`` images, as it is scored.
 
     Attributes:
-        predicted: Its predictions, int64, shape ``(N,)``; a wrong class where its scores make none.
+        predicted: Its predictions, int64, shape ``(N,)``; a wrong class where its scores make none. Of a rejected image
+            the true class if somebody attacked it, else a wrong one.
         scored: The class of its largest score, likewise.
         non_finite: Whether a score is infinite or no number, bool, shape ``(N,)``.
+        rejected: Whether it rejects the image, bool, shape ``(N,)``.
     """
 
     predicted: Tensor
     scored: Tensor
     non_finite: Tensor
+    rejected: Tensor
 
 
-def judged(model: Classifier, images: Tensor, labels: Tensor) -> Judgment:
+def judged(model: Classifier, images: Tensor, labels: Tensor, attacked: bool = False) -> Judgment:
     """Ask a model about images; without finite scores it is never right.
 
     The arg max of scores that are no numbers is the first of them: images of that class would count as robust.
@@ -45,20 +49,24 @@ def judged(model: Classifier, images: Tensor, labels: Tensor) -> Judgment:
         model: In evaluation mode.
         images: Float in [0, 1], shape ``(N, C, H, W)``.
         labels: int64, shape ``(N,)``.
+        attacked: Whether an adversary made the images, whom it is right to reject.
 
     Raises:
         Breach: If its answers are no scores and predictions.
     """
     count, classes = len(images), model.num_classes
+    model = accepting(model, labels)
     with torch.no_grad():
         if getattr(model.predict, "__func__", None) is Classifier.predict:  # which is ``decide``: one pass
             scores, predicted = model.decide(images)
         else:
             predicted, scores = model.predict(images), model(images)
-    predicted, scores = check_predictions(predicted, count, classes), check_scores(scores, count, classes)
-    lost = ~scores.isfinite().all(dim=1)
-    predicted = torch.where(lost & (predicted == labels), (labels + 1) % classes, predicted)
-    return Judgment(predicted, torch.where(lost, predicted, scores.argmax(dim=1)), lost)
+    predicted = check_predictions(predicted, count, classes, model.rejects)
+    scores = check_scores(scores, count, classes)
+    lost, rejected, wrong = ~scores.isfinite().all(dim=1), predicted == REJECTED, (labels + 1) % classes
+    predicted = torch.where(rejected, labels if attacked else wrong, predicted)
+    predicted = torch.where(lost & (predicted == labels), wrong, predicted)
+    return Judgment(predicted, torch.where(lost, predicted, scores.argmax(dim=1)), lost, rejected)
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from robbench.results.schema import Bools, Floats, Outcome
 
-_CHANGE = ("clean", "final", "linf", "l2", "l1", "l0")
+_CHANGE = ("clean", "final", "rejected", "linf", "l2", "l1", "l0")
 
 
 def judged(outcome: Outcome) -> Bools:

@@ -120,7 +120,9 @@ class Outcome:
 
     ids: Ints = field(metadata={"array": ArraySpec("sample ids", np.int64, "ids")})
     labels: Ints = field(metadata=classes("true classes"))
-    clean: Ints = field(metadata=classes("predictions on the clean images; a wrong class where a score is not finite"))
+    clean: Ints = field(
+        metadata=classes("predictions on the clean images; a wrong class where a score is not finite or it is rejected")
+    )
     final: Ints = field(
         metadata=classes(
             "predictions after the condition, a wrong class where a score is not finite; the clean one where it was "
@@ -208,6 +210,14 @@ class Outcome:
             "whether a part of the attack that searches without gradients fooled the model after those that follow "
             "them had not",
             attempts="any",
+            since=4,
+        )
+    )
+    rejected: Bools = field(
+        metadata=marks(
+            "whether the model rejects the changed image, in the clean condition the clean one; final is then the true "
+            "class where an attack made the image and a wrong one elsewhere",
+            attempts="stronger",
             since=4,
         )
     )

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-from robbench.core.contracts import Classifier
+import torch
+
+from robbench.core.contracts import Classifier, to_float
 from robbench.models._external.loading import External, load_external
 from robbench.planning.plan import ExternalJob, Job, TrainedJob
 from robbench.results.store import Store
-from robbench.training.trainer import trained_model
+from robbench.training.trainer import JUDGING_BATCH, trained_model
 
 
 def load_model(job: Job, store: Store, device: str, defended: bool = True) -> Classifier:
     """A job's model in evaluation mode, its weights frozen, with its inference-time defenses in front.
 
-    Images pass the defenses first to last, as they do in training. Without ``defended`` they are left out.
+    Images pass the defenses first to last, as they do in training. Without ``defended`` they are left out. Thresholds
+    are set on the data's validation images.
 
     Raises:
-        ValueError: If a model of others is no longer the one that the job is about.
+        ValueError: If a model of others is no longer the one that the job is about, or thresholds cannot be set.
     """
     if isinstance(job, TrainedJob):
         model = trained_model(job, store)
@@ -24,7 +27,11 @@ def load_model(job: Job, store: Store, device: str, defended: bool = True) -> Cl
         model = _external(job).model
     for choice in reversed(job.defenses if defended else ()):
         model = choice.component.wrap(model)
-    return model.to(device).eval().requires_grad_(False)
+    model = model.to(device).eval().requires_grad_(False)
+    if defended and job.defenses and model.rejects:
+        images = job.data.samples("validation").images
+        model.calibrate(to_float(part, device) for part in torch.split(images, JUDGING_BATCH) if len(part))
+    return model
 
 
 def _external(job: ExternalJob) -> External:

@@ -26,6 +26,8 @@ from robbench.core.sample_rng import Streams
 from robbench.core.training_step import Batch
 from robbench.data.dataset import Dataset, EpsList
 from robbench.data.datasets.digits import Digits
+from robbench.defenses._preprocessing import Preprocessed
+from robbench.defenses.bit_depth import BitDepth
 from robbench.models.cross_entropy import CrossEntropy
 from robbench.results.schema import Measure, Outcome
 
@@ -88,6 +90,14 @@ class Blocked(Defense):
 
 
 @dataclass(frozen=True)
+class Flattering(BitDepth):
+    gradients = "exact"  # type: ignore[assignment]
+
+    def wrap(self, model: Classifier) -> Classifier:
+        return Preprocessed(model, self.change, "straight-through")
+
+
+@dataclass(frozen=True)
 class Batched(Defense):
     def wrap(self, model: Classifier) -> Classifier:
         return Centering(model, model.num_classes)
@@ -107,6 +117,7 @@ class Miscounting(Defense):
         (Steps(), "the training loss descends", "a gradient is left"),
         (Miscounting(), "the wrapped model answers", "num_classes is 4"),
         (Blocked(), "gradients pass as it says", 'gradients = "exact"'),
+        (Flattering(), "gradients pass as it says", "the derivative along 0 of 11 ways"),
         (Batched(), "batch and order change nothing", "predictions change"),
     ],
 )
