@@ -8,7 +8,8 @@ from robbench.core.contracts import Classifier, to_float
 from robbench.models._external.loading import External, load_external
 from robbench.planning.plan import ExternalJob, Job, TrainedJob
 from robbench.results.store import Store
-from robbench.training.trainer import JUDGING_BATCH, trained_model
+from robbench.training.judging import JUDGING_BATCH
+from robbench.training.trainer import trained_model
 
 
 def load_model(job: Job, store: Store, device: str, defended: bool = True) -> Classifier:

@@ -15,7 +15,6 @@ from torch import Tensor, nn
 from robbench.models.angular import Angular
 from robbench.models.compact_cnn import CompactCNN
 from robbench.models.cross_entropy import CrossEntropy, LogitClassifier
-from robbench.planning.component_spec import choose
 from robbench.training.network import NormalizedBackbone
 
 # --- the angular loss

@@ -40,10 +40,11 @@ _LARGEST = 2**26
 )
 @dataclass(frozen=True)
 class FashionMNIST(Dataset):
-    """70,000 gray 28×28 pictures of clothes in ten classes, 10,000 of them test images (Xiao, Rasul and Vollgraf, 2017).
+    """70,000 gray 28×28 pictures of clothes in ten classes, 10,000 of them to test on (Xiao, Rasul, Vollgraf, 2017).
 
-    The default split trains on 54,000 of the 60,000 training images and validates on the others. The imbalanced variant has three garments that resemble each other, in the proportions
-    4949 : 466 : 210. The fifth trains on 20 % of all images and validates on 5 %.
+    The default split trains on 54,000 of the 60,000 training images and validates on the others. The imbalanced variant
+    has three garments that resemble each other, in the proportions 4949 : 466 : 210. The fifth trains on 20 % of all
+    images and validates on 5 %.
     """
 
     split: tuple[float, float, float] = (54 / 70, 6 / 70, 10 / 70)
