@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from robbench.attacks.square import Square
     from robbench.core.attack import Attack
     from robbench.core.best_points import BestPoints
+    from robbench.core.certificate import Certificate, Certified, NoCertificate
     from robbench.core.component import NoIdentity
     from robbench.core.contracts import Architecture, Backbone, Balancer, Classifier, Defense, Objective, Samples
     from robbench.core.errors import RequestError
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
         register_architecture,
         register_attack,
         register_balancer,
+        register_certificate,
         register_dataset,
         register_defense,
         register_figure,
@@ -61,6 +63,7 @@ _MODULES = {
     "attacks.ascent": "MomentumAscent",
     "attacks.square": "Square",
     "core.best_points": "BestPoints",
+    "core.certificate": "Certificate Certified NoCertificate",
     "core.component": "NoIdentity",
     "core.attack": "Attack",
     "core.contracts": "Architecture Backbone Balancer Classifier Defense Objective Samples",
@@ -68,8 +71,8 @@ _MODULES = {
     "core.metric": "Metric",
     "results.schema": "Measure Outcome Record",
     "core.registry": (
-        "register_architecture register_attack register_balancer register_dataset register_defense register_figure "
-        "register_metric register_objective"
+        "register_architecture register_attack register_balancer register_certificate register_dataset "
+        "register_defense register_figure register_metric register_objective"
     ),
     "core.sample_rng": "Streams",
     "defenses._preprocessing": "DifferentiablePreprocessing Preprocessing",
@@ -90,6 +93,8 @@ __all__ = [
     "Balancer",
     "Batch",
     "BestPoints",
+    "Certificate",
+    "Certified",
     "Classifier",
     "Comparison",
     "Dataset",
@@ -100,6 +105,7 @@ __all__ = [
     "Measure",
     "Metric",
     "MomentumAscent",
+    "NoCertificate",
     "NoIdentity",
     "Objective",
     "Outcome",
@@ -127,6 +133,7 @@ __all__ = [
     "register_architecture",
     "register_attack",
     "register_balancer",
+    "register_certificate",
     "register_dataset",
     "register_defense",
     "register_figure",

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from robbench.core.safe_text import visible
+from robbench.evaluation.audit_flags import UNRANKED
 from robbench.evaluation.statistics import Scores, balanced_mean, tie_leaders
 from robbench.leaderboards.ablations import Change, Pair, Scored, margin, pairs
 from robbench.leaderboards.aggregates import Rates, rates
@@ -306,6 +307,8 @@ def _row(table: Table, model: ModelSpec, plan: _Plan) -> tuple[Row, Scores | Non
     )
     left = {spec.label: found.balanced.value for spec in needed if (found := row.compared(spec.label))}
     hardest = min(left, key=lambda name: left[name]) if left and ranked_by else None
+    if UNRANKED in row.flags:
+        return replace(row, hardest=hardest, unranked=f"{UNRANKED}: {row.flags[UNRANKED]}"), None
     return replace(row, hardest=hardest), ranking[1] if ranking else None
 
 

@@ -142,8 +142,9 @@ def plain_data(board: Board) -> dict[str, Any]:
 
 
 def _condition(condition: ConditionSpec) -> dict[str, Any]:
-    # Boards without unions stay as they were before there were any.
-    return condition.model_dump(mode="json", exclude=None if condition.union else {"union"})
+    # Boards without unions and certificates stay as they were before there were any.
+    absent = {name for name in ("union", "certificate") if not getattr(condition, name)}
+    return condition.model_dump(mode="json", exclude=absent)
 
 
 def _listed(value: Any) -> Any:

@@ -29,11 +29,11 @@ TOP = {"benchmark": "robbench"} | {
 STAGES = [
     line.split()
     for line in (
-        "results.schema results.migration results.outcome results.npz",
+        "results.schema results.migration results.outcome results.npz results.canonical_json",
         "core",
         "results.store results.notes results.provenance",
         "data",
-        "attacks defenses models training.recipe",
+        "attacks defenses models certificates training.recipe",
         "planning",
         "training",
         "evaluation",
@@ -49,8 +49,8 @@ STAGES = [
 OPEN_TO_BOARDS = """
 core.component core.registry core.errors core.atomic_io core.threat_model core.corruption_kinds
 core.safe_text core.untrusted_files
-results.schema results.migration results.outcome results.npz
-evaluation.macro_f1 evaluation.statistics evaluation.audit evaluation.audit_flags
+results.schema results.migration results.outcome results.npz results.canonical_json
+evaluation.macro_f1 evaluation.statistics evaluation.audit evaluation.audit_flags evaluation.contradictions
 evaluation.corruption_error evaluation.verdicts
 evaluation.metrics.agreement evaluation.metrics.change evaluation.metrics.decisions evaluation.metrics.draws
 evaluation.metrics.passes evaluation.metrics.robustness evaluation.metrics.success evaluation.metrics._built_in
@@ -302,7 +302,7 @@ def test_components_are_made_with_what_their_names_preset() -> None:
 def test_every_built_in_module_of_a_kind_registers_something_or_serves_others() -> None:
     used = set().union(*(imports(file, deferred=True) for file in MODULES.values()))
     registered = {entry.cls.__module__ for kind in KINDS for entry in Registry(installed=False).entries(kind).values()}
-    for package in ("attacks", "defenses", "models", "datasets", "balancing", "metrics"):
+    for package in ("attacks", "certificates", "defenses", "models", "datasets", "balancing", "metrics"):
         inside = {
             name
             for name, file in MODULES.items()
@@ -311,7 +311,7 @@ def test_every_built_in_module_of_a_kind_registers_something_or_serves_others() 
         assert inside <= used | registered
 
 
-@pytest.mark.parametrize("package", ["attacks", "defenses", "models"])
+@pytest.mark.parametrize("package", ["attacks", "certificates", "defenses", "models"])
 def test_a_bare_file_name_is_a_component_and_machinery_has_an_underscore(package: str) -> None:
     """Toolbox attacks are named after the toolbox's classes, so that nothing in their adapter has a name of its own."""
     inside = {name for name in MODULES if name.startswith(f"robbench.{package}.")}

@@ -29,6 +29,7 @@ _SETTING = {
     "architecture": 'architecture = "{}"',
     "objective": 'objective = "{}"',
     "defense": 'defense = "{}"',
+    "certificate": "certify[method={}]@ref",
     "grid": "robbench run --grid {}",
 }
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from robbench.conformance.attacks import ATTACKS
+from robbench.conformance.certificates import CERTIFICATES, Claims
 from robbench.conformance.components import ARCHITECTURES, BALANCERS, DEFENSES, OBJECTIVES
 from robbench.conformance.data import DATASETS, METRICS, DatasetFiles
 from robbench.conformance.figures import FIGURES
@@ -30,6 +31,7 @@ RULES: Mapping[Kind, tuple[Rule[Any], ...]] = {
     "defense": DEFENSES,
     "metric": METRICS,
     "attack": ATTACKS,
+    "certificate": CERTIFICATES,
     "figure": FIGURES,
 }
 
@@ -82,6 +84,8 @@ def _subject(registry: Registry, kind: Kind, name: str) -> Any:
     choice = choose(registry, kind, name, "")
     if kind == "attack":
         return Bench(choice.component, attack_norms(registry, choice))
+    if kind == "certificate":
+        return Claims(choice.component, registry.entry(kind, choice.name).mark.norms)
     return DatasetFiles(choice.component) if kind == "dataset" else choice.component
 
 

@@ -125,6 +125,13 @@ def _outcomes() -> Mapping[str, Outcome]:
         "clean": replace(attack, kind="clean", final=clean.copy(), rounded=clean.copy(), attempted=clean < 0),
         "natural": replace(attack, kind="natural", draws=draws, attempted=clean >= 0),
         "chain": replace(attack, kind="chain", attempted=clean >= 0),
+        "certificate": replace(
+            attack,
+            kind="certificate",
+            final=clean.copy(),
+            certified=attack.attempted & (labels > 0),
+            radius=norms[0],
+        ),
         "union": union([attack, replace(attack, final=clean.copy())]),
         "targeted": replace(attack, targets=(labels + 1) % CLASSES),
         "every target": replace(attack, targets=(labels + 1) % CLASSES, every_target=every),

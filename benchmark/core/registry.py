@@ -28,9 +28,11 @@ from robbench.core.component import Component
 from robbench.core.contract_check import contract_faults, contract_of
 from robbench.core.errors import RequestError, did_you_mean
 from robbench.core.safe_text import file_text
-from robbench.core.threat_model import NORMS, Norm
+from robbench.core.threat_model import LP_NORMS, NORMS, Norm
 
-Kind = Literal["dataset", "balancer", "architecture", "objective", "defense", "attack", "metric", "figure"]
+Kind = Literal[
+    "dataset", "balancer", "architecture", "objective", "defense", "attack", "certificate", "metric", "figure"
+]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 ENTRY_POINTS = "robbench.plugins"
 
@@ -41,6 +43,7 @@ _PACKAGES: Mapping[Kind, str] = {
     "objective": "robbench.models",
     "defense": "robbench.defenses",
     "attack": "robbench.attacks",
+    "certificate": "robbench.certificates",
     "metric": "robbench.evaluation.metrics",
     "figure": "robbench.leaderboards.plots",
 }
@@ -58,7 +61,7 @@ class Mark:
         kind: Kind of the component.
         name: Name it is asked for by.
         preset: Hyperparameters that this name sets.
-        norms: For attacks, the norms it works in.
+        norms: For attacks and certificates, the norms it works in.
         brief: What tells this name from others, in a few words; the class's docstring says it where it is empty.
     """
 
@@ -123,12 +126,31 @@ def register_attack(name: str, *, norms: Sequence[Norm], brief: str = "", **pres
     Raises:
         RequestError: If a norm is unknown or none is given.
     """
+    return _register(Mark("attack", name, preset, _known(norms, NORMS, f'attack "{name}"'), brief))
+
+
+def register_certificate(name: str, *, norms: Sequence[Norm], brief: str = "", **preset: object) -> Callable[[C], C]:
+    """Register a certificate.
+
+    Args:
+        name: Method that a condition asks for it by, as in ``certify[method=name]@8/255``.
+        norms: Norms that it is sound for; the first is meant where a condition names none.
+        brief: What tells this name from others, in a few words; lists show it.
+        preset: Hyperparameters that this name sets.
+
+    Raises:
+        RequestError: If a norm is unknown or none is given.
+    """
+    return _register(Mark("certificate", name, preset, _known(norms, LP_NORMS, f'certificate "{name}"'), brief))
+
+
+def _known(norms: Sequence[Norm], known: tuple[Norm, ...], what: str) -> tuple[Norm, ...]:
     for norm in norms:
-        if norm not in NORMS:
-            raise RequestError(f'attack "{name}": unknown norm "{norm}"; {did_you_mean(norm, NORMS)}')
+        if norm not in known:
+            raise RequestError(f'{what}: unknown norm "{norm}"; {did_you_mean(norm, known)}')
     if not norms:
-        raise RequestError(f'attack "{name}" names no norm; known: {", ".join(NORMS)}')
-    return _register(Mark("attack", name, preset, tuple(norms), brief))
+        raise RequestError(f"{what} names no norm; known: {', '.join(known)}")
+    return tuple(norms)
 
 
 def register_metric(name: str, *, brief: str = "", **preset: object) -> Callable[[C], C]:

@@ -78,6 +78,11 @@ def asked_threat(norm: Norm, eps: float | None, targeted: bool = False) -> Threa
     return threat
 
 
+def allowed_size(eps: float) -> float:
+    """The largest change that passes for one of at most eps: its own rounding is forgiven."""
+    return eps * (1 + 1e-5) + 1e-6
+
+
 def size_name(norm: str, eps: float) -> str:
     """As grids and notes of boards name the limits that rank: ``linf@8/255``."""
     return f"{norm}@{format_eps(eps)}"

@@ -15,6 +15,7 @@ import numpy as np
 
 from robbench.core.threat_model import format_eps, precedence, size_name
 from robbench.evaluation.audit_flags import CAUTIONS, DRAWN_ONCE, FLAGS, Flag
+from robbench.evaluation.contradictions import broken_certificates
 from robbench.results.schema import Bools, CellResult, Outcome, Record, StageSpec
 
 DoneCell: TypeAlias = tuple[Record, Outcome]
@@ -58,6 +59,7 @@ def examine(cells: Sequence[DoneCell], rank_by: str = "") -> list[Flag]:
         _remedies(cells, ranking),
         _draws_nothing(cells),
         _undefended(cells),
+        broken_certificates(cells),
     )
     return list(itertools.chain.from_iterable(rules))
 

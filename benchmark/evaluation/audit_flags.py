@@ -14,6 +14,7 @@ FLAGS = {
     "not-converged": "more steps still lower robust accuracy: what is shown is too high",
     "zero-gradient": "the input gradient of a loss that attacks followed is zero: they stand still",
     "non-finite": "scores are infinite or no numbers: no attack can follow them",
+    "certificate-broken": "a change alters a prediction that is proved to stay: the software is wrong, not the model",
     "collapsed": "predicts the same class for nearly all images, whatever they show",
     "rejects-clean": "rejects many clean images: what rejects everything is robust to every attack",
     "surrogate-gap": "the scores that attacks follow are already fooled where the prediction is not",
@@ -41,6 +42,10 @@ CAUTIONS = {
     "what is shown is the smallest over all attacks",
 }
 """What each caution means, and its remedy."""
+
+
+UNRANKED = "certificate-broken"
+"""The flag of a row that cannot be ranked at all: what it rests on contradicts itself."""
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from robbench.core.process_state import settings_kept
 from robbench.core.sample_rng import digest64
 from robbench.evaluation.artifacts import artifacts
 from robbench.evaluation.attack_run import ATTACK_BATCH, AttackRunner, MakeImages, Report
+from robbench.evaluation.certification import certified
 from robbench.evaluation.gradient_diagnostics import lost_between_levels, lost_gradients, traits
 from robbench.evaluation.referee import check_answers
 from robbench.evaluation.subject import ANSWERED, Subject, judged
@@ -82,6 +83,8 @@ def evaluate(
 
 
 def _evaluated(runner: AttackRunner, condition: Condition) -> Result:
+    if condition.proof:
+        return Result(certified(runner.judge, condition.proof, runner.report), {}, (), ())
     if condition.kind == "clean":
         applied = _clean(runner.judge)
     elif condition.target == "all":

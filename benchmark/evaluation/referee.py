@@ -15,7 +15,7 @@ from robbench.core.errors import Breach as Breach
 from robbench.core.global_rng import GlobalState
 from robbench.core.process_state import ProcessState
 from robbench.core.tensor_check import plain, shown
-from robbench.core.threat_model import Norm, Threat
+from robbench.core.threat_model import Norm, Threat, allowed_size
 
 _PARTS = frozenset(name for name, value in vars(nn.Module()).items() if isinstance(value, dict))
 """What a module keeps of weights, statistics, modules and hooks."""
@@ -62,7 +62,7 @@ def check_images(images: Tensor, changed: object, threat: Threat) -> Tensor:
         )
     if threat.norm != "none" and threat.eps is not None:
         size = change_norms(images, changed)[threat.norm]
-        allowed = threat.eps * (1 + 1e-5) + 1e-6
+        allowed = allowed_size(threat.eps)
         if bool((size > allowed).any()):
             raise Breach(
                 "the change stays within eps",

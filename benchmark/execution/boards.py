@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from robbench.core.atomic_io import file_name
-from robbench.core.errors import StoreError, unless_damaged
+from robbench.core.errors import StoreError, unless_damaged, warn
+from robbench.evaluation.audit_flags import UNRANKED
 from robbench.planning.grid import ranking_size
 from robbench.results.board_cells import BoardNames, board_cells, list_boards
 from robbench.results.notes import INDEX
@@ -149,6 +150,10 @@ def _write_board(store: Store, board: str, registry: Registry | None, written: B
     except ValueError as error:
         raise StoreError(f"its cells make no board: {error}; run its grid again") from error
     materials = read_materials(store, note.get("exhibit"), cells)
+    for row in made.rows:
+        if UNRANKED in row.flags:
+            found = f"{UNRANKED}: {row.flags[UNRANKED]}"
+            warn(f"ERROR OF THE SOFTWARE, {made.heading}, {row.label}: {found}; please report it")
     with store.lease("leaderboards", board):
         store.make_way(board)
         pictures = draw(folder, made, cells, materials, registry)

@@ -90,6 +90,7 @@ def carry_out(plan: Plan, job: Job, cells: Sequence[Cell], tell: Tell, helpers: 
     Raises:
         StoreError: If results cannot be kept.
     """
+    from robbench.core.certificate import NoCertificate
     from robbench.training.trainer import Diverged, train_once
 
     prepare_device(plan.device, plan.request.deterministic)
@@ -144,7 +145,7 @@ def carry_out(plan: Plan, job: Job, cells: Sequence[Cell], tell: Tell, helpers: 
                     record, result = _evaluate(plan, job, cell, ready, store, facts, tell, helpers)
                 except StoreError:
                     raise
-                except Diverged as error:
+                except (Diverged, NoCertificate) as error:
                     fail(cell, "unsupported", str(error))
                 except BaseException as error:
                     if isinstance(error, KeyboardInterrupt) and helpers is None:

@@ -20,7 +20,7 @@ from robbench.evaluation.scoring import metrics_digest, without_result
 from robbench.execution.helpers import Facts, Gone, Task, Wanted
 from robbench.execution.jobs import Progress, Tell, carry_out, provenance_of, without_outcome
 from robbench.execution.plugin_process import attack, measure_outcomes
-from robbench.execution.portion import judge_sources, portion_to_attack, portion_to_judge
+from robbench.execution.portion import judge_sources, portion_to_attack, portion_to_judge, proof_sources
 from robbench.execution.processes import Child, prepare
 from robbench.execution.worker import Begun, Over, work
 from robbench.planning.plan import Cell, Job, Plan
@@ -122,7 +122,13 @@ def _items(plan: Plan, work: Work) -> list[_Item]:
     for job, cells in work:
         start = {other.key for other in plan.starts(job)[-1:] if not store.has_model(other.key)} & listed
         others = {job.key, *(key for cell in cells for key in cell.peers)} & earlier
-        items.append(_Item(job, cells, frozenset(start | others)))
+        awaited = frozenset(start | others)
+        # A plugin's certificate is loaded where it is judged, so its cells are kept apart from the others.
+        foreign = [cell for cell in cells if proof_sources([cell])]
+        parts = [[cell for cell in cells if cell not in foreign], *([cell] for cell in foreign)]
+        parts = [part for part in parts if part] or [[]]
+        items.append(_Item(job, parts[0], awaited))
+        items += [_Item(job, part, awaited | {job.key}) for part in parts[1:]]
         earlier.add(job.key)
     return items
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from torch import Tensor
 
 from robbench.core.attack import Attack
+from robbench.core.certificate import Certificate, Certified
 from robbench.core.contracts import Classifier
 from robbench.core.errors import RequestError, StoreError
 from robbench.core.registry import Registry, installed_source
@@ -36,6 +37,19 @@ class AdversarialElsewhere(AttackElsewhere):
     """The same for an attack without a norm that is no natural perturbation."""
 
     adversarial = True
+
+
+@dataclass(frozen=True)
+class ProvedElsewhere(Certificate):
+    """Stands for a certificate of a plugin where that plugin is not loaded."""
+
+    def certify(self, model: Classifier, images: Tensor, labels: Tensor, threat: Threat, rng: Streams) -> Certified:
+        """Refuse: it is asked in a process that loads the plugin.
+
+        Raises:
+            RuntimeError: Always.
+        """
+        raise RuntimeError("the plugin of this certificate is not loaded here")
 
 
 @dataclass(frozen=True)
@@ -76,10 +90,11 @@ class Portion:
 
 
 def portion_to_judge(plan: Plan, job: Job, cells: Sequence[Cell]) -> Portion:
-    """What training and judging a job need: its own plugins, and none of those that attack it."""
+    """What training and judging a job need: its own plugins and those of certificates, and none that attack it."""
     here = [cell for cell in cells if not attacked_elsewhere(cell)]
-    jobs = (replace(job, cells=tuple(_without_plugins(cell) for cell in job.cells)), *_peers(plan, here))
-    return _pack(plan, jobs, _sources(jobs))
+    own = tuple(cell if proof_sources([cell]) and cell in cells else _without_plugins(cell) for cell in job.cells)
+    jobs = (replace(job, cells=own), *_peers(plan, here))
+    return _pack(plan, jobs, _sources(jobs) | proof_sources(cells))
 
 
 def portion_to_attack(plan: Plan, job: Job, cell: Cell) -> Portion:
@@ -93,6 +108,12 @@ def attack_sources(cell: Cell) -> set[str]:
     return {stage.attack.source for stage in cell.condition.stages if stage.attack.source is not None}
 
 
+def proof_sources(cells: Iterable[Cell]) -> set[str]:
+    """Hashes of the plugins that certificates of cells come from; they are loaded where their cells are judged."""
+    proofs = [cell.condition.proof for cell in cells if cell.condition.proof]
+    return {proof.method.source for proof in proofs if proof.method.source is not None}
+
+
 def attacked_elsewhere(cell: Cell) -> bool:
     """Whether an attack of a cell comes from a plugin, or stands for one that does."""
     return bool(attack_sources(cell))
@@ -100,7 +121,8 @@ def attacked_elsewhere(cell: Cell) -> bool:
 
 def judge_sources(plan: Plan, job: Job, cells: Sequence[Cell]) -> set[str]:
     """Hashes of the plugins that are loaded where the cells of a job are judged."""
-    return _sources([job, *_peers(plan, [cell for cell in cells if not attacked_elsewhere(cell)])])
+    own = _sources([job, *_peers(plan, [cell for cell in cells if not attacked_elsewhere(cell)])])
+    return own | proof_sources(cells)
 
 
 def check_plan(plan: Plan) -> None:
@@ -126,7 +148,10 @@ def _without_plugins(cell: Cell) -> Cell:
         else stage
         for stage in condition.stages
     )
-    return replace(cell, condition=replace(condition, stages=stages))
+    proof = condition.proof
+    if proof and proof.method.source is not None:
+        proof = replace(proof, method=replace(proof.method, component=ProvedElsewhere()))
+    return replace(cell, condition=replace(condition, stages=stages, proof=proof))
 
 
 def _stand_in(attack: Attack) -> Attack:

@@ -6,6 +6,9 @@ data set's reference eps and ``@each`` all of its eps in turn.
 
 ``union@linf:ref|l2:ref|l1:ref`` is the worst case over several threat models: an image counts as robust only if it is
 robust to every ranking attack of each of them. It follows from the row's other cells and costs no passes.
+
+``certify[method=crown]@8/255`` is a bound from below: an image counts only where it is proved that no change within eps
+alters its prediction. It is no attack: it stands alone, takes no target, and has no part in any worst case.
 """
 
 from __future__ import annotations
@@ -17,14 +20,16 @@ from typing import Annotated, cast
 from pydantic import Field
 
 from robbench.core.attack import Attack, Needs
-from robbench.core.component import Component, number
+from robbench.core.component import Component
 from robbench.core.contracts import ANSWERS, Classifier
 from robbench.core.errors import RequestError, did_you_mean
 from robbench.core.registry import Registry
-from robbench.core.threat_model import LP_NORMS, NORMS, Norm, Threat, asked_threat, format_eps
+from robbench.core.threat_model import LP_NORMS, NORMS, Norm, Threat, format_eps
 from robbench.data.dataset import EpsList
 from robbench.models._external.request import Answers
 from robbench.planning.component_spec import Choice, choose, full_choice, size_doubts, split_outside_brackets
+from robbench.planning.proofs import Proof, certifies, read_proofs
+from robbench.planning.sizes import partition_outside, sizes_named
 from robbench.results.schema import ConditionKind, ConditionSpec, StageSpec
 from robbench.results.store import EMBEDDINGS, IMAGES
 
@@ -91,6 +96,7 @@ class Condition:
         embed: How many of the images to keep embeddings of, for figures.
         union: The threat models that it is the worst case over; then there are no stages.
         keep_images: Whether to keep all attacked images as they are judged.
+        proof: The certificate that stands in place of attacks.
     """
 
     stages: tuple[Stage, ...] = ()
@@ -104,18 +110,21 @@ class Condition:
     embed: int = 0
     union: tuple[Threat, ...] = ()
     keep_images: bool = False
+    proof: Proof | None = None
 
     @property
     def keeps(self) -> tuple[str, ...]:
         """Names of the archives that its cells are asked to leave beside their outcomes; no part of their identity."""
-        images = self.keep_images and self.kind not in ("clean", "union")
+        images = self.keep_images and self.kind not in ("clean", "union", "certificate")
         return (*([EMBEDDINGS] if self.embed else []), *([IMAGES] if images else []))
 
     @property
     def kind(self) -> ConditionKind:
-        """``clean``, ``natural`` (no adversary), ``attack`` (one alone), ``chain``, or ``union`` (of threat models)."""
+        """``clean``, ``natural`` (no adversary), ``attack`` (one alone), ``chain``, ``union`` or ``certificate``."""
         if self.union:
             return "union"
+        if self.proof:
+            return "certificate"
         if not self.stages:
             return "clean"
         if all(stage.threat.norm == "none" and not stage.attack.component.adversarial for stage in self.stages):
@@ -127,6 +136,8 @@ class Condition:
         """The condition as it can be asked for again."""
         if self.union:
             return f"{UNION}@" + "|".join(f"{threat.norm}:{format_eps(threat.radius)}" for threat in self.union)
+        if self.proof:
+            return self.proof.label
         text = "+".join(stage.label for stage in self.stages) or "clean"
         text = f"{text}->{self.target}" if self.target else text
         return f"{text}, undefended" if self.undefended else text
@@ -144,6 +155,7 @@ class Condition:
             survivors=self.survivors,
             undefended=self.undefended,
             union=tuple((threat.norm, threat.radius) for threat in self.union),
+            certificate=self.proof.spec() if self.proof else None,
         )
 
     def bound(self, peers: Sequence[Classifier]) -> Condition:
@@ -183,7 +195,8 @@ class Condition:
         Args:
             values: Number of values of an image, channels times height times width.
         """
-        odd = [f'"{self.label}": {doubt}' for stage in self.stages if (doubt := stage.threat.doubt(values))]
+        threats = [stage.threat for stage in self.stages] + ([self.proof.threat] if self.proof else [])
+        odd = [f'"{self.label}": {doubt}' for threat in threats if (doubt := threat.doubt(values))]
         return [*odd, *(doubt for stage in self.stages for doubt in size_doubts(stage.attack, values))]
 
     def out_of_reach(self, answers: Answers) -> str | None:
@@ -251,6 +264,11 @@ class ConditionRequest(Component):
         head, _, limits = self.chain.partition("@")
         if head.strip() == UNION:
             return [self._union(limits, eps, where)]
+        if certifies(self.chain):
+            if self.draws > 1 or self.check or self.embed:
+                raise RequestError(f'"{self.chain}": a certificate takes no draws, check or embed', where)
+            proofs = read_proofs(self.chain, registry, eps, where)
+            return [Condition(sample=self.sample, models=self.models, proof=proof) for proof in proofs]
         chain, arrow, rule = self.chain.partition("->")
         target = rule.strip() if arrow else None
         rules = (*TARGET_RULES, *class_names)
@@ -294,7 +312,7 @@ class ConditionRequest(Component):
             norm = next((norm for norm in LP_NORMS if norm == name), None)
             if norm is None or not colon or size == "each":
                 raise RequestError(f'"{self.chain}": "{text.strip()}" is no norm with one size; {example}', where)
-            threats.append(Threat(norm, _sizes(size, norm, eps, self.chain, where)[0]))
+            threats.append(Threat(norm, sizes_named(size, norm, eps, self.chain, where)[0]))
         threats.sort(key=lambda threat: (NORMS.index(threat.norm), threat.radius))
         if len(set(threats)) < max(2, len(threats)):
             raise RequestError(f'"{self.chain}": a union has two threat models or more, each once; {example}', where)
@@ -317,7 +335,7 @@ class ConditionRequest(Component):
     def _stages(
         self, text: str, registry: Registry, eps: Mapping[Norm, EpsList], targeted: bool, where: str
     ) -> list[Stage]:
-        head, at, limit = _partition_outside(text.strip(), "@")
+        head, at, limit = partition_outside(text.strip(), "@")
         attack: Choice[Attack] = choose(registry, "attack", head, where)
         norms = attack_norms(registry, attack)
         norm_text, colon, eps_text = limit.partition(":")
@@ -342,7 +360,7 @@ class ConditionRequest(Component):
             return [Stage(attack, Threat(norm, None, targeted), usual=norm == norms[0])]
         if not at or not eps_text:
             raise RequestError(f'"{text}": {attack.name} needs an eps, as in "{head}@ref" or "{head}@0.1"', where)
-        return [Stage(attack, Threat(norm, size, targeted)) for size in _sizes(eps_text, norm, eps, text, where)]
+        return [Stage(attack, Threat(norm, size, targeted)) for size in sizes_named(eps_text, norm, eps, text, where)]
 
 
 def attack_norms(registry: Registry, attack: Choice[Attack]) -> tuple[Norm, ...]:
@@ -358,22 +376,3 @@ def _numbered(target: str, class_names: tuple[str, ...], chain: str, where: str)
         last = len(class_names) - 1
         raise RequestError(f'"{chain}": there is no class "{target}"; they are numbered #0 to #{last}', where)
     return class_names[int(number)]
-
-
-def _partition_outside(text: str, separator: str) -> tuple[str, str, str]:
-    head, *rest = split_outside_brackets(text, separator)
-    return head, separator if rest else "", separator.join(rest)
-
-
-def _sizes(text: str, norm: Norm, eps: Mapping[Norm, EpsList], chain: str, where: str) -> tuple[float, ...]:
-    if text in ("each", "ref"):
-        if norm not in eps:
-            raise RequestError(f'"{chain}": the data set has no eps in {norm}; write one out', where)
-        return eps[norm].values if text == "each" else (eps[norm].reference,)
-    try:
-        size = number(text)
-        asked_threat(norm, size)
-    except ValueError as error:
-        message = f'"{chain}": eps "{text}" is no size ({error}); write 0.1, 8/255, ref or each'
-        raise RequestError(message, where) from None
-    return (size,)

@@ -95,6 +95,7 @@ def _samples(job: Job, cell: Cell) -> int:
 
 def _passes(condition: Condition, classes: int) -> tuple[float, float]:
     found = [stage.attack.component.passes(classes) for stage in condition.stages]
+    found += [condition.proof.method.component.passes(classes)] if condition.proof else []
     times = condition.draws * (classes - 1 if condition.target == "all" else 1)
     return float(times * sum(f for f, _ in found)), float(times * sum(b for _, b in found))
 

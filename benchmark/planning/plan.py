@@ -18,7 +18,7 @@ from robbench.models._external.request import ExternalRequest
 from robbench.planning.component_spec import Choice, plain, size_doubts
 from robbench.planning.conditions import Condition
 from robbench.planning.grid import GridFile, Request
-from robbench.results.schema import CellSpec, ConditionSpec, DatasetSpec, ModelSpec, PartSpec, digest
+from robbench.results.schema import CellSpec, CertificateSpec, ConditionSpec, DatasetSpec, ModelSpec, PartSpec, digest
 from robbench.training.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -272,6 +272,10 @@ def _part_identity(part: PartSpec) -> dict[str, Any]:
     return {**identity, "parameters": {**identity["parameters"], **_ONCE.get(part.name, {})}}
 
 
+def _certificate_identity(certificate: CertificateSpec) -> dict[str, Any]:
+    return {**_part_identity(certificate), "norm": certificate.norm, "eps": certificate.eps}
+
+
 def condition_identity(condition: ConditionSpec) -> dict[str, Any]:
     """Cache identity of a condition."""
     return {
@@ -284,6 +288,7 @@ def condition_identity(condition: ConditionSpec) -> dict[str, Any]:
         "draws": condition.draws,
         "sample": condition.sample,
         **({"union": condition.union} if condition.union else {}),
+        **({"certificate": _certificate_identity(condition.certificate)} if condition.certificate else {}),
     }
 
 

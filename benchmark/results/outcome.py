@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from robbench.results.npz import read_npz
 
-ConditionKind = Literal["clean", "natural", "attack", "chain", "union"]
+ConditionKind = Literal["clean", "natural", "attack", "chain", "union", "certificate"]
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
@@ -221,6 +221,24 @@ class Outcome:
             since=4,
         )
     )
+    certified: Bools = field(
+        metadata=marks(
+            "whether the prediction is proved to stay within the condition's eps; attempted where the clean prediction "
+            "is right",
+            since=4,
+        )
+    )
+    radius: Floats = field(
+        metadata=sizes("the size of change up to which that is proved, 0 where nothing is", "stronger", since=4)
+    )
+    chance: Floats = field(
+        metadata=sizes(
+            "the chance, at most, that a change within eps alters the prediction all the same; 0 for proofs that are "
+            "certain",
+            "stronger",
+            since=4,
+        )
+    )
     num_classes: int
     """Number of classes K."""
     kind: ConditionKind
@@ -262,9 +280,12 @@ class Outcome:
     def robust(self) -> Bools:
         """Whether the prediction is right both on the clean image and after the condition; shape ``(N,)``.
 
-        For natural perturbations, which have no adversary, right after the condition alone.
+        For natural perturbations, which have no adversary, right after the condition alone; for certificates, proved
+        right.
         """
         right: Bools = np.equal(self.final, self.labels)
+        if self.kind == "certificate":
+            right = right & self.certified
         return right if self.kind == "natural" else right & np.equal(self.clean, self.labels)
 
     def together(self, other: Self, stronger: Bools) -> Self:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from typing import Any, Literal, NamedTuple, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
+from robbench.results.canonical_json import digest as digest
+from robbench.results.canonical_json import dumps as dumps
 from robbench.results.migration import migrated, row_name
 from robbench.results.outcome import Bools as Bools
 from robbench.results.outcome import ConditionKind as ConditionKind
@@ -22,17 +23,6 @@ MANY_CLASSES = 50
 
 AUDIT_STEPS = 20
 """Gradient steps on margins that an audited row has been attacked with, at least."""
-
-
-def dumps(value: object) -> str:
-    """JSON for people and for comparing: sorted keys, indented, a newline at the end; not-a-number is refused."""
-    return json.dumps(value, sort_keys=True, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
-
-
-def digest(value: object) -> str:
-    """A 20-digit hexadecimal address of a value: SHA-256 of its canonical JSON."""
-    text = json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
-    return hashlib.sha256(text.encode()).hexdigest()[:20]
 
 
 class Measure(NamedTuple):
@@ -106,14 +96,23 @@ class StageSpec(PartSpec):
         return self.white_box and self.follows_margins and self.gradient_steps >= AUDIT_STEPS
 
 
+class CertificateSpec(PartSpec):
+    """The method of a certify condition and what it was asked to prove."""
+
+    norm: str
+    """Norm of the threat model: linf, l2 or l1."""
+    eps: float
+    """The norm of the change that must be proved harmless, in units of a [0, 1] pixel."""
+
+
 class ConditionSpec(_Model):
     """A column of a board."""
 
     label: str
     """What the column is called."""
     kind: ConditionKind
-    """clean, natural (a perturbation without an adversary), attack (a single one), chain (of several), or union (the
-    worst case over several threat models)."""
+    """clean, natural (a perturbation without an adversary), attack (a single one), chain (of several), union (the worst
+    case over several threat models), or certificate (a proof that no attack can succeed)."""
     stages: tuple[StageSpec, ...] = ()
     """The attacks in the order in which they are applied."""
     target: str | None = None
@@ -130,6 +129,8 @@ class ConditionSpec(_Model):
     """Whether it is run on the model without its inference-time defenses."""
     union: tuple[tuple[str, float], ...] = ()
     """Norm and size of each threat model that it is the worst case over; of a union alone."""
+    certificate: CertificateSpec | None = None
+    """The method that proves; of a certificate alone."""
 
     @property
     def ranks_within(self) -> tuple[str, float] | None:

@@ -12,7 +12,7 @@ import numpy as np
 from robbench.core.errors import StoreError
 from robbench.core.registry import Registry
 from robbench.core.safe_text import one_line
-from robbench.core.threat_model import NORMS
+from robbench.core.threat_model import NORMS, allowed_size
 from robbench.evaluation.audit import marked
 from robbench.evaluation.scoring import measure, metrics_digest, scored
 from robbench.evaluation.verdicts import union
@@ -140,11 +140,15 @@ def _check_shapes(cells: Sequence[CellResult], file: Callable[[str], str]) -> No
 def _stages_fault(record: Record) -> str | None:
     condition = record.spec.condition
     count = len(condition.stages)
-    if not {"clean": count == 0, "union": count == 0, "attack": count == 1}.get(condition.kind, count > 0):
+    fits = {"clean": count == 0, "union": count == 0, "certificate": count == 0, "attack": count == 1}
+    if not fits.get(condition.kind, count > 0):
         return f'its condition is of kind "{condition.kind}" and has {count} stages'
     if (condition.kind == "union") != bool(condition.union):
         return f'its condition is of kind "{condition.kind}" and over {len(condition.union)} threat models'
-    for norm, eps in (*((stage.norm, stage.eps) for stage in condition.stages), *condition.union):
+    if (condition.kind == "certificate") != (condition.certificate is not None):
+        return f'its condition is of kind "{condition.kind}" and names {"a" if condition.certificate else "no"} method'
+    proved = [(condition.certificate.norm, condition.certificate.eps)] if condition.certificate else []
+    for norm, eps in (*((stage.norm, stage.eps) for stage in condition.stages), *condition.union, *proved):
         if norm not in NORMS or not (eps is None or (math.isfinite(eps) and eps >= 0)):
             return f"its condition has the limit {norm}, {eps}"
     return None
@@ -193,8 +197,11 @@ def _limit_fault(record: Record, outcome: Outcome) -> str | None:
     for stage in condition.stages if condition.kind == "attack" else ():
         if stage.eps is not None and stage.norm != "none":
             largest = getattr(outcome, stage.norm).max(initial=0.0)
-            if largest > stage.eps * (1 + 1e-5) + 1e-6:
+            if largest > allowed_size(stage.eps):
                 return f"its outcome has changes of {stage.norm} {largest:.6g}, beyond the limit {stage.eps:.6g}"
+    proof = condition.certificate
+    if proof and bool((outcome.certified & ~(outcome.attempted & (outcome.radius >= proof.eps))).any()):
+        return f"its outcome certifies images whose proved radius is below {proof.eps:.6g}, or that were not tried"
     return None
 
 

@@ -25,6 +25,7 @@ KINDS = {
     "attack": "attacks",
     "chain": "chains of both",
     "union": "worst cases over several threat models",
+    "certificate": "certificates",
 }
 
 FILES = {

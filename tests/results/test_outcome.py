@@ -159,6 +159,6 @@ def test_what_was_judged_cannot_be_written_to() -> None:
 
 
 def test_every_array_says_what_it_holds() -> None:
-    assert len(Outcome.arrays()) == 24
+    assert len(Outcome.arrays()) == 27
     assert all(len(spec.meaning) > 8 for spec in Outcome.arrays().values())
     assert [spec.since for name, spec in Outcome.arrays().items() if name in ("scored", "flat")] == [2, 2]

@@ -12,9 +12,11 @@ from robbench.core.threat_model import LP_NORMS
 from robbench.evaluation.metrics.draws import DRAWS
 from robbench.results.schema import Measure, Outcome
 
+_ACCURACIES = ("accuracy", "robust_accuracy", "certified_accuracy")
+
 BUILT_IN_FIGURES = frozenset(
     [f"{mean}{of}" for of in ("precision", "recall", "f1") for mean in ("", "macro_", "weighted_")]
-    + [f"{of}{accuracy}" for of in ("", "balanced_", "worst_class_") for accuracy in ("accuracy", "robust_accuracy")]
+    + [f"{of}{accuracy}" for of in ("", "balanced_", "worst_class_") for accuracy in _ACCURACIES]
     + ["support", "clean_accuracy", "balanced_clean_accuracy", "robust_accuracy_8bit"]
     + ["draws_mean", "draws_std", "draws_min", "draws_max", *(f"worst_of_{draws}" for draws in DRAWS)]
     + ["success_rate", "targeted_success", "targeted_success_mean", "surrogate_agreement", "forwards", "backwards"]

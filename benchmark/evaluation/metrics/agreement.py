@@ -24,7 +24,7 @@ class Agreement(Metric):
         On attacked images for attacks and chains, on clean ones for the clean condition. It is lower than it seems at
         points where an attack stopped at the first change of the prediction.
         """
-        if outcome.kind in ("natural", "union"):
+        if outcome.kind in ("natural", "union", "certificate"):
             return {}
         looked = np.ones(len(outcome), dtype=np.bool_) if outcome.kind == "clean" else outcome.attempted
         figure = share(outcome.scored == outcome.final, looked)

@@ -26,7 +26,7 @@ class ChangeNorms(Metric):
         counts for attacks that look for the smallest change.
         """
         # Sizes in one norm of changes that were limited in different ones tell nothing together.
-        if outcome.kind in ("clean", "union"):
+        if outcome.kind in ("clean", "union", "certificate"):
             return {}
         masks = {"": outcome.attempted}
         if outcome.kind != "natural":

@@ -17,7 +17,7 @@ class Passes(Metric):
 
     def measure(self, outcome: Outcome) -> Mapping[str, Measure]:
         """Mean ``forwards`` and ``backwards`` per sample, over all samples, attacked or not."""
-        if len(outcome) == 0:
-            return {}
+        if len(outcome) == 0 or (outcome.kind == "certificate" and not outcome.forwards.any()):
+            return {}  # bounds pass through layers, not through the model
         spent: Mapping[str, Floats] = {"forwards": outcome.forwards, "backwards": outcome.backwards}
         return {name: Measure(float(values.mean()), n=len(outcome)) for name, values in spent.items()}

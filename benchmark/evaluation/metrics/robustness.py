@@ -17,7 +17,7 @@ from robbench.results.schema import Measure, Outcome
 @register_metric("robustness")
 @dataclass(frozen=True)
 class Robustness(Metric):
-    """Robust accuracy under attacks, chains and unions: over all, per class, balanced, and after rounding to 8 bits."""
+    """Robust accuracy under attacks, chains and unions, and certified accuracy: over all, per class and balanced."""
 
     version: ClassVar[int] = 3
 
@@ -25,17 +25,25 @@ class Robustness(Metric):
         """Share of judged samples that are right when clean and right after an attack or a chain.
 
         ``robust_accuracy`` over all and per class, ``balanced_robust_accuracy``, ``worst_class_robust_accuracy``, and
-        ``robust_accuracy_8bit`` where attacked images are rounded to 8 bits before they are judged.
+        ``robust_accuracy_8bit`` where attacked images are rounded to 8 bits before they are judged. Of certificates
+        ``certified_accuracy`` and the like: the share that is right and proved to stay so.
         """
         kept = judged(outcome)
+        if outcome.kind == "certificate" and kept.any():
+            return _figures("certified_accuracy", outcome)
         if outcome.kind not in ("attack", "chain", "union") or not kept.any():
             return {}
-        rates = class_rates(outcome.robust[kept], outcome.labels[kept], outcome.num_classes)
         rounded = (outcome.clean == outcome.labels) & (outcome.rounded == outcome.labels)
-        figures = {
-            "robust_accuracy": share(outcome.robust, kept),
-            "balanced_robust_accuracy": balanced(rates),
-            "worst_class_robust_accuracy": worst_class(rates),
-            "robust_accuracy_8bit": share(rounded, kept),
-        }
-        return figures | {f"robust_accuracy/{label}": rate for label, rate in enumerate(rates) if rate.n}
+        return _figures("robust_accuracy", outcome) | {"robust_accuracy_8bit": share(rounded, kept)}
+
+
+def _figures(name: str, outcome: Outcome) -> dict[str, Measure]:
+    """What is right and stays so, over all, balanced, of the worst class and per class."""
+    kept = judged(outcome)
+    rates = class_rates(outcome.robust[kept], outcome.labels[kept], outcome.num_classes)
+    figures = {
+        name: share(outcome.robust, kept),
+        f"balanced_{name}": balanced(rates),
+        f"worst_class_{name}": worst_class(rates),
+    }
+    return figures | {f"{name}/{label}": rate for label, rate in enumerate(rates) if rate.n}
