@@ -219,6 +219,48 @@ def test_schedules_follow_their_formulas(epochs: int, per_epoch: int, lr: float,
         assert rates(replace(recipe, schedule=schedule), per_epoch, resumed=epochs // 2) == found
 
 
+def test_milestones_are_torchs_and_warmup_is_torchs() -> None:
+    recipe = Recipe(epochs=6, lr=0.3, optimizer="sgd", schedule="steps", milestones=(2, 5), gamma=0.2, warmup=0.25)
+    per_epoch = 4
+    optimizer = torch.optim.SGD(nn.Linear(1, 1).parameters(), lr=0.3)
+    total = recipe.epochs * per_epoch
+    warm = torch.optim.lr_scheduler.LinearLR(optimizer, start_factor=4 / total, total_iters=total // 4 - 1)
+    milestones = [milestone * per_epoch for milestone in recipe.milestones]
+    both = torch.optim.lr_scheduler.ChainedScheduler(
+        [warm, torch.optim.lr_scheduler.MultiStepLR(optimizer, milestones, gamma=0.2)]
+    )
+    expected = []
+    for _ in range(total):
+        expected.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        both.step()
+    assert rates(recipe, per_epoch) == pytest.approx(expected)
+    assert rates(recipe, per_epoch, resumed=3) == rates(recipe, per_epoch)
+
+
+def test_nesterov_momentum_is_torchs() -> None:
+    stepped = []
+    for made in (
+        lambda weights: torch.optim.SGD(weights, 0.1, momentum=0.8, weight_decay=0.01, nesterov=True),
+        lambda weights: make_optimizer(
+            weights_of(weights), Recipe(optimizer="sgd", lr=0.1, momentum=0.8, weight_decay=0.01, nesterov=True)
+        ),
+    ):
+        weight = nn.Parameter(torch.arange(4.0))
+        optimizer = made([weight])
+        for k in range(3):
+            weight.grad = torch.arange(4.0) + k
+            optimizer.step()
+        stepped.append(weight.detach())
+    torch.testing.assert_close(*stepped)
+
+
+def weights_of(weights: list[nn.Parameter]) -> nn.Module:
+    model = nn.Module()
+    model.weights = nn.ParameterList(weights)
+    return model
+
+
 def test_keys_of_one_cycle_changed_with_its_rates_and_no_others(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -40,6 +40,27 @@ RESUMED = {
     "best": ("", "epochs = 3, keep = 'best', optimizer = 'sgd', lr = 0.05, schedule = 'one-cycle'"),
     "resampled": ("balancer = 'augmentation-sampler'", "epochs = 3, optimizer = 'sgd', momentum = 0.9"),
     "batch norm and dropout": ("architecture = 'normed'", "epochs = 3"),
+    "nesterov": (
+        "",
+        "epochs = 3, optimizer = 'sgd', nesterov = true, schedule = 'steps', milestones = [2], warmup = 0.2",
+    ),
+    "robust": ("", "epochs = 3, keep = 'robust', patience = 9"),
+    **{
+        method: (f"architecture = 'normed'\ndefense = '{method}'", "epochs = 3")
+        for method in (
+            "fgsm-rs",
+            "n-fgsm",
+            "free[replays=2]",
+            "pgd-training[steps=2,eps_warmup=0.5]",
+            "trades[steps=2,mode=train]",
+            "mart[steps=2]",
+            "awp[steps=2]",
+            "awp[steps=2,on=trades]+averaging[start=0.1]",
+            "averaging[kind=swa,start=0.1]",
+            "randaugment+cutmix",
+            "autoaugment+mixup+averaging",
+        )
+    },
 }
 
 
