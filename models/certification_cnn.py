@@ -9,41 +9,56 @@ from pydantic import Field
 from torch import nn
 
 from robbench.core.contracts import Architecture, Backbone
+from robbench.core.errors import RequestError
 from robbench.core.registry import register_architecture
 from robbench.models._backbone import SequentialBackbone
 
-_Size: TypeAlias = Annotated[int, Field(ge=1)]
-_Padding: TypeAlias = Annotated[int, Field(ge=0)]
+_Sizes: TypeAlias = Annotated[tuple[Annotated[int, Field(ge=1)], ...], Field(min_length=1)]
 
 
 @register_architecture(
     "cnn-a",
     brief="two convolutions and a linear layer: Wong and Kolter (2018), small",
-    convolutions=((16, 4, 2, 1), (32, 4, 2, 1)),
+    channels=(16, 32),
+    kernels=(4, 4),
+    strides=(2, 2),
+    paddings=(1, 1),
     linear=(100,),
 )
 @register_architecture(
     "wong-large",
     brief="four convolutions and two linear layers: Wong et al. (2018), large",
-    convolutions=((32, 3, 1, 1), (32, 4, 2, 1), (64, 3, 1, 1), (64, 4, 2, 1)),
+    channels=(32, 32, 64, 64),
+    kernels=(3, 4, 3, 4),
+    strides=(1, 2, 1, 2),
+    paddings=(1, 1, 1, 1),
     linear=(512, 512),
 )
 @register_architecture(
     "ibp-small",
     brief="two convolutions and a linear layer: Gowal et al. (2018), small",
-    convolutions=((16, 4, 2, 0), (32, 4, 1, 0)),
+    channels=(16, 32),
+    kernels=(4, 4),
+    strides=(2, 1),
+    paddings=(0, 0),
     linear=(100,),
 )
 @register_architecture(
     "ibp-medium",
     brief="four convolutions and two linear layers: Gowal et al. (2018), medium",
-    convolutions=((32, 3, 1, 0), (32, 4, 2, 0), (64, 3, 1, 0), (64, 4, 2, 0)),
+    channels=(32, 32, 64, 64),
+    kernels=(3, 4, 3, 4),
+    strides=(1, 2, 1, 2),
+    paddings=(0, 0, 0, 0),
     linear=(512, 512),
 )
 @register_architecture(
     "ibp-large",
     brief="five convolutions and a linear layer: Gowal et al. (2018), large",
-    convolutions=((64, 3, 1, 1), (64, 3, 1, 1), (128, 3, 2, 1), (128, 3, 1, 1), (128, 3, 1, 1)),
+    channels=(64, 64, 128, 128, 128),
+    kernels=(3, 3, 3, 3, 3),
+    strides=(1, 1, 2, 1, 1),
+    paddings=(1, 1, 1, 1, 1),
     linear=(512,),
 )
 @dataclass(frozen=True)
@@ -55,28 +70,45 @@ class CertificationCNN(Architecture):
     large one pads its strided convolution on one side alone, here on both.
 
     Attributes:
-        convolutions: Channels, kernel, stride and padding of each.
+        channels, kernels, strides, paddings: Of each convolution.
         linear: Outputs of each linear layer before the head.
     """
 
-    convolutions: tuple[tuple[_Size, _Size, _Size, _Padding], ...]
-    linear: tuple[_Size, ...]
+    channels: _Sizes
+    kernels: _Sizes
+    strides: _Sizes
+    paddings: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)]
+    linear: _Sizes
+
+    def __post_init__(self) -> None:
+        """Check that the convolutions are told in full.
+
+        Raises:
+            RequestError: If there are not as many kernels, strides and paddings as channels.
+        """
+        super().__post_init__()
+        for name in ("kernels", "strides", "paddings"):
+            if len(getattr(self, name)) != len(self.channels):
+                raise RequestError(f"{name} = {getattr(self, name)}: one each for channels = {self.channels}")
 
     def refusal(self, image_shape: tuple[int, int, int]) -> str | None:
         """Unpadded convolutions leave nothing of smaller images."""
         least = 1
-        for _, kernel, stride, padding in reversed(self.convolutions):
+        for kernel, stride, padding in reversed(self._windows):
             least = max(1, (least - 1) * stride + kernel - 2 * padding)
         return None if min(image_shape[1:]) >= least else f"it needs images of at least {least} × {least}"
 
     def build(self, image_shape: tuple[int, int, int]) -> Backbone:
         """A backbone of as many features as the last linear layer has outputs."""
         layers: list[nn.Module] = []
-        channels = image_shape[0]
-        for out, kernel, stride, padding in self.convolutions:
-            layers += [nn.Conv2d(channels, out, kernel, stride, padding), nn.ReLU()]
-            channels = out
+        inputs = (image_shape[0], *self.channels)
+        for channels, out, window in zip(inputs, self.channels, self._windows, strict=False):
+            layers += [nn.Conv2d(channels, out, *window), nn.ReLU()]
         layers.append(nn.Flatten())
         for out in self.linear:
             layers += [nn.LazyLinear(out), nn.ReLU()]
         return SequentialBackbone(nn.Sequential(*layers), image_shape)
+
+    @property
+    def _windows(self) -> list[tuple[int, int, int]]:
+        return list(zip(self.kernels, self.strides, self.paddings, strict=True))

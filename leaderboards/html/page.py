@@ -32,7 +32,7 @@ FILES = {
     "leaderboard.csv": "ranking and conditions",
     "per_class.csv": "class by class",
     "changes.csv": "single changes",
-    "training.csv": "costs of models and their training",
+    "training.csv": "training cost",
     "checks.csv": "checks",
     "bounds.csv": "proved bounds",
     "minimal_norms.csv": "minimal-norm attacks",

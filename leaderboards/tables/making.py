@@ -134,7 +134,7 @@ def training(board: Board) -> Sheet:
     sized = {row.label for row in board.rows if row.parameters or row.multiply_adds}
     columns: list[Column] = [MODEL, *(model_size(Detail.PAGE) if sized else ()), *(passes if trained else ())]
     rows = [row for row in board.rows if row.training or row.label in sized or (trained and row.model.external)]
-    return by_row("Model costs", columns, rows)
+    return by_row("Training cost" if trained else "Model size", columns, rows)
 
 
 def _counted(*names: str) -> Callable[[Row], TableCell]:

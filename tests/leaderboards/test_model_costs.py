@@ -103,9 +103,14 @@ def test_boards_of_older_records_show_nothing(tmp_path: Path) -> None:
     assert "Size" not in card.facts
 
 
-def test_a_board_of_models_of_others_alone_tells_sizes_alone() -> None:
-    board = board_data("Toys", "small", [THEIRS, made("others", 5, 3, trained=False)])
+def test_a_board_of_models_of_others_alone_tells_sizes_alone(tmp_path: Path) -> None:
+    cells = [THEIRS, made("others", 5, 3, trained=False)]
+    board = board_data("Toys", "small", cells)
     assert heads(tables.making.training(board)) == ["Model", "Parameters", "Multiply-adds"]
     text = readme(board)
     assert "| 11 M | – |" in text
     assert "Training cost" not in text
+    write_board(tmp_path, TOYS, cells)
+    page = (tmp_path / "index.html").read_text(encoding="utf-8")
+    assert "<h3>Size</h3>" in page
+    assert "Cost of training" not in page

@@ -161,7 +161,7 @@ def test_one_model_has_no_rank_and_nothing_to_compare_its_training_with(tmp_path
     write_board(tmp_path, TOYS, cells)
     text, page = ((tmp_path / name).read_text(encoding="utf-8") for name in ("README.md", "index.html"))
     assert "| Model | Worst case Linf 0.1" in text
-    for gone in ("Rank |", "Training cost", "*=*", ">Rank<", "<h3>Costs</h3>"):
+    for gone in ("Rank |", "Training cost", "*=*", ">Rank<", "<h3>Training</h3>", "<h3>Size</h3>"):
         assert gone not in text + page
     csv_head, csv_line = (tmp_path / "leaderboard.csv").read_text(encoding="utf-8").splitlines()
     assert csv_head.startswith("rank,model,")

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -176,14 +177,31 @@ def test_networks_of_certificates_refuse_just_what_cannot_be_built(name: str) ->
         assert refused is failed, size
 
 
-def test_networks_of_certificates_can_be_written_out() -> None:
-    wanted = {"name": "cnn-a", "convolutions": [[8, 3, 1, 1], [8, 4, 2, 1]], "linear": []}
+def test_networks_of_certificates_can_be_changed_and_asked_for_again() -> None:
+    wanted = {"name": "cnn-a", "channels": [8, 8], "kernels": [3, 4], "strides": [1, 2], "linear": [50, 20]}
     made = choose(REGISTRY, "architecture", wanted, "test")
-    assert made.component.build((1, 8, 8)).out_features == 8 * 16
+    again = choose(REGISTRY, "architecture", made.label, "test")
+    assert (again.component, again.label) == (made.component, made.label)
+    assert again.component.build((1, 8, 8)).out_features == 20
     assert architecture("cnn-a[linear=250]").build((1, 8, 8)).out_features == 250
-    for wrong in ([[8, 3, 1]], [[8, 0, 1, 1]], [[8, 3, 1, -1]]):
-        with pytest.raises(RequestError, match="convolutions"):
-            choose(REGISTRY, "architecture", {"name": "cnn-a", "convolutions": wrong}, "test")
+    one = architecture("cnn-a[channels=4,kernels=3,strides=1,paddings=0]")
+    assert one.refusal((1, 3, 3)) is None
+    assert one.refusal((1, 2, 2)) == "it needs images of at least 3 × 3"
+
+
+@pytest.mark.parametrize(
+    ("options", "part"),
+    [
+        ("channels=8", "kernels = (4, 4): one each for channels = (8,)"),
+        ("strides=1", "strides = (1,): one each"),
+        ("kernels=0|3", "kernels"),
+        ("paddings=-1|0", "paddings"),
+        ("linear=0", "linear"),
+    ],
+)
+def test_convolutions_that_are_half_told_are_refused(options: str, part: str) -> None:
+    with pytest.raises(RequestError, match=re.escape(part)):
+        architecture(f"cnn-a[{options}]")
 
 
 @pytest.mark.parametrize(
