@@ -52,7 +52,9 @@ def _facts(row: Row, alone: bool) -> dict[str, str]:
         return {
             "Rank": rank,
             "Model": spec.architecture.label,
-            "Trained": "by others; passes of training unknown",
+            "Trained": "its members are"
+            if "vote" in spec.external.identity
+            else "by others; passes of training unknown",
             "Defense in front": front,
             "Facts": parameters(spec.external.facts),
             "Told by": parameters(own),
