@@ -307,7 +307,8 @@ def _evaluate(
             if isinstance(jobs[key], TrainedJob):
                 require_trained(store, key, "it works through")
         with helpers.attacker(cell) if helpers else nullcontext() as attack:
-            peers = [] if attack else [load_model(jobs[key], store, plan.device) for key in cell.peers]
+            through = cell.peers if cell.condition.needs_peers and not attack else ()
+            peers = [load_model(jobs[key], store, plan.device) for key in through]
             result = evaluate(subject, cell.condition, report, peers, survivors, attack)
     seconds = time.perf_counter() - started
     if cell.condition.kind == "clean":

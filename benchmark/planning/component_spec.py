@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
@@ -149,3 +149,25 @@ def split_outside_brackets(text: str, separator: str) -> list[str]:
         else:
             parts[-1] += character
     return parts
+
+
+def row_label(
+    architecture: Choice[Any],
+    objective: Choice[Any],
+    defenses: Sequence[Choice[Any]],
+    balancer: Choice[Any],
+    usual_architecture: str,
+) -> str:
+    """What a row is called that has no name.
+
+    Args:
+        architecture, objective, defenses, balancer: The components of its model.
+        usual_architecture: The architecture that goes without saying.
+    """
+    training = "+".join(defense.label for defense in defenses)
+    parts = [objective.label, "no defense" if training == "none" else training]
+    if balancer.name != "none":
+        parts.append(balancer.label)
+    if architecture.label != usual_architecture:
+        parts.append(architecture.label)
+    return " · ".join(parts)

@@ -101,6 +101,8 @@ class ModelEntry(_Table):
     Attributes:
         external: A model that others trained, in place of how to train one: ``file.py:factory``,
             ``torchvision:resnet18``, a file, or a table with such a ``source``. Only defenses in front go with it.
+        vote: Rows of the grid that vote, in place of how to train a model: each with its model of the same seed. Only
+            defenses in front go with it.
         name: Name of the row; only where the entry stands for a single model per data set.
         architecture: Architectures; the data set's own where none is given.
         objective: Objectives.
@@ -115,6 +117,7 @@ class ModelEntry(_Table):
 
     name: str | None = None
     external: str | ExternalRequest | None = None
+    vote: Annotated[list[str], Field(min_length=2)] | None = None
     architecture: Sweep | None = None
     objective: Sweep = "cross-entropy"
     defense: Sweep = "none"
@@ -129,6 +132,11 @@ class ModelEntry(_Table):
         odd = self.model_fields_set & OF_TRAINING
         if self.external is not None and odd:
             raise ValueError(f"a model that others trained is not trained here; leave out {', '.join(sorted(odd))}")
+        if self.vote is not None and (odd or self.external is not None):
+            unfit = sorted(odd | ({"external"} & self.model_fields_set))
+            raise ValueError(f"a vote is not trained, its members are; leave out {', '.join(unfit)}")
+        if self.vote is not None and len({*self.vote}) < len(self.vote):
+            raise ValueError("a vote names each of its members once")
         return self
 
     @property

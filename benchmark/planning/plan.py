@@ -123,6 +123,7 @@ class Job:
         notes: What its records should say about how it was planned.
         cells: The conditions it is put to.
         refusal: Why it cannot be had, or None.
+        members: The models that vote, where it is a vote.
     """
 
     key: str
@@ -133,6 +134,7 @@ class Job:
     refusal: str | None
     cells: tuple[Cell, ...] = ()
     notes: tuple[str, ...] = ()
+    members: tuple[Job, ...] = ()
 
     @property
     def row(self) -> str:
@@ -152,7 +154,8 @@ class Job:
     @property
     def sources(self) -> set[str]:
         """Hashes of the plugins that its components come from."""
-        return {part.source for part in self._choices if part.source is not None}
+        own = {part.source for part in self._choices if part.source is not None}
+        return own.union(*(member.sources for member in self.members))
 
     @property
     def _choices(self) -> tuple[Choice[Any], ...]:
@@ -263,8 +266,9 @@ class Plan:
 
 
 def in_front(job: Job) -> list[Defense]:
-    """The job's inference-time defenses."""
-    return [choice.component for choice in job.defenses if type(choice.component).wrap is not Defense.wrap]
+    """The job's inference-time defenses, and those of the members of a vote."""
+    own = [choice.component for choice in job.defenses if type(choice.component).wrap is not Defense.wrap]
+    return [*own, *(defense for member in job.members for defense in in_front(member))]
 
 
 def _part_identity(part: PartSpec) -> dict[str, Any]:

@@ -8,14 +8,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from robbench.core.contracts import Architecture, Balancer, Defense, Objective
+from robbench.core.contracts import Architecture, Balancer, Defense
 from robbench.core.errors import RequestError, did_you_mean, unless_damaged
 from robbench.core.registry import Kind, Registry
 from robbench.data.cache import decode
 from robbench.data.splits import split
 from robbench.models._external.request import Answers
 from robbench.planning.audit_conditions import audit_conditions
-from robbench.planning.component_spec import Choice, choose, plain, split_outside_brackets
+from robbench.planning.component_spec import Choice, choose, plain, row_label, split_outside_brackets
 from robbench.planning.conditions import Condition, ConditionRequest
 from robbench.planning.cross_references import check_named
 from robbench.planning.external_rows import Origin, external_job
@@ -35,6 +35,7 @@ from robbench.planning.plan import (
     model_key,
 )
 from robbench.planning.training_check import check_training
+from robbench.planning.vote_rows import vote_job
 from robbench.results.schema import CellSpec, ModelSpec, digest
 from robbench.results.store import Store
 from robbench.training.recipe import Recipe
@@ -160,7 +161,7 @@ class _Resolver:
         first, *later = self.request.seeds or tuple(self.grid.seeds)
         jobs = self._models(data, conditions, first)
         # Weights that are given are one checkpoint: rows of the first seed, and peers of those of every other.
-        given = [job for job in jobs if job.spec.external is not None]
+        given = [job for job in jobs if job.spec.external is not None and not job.members]
         jobs += [job for seed in later for job in self._models(data, conditions, seed, given)]
         check_named(self.source, conditions, data, jobs)
         check_unions(conditions, data.choice.label, self.where)
@@ -202,18 +203,20 @@ class _Resolver:
             # Weights that are given are one checkpoint, whatever the number of seeds that others are trained with.
             waiting = [(at, entry) for at, entry in waiting if entry.asked is None or entry.seeds]
         while waiting:
-            ready = [(at, entry) for at, entry in waiting if {*entry.starts} <= {IMAGENET, *rows}]
+            known = {job.spec.label: job for job in given} | rows
+            ready = [(at, one) for at, one in waiting if {*one.starts, *(one.vote or ())} <= {IMAGENET, *known}]
             if not ready:
                 at, entry = waiting[0]
-                wanted = next(start for start in entry.starts if start not in (IMAGENET, *rows))
+                key = "vote" if entry.vote else "start"
+                wanted = next(name for name in entry.vote or entry.starts if name not in (IMAGENET, *known))
                 names = [other.name for other in self.grid.models if other.name and other is not entry]
                 raise RequestError(
-                    f'key "models.{at}.start" = "{wanted}": no model of that name comes before it on '
-                    f"{data.choice.label}, seed {seed}; {did_you_mean(wanted, [*names, IMAGENET])}",
+                    f'key "models.{at}.{key}" = "{wanted}": no model of that name comes before it on '
+                    f"{data.choice.label}, seed {seed}; {did_you_mean(wanted, [*names, *known, IMAGENET])}",
                     self.where,
                 )
             for at, entry in ready:
-                for job in self._entry(at, entry, data, seed, rows):
+                for job in self._entry(at, entry, data, seed, known):
                     if job.spec.label in rows:
                         raise RequestError(
                             f'key "models.{at}": a second model called "{job.spec.label}"; give it a name', self.where
@@ -235,16 +238,19 @@ class _Resolver:
             if condition.undefended and not in_front(job):
                 continue
             if condition.models is None or job.spec.label in condition.models:
-                cells.append(self._cell(job, condition, peers if condition.needs_peers else (), cells))
+                members = tuple(sorted(member.key for member in job.members))
+                cells.append(self._cell(job, condition, peers if condition.needs_peers else members, cells))
         return tuple(cells)
 
     def _entry(self, at: int, entry: ModelEntry, data: Data, seed: int, rows: Mapping[str, Job]) -> Iterable[Job]:
-        if entry.asked is None:
+        if entry.asked is None and entry.vote is None:
             return self._sweep(at, entry, data, seed, rows)
         where = f'{self.where}: key "models.{at}'
         if isinstance(entry.defense, list):
-            raise RequestError(f'{where}.defense": a model that others trained takes one defense, no list')
+            raise RequestError(f'{where}.defense": a model that is not trained here takes one defense, no list')
         defenses = self._defenses(entry.defense, f'{where}.defense"')
+        if entry.asked is None:
+            return [vote_job(entry.name, [rows[name] for name in entry.vote or ()], defenses, self.device, where)]
         origin = Origin(self.source.folder, self.live.get(entry.asked.source), f'{where}.external"')
         return [external_job(entry.name, entry.asked, defenses, data, seed, self.device, origin)]
 
@@ -276,7 +282,7 @@ class _Resolver:
             if reason is not None:
                 size = " × ".join(map(str, shape[1:]))
                 raise RequestError(f'{where}.architecture": {architecture.label} for images of {size}: {reason}')
-            label = entry.name or _row_label(architecture, objective, defenses, balancer, str(usual))
+            label = entry.name or row_label(architecture, objective, defenses, balancer, str(usual))
             start = self._start(entry, architecture, data, rows, f'{where}.start"')
             spec = ModelSpec(
                 label=label,
@@ -380,19 +386,3 @@ def _refusal(balancer: Choice[Balancer], counts: tuple[int, ...]) -> str | None:
 
     reason = balancer.component.refusal(torch.tensor(counts))
     return f"{balancer.label}: {reason}" if reason else None
-
-
-def _row_label(
-    architecture: Choice[Architecture],
-    objective: Choice[Objective],
-    defenses: tuple[Choice[Defense], ...],
-    balancer: Choice[Balancer],
-    usual_architecture: str,
-) -> str:
-    training = "+".join(defense.label for defense in defenses)
-    parts = [objective.label, "no defense" if training == "none" else training]
-    if balancer.name != "none":
-        parts.append(balancer.label)
-    if architecture.label != usual_architecture:
-        parts.append(architecture.label)
-    return " · ".join(parts)

@@ -6,6 +6,7 @@ import torch
 
 from robbench.core.contracts import Classifier, to_float
 from robbench.models._external.loading import External, load_external
+from robbench.models._vote import Vote
 from robbench.planning.plan import ExternalJob, Job, TrainedJob
 from robbench.results.store import Store
 from robbench.training.judging import JUDGING_BATCH
@@ -21,7 +22,9 @@ def load_model(job: Job, store: Store, device: str, defended: bool = True) -> Cl
     Raises:
         ValueError: If a model of others is no longer the one that the job is about, or thresholds cannot be set.
     """
-    if isinstance(job, TrainedJob):
+    if job.members:
+        model: Classifier = Vote([load_model(member, store, device, defended) for member in job.members])
+    elif isinstance(job, TrainedJob):
         model = trained_model(job, store)
     else:
         assert isinstance(job, ExternalJob)

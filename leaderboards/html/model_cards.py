@@ -53,7 +53,9 @@ def _facts(row: Row, alone: bool) -> dict[str, str]:
             "Rank": rank,
             "Model": spec.architecture.label,
             "Size": _size(row),
-            "Trained": "by others; passes of training unknown",
+            "Trained": "its members are"
+            if "vote" in spec.external.identity
+            else "by others; passes of training unknown",
             "Defense in front": front,
             "Facts": parameters(spec.external.facts),
             "Told by": parameters(own),
