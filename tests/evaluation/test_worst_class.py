@@ -226,6 +226,7 @@ class Setting:
             near = min(self.rate, 1 - self.rate) * rng.uniform(0.75, 1.25, size=(draws, 1))
             lowest = near if self.rate <= 0.5 else 1 - near
             truth = expit(logit(lowest) + shapes(self.classes)[self.shape] / (sizes * near * (1 - near)) ** 0.5)
+        truth = np.clip(truth, 1e-9, 1 - 1e-9)
         above, below = Draws.of(rng.binomial(sizes, truth), sizes).misses(truth.min(axis=1))
         return float(above.mean()), float(below.mean())
 
