@@ -8,17 +8,9 @@ from typing import Literal
 
 import numpy as np
 
-from robbench.evaluation.statistics import (
-    Scores,
-    balanced,
-    class_rates,
-    combine,
-    dispersion,
-    mean_rate,
-    wilson,
-    worst_class,
-)
+from robbench.evaluation.statistics import Scores, balanced, class_rates, combine, dispersion, mean_rate, wilson
 from robbench.evaluation.verdicts import distances, judged
+from robbench.evaluation.worst_class import worst_class
 from robbench.results.schema import Floats, Ints, Measure, Outcome
 
 
@@ -113,7 +105,9 @@ def rates(by_seed: Sequence[Scores], num_classes: int) -> tuple[Rates, Scores] |
     return Rates(
         share=Estimate.of(mean_rate(mean.values), [part.values.mean() for part in seeds]),
         balanced=Estimate.of(balanced(found, less), [balanced(part).value for part in per_seed]),
-        worst_class=Estimate.of(worst_class(found, less), [worst_class(part).value for part in per_seed]),
+        worst_class=Estimate.of(
+            worst_class(found, less), [min(rate.value for rate in part if rate.n) for part in per_seed]
+        ),
         per_class=tuple(
             Estimate.of(rate, [part[label].value for part in per_seed]) if rate.n else None
             for label, rate in enumerate(found)

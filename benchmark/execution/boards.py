@@ -158,4 +158,5 @@ def _write_board(store: Store, board: str, registry: Registry | None, written: B
         store.make_way(board)
         pictures = draw(folder, made, cells, materials, registry)
         written.files[board] = write_files(folder, made, shown, cells, pictures)
+        store.note_files([board])
     written.cells[board], written.rank_by[board] = cells, shown.rank_by

@@ -138,17 +138,27 @@ def list_boards(store: Store, changed: Sequence[str]) -> None:
     Raises:
         StoreError: If the page cannot be written.
     """
-    entries = []
-    for board in store.board_names():
-        folder = store.root / "leaderboards" / board
-        try:
-            if board not in changed:
-                store.check_files(board)
-            if folder.is_dir():
-                entries.append(IndexEntry.read(folder))
-        except StoreError as error:
-            # Another grid's board, which that grid's run makes again.
-            warn(f"{error}; the list of boards goes without it")
-    store.make_way(INDEX)
-    write_atomically(store.root / "leaderboards" / INDEX, index_page(entries))
-    store.note_files(changed)
+    with store.lease("leaderboards", INDEX):
+        entries = []
+        for board in store.board_names():
+            try:
+                if board not in changed:
+                    _check(store, board)
+                folder = store.root / "leaderboards" / board
+                if folder.is_dir():
+                    entries.append(IndexEntry.read(folder))
+            except StoreError as error:
+                # Another grid's board, which that grid's run makes again.
+                warn(f"{error}; the list of boards goes without it")
+        store.make_way(INDEX)
+        write_atomically(store.root / "leaderboards" / INDEX, index_page(entries))
+        store.note_files(changed)
+
+
+def _check(store: Store, board: str) -> None:
+    try:
+        store.check_files(board)
+    except StoreError:
+        # Or another run is writing it: then it is whole once that is done.
+        with store.lease("leaderboards", board):
+            store.check_files(board)

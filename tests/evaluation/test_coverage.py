@@ -1,14 +1,9 @@
 """Simulations: how often intervals cover. The short ones see a fault of a few percent, the slow ones one of 1 %.
 
-``pytest -m slow -s tests/evaluation/test_coverage.py`` prints the tables. What they show: intervals cover 93 to 97 %,
-with two exceptions that no method can mend.
-
-- Few right or few wrong: counts are whole numbers, so that the coverage of any interval jumps with the rate (Brown, Cai
-  and DasGupta, "Interval estimation for a binomial proportion", Statistical Science 16, 2001, 101-133). It is 95 % on
-  average over rates, at a single one 89 to 100 %.
-- The worst class where rates differ a little: the lowest of several means has a kink where they tie, so that no
-  estimate of it is unbiased nearby (Hirano and Porter, "Impossibility results for nondifferentiable functionals",
-  Econometrica 80, 2012, 1769-1790). An interval that is right where all classes tie covers 97 to 100 % there.
+``pytest -m slow -s tests/evaluation/test_coverage.py`` prints the tables. What they show: intervals cover 93 to 97 %
+where enough is right and wrong. Of few, counts are whole numbers, so that the coverage of any interval jumps with the
+rate (Brown, Cai and DasGupta, "Interval estimation for a binomial proportion", Statistical Science 16, 2001, 101-133):
+it is 95 % on average over rates, at a single one 89 to 100 %. The worst class has simulations of its own.
 """
 
 from __future__ import annotations
@@ -21,7 +16,7 @@ from scipy.special import ndtri
 from simulations import CLASSES, SPREADS, Array, Case, cases, class_counts, class_rates, report
 
 from robbench.evaluation.macro_f1 import macro_f1
-from robbench.evaluation.statistics import balanced, mean_rate, wilson, worst_class
+from robbench.evaluation.statistics import balanced, mean_rate, wilson
 from robbench.results.schema import Measure
 
 DRAWS = 1500
@@ -50,7 +45,7 @@ def coverage(case: Case, draws: int) -> dict[str, float]:
         [case.classes, case.n, *case.kind.encode(), *case.spread.encode(), int(case.rate * 1e4)]
     )
     counts = class_counts(case.kind, case.classes, case.n)
-    hits = np.zeros(3)
+    hits = np.zeros(2)
     for _ in range(draws):
         truth = class_rates(rng, case.rate, SPREADS[case.spread], case.classes)
         right = rng.binomial(counts, truth)
@@ -58,14 +53,13 @@ def coverage(case: Case, draws: int) -> dict[str, float]:
         hits += (
             covers(wilson(int(right.sum()), int(counts.sum())), float(truth @ counts / counts.sum())),
             covers(balanced(rates), float(truth.mean())),
-            covers(worst_class(rates), float(truth.min())),
         )
-    return dict(zip(("accuracy", "balanced", "worst class"), hits / draws, strict=True))
+    return dict(zip(("accuracy", "balanced"), hits / draws, strict=True))
 
 
 def check_intervals(found: dict[Case, dict[str, float]], slack: float) -> None:
     """93 to 97 %, the upper limit on average over sizes; at least 89 % where counts are coarse."""
-    for name in ("accuracy", "balanced", "worst class"):
+    for name in ("accuracy", "balanced"):
         for case, covered in found.items():
             assert covered[name] >= (0.89 if case.is_discrete else 0.93) - slack, (name, case)
     for name in ("accuracy", "balanced"):
@@ -75,10 +69,6 @@ def check_intervals(found: dict[Case, dict[str, float]], slack: float) -> None:
                 groups.setdefault((case.classes, case.kind, case.spread, case.rate), []).append(covered[name])
         for group, shares in groups.items():
             assert np.mean(shares) <= 0.97 + slack, (name, group)
-    # Where rates differ a little, how many classes compete for the lowest rate is not known, and the interval is wide.
-    for case, covered in found.items():
-        if case.spread == "equal" and not case.is_discrete:
-            assert covered["worst class"] <= 0.97 + slack, case
 
 
 def test_intervals_cover() -> None:
@@ -90,12 +80,12 @@ def test_intervals_cover() -> None:
 def test_intervals_cover_on_the_whole_grid() -> None:
     found = {case: coverage(case, DRAWS) for case in cases(CLASSES, SIZES, RATES)}
     lines: dict[str, list[tuple[float, float]]] = {}
-    for name in ("accuracy", "balanced", "worst class"):
+    for name in ("accuracy", "balanced"):
         for case, covered in found.items():
             line = f"{name}, {case.classes} classes, {case.kind}, rates {case.spread}"
             lines.setdefault(line, []).append((case.rate, covered[name]))
     report(f"Coverage in percent, averaged over n of {SIZES}", lines)
-    for name in ("accuracy", "balanced", "worst class"):
+    for name in ("accuracy", "balanced"):
         least = min(found, key=lambda case: found[case][name])
         print(f"least {name}: {100 * found[least][name]:.1f} at {least}")
     check_intervals(found, slack=4 * error(DRAWS))

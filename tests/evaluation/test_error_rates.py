@@ -106,7 +106,7 @@ class Compared:
     @classmethod
     def of(cls, first: Array, second: Array, labels: Array) -> Compared:
         """From the scores of two rows, shape ``(draws, seeds, N)``."""
-        counts, seeds = np.bincount(labels).astype(float), first.shape[1]
+        counts, (draws, seeds) = np.bincount(labels).astype(float), first.shape[:2]
         classes, starts = len(counts), np.r_[0, np.cumsum(counts[:-1])].astype(int)
 
         def by_class(values: Array) -> Array:
@@ -127,8 +127,10 @@ class Compared:
         squared = normal * images
         if seeds >= SEEDS:
             single = (by_class(differences.var(axis=1, ddof=1)) / counts**2).sum(axis=1) / classes**2 / seeds
-            between = stdtrit(seeds - 1, 0.975) ** 2 * by_seed.var(axis=1, ddof=1) / seeds
-            squared = np.maximum(squared, between + normal * np.maximum(0, images - single))
+            between = by_seed.var(axis=1, ddof=1) / seeds
+            known = between + np.maximum(0, images - single)
+            share = np.divide(between, known, out=np.zeros(draws), where=known > 0)
+            squared = np.maximum(squared, known * (normal + (stdtrit(seeds - 1, 0.975) ** 2 - normal) * share**2))
         differing = np.count_nonzero(means, axis=1)
         return cls(by_seed.mean(axis=1), centers.mean(axis=1), squared**0.5, images, differing)
 
@@ -249,13 +251,13 @@ def test_equal_rows_are_tied_however_many_there_are() -> None:
 METHODS = [
     (seeds, training, habit)
     for seeds in (3, 5)
-    for training, habit in ((0.0, 0.0), (0.0, 0.5), (0.03, 0.2), (0.1, 0.0), (0.1, 0.5), (0.3, 0.2))
+    for training, habit in ((0.0, 0.0), (0.0, 0.5), (0.03, 0.2), (0.1, 0.0), (0.1, 0.5), (0.3, 0.2), (0.3, 0.5))
 ]
 
 
 def test_methods_that_do_not_differ_are_told_apart_in_one_of_twenty_draws() -> None:
     for seeds, training in ((3, 0.1), (5, 0.3)):
-        size, hits = errors(world(Case(3, 300, "balanced", "equal", 0.6), training=training), 2000, seeds, gain=0.3)
+        size, hits = errors(world(Case(3, 300, "balanced", "equal", 0.6), training=training), 8000, seeds, gain=0.3)
         assert size <= 0.06
         assert hits >= 0.93
 
@@ -275,3 +277,5 @@ def test_comparisons_of_methods_have_their_size_on_the_whole_grid() -> None:
             )
             assert size <= 0.06
             assert hits >= 0.93
+            # Where seeds vary by little more than their images, three to five cannot tell, and the interval is wide.
+            assert hits <= (0.975 if training >= 0.1 or habit == 0.5 else 0.995)

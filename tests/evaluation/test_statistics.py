@@ -23,8 +23,8 @@ from robbench.evaluation.statistics import (
     survival,
     tie_leaders,
     wilson,
-    worst_class,
 )
+from robbench.evaluation.worst_class import worst_class
 from robbench.results.schema import Measure
 
 Z = 1.959963984540054
@@ -138,40 +138,6 @@ def test_values_between_zero_and_one_count_by_their_variance() -> None:
     )
     assert dispersion(np.zeros(0), np.zeros(0, dtype=np.int64)) == 1
     assert dispersion(np.ones(5), np.zeros(5, dtype=np.int64)) == 1
-
-
-def test_worst_class_without_a_rival_has_its_own_interval() -> None:
-    from scipy.stats import beta
-
-    rates = [wilson(190, 200), wilson(3, 20), wilson(180, 200), wilson(0, 0)]
-    worst = worst_class(rates)
-    assert (worst.value, worst.n) == (0.15, 20)
-    assert (worst.low, worst.high) == pytest.approx((beta.ppf(0.025, 3.25, 17.75), beta.ppf(0.975, 3.75, 17.25)))
-
-
-@pytest.mark.parametrize(("right", "n"), [(0, 7), (3, 20), (19, 20), (500, 1000)])
-def test_bounds_of_the_worst_class_lie_between_jeffreys_and_the_exact_ones(right: int, n: int) -> None:
-    from scipy.stats import beta
-
-    worst = worst_class([wilson(right, n)])
-    assert worst.low is not None
-    assert worst.high is not None
-    if right:
-        assert beta.ppf(0.025, right, n - right + 1) < worst.low < beta.ppf(0.025, right + 0.5, n - right + 0.5)
-    assert beta.ppf(0.975, right + 0.5, n - right + 0.5) < worst.high < beta.ppf(0.975, right + 1, n - right)
-
-
-def test_the_upper_end_of_the_worst_class_allows_for_its_rivals() -> None:
-    highs = []
-    for count in (1, 3, 10, 100):
-        worst = worst_class([wilson(80, 100)] * count)
-        assert worst.high is not None
-        assert worst.low is not None
-        assert worst.low <= worst.value == 0.8 <= worst.high
-        highs.append(worst.high)
-    assert highs == sorted(highs)
-    assert worst_class([wilson(0, 10)] * 3).low == 0
-    assert worst_class([wilson(10, 10)] * 3).high == 1
 
 
 def test_combine_takes_the_common_samples_in_any_order() -> None:

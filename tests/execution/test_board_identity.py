@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import threading
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -288,6 +289,37 @@ def test_what_one_board_audits_is_no_part_of_the_others(tmp_path: Path) -> None:
         assert flags == {BOARD: {"single-step-wins"}, "few": set()}
     assert main(["publish", "--out", str(store.root), "--to", str(tmp_path / "site")]) == 0
     assert {path: path.read_bytes() for path in before} == before
+
+
+def test_a_board_that_another_run_writes_is_waited_for(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    store = fill(tmp_path / "runs", row(A_MODEL, (10, 20)))
+    store.note_board("few", BoardNote(grid="few", title="Few"), store.boards()[BOARD]["cells"][:2], [])
+    write_boards(store)
+    listing = store.root / "leaderboards" / "index.html"
+    whole, path = listing.read_bytes(), store.root / "leaderboards" / "few" / "leaderboard.json"
+    with store.lease("leaderboards", "few"):
+        path.write_bytes(path.read_bytes() + b"\n")
+        lister = threading.Thread(target=write_boards, args=(store, [BOARD]))
+        lister.start()
+        lister.join(1)
+        assert lister.is_alive()
+        store.note_files(["few"])
+    lister.join()
+    assert listing.read_bytes() == whole
+    path.write_bytes(path.read_bytes() + b"\n")
+    assert not capsys.readouterr().err
+    write_boards(store, [BOARD])
+    assert "leaderboard.json" in capsys.readouterr().err, "what nobody is writing is damaged"
+
+
+def test_a_written_board_is_whole_before_it_is_listed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = fill(tmp_path / "runs", row(A_MODEL, (10, 20)))
+    write_boards(store)
+    note = store.boards()[BOARD]
+    store.note_board(BOARD, BoardNote(grid=note["grid"], title="Another"), note["cells"], note["models"])
+    monkeypatch.setattr("robbench.execution.boards.list_boards", lambda *_: None)
+    write_boards(store)
+    assert store.check_files(BOARD)
 
 
 def test_a_note_without_names_shows_those_of_the_records(alone: Path, tmp_path: Path) -> None:

@@ -11,7 +11,8 @@ import numpy as np
 
 from robbench.core.metric import Metric
 from robbench.core.registry import register_metric
-from robbench.evaluation.statistics import balanced, class_rates, wilson, worst_class
+from robbench.evaluation.statistics import balanced, class_rates, wilson
+from robbench.evaluation.worst_class import worst_class
 from robbench.results.schema import Ints, Measure, Outcome
 
 
@@ -66,7 +67,7 @@ def classification(labels: Ints, predictions: Ints, num_classes: int) -> dict[st
 class Decisions(Metric):
     """Accuracy, balanced and per class; precision, recall, F1 and support, after the condition."""
 
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
 
     def measure(self, outcome: Outcome) -> Mapping[str, Measure]:
         """The classification report after the condition, and the accuracy of the same samples when clean.

@@ -9,8 +9,9 @@ from typing import ClassVar
 from robbench.core.metric import Metric
 from robbench.core.registry import register_metric
 from robbench.evaluation.metrics._share import share
-from robbench.evaluation.statistics import balanced, class_rates, worst_class
+from robbench.evaluation.statistics import balanced, class_rates
 from robbench.evaluation.verdicts import judged
+from robbench.evaluation.worst_class import worst_class
 from robbench.results.schema import Measure, Outcome
 
 
@@ -19,7 +20,7 @@ from robbench.results.schema import Measure, Outcome
 class Robustness(Metric):
     """Robust accuracy under attacks, chains and unions, and certified accuracy: over all, per class and balanced."""
 
-    version: ClassVar[int] = 3
+    version: ClassVar[int] = 4
 
     def measure(self, outcome: Outcome) -> Mapping[str, Measure]:
         """Share of judged samples that are right when clean and right after an attack or a chain.
