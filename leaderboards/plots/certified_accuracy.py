@@ -40,7 +40,7 @@ def _drawn(scene: Scene, curve: CertifiedCurve) -> Iterator[Sketch]:
         return
     wide = min(2, len(shown))
     high = -(-len(shown) // wide)
-    made, panels = sheet(2.4 * high + 0.5, high, wide, sharex=True, sharey=True, squeeze=False)
+    made, panels = sheet(2.4 * high + 0.5, high, wide, sharex=True, sharey=True)
     # Between sizes that were looked at, the next proof and the last attack hold.
     sizes = np.repeat([0.0, *curve.radii], 2)[1:-1]
     told = []
