@@ -61,24 +61,3 @@ class Smoothing(Defense):
     def wrap(self, model: Classifier) -> Classifier:
         """The model under noise."""
         return Smoothed(model, self.sigma, self.draws, self.votes)
-
-
-def certified_radius(successes: int, draws: int, sigma: float, alpha: float) -> float:
-    """The L2 radius within which the smoothed prediction is proven not to change (Cohen et al., 2019, ``Certify``).
-
-    The prediction must have been chosen on draws other than these, or before them.
-
-    Args:
-        successes: Draws with the prediction in question.
-        draws: Draws in all.
-        sigma: Standard deviation of the noise, which the radius is in units of.
-        alpha: Chance, at most, that the radius is too large.
-
-    Returns:
-        σ Φ⁻¹(p), with p the one-sided lower bound of Clopper and Pearson (1934) at level ``alpha``; 0 where p is not
-        above one half.
-    """
-    from scipy.stats import beta, norm
-
-    lower = float(beta.ppf(alpha, successes, draws - successes + 1)) if successes else 0.0
-    return max(0.0, sigma * float(norm.ppf(lower)))

@@ -14,6 +14,7 @@ from robbench.evaluation.audit_flags import UNRANKED
 from robbench.evaluation.statistics import Scores, balanced_mean, tie_leaders
 from robbench.leaderboards.ablations import Change, Pair, Scored, margin, pairs
 from robbench.leaderboards.aggregates import Rates, rates
+from robbench.leaderboards.certificates import Certificates
 from robbench.leaderboards.check_results import Checked, checked
 from robbench.leaderboards.comparison import (
     ComparableCases,
@@ -109,6 +110,7 @@ class Board:
             look for it; and for each such attack towards a target.
         minimal_norms: Attacks that look for the smallest change beside the best known distances, for each norm that has
             two or more.
+        certified: Certificates beside the attacks of the same size.
         corrupted: The rows under the suite of common corruptions, by label; the baseline is the first.
         imbalanced: Whether the test set is.
         rows: From best to worst, those that are not ranked last.
@@ -132,6 +134,7 @@ class Board:
     strength: tuple[Curve, ...]
     sizes: tuple[Curve, ...]
     minimal_norms: tuple[NormComparison, ...]
+    certified: Certificates
     corrupted: Mapping[str, Corrupted]
     imbalanced: bool
     rows: tuple[Row, ...]
@@ -230,6 +233,7 @@ def board_data(title: str, grid: str, cells: Sequence[CellResult], rank_by: str 
         strength=strength(table, threats),
         sizes=sizes(table, threats),
         minimal_norms=compared_norms(table),
+        certified=Certificates.of(table, threats),
         corrupted=corrupted(table),
         imbalanced=bool(test) and max(test) > IMBALANCE * min(test),
         rows=rows,

@@ -27,7 +27,10 @@ from robbench.leaderboards.tables.robustness import corruption_figures
 from robbench.leaderboards.visible_cells import visible_cells, visible_note
 from robbench.results.schema import BoardNote, CellResult, ConditionSpec
 
-OPTIONAL = ("corruptions.csv", "changes.csv", "training.csv", "checks.csv", "bounds.csv", "minimal_norms.csv")
+OPTIONAL = (
+    *("corruptions.csv", "changes.csv", "training.csv", "checks.csv"),
+    *("bounds.csv", "certified.csv", "minimal_norms.csv"),
+)
 """Files that only some boards have."""
 _FIGURE = {field.name for field in fields(Estimate)}
 
@@ -59,9 +62,9 @@ def write_files(
     """Write a board as ``README.md``, ``index.html``, ``leaderboard.json`` and CSV files, with its note ``board.json``.
 
     CSV: ``leaderboard``, ``per_class``; where there is something to tell ``corruptions``, ``changes``, ``training``,
-    ``checks``, ``bounds`` and ``minimal_norms``; and ``timings``, the only one that differs when the same cells are run
-    again. Numbers are unrounded; a text that a spreadsheet would take for a formula has an apostrophe in front, which
-    ``robbench.core.safe_text.csv_text`` takes back.
+    ``checks``, ``bounds``, ``certified`` and ``minimal_norms``; and ``timings``, the only one that differs when the
+    same cells are run again. Numbers are unrounded; a text that a spreadsheet would take for a formula has an
+    apostrophe in front, which ``robbench.core.safe_text.csv_text`` takes back.
 
     Texts of whoever wrote them are safe in every file: see ``robbench.core.safe_text`` on how characters are shown that
     nobody would see or that a terminal would obey, and ``robbench.leaderboards.markdown.escape``.
@@ -110,6 +113,7 @@ def csv_files(board: Board, note: BoardNote) -> dict[str, str]:
         "training.csv": details["training"],
         "checks.csv": details["checks"],
         "bounds.csv": details["bounds"],
+        "certified.csv": details["certified"],
         "minimal_norms.csv": details["reaches"],
     }
     return {name: csv_text(*made) for name, made in found.items() if made}
@@ -123,6 +127,8 @@ def plain_data(board: Board) -> dict[str, Any]:
     plain: dict[str, Any] = asdict(board)
     if not board.minimal_norms:
         del plain["minimal_norms"]  # most boards have none, and stay as they were before there were any
+    if not board.certified.cases:
+        del plain["certified"]
     plain["dataset"] = board.dataset.model_dump(mode="json")
     for name in ("conditions", "checks"):
         plain[name] = [_condition(condition) for condition in getattr(board, name)]

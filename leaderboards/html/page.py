@@ -35,6 +35,7 @@ FILES = {
     "training.csv": "training cost",
     "checks.csv": "checks",
     "bounds.csv": "proved bounds",
+    "certified.csv": "certified beside robust accuracy",
     "minimal_norms.csv": "minimal-norm attacks",
     "corruptions.csv": "corruptions",
     "leaderboard.json": "the whole board",

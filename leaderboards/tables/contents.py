@@ -5,7 +5,7 @@ from __future__ import annotations
 from robbench.leaderboards.ablations import PARTS
 from robbench.leaderboards.board import Board
 from robbench.leaderboards.sheet import Detail, Sheet, by_samples
-from robbench.leaderboards.tables import bounds, classes, making, method, minimal_norms, ranks, robustness
+from robbench.leaderboards.tables import bounds, certified, classes, making, method, minimal_norms, ranks, robustness
 from robbench.leaderboards.tables.parts import balanced, share
 from robbench.results.schema import BoardNote
 
@@ -29,6 +29,7 @@ def sheets(board: Board, note: BoardNote | None = None, detail: Detail = Detail.
         "seeds": [ranks.by_seed(board)],
         "beside": [robustness.references(board, note.references)],
         "bounds": [bounds.proved(board, note.bounds)],
+        "certified": certified.gaps(board),
         "changes": [making.changes(board, part) for part in PARTS],
         "effects": [making.effects(board)],
         "conditions": [

@@ -55,6 +55,11 @@ def ranking(board: Board) -> Sheet:
     below = f"n = {first.n:,}" if first else ""
     if board.ranked_by:
         columns.append(_worst_column(board, board.ranked_by, below, leads=True))
+        columns += [
+            (Heading(f"Certified ({case.method})"), beside(board, case.condition, balanced))
+            for case in board.certified.cases
+            if case.threat == board.ranked_by and covers(board, case.condition)
+        ]
     clean = board.clean_label
     if clean is not None and covers(board, clean):
         leads = not board.ranked_by

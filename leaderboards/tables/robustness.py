@@ -42,7 +42,7 @@ from robbench.leaderboards.tables.parts import (
     union_name,
     usual,
 )
-from robbench.results.schema import ConditionSpec, Reference, StageSpec
+from robbench.results.schema import CertificateSpec, ConditionSpec, Reference, StageSpec
 
 RECALL = "recall/"
 
@@ -76,6 +76,8 @@ def specifications(board: Board) -> Sheet:
         label = condition.label
         stages = "; then ".join(_stage(stage, condition.kind == "attack") for stage in condition.stages)
         definition = f"{union_name(condition)}, per image" if condition.union else stages or "clean images"
+        if condition.certificate:
+            definition = _proof(condition.certificate)
         evidence = Evidence.of(f"{label}: all rows", [(row.label, label) for row in board.rows])
         entries = [row.cells[label] for row in board.rows]
         sizes = {entry.rates.share.n for entry in entries if entry.rates}
@@ -117,6 +119,12 @@ def _stage(stage: StageSpec, adversarial: bool) -> str:
     traits += [f"plugin {stage.source}"] if stage.source else []
     name = f"{stage.name} v{stage.version}" + (f" ({parameters(stage.parameters)})" if stage.parameters else "")
     return "; ".join([name, limit, *traits])
+
+
+def _proof(proof: CertificateSpec) -> str:
+    name = f"{proof.name} v{proof.version}" + (f" ({parameters(proof.parameters)})" if proof.parameters else "")
+    plugin = [f"plugin {proof.source}"] if proof.source else []
+    return "; ".join([f"proof by {name}", f"{proof.norm.capitalize()} ≤ {format_eps(proof.eps)}", *plugin])
 
 
 def parameters(values: Mapping[str, object]) -> str:

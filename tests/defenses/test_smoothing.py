@@ -20,12 +20,13 @@ from training_steps import Seen, recording, step, trainable
 from robbench.attacks._gradients import input_gradient
 from robbench.attacks.fgm import FGM
 from robbench.attacks.pgd import PGD
+from robbench.certificates.smoothing import certified_radius
 from robbench.core.contracts import Classifier
 from robbench.core.errors import RequestError
 from robbench.core.registry import Registry
 from robbench.core.threat_model import Threat
 from robbench.defenses.bit_depth import BitDepth
-from robbench.defenses.smoothing import Smoothed, Smoothing, certified_radius
+from robbench.defenses.smoothing import Smoothed, Smoothing
 from robbench.evaluation.query_counter import Oracle
 from robbench.evaluation.referee import fair_play
 from robbench.execution.jobs import carry_out
