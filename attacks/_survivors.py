@@ -31,8 +31,12 @@ def staying(mask: Tensor, *records: *Ts) -> tuple[*Ts]:
     at = mask.nonzero()[:, 0]
     if len(at) == len(mask):
         return records
-    found = tuple(record if record is None else record[at] for record in cast("tuple[Any, ...]", records))
-    return cast("tuple[*Ts]", found)
+    return cast("tuple[*Ts]", tuple(_rows(record, at) for record in cast("tuple[Any, ...]", records)))
+
+
+def _rows(record: Any, at: Tensor) -> Any:
+    # Whole rows at once, which indexing copies value by value.
+    return record.index_select(0, at) if isinstance(record, Tensor) else None if record is None else record[at]
 
 
 @dataclass(frozen=True)
@@ -50,7 +54,7 @@ class Rows:
             if isinstance(row, Classifier):
                 rows[field.name] = row.subset(index)
             elif isinstance(row, Tensor | Rows | Streams):
-                rows[field.name] = row[index]
+                rows[field.name] = _rows(row, index)
         return replace(self, **rows)
 
 
@@ -66,7 +70,7 @@ class Lead:
 
     def note(self, index: Tensor, scores: Tensor, labels: Tensor) -> None:
         """Take in the scores ``(M, K)`` at a point of some samples."""
-        self.values[index] = raise_lead(self.values[index], scores, labels)
+        self.values.index_copy_(0, index, raise_lead(self.values.index_select(0, index), scores, labels))
 
 
 @dataclass(frozen=True)
@@ -195,10 +199,10 @@ class Kept:
         Returns:
             Which were kept, bool, shape ``(M,)``.
         """
-        before = self.fooled[left.index]
-        better = fooled | ~before
+        before = self.fooled.index_select(0, left.index)
+        better = fooled >= before
         if value is not None:
-            better &= (fooled & ~before) | (value > self.value[left.index])
+            better &= (value > self.value.index_select(0, left.index)).logical_or_(fooled > before)
         self._write(left, images, fooled, better, value)
         return better
 
@@ -210,8 +214,8 @@ class Kept:
         at = better.nonzero()[:, 0]
         if not len(at):
             return
-        rows = left.index[at]
+        rows = left.index.index_select(0, at)
         self.images.index_copy_(0, rows, images.index_select(0, at))
-        self.fooled[rows] = fooled[at]
+        self.fooled.index_copy_(0, rows, fooled.index_select(0, at))
         if value is not None:
-            self.value[rows] = value[at].to(self.value.dtype)
+            self.value.index_copy_(0, rows, value.index_select(0, at).to(self.value.dtype))

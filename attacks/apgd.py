@@ -115,7 +115,7 @@ class APGD(ContinuingAttack):
         if start is None:
             delta = uniform_in_ball(left.rng, draw, left.images, threat.norm, threat.radius)
         else:
-            delta = start.images[left.index] - left.images
+            delta = start.images.index_select(0, left.index).sub_(left.images)
         if threat.norm == "l1":
             return SparseAscent.begin(left.images, delta, threat.radius, self.steps)
         return HalvingAscent.begin(left.images, delta, threat.norm, threat.radius, self.steps)

@@ -97,7 +97,7 @@ class MomentumAscent(ContinuingAttack):
             return project(
                 x, uniform_in_ball(left.rng, draw, x, threat.norm, threat.radius), threat.norm, threat.radius
             )
-        return x if self.start == "image" or start is None else start.images[left.index]
+        return x if self.start == "image" or start is None else start.images.index_select(0, left.index)
 
     def _climb(self, left: Survivors, x_k: Tensor, goal: Tensor | None, threat: Threat, kept: Kept) -> None:
         m = torch.zeros_like(x_k)
@@ -110,7 +110,7 @@ class MomentumAscent(ContinuingAttack):
             g, value, fooled = left.gradient(x_k, objective)
             kept.offer(left, x_k, fooled, value)
             # Where a gradient is no number the others go on, and so does a sample along what it has.
-            m = self.momentum * m + l1_direction(g.nan_to_num(0, 0, 0))
+            m.mul_(self.momentum).add_(l1_direction(g.nan_to_num(0, 0, 0)))
             if not left.model.votes:
                 left, x_k, m, goal = staying(~fooled, left, x_k, m, goal)
                 if not left:
@@ -124,4 +124,4 @@ class MomentumAscent(ContinuingAttack):
             step = self.rel_step * share * m / per_sample(torch.where(largest > 0, largest, 1.0), m)
             return keep_largest(images, x_k - images + step, threat.radius)
         step = steepest_step(x_k, m, threat.norm, self.rel_step * share * threat.radius)
-        return project(images, x_k - images + step, threat.norm, threat.radius)
+        return project(images, (x_k - images).add_(step), threat.norm, threat.radius)

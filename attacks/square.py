@@ -75,18 +75,30 @@ class Square(ContinuingAttack):
         left = replace(left, model=self._followed(left.model))
         images, rng = left.images, left.rng
         kept, patches = Kept.of(images, torch.float64), _PATCHES[threat.norm].around(images, threat)
+        best, value = images.clone(), kept.value.clone()
         for query in range(self.queries):
             if not left:
                 break
+            side = _side(self._share(query), images, patches.least)
             if query % BLOCK == 0:
-                draws = _SquareDraws.of(left.rng, query // BLOCK, images)
+                draws = _SquareDraws.of(left.rng, query // BLOCK, images, side)
+            if draws.side != side:
+                draws = draws.placed(side, images)
             if query == 0:
                 proposal = patches.start(rng) if start is None else start.images
             else:
-                proposal = patches.propose(kept.images[left.index], draws.at(query % BLOCK), self._share(query))
+                proposal = patches.propose(best.clone(), draws, query % BLOCK)
             values, fooled = left.look(proposal, left.gain(self.loss))
-            kept.offer(left, proposal, fooled, values.double())
-            left, patches, draws = staying(~fooled, left, patches, draws)
+            at = (fooled | (values > value)).nonzero()[:, 0]
+            if not len(at):
+                continue
+            best.index_copy_(0, at, proposal.index_select(0, at))
+            value.index_copy_(0, at, values.index_select(0, at).double())
+            if fooled.any():
+                kept.offer(left, best, fooled, value)
+                left, patches, draws, best, value = staying(~fooled, left, patches, draws, best, value)
+        if left:
+            kept.offer(left, best, torch.zeros_like(fooled), value)
         return kept
 
     def passes(self, num_classes: int) -> tuple[int, int]:
@@ -109,51 +121,58 @@ class Square(ContinuingAttack):
 
 @dataclass(frozen=True)
 class _SquareDraws(Rows):
-    """Random numbers of some queries, or of one: then without the second dimension.
+    """Squares and signs of a block of queries.
 
     Attributes:
-        places: Uniform in [0, 1), float64, shape ``(N, queries, 4)``: down and right, for two squares.
+        places: Uniform in [0, 1), float64, shape ``(N, queries, 2, 2)``: down and right, for two squares.
         signs: -1 or 1, shape ``(N, queries, C)``.
         turned: bool, shape ``(N, queries)``.
+        side: Height and width of the squares.
+        corners: Their first pixels in flat images, int64, shape ``(N, queries, 2)``.
     """
 
     places: Tensor
     signs: Tensor
     turned: Tensor
+    side: int
+    corners: Tensor
 
     @classmethod
-    def of(cls, rng: Streams, block: int, like: Tensor) -> _SquareDraws:
-        """The numbers of a block of queries, for images like those given."""
+    def of(cls, rng: Streams, block: int, like: Tensor, side: int) -> _SquareDraws:
+        """The squares of a block of queries, in images like those given."""
+        places = rng.uniform(("places", block), (BLOCK, 2, 2), dtype=torch.float64)
         return cls(
-            rng.uniform(("places", block), (BLOCK, 4), dtype=torch.float64),
+            places,
             rng.signs(("signs", block), (BLOCK, like.shape[1]), dtype=like.dtype),
             rng.signs(("turned", block), (BLOCK,)) > 0,
+            side,
+            _corners(places, side, like),
         )
 
-    def at(self, query: int) -> _SquareDraws:
-        """The numbers of one of the queries."""
-        return _SquareDraws(self.places[:, query], self.signs[:, query], self.turned[:, query])
+    def placed(self, side: int, like: Tensor) -> _SquareDraws:
+        """The same with squares of another side."""
+        return replace(self, side=side, corners=_corners(self.places, side, like))
 
-    def squares(self, side: int, like: Tensor) -> tuple[Tensor, Tensor]:
-        """Two squares of pixels, as positions in flat images.
+    def square(self, query: int, number: int, like: Tensor) -> Tensor:
+        """The pixels of one of a query's squares, as indices into ``(N, C, H * W)``, shape ``(N, 1, side * side)``."""
+        return self.corners[:, query, number, None, None] + _cells(self.side, like.shape[3], like.device)
 
-        Args:
-            side: Height and width of the squares.
-            like: Images, shape ``(N, C, H, W)``.
 
-        Returns:
-            Indices into ``(N, C, H * W)``, each of shape ``(N, C, side * side)``.
-        """
-        _, channels, height, width = like.shape
-        down, right = self.places.reshape(-1, 2, 2).unbind(2)
-        down, right = (down * (height - side + 1)).long(), (right * (width - side + 1)).long()
-        first, second = ((down * width + right)[..., None] + _cells(side, width, like.device)).unbind(1)
-        return first[:, None].expand(-1, channels, -1), second[:, None].expand(-1, channels, -1)
+def _corners(places: Tensor, side: int, like: Tensor) -> Tensor:
+    height, width = like.shape[2:]
+    down, right = places.unbind(3)
+    return (down * (height - side + 1)).long() * width + (right * (width - side + 1)).long()
 
 
 @dataclass(frozen=True)
 class _Patches(Rows, abc.ABC):
-    """How images are changed in one norm."""
+    """How images are changed in one norm.
+
+    Attributes:
+        least: Side of the smallest squares.
+    """
+
+    least: ClassVar[int]
 
     @classmethod
     @abc.abstractmethod
@@ -165,8 +184,8 @@ class _Patches(Rows, abc.ABC):
         """The first images to look at."""
 
     @abc.abstractmethod
-    def propose(self, current: Tensor, draws: _SquareDraws, share: float) -> Tensor:
-        """Images that differ from the current ones, which may be written to, in squares that cover a share of them."""
+    def propose(self, current: Tensor, draws: _SquareDraws, query: int) -> Tensor:
+        """Images that differ from the current ones, which may be written to, in the squares of a query of the block."""
 
 
 @dataclass(frozen=True)
@@ -174,27 +193,28 @@ class _Signs(_Patches):
     """Linf: every value lies at one of the ends of what it may be.
 
     Attributes:
-        lower: The lower ends, shape ``(N, C, H, W)``.
-        upper: The upper ends.
+        ends: The lower ends of an image's values, then the upper ones, shape ``(N, C, 2, H, W)``.
     """
 
-    lower: Tensor
-    upper: Tensor
+    ends: Tensor
+
+    least: ClassVar[int] = 1
 
     @classmethod
     def around(cls, images: Tensor, threat: Threat) -> _Signs:
         eps = torch.full_like(images, threat.radius)
-        return cls(add(images, -eps), add(images, eps))
+        return cls(torch.stack([add(images, -eps), add(images, eps)], dim=2))
 
     def start(self, rng: Streams) -> Tensor:
-        _, channels, _, width = self.lower.shape
-        return torch.where(rng.signs("stripes", (channels, 1, width)) > 0, self.upper, self.lower)
+        _, channels, _, _, width = self.ends.shape
+        lower, upper = self.ends.unbind(2)
+        return torch.where(rng.signs("stripes", (channels, 1, width)) > 0, upper, lower)
 
-    def propose(self, current: Tensor, draws: _SquareDraws, share: float) -> Tensor:
-        square, _ = draws.squares(_side(share, current, least=1), current)
-        lower, upper = (ends.flatten(2).gather(2, square) for ends in (self.lower, self.upper))
-        ends = torch.where(draws.signs[:, :, None] > 0, upper, lower)
-        return current.flatten(2).scatter_(2, square, ends).reshape(current.shape)
+    def propose(self, current: Tensor, draws: _SquareDraws, query: int) -> Tensor:
+        flat, square = current.flatten(2), draws.square(query, 0, current)
+        upper = (draws.signs[:, query] > 0) * flat.shape[2]
+        new = self.ends.flatten(2).gather(2, square + upper[:, :, None])
+        return flat.scatter_(2, square.expand_as(new), new).reshape(current.shape)
 
 
 @dataclass(frozen=True)
@@ -210,6 +230,8 @@ class _Bumps(_Patches):
     images: Tensor
     order: int
     radius: float
+
+    least: ClassVar[int] = 3
 
     @classmethod
     def around(cls, images: Tensor, threat: Threat) -> _Bumps:
@@ -229,9 +251,9 @@ class _Bumps(_Patches):
         change = change * (self.radius / self._norm(change.flatten(1))[:, :, None, None])
         return self._overfull(change * channels) if self.order == 1 else add(self.images, change)
 
-    def propose(self, current: Tensor, draws: _SquareDraws, share: float) -> Tensor:
-        side = _side(share, current, least=3)
-        first, second = draws.squares(side, current)
+    def propose(self, current: Tensor, draws: _SquareDraws, query: int) -> Tensor:
+        channels = current.shape[1]
+        first, second = (draws.square(query, number, current).expand(-1, channels, -1) for number in range(2))
         images, now = self.images.flatten(2), current.flatten(2)
         change = now - images
         own = change.gather(2, first)
@@ -242,11 +264,11 @@ class _Bumps(_Patches):
         moved = self._norm(own) ** power + self._norm(other) ** power
         rest = self._norm(change.flatten(1))[..., None] ** power
         unused = (self.radius**power - rest - moved.sum(dim=1, keepdim=True)).clamp(min=0)
-        available = (moved + unused / current.shape[1]) ** (1 / power)
-        pair = self._pairs(draws.turned, side).flatten(1)[:, None]
-        new = available * self._direction(draws.signs[..., None] * pair + self._direction(own))
+        available = (moved + unused / channels) ** (1 / power)
+        pair = self._pairs(draws.turned[:, query], draws.side).flatten(1)[:, None]
+        new = available * self._direction(draws.signs[:, query, :, None] * pair + self._direction(own))
         if self.order == 1:
-            return self._overfull(change.scatter_(2, first, current.shape[1] * new).reshape(current.shape))
+            return self._overfull(change.scatter_(2, first, channels * new).reshape(current.shape))
         # Nothing but the two squares changes, and the box takes from the first what does not fit.
         cleared = now.scatter_(2, second, images.gather(2, second))
         return cleared.scatter_(2, first, add(images.gather(2, first), new)).reshape(current.shape)

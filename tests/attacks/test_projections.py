@@ -42,6 +42,16 @@ def test_adding_never_moves_a_value_further_than_asked(seed: int, dtype: torch.d
 
 
 @settings(max_examples=60, deadline=None)
+@given(seeds, st.floats(1e-6, 2))
+def test_adding_takes_the_next_number_where_rounding_went_too_far(seed: int, scale: float) -> None:
+    images, change = images_near(0.5, 0.5, 4, seed).float(), (scale * numbers(seed + 1, 4, 3, 4, 4)).float()
+    moved, exact = images + change, images.double() + change.double()
+    too_far = (moved.double() - exact) * change.double() > 0
+    expected = torch.where(too_far, torch.nextafter(moved, images), moved).clamp(0, 1)
+    assert torch.equal(add(images, change), expected)
+
+
+@settings(max_examples=60, deadline=None)
 @given(seeds, st.floats(0.01, 5), st.sampled_from([0.0, 0.01, 1.0]))
 def test_l1_projection_solves_its_optimality_condition(seed: int, eps: float, scale: float) -> None:
     center = torch.full((1, 3, 4, 4), 0.5, dtype=torch.float64)

@@ -23,7 +23,8 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from speed_networks import SUBJECTS, Network, Subject
+from speed_networks import LARGE, ROBUST, SUBJECTS, Network, Subject
+from speed_overhead import OVERHEADS, SMALL, Recorder, determinism, evaluated, overheads, spread
 from speed_peers import (
     APGD_STEPS,
     CW_FIRST,
@@ -48,15 +49,13 @@ from robbench.attacks.square import Square
 from robbench.attacks.strong import Strong
 from robbench.attacks.thorough import Thorough
 from robbench.core.attack import Attack
-from robbench.core.sample_rng import Streams
 from robbench.core.threat_model import Norm, Threat
-from robbench.evaluation.query_counter import Oracle
-from robbench.evaluation.referee import change_norms, fair_play
+from robbench.evaluation.referee import change_norms
 
 NORMS: tuple[Norm, ...] = ("linf", "l2")
 TABLE = Path(__file__).resolve().parents[2] / "leaderboards" / "published" / "speed.md"
-LARGE = "natural ResNet-20"
-"""A pass through it takes some fifty times as long as one through the others."""
+LONG = 8.0
+"""Seconds from which on the first calls of a case are measured, too; otherwise they only prepare."""
 
 
 @dataclass(frozen=True)
@@ -78,11 +77,11 @@ class Task:
 
 TASKS = (
     Task("FGSM", {"fgsm": FGM()}, (64, 512)),
-    Task(f"PGD-{PGD_STEPS}", {f"pgd[steps={PGD_STEPS}]": PGD(PGD_STEPS)}, (32, 256)),
-    Task("APGD", {"apgd": APGD(steps=APGD_STEPS)}, (4, 128)),
-    Task("Square", {f"square[queries={QUERIES}]": Square(QUERIES)}, (4, 64)),
-    Task("C&W", {"carlini-wagner": CarliniWagner(CW_ROUNDS, CW_STEPS, CW_RATE, c=CW_FIRST)}, (4, 32), minimal=True),
-    Task("autoattack", {"autoattack": AutoAttack(), "strong": Strong(), "thorough": Thorough()}, (8, 16)),
+    Task(f"PGD-{PGD_STEPS}", {f"pgd[steps={PGD_STEPS}]": PGD(PGD_STEPS)}, (16, 256)),
+    Task("APGD", {"apgd": APGD(steps=APGD_STEPS)}, (4, 64)),
+    Task("Square", {f"square[queries={QUERIES}]": Square(QUERIES)}, (2, 16)),
+    Task("C&W", {"carlini-wagner": CarliniWagner(CW_ROUNDS, CW_STEPS, CW_RATE, c=CW_FIRST)}, (2, 8), minimal=True),
+    Task("autoattack", {"autoattack": AutoAttack(), "strong": Strong(), "thorough": Thorough()}, (4, 16)),
 )
 
 
@@ -93,7 +92,6 @@ class Runs:
     Attributes:
         seconds: Of every call.
         ratios: To the seconds of ours in the call before.
-        over: Seconds of every call beyond those of its bare passes, as a share of these; of ours alone.
         calls: Sizes of the batches that were passed through the network, and whether they came back, in order.
         robust: Share of the images, in percent, that are right or were changed by more than eps.
         failure: Why there is nothing.
@@ -101,7 +99,6 @@ class Runs:
 
     seconds: list[float] = field(default_factory=list)
     ratios: list[float] = field(default_factory=list)
-    over: list[float] = field(default_factory=list)
     calls: list[tuple[int, bool]] = field(default_factory=list)
     robust: float = float("nan")
     failure: str = ""
@@ -118,6 +115,7 @@ class Case:
     labels: Tensor
     others: Mapping[str, Peer]
     runs: dict[str, Runs] = field(default_factory=dict)
+    cost: float = 0.0
 
     def order(self) -> Iterator[str]:
         """Ours and the others in turn; ours first in every round."""
@@ -130,19 +128,11 @@ class Case:
 
     def call(self, name: str, model: Network) -> Tensor:
         """Images as an attack changes them."""
+        eps = self.subject.eps[self.norm]
         if name in self.task.ours:
-            return self._ours(self.task.ours[name], model)
-        changed = self.others[name](model, self.images.clone(), self.labels, self.norm, self.subject.eps[self.norm])
-        return changed.detach()
-
-    def _ours(self, attack: Attack, model: Network) -> Tensor:
-        """As an evaluation runs it: passes counted, under the eyes of the referee."""
-        images, labels = self.images.clone(), self.labels.clone()
-        threat = Threat(self.norm, None if self.task.minimal else self.subject.eps[self.norm])
-        streams = Streams.of(torch.arange(len(images)), 0, self.task.name)
-        oracle = Oracle(model, len(images))
-        with fair_play(model, images, labels), oracle.watching(images):
-            return attack.perturb(oracle, images, labels, threat, streams)
+            threat = Threat(self.norm, None if self.task.minimal else eps)
+            return evaluated(self.task.ours[name], model, self.images, self.labels, threat, self.task.name)
+        return self.others[name](model, self.images.clone(), self.labels, self.norm, eps).detach()
 
     def robust(self, changed: Tensor) -> float:
         """The share of images, in percent, that are right or were changed by more than eps."""
@@ -152,41 +142,15 @@ class Case:
         return 100 * float((right | (sizes > 1.001 * self.subject.eps[self.norm])).float().mean())
 
 
-class Recorder(Network):
-    """A network that writes down the sizes of its passes."""
-
-    def __init__(self, network: Network) -> None:
-        super().__init__(network.body, network.head, network.num_classes)
-        self.calls: list[tuple[int, bool]] = []
-        self.eval()
-
-    def forward(self, images: Tensor) -> Tensor:
-        scores = super().forward(images)
-        place, count = len(self.calls), len(images)
-        self.calls.append((count, False))
-        if scores.requires_grad:
-            scores.register_hook(lambda gradient: self.calls.__setitem__(place, (count, True)))
-        return scores
-
-
-def bare(model: Network, calls: Sequence[tuple[int, bool]], images: Tensor) -> None:
-    """Exactly these passes and nothing else."""
-    images = images.repeat(-(-max(count for count, _ in calls) // len(images)), 1, 1, 1)
-    for count, back in calls:
-        with torch.set_grad_enabled(back):
-            batch = images[:count].detach().requires_grad_(back)
-            scores = model(batch)
-            if back:
-                torch.autograd.grad(scores.sum(), batch)
-
-
-def cases(found: Mapping[str, Mapping[str, Peer]], share: float, only: str = "") -> Iterator[Case]:
+def cases(
+    found: Mapping[str, Mapping[str, Peer]], share: float, only: str = "", cache: Path | None = None
+) -> Iterator[Case]:
     """Those whose network, norm and attack hold a text, with a share of the images."""
     for place, make in SUBJECTS.items():
         asked = [
             (norm, task) for norm, task in itertools.product(NORMS, TASKS) if only in f"{place} {norm} {task.name}"
         ]
-        subject = make() if asked else None
+        subject = make(cache) if asked else None
         for norm, task in asked:
             if subject is not None and norm in subject.eps and not (task.minimal and norm != "l2"):
                 size = min(max(2, round(share * task.images[subject.name != LARGE])), len(subject.images))
@@ -199,41 +163,39 @@ def cases(found: Mapping[str, Mapping[str, Peer]], share: float, only: str = "")
 
 
 def prepare(case: Case) -> None:
-    """A call of every attack that is not timed: passes are written down, and libraries do what they do once."""
+    """A call of every attack: passes are written down, and libraries do what they do once; timed where it is long."""
     for name in dict.fromkeys(case.order()):
         runs = case.runs[name] = Runs()
         recorder = Recorder(case.subject.model)
         try:
-            runs.robust = case.robust(case.call(name, recorder))
+            runs.robust = case.robust(_timed(case, name, recorder))
         except Exception as error:  # whatever a library that does not suit this network raises
             runs.failure = f"{type(error).__name__}: {error}".splitlines()[0][:80].replace("|", "/")
         runs.calls = recorder.calls
+    case.cost = sum(sum(runs.seconds) for runs in case.runs.values())
+    if case.cost < LONG:
+        for runs in case.runs.values():
+            runs.seconds, runs.ratios = [], []
+        measure(case)
 
 
 def measure(case: Case) -> None:
     """A round."""
-    first, model = next(iter(case.task.ours)), case.subject.model
     for name in case.order():
-        runs = case.runs[name]
-        if runs.failure:
-            continue
-        gc.collect()
-        begun = time.perf_counter()
-        case.call(name, model)
-        runs.seconds.append(time.perf_counter() - begun)
-        if name != first:
-            runs.ratios.append(runs.seconds[-1] / case.runs[first].seconds[-1])
-        if name in case.task.ours:
-            begun = time.perf_counter()
-            bare(model, runs.calls, case.images)
-            runs.over.append(runs.seconds[-1] / (time.perf_counter() - begun) - 1)
+        if not case.runs[name].failure:
+            _timed(case, name, case.subject.model)
 
 
-def spread(values: Sequence[float], digits: int = 2) -> str:
-    """The median, and between what the values lie."""
-    if not values:
-        return "–"
-    return f"{statistics.median(values):.{digits}f} ({min(values):.{digits}f}–{max(values):.{digits}f})"
+def _timed(case: Case, name: str, model: Network) -> Tensor:
+    """Images as an attack changes them, with its seconds and how they compare to those of ours before."""
+    runs, first = case.runs[name], next(iter(case.task.ours))
+    gc.collect()
+    begun = time.perf_counter()
+    changed = case.call(name, model)
+    runs.seconds.append(time.perf_counter() - begun)
+    if name != first:
+        runs.ratios.append(runs.seconds[-1] / case.runs[first].seconds[-1])
+    return changed
 
 
 def rows(case: Case) -> Iterator[tuple[str, ...]]:
@@ -249,7 +211,6 @@ def rows(case: Case) -> Iterator[tuple[str, ...]]:
             f"{statistics.median(runs.seconds):.3f}" if runs.seconds else "–",
             "–" if runs.failure else f"{runs.robust:.1f}",
             "–" if runs.failure else f"{sums[0]:.1f} / {sums[1]:.1f}",
-            spread([100 * share for share in runs.over], 1),
         )
 
 
@@ -270,62 +231,57 @@ def machine() -> str:
     return f"{name}, {cores} cores, {threads} threads, torch {torch.__version__}, Python {platform.python_version()}"
 
 
-def report(done: Sequence[Case], training: Mapping[str, list[float]], missing: Mapping[str, str], rounds: int) -> str:
-    """The page."""
-    head = (
-        "network",
-        "norm, ε",
-        "attack",
-        "by",
-        "time / ours",
-        "seconds",
-        "robust (%)",
-        "passes per image",
-        "overhead (%)",
-    )
-    ours = training["robbench"]
-    epochs = [
-        (
-            name,
-            spread(seconds, 3),
-            spread([one / own for one, own in zip(seconds, ours, strict=True)]),
-        )
-        for name, seconds in training.items()
-    ]
-    networks = {case.subject.name: case.subject.about for case in done}
+ATTACKS = ("network", "norm, ε", "attack", "by", "time / ours", "seconds", "robust (%)", "passes per image")
+OVERHEAD = ("network", "images", "attack", "passes per image", "overhead (%)")
+DETERMINISM = ("device", "work", "new memory filled", "time / without")
+TRAINING = ("by", "seconds", "time / ours")
+
+
+def report(options: argparse.Namespace) -> str:
+    """The page, from measurements as they are asked for."""
+    end = time.monotonic() + 60 * options.minutes
+    found, missing = peers()
+    done = list(cases(found, options.images, options.only, options.cache))
+    for case in done:
+        prepare(case)
+    subjects = {case.subject.name: case.subject for case in done}
+    few = min(options.rounds, 3)
+    over = list(overheads([one for one in subjects.values() if one.name in OVERHEADS], few, options.images))
+    settings = list(determinism(subjects.get(ROBUST) or done[0].subject, options.rounds))
+    epochs = training_rounds(options.rounds, options.training)
+    # In rounds over all of them, so that a slow minute of the machine meets no case alone.
+    for case in (case for _ in range(1, options.rounds) for case in done):
+        if time.monotonic() + case.cost < end:
+            measure(case)
     return "\n\n".join(
         [
             "# Speed",
             f"Measured on {datetime.date.today()}: {machine()}.",
-            f"Same network, images (those that it gets right), ε, steps and device; ours and the others in turn, "
-            f"up to {rounds} rounds. Ratios are to ours right before: median (least–largest). Ours is timed "
+            "Same network, images (those that it gets right), ε, steps and device; ours and the others in turn, "
+            f"up to {options.rounds} rounds. Ratios are to ours right before: median (least–largest). Ours is timed "
             "with its passes counted and under the referee. Robust: share of these images that are still right or "
-            "were changed by more than ε. Overhead: time beyond exactly the passes that the attack made, on batches of "
-            "those sizes. Attacks with the same steps may stop at different ones: fooled samples leave ours.",
-            "\n".join(f"- {name}: {about}." for name, about in networks.items()),
+            "were changed by more than ε. Attacks with the same steps may stop at different ones: fooled samples leave "
+            "ours.",
+            "\n".join(f"- {subject.name}: {subject.about}." for subject in subjects.values()),
             *(f"Not installed: {name} ({reason})." for name, reason in missing.items()),
             "## Attacks",
-            table(head, [row for case in done for row in rows(case)]),
+            table(ATTACKS, [row for case in done for row in rows(case)]),
+            "## Overhead",
+            "CPU time on one thread beyond exactly the passes that the attack made, in batches of those sizes. Linf, "
+            f"on {LARGE} at {SMALL:.2g} of ε, where few samples leave.",
+            table(OVERHEAD, over),
+            "## Deterministic algorithms",
+            "`torch.use_deterministic_algorithms`, with and without its filling of new memory.",
+            table(DETERMINISM, settings),
             "## Training",
             "An epoch of FGSM adversarial training of the compact CNN on digits, batches of 64.",
-            table(("by", "seconds", "time / ours"), epochs),
+            table(TRAINING, [(name, spread(own, 3), _over(own, epochs["robbench"])) for name, own in epochs.items()]),
         ]
     )
 
 
-def measured(options: argparse.Namespace) -> str:
-    """The page, from measurements as they are asked for."""
-    end = time.monotonic() + 60 * options.minutes
-    found, missing = peers()
-    chosen = list(cases(found, options.images, options.only))
-    for case in chosen:
-        prepare(case)
-        measure(case)
-    # In rounds over all of them, so that a slow minute of the machine meets no case alone.
-    for case in (case for _ in range(1, options.rounds) for case in chosen):
-        if time.monotonic() < end:
-            measure(case)
-    return report(chosen, training_rounds(options.rounds, options.training), missing, options.rounds)
+def _over(seconds: Sequence[float], ours: Sequence[float]) -> str:
+    return spread([one / own for one, own in zip(seconds, ours, strict=True)])
 
 
 def main(words: Sequence[str] | None = None) -> int:
@@ -333,13 +289,14 @@ def main(words: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--rounds", type=int, default=5, help="rounds at most (default 5)")
     parser.add_argument("--images", type=float, default=1.0, help="a multiple of the numbers of images (default 1)")
-    parser.add_argument("--minutes", type=float, default=11.0, help="no round of a case begins later (default 11)")
+    parser.add_argument("--minutes", type=float, default=9.0, help="no further round ends later (default 9)")
+    parser.add_argument("--cache", type=Path, help="where weights of trained networks are kept for the next run")
     parser.add_argument("--only", default="", help="cases whose network, norm and attack hold this text")
     parser.add_argument("--training", default="digits", help="what the trained network sees (default digits)")
     parser.add_argument("--out", type=Path, default=TABLE, help=f"default {TABLE}")
     options = parser.parse_args(words)
     with warnings.catch_warnings(action="ignore"):
-        page = measured(options)
+        page = report(options)
     options.out.write_text(page + "\n", encoding="utf-8")
     return 0
 

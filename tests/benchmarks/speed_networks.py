@@ -18,6 +18,8 @@ from robbench.core.contracts import Classifier
 from robbench.core.threat_model import Norm
 from robbench.models.compact_cnn import CompactCNN
 
+LARGE, ROBUST = "natural ResNet-20", "robust CNN"
+"""A pass through the large network takes some forty times as long as one through the others."""
 TRUTHS = Path(os.environ.get("ROBBENCH_TRUTHS") or Path(__file__).resolve().parents[3] / "shared" / "truths")
 
 
@@ -58,7 +60,7 @@ class Subject:
         return cls(name, about, model, images[right].contiguous(), labels[right], radii)
 
 
-def natural_resnet20(steps: int = 60) -> Subject:
+def natural_resnet20(cache: Path | None = None, steps: int = 60) -> Subject:
     """ResNet-20 (He et al., 2016) trained on clean images whose classes differ in faint textures.
 
     The images are made up: smooth colors, noise, and a texture of the class that no eye sees. A network that learns
@@ -75,12 +77,13 @@ def natural_resnet20(steps: int = 60) -> Subject:
 
     torch.manual_seed(0)
     model = Network(_resnet20(), nn.Linear(64, 10))
-    _train(model, *drawn(64 * steps), steps, batch=64, eps=0.0, rate=0.01)
+    given = drawn(64 * steps)
+    _weigh(model, cache, f"resnet20-{steps}", lambda: _train(model, *given, steps, batch=64, eps=0.0, rate=0.01))
     about = f"ResNet-20 with batch normalization, 3×32×32, {steps} steps on clean images with faint class textures"
-    return Subject.of("natural ResNet-20", about, model, *drawn(160), linf=8 / 255, l2=0.5)
+    return Subject.of(LARGE, about, model, *drawn(160), linf=8 / 255, l2=0.5)
 
 
-def robust_cnn(steps: int = 450) -> Subject:
+def robust_cnn(cache: Path | None = None, steps: int = 300) -> Subject:
     """The compact CNN, adversarially trained (FGSM at 0.1) on scikit-learn's digits at 3×32×32."""
     images, classes = load_digits(return_X_y=True)
     grays = torch.from_numpy(images.reshape(-1, 1, 8, 8) / 16).float()
@@ -90,12 +93,13 @@ def robust_cnn(steps: int = 450) -> Subject:
     body = CompactCNN().build((3, 32, 32))
     model = Network(body, nn.Linear(body.out_features, 10))
     order = torch.randperm(1200, generator=torch.Generator().manual_seed(0)).repeat(-(-64 * steps // 1200))
-    _train(model, large[order], labels[order], steps, batch=64, eps=0.1, rate=0.002)
+    given = large[order], labels[order]
+    _weigh(model, cache, f"robust-cnn-{steps}", lambda: _train(model, *given, steps, batch=64, eps=0.1, rate=0.002))
     about = f"compact CNN, 3×32×32, {steps} steps of FGSM adversarial training at 0.1 on digits"
-    return Subject.of("robust CNN", about, model, large[1200:], labels[1200:], linf=0.1, l2=1.0)
+    return Subject.of(ROBUST, about, model, large[1200:], labels[1200:], linf=0.1, l2=1.0)
 
 
-def wk17a() -> Subject:
+def wk17a(cache: Path | None = None) -> Subject:
     """The network of Wong and Kolter (2018) whose robust error is known exactly."""
     path = TRUTHS / "wk17a_mnist.npz"
     net = make(str(path))
@@ -113,6 +117,18 @@ def fgsm_step(model: nn.Module, images: Tensor, labels: Tensor, eps: float) -> T
     images = images.detach().requires_grad_()
     (gradient,) = torch.autograd.grad(functional.cross_entropy(model(images), labels), images)
     return (images.detach() + eps * gradient.sign()).clamp(0, 1)
+
+
+def _weigh(model: Network, cache: Path | None, name: str, train: Callable[[], None]) -> None:
+    """Read a network's weights where an earlier run kept them, otherwise train it and keep them."""
+    file = None if cache is None else cache / f"{name}.pt"
+    if file is not None and file.is_file():
+        model.load_state_dict(torch.load(file, weights_only=True))
+        return
+    train()
+    if file is not None:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        torch.save(model.state_dict(), file)
 
 
 def _train(model: Network, images: Tensor, labels: Tensor, steps: int, batch: int, eps: float, rate: float) -> None:
@@ -151,9 +167,9 @@ def _convolution(given: int, out: int, stride: int) -> nn.Conv2d:
     return nn.Conv2d(given, out, 3, stride, padding=1, bias=False)
 
 
-SUBJECTS: Mapping[str, Callable[[], Subject]] = {
-    "natural ResNet-20": natural_resnet20,
-    "robust CNN": robust_cnn,
+SUBJECTS: Mapping[str, Callable[[Path | None], Subject]] = {
+    LARGE: natural_resnet20,
+    ROBUST: robust_cnn,
     **({"wk17a_mnist": wk17a} if (TRUTHS / "wk17a_mnist.npz").is_file() else {}),
 }
-"""Those that can be had here, by name."""
+"""Those that can be had here, by name, with their weights from a folder if they are there."""

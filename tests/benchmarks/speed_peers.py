@@ -14,7 +14,7 @@ from robbench.core.threat_model import Norm
 
 Peer: TypeAlias = Callable[[nn.Module, Tensor, Tensor, Norm, float], Tensor]
 
-PGD_STEPS, APGD_STEPS, QUERIES = 20, 100, 1000
+PGD_STEPS, APGD_STEPS, QUERIES = 20, 100, 300
 REL_STEP = 2.5 / PGD_STEPS
 CW_ROUNDS, CW_STEPS, CW_RATE, CW_FIRST = 3, 50, 0.01, 0.1
 

@@ -11,8 +11,9 @@ import pytest
 import tiny
 import torch
 from pytest_benchmark.fixture import BenchmarkFixture
-from speed import TASKS, Case, Recorder, Task, bare, main, spread
+from speed import TASKS, Case, Task, main
 from speed_networks import Subject, robust_cnn
+from speed_overhead import Recorder, bare, spread
 
 from robbench.core.sample_rng import Streams
 from robbench.core.threat_model import Threat
