@@ -1,4 +1,4 @@
-"""Augmentation by torchvision inside the training step, drawn from the step's streams."""
+"""TransformedTraining by torchvision inside the training step, drawn from the step's streams."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Mixing(Defense):
 
 
 @dataclass(frozen=True)
-class Augmentation(Defense):
+class TransformedTraining(Defense):
     """Training on transformed images, rounded to 8 bits, each transformed by draws of its own."""
 
     @abc.abstractmethod

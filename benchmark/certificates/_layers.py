@@ -219,7 +219,7 @@ class Scale(Affine):
 
 
 @dataclass(frozen=True)
-class Averaging(Affine):
+class Nonnegative(Affine):
     """A linear map without offset and without a negative weight: average pooling, reshaping, padding with zeros."""
 
     function: Callable[[Tensor], Tensor]

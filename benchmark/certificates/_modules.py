@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from robbench.certificates._layers import Averaging, Convolution, Dense, Layer, MaxPool, ReLU, Scale
+from robbench.certificates._layers import Nonnegative, Convolution, Dense, Layer, MaxPool, ReLU, Scale
 from robbench.core.certificate import NoCertificate
 from robbench.models._convolution import Conv2d
 
@@ -75,12 +75,12 @@ def _batch_norm(name: str, module: Any, value: Tensor) -> Make:
 def reshaped(shape: Sequence[int]) -> Make:
     """Each image's values in another shape, in their order."""
     inside = tuple(shape)
-    return lambda given: Averaging(lambda x: x.reshape(len(x), *inside), tuple(given[0].shape[1:]))
+    return lambda given: Nonnegative(lambda x: x.reshape(len(x), *inside), tuple(given[0].shape[1:]))
 
 
 def averaging(function: Callable[[Tensor], Tensor], terms: int) -> Make:
-    """See ``Averaging``."""
-    return lambda given: Averaging(function, tuple(given[0].shape[1:]), terms)
+    """See ``Nonnegative``."""
+    return lambda given: Nonnegative(function, tuple(given[0].shape[1:]), terms)
 
 
 def _flatten(name: str, module: Any, value: Tensor) -> Make:

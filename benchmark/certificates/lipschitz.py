@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from robbench.certificates._bounds import Bounds, check_same, network_of, propagate, unit_roundoff
-from robbench.certificates._layers import Affine, Averaging, Convolution, Dense, Joined, Layer, ReLU, Scale, Sum
+from robbench.certificates._layers import Affine, Nonnegative, Convolution, Dense, Joined, Layer, ReLU, Scale, Sum
 from robbench.certificates._network import Evaluated
 from robbench.core.certificate import Certificate, Certified, NoCertificate
 from robbench.core.contracts import Classifier
@@ -112,7 +112,7 @@ def operator_norm(layer: Affine, value: Tensor, norm: Norm) -> float:
     """
     if isinstance(layer, Dense) and norm == "l2":
         return float(torch.linalg.matrix_norm(layer.weight, 2))
-    if isinstance(layer, Averaging) and layer.terms == 0:
+    if isinstance(layer, Nonnegative) and layer.terms == 0:
         return 1.0
     ones = torch.ones_like(value[:1])
     rows = layer.absolute(ones)  # sums of magnitudes over what each output sees
