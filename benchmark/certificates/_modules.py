@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from robbench.certificates._layers import Nonnegative, Convolution, Dense, Layer, MaxPool, ReLU, Scale
+from robbench.certificates._layers import Convolution, Dense, Layer, MaxPool, Nonnegative, ReLU, Scale
 from robbench.core.certificate import NoCertificate
 from robbench.models._convolution import Conv2d
 

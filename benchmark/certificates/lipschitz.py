@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from robbench.certificates._bounds import Bounds, check_same, network_of, propagate, unit_roundoff
-from robbench.certificates._layers import Affine, Nonnegative, Convolution, Dense, Joined, Layer, ReLU, Scale, Sum
+from robbench.certificates._layers import Affine, Convolution, Dense, Joined, Layer, Nonnegative, ReLU, Scale, Sum
 from robbench.certificates._network import Evaluated
 from robbench.core.certificate import Certificate, Certified, NoCertificate
 from robbench.core.contracts import Classifier
