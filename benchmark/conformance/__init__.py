@@ -12,8 +12,9 @@ from typing import Any
 
 from robbench.conformance.attacks import ATTACKS
 from robbench.conformance.certificates import CERTIFICATES, Claims
-from robbench.conformance.components import ARCHITECTURES, BALANCERS, DEFENSES, OBJECTIVES
+from robbench.conformance.components import ARCHITECTURES, BALANCERS, OBJECTIVES
 from robbench.conformance.data import DATASETS, METRICS, DatasetFiles
+from robbench.conformance.defenses import DEFENSES
 from robbench.conformance.figures import FIGURES
 from robbench.conformance.pytest_cases import cases
 from robbench.conformance.rules import Rule, RuleResult, judge

@@ -1,4 +1,4 @@
-"""What defenses, balancers, architectures and objectives are held to."""
+"""What balancers, architectures and objectives are held to."""
 
 from __future__ import annotations
 
@@ -12,14 +12,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from robbench.conformance.rules import Broken, NotApplicable, Rule, demand
-from robbench.conformance.scenarios import SHAPE, Features, network
+from robbench.conformance.rules import Broken, Rule, demand
+from robbench.conformance.scenarios import SHAPE, Features
 from robbench.core.contracts import (
     Architecture,
     Backbone,
     Balancer,
     Classifier,
-    Defense,
     Objective,
     Samples,
     to_float,
@@ -28,10 +27,8 @@ from robbench.core.errors import Breach, RequestError
 from robbench.core.global_rng import GlobalState, seeded
 from robbench.core.process_state import settings_kept
 from robbench.core.sample_rng import Streams
-from robbench.core.training_step import Batch
 from robbench.data.dataset import Dataset, Raw
 from robbench.evaluation.referee import check_answers, check_embeddings
-from robbench.models.cross_entropy import CrossEntropy
 from robbench.training.balancing import check_class_weights, check_samples
 
 CLASSES = 3
@@ -70,14 +67,15 @@ def nothing_left_behind() -> Iterator[None]:
         before.restore()
 
 
-def _samples() -> Samples:
+def labeled_samples() -> Samples:
+    """Random images of unequally many classes."""
     labels = torch.repeat_interleave(torch.arange(CLASSES), torch.tensor(COUNTS))
     generator = torch.Generator().manual_seed(0)
     images = torch.randint(0, 256, (len(labels), *SHAPE), generator=generator).to(torch.uint8)
     return Samples(images, labels, 1000 + torch.arange(len(labels)))
 
 
-def _descends(loss: Tensor, model: nn.Module) -> None:
+def check_descent(loss: Tensor, model: nn.Module) -> None:
     """The loss is a finite scalar whose gradient reaches the weights, in which none was left before."""
     demand(isinstance(loss, Tensor) and loss.ndim == 0, "the loss is not a scalar tensor")
     demand(bool(loss.isfinite()), f"the loss is {loss.item()}")
@@ -89,7 +87,7 @@ def _descends(loss: Tensor, model: nn.Module) -> None:
     demand(all(bool(gradient.isfinite().all()) for gradient in gradients), "the gradient of a weight is not finite")
 
 
-def _answers(model: Classifier, images: Tensor) -> Tensor:
+def check_answering(model: Classifier, images: Tensor) -> Tensor:
     """Predictions of a model whose answers have the right form, and whose ways of being asked agree."""
     with breaches_told():
         check_answers(model, images)
@@ -97,95 +95,6 @@ def _answers(model: Classifier, images: Tensor) -> Tensor:
     with torch.no_grad():
         demand(bool(model(images).isfinite().all()), "scores are not finite")
         return model.predict(images)
-
-
-# --- defenses
-
-
-def _step(model: Classifier) -> Batch:
-    samples = _samples()
-    streams = Streams.of(samples.ids, 0, "training")
-    weights = torch.tensor([1.0, 2.0, 3.0])
-    return Batch(to_float(samples.images), samples.labels, streams, 0.1, model, CrossEntropy(), weights, 0.5, True)
-
-
-def _trainee() -> Classifier:
-    return network(CLASSES).requires_grad_(True).train()
-
-
-def _training_loss(defense: Defense) -> str:
-    model = _trainee()
-    batch = _step(model)
-    before = batch.images.clone()
-    with nothing_left_behind():
-        loss = defense.training_loss(batch)
-    again = defense.training_loss(_step(_trainee()))
-    demand(torch.equal(again, loss), "the same streams give another loss")
-    _descends(loss, model)
-    demand(torch.equal(batch.images, before), "the training images are written to")
-    return "" if type(defense).training_loss is not Defense.training_loss else "the loss as it is"
-
-
-def _wrapped(defense: Defense) -> Classifier:
-    if type(defense).wrap is Defense.wrap:
-        raise NotApplicable("it leaves the trained model as it is")
-    model = defense.wrap(network(CLASSES))
-    demand(isinstance(model, Classifier), f"wrap returns a {type(model).__name__}, not a Classifier")
-    return model.eval()
-
-
-def _defended(defense: Defense) -> str:
-    model, images = _wrapped(defense), to_float(_samples().images)
-    demand(model.num_classes == CLASSES, f"num_classes is {model.num_classes}, not {CLASSES}")
-    before = images.clone()
-    with nothing_left_behind():
-        _answers(model, images)
-    demand(torch.equal(images, before), "the images are written to")
-    return f"{model.draws} passes a call" if model.draws > 1 else ""
-
-
-def _defended_gradient(defense: Defense) -> str:
-    model, images = _wrapped(defense), to_float(_samples().images).requires_grad_()
-    if defense.gradients == "none":
-        raise NotApplicable("it says that none pass")
-    with torch.enable_grad():
-        scores = model(images)
-    reaches = scores.requires_grad
-    if reaches:
-        (gradient,) = torch.autograd.grad(scores.square().sum(), images, allow_unused=True)
-        reaches = gradient is not None and bool(gradient.any())
-    demand(reaches, f'gradients = "{defense.gradients}", but none reaches the images')
-    if defense.gradients == "exact":
-        _derivative(defense)
-    return defense.gradients
-
-
-def _derivative(defense: Defense) -> None:
-    """What is called exact is the derivative, along most directions: near a kink differences tell nothing."""
-    model = defense.wrap(network(CLASSES)).eval().double()
-    generator = torch.Generator().manual_seed(0)
-    images, *ways = torch.rand(12, 4, *SHAPE, generator=generator, dtype=torch.float64)
-    step, right = 1e-6, 0
-    with torch.enable_grad():
-        (gradient,) = torch.autograd.grad(model(images.requires_grad_())[:, 0].sum(), images)
-    for way in ways:
-        with torch.no_grad():
-            ahead, behind = (model(images + side * step * (way - 0.5))[:, 0].sum() for side in (1, -1))
-        expected, found = (ahead - behind) / (2 * step), (gradient * (way - 0.5)).sum()
-        right += bool((found - expected).abs() <= 1e-3 * expected.abs() + 1e-6)
-    demand(2 * right > len(ways), f'gradients = "exact", but they are the derivative along {right} of {len(ways)} ways')
-
-
-def _defended_batches(defense: Defense) -> str:
-    model, images = _wrapped(defense), to_float(_samples().images)
-    if model.draws > 1 or model.votes:
-        raise NotApplicable("the defense is random")
-    order = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))
-    with torch.no_grad():
-        whole = model.predict(images)
-        parts = torch.cat([model.predict(images[index]) for index in (order[:1], order[1:8], order[8:])])
-    demand(torch.equal(parts, whole[order]), "predictions change with the batch or the order of its samples")
-    return ""
 
 
 # --- balancers
@@ -209,7 +118,7 @@ def _balancer_refusal(balancer: Balancer) -> str:
 
 
 def _resampled(balancer: Balancer) -> str:
-    samples = _samples()
+    samples = labeled_samples()
     before = copy.deepcopy(samples)
     with nothing_left_behind():
         (made, notes), (again, _) = (balancer.resample(samples, _NoFiles(), 0) for _ in range(2))
@@ -233,7 +142,7 @@ def _class_weights(balancer: Balancer) -> str:
 
 
 def _augmented(balancer: Balancer) -> str:
-    samples = _samples()
+    samples = labeled_samples()
     images, streams = to_float(samples.images), Streams.of(samples.ids, 0, "training")
     with nothing_left_behind():
         whole = balancer.augment(images.clone(), _NoFiles(), streams)
@@ -285,12 +194,12 @@ def _classifier(objective: Objective) -> Classifier:
 
 
 def _gallery() -> Tensor:
-    samples = _samples()
+    samples = labeled_samples()
     return torch.cat([samples.images[samples.labels == label][: min(COUNTS)] for label in range(CLASSES)])
 
 
 def _batches(objective: Objective) -> str:
-    labels = _samples().labels
+    labels = labeled_samples().labels
     first, again = (list(objective.batches(labels, 8, np.random.default_rng(0))) for _ in range(2))
     demand(bool(first) and all(len(batch) > 0 for batch in first), "there is no batch, or an empty one")
     seen = torch.cat(first)
@@ -301,30 +210,24 @@ def _batches(objective: Objective) -> str:
 
 
 def _objective_loss(objective: Objective) -> str:
-    samples = _samples()
+    samples = labeled_samples()
     images = to_float(samples.images)
     for weights, anchor in ((None, None), (torch.tensor([1.0, 2.0, 3.0]), None), (None, images)):
         model = _classifier(objective).train()
-        _descends(objective.loss(model, images, samples.labels, weights, anchor), model)
+        check_descent(objective.loss(model, images, samples.labels, weights, anchor), model)
     return ""
 
 
 def _classifies(objective: Objective) -> str:
-    model, images = _classifier(objective).eval().requires_grad_(False), to_float(_samples().images)
+    model, images = _classifier(objective).eval().requires_grad_(False), to_float(labeled_samples().images)
     objective.finish(model, _gallery())
-    predicted = _answers(model, images)
+    predicted = check_answering(model, images)
     copied = _classifier(objective).eval()
     copied.load_state_dict(model.state_dict())
     demand(torch.equal(copied.predict(images), predicted), "a copy with the same state predicts otherwise")
     return ""
 
 
-DEFENSES = (
-    Rule("the training loss descends", _training_loss),
-    Rule("the wrapped model answers", _defended),
-    Rule("gradients pass as it says", _defended_gradient),
-    Rule("batch and order change nothing", _defended_batches),
-)
 BALANCERS = (
     Rule("refusals give a reason", _balancer_refusal),
     Rule("resampled sets are whole", _resampled),
