@@ -20,6 +20,9 @@ from robbench.evaluation.statistics import wilson
 from robbench.evaluation.worst_class import worst_class
 
 Counts = tuple[int, int]
+
+DRAWS = 500
+"""Of the slow simulation; a share of 7 % is then off by 1.1 points."""
 COUNTS = st.integers(1, 300).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n)))
 
 
@@ -271,10 +274,10 @@ def test_the_interval_covers() -> None:
 def test_the_interval_covers_on_the_whole_grid() -> None:
     rates = (0.01, 0.05, 0.2, 0.5, 0.8, 0.95, 0.99)
     found = {}
-    for classes, n, kind, rate in itertools.product(CLASSES, (10, 50, 200, 1000), ("balanced", "imbalanced"), rates):
+    for classes, n, kind, rate in itertools.product(CLASSES, (10, 50, 1000), ("balanced", "imbalanced"), rates):
         if kind == "balanced" or n == 50:
             for shape in (*shapes(classes), *list(SPREADS)[1:]):
                 setting = Setting(shape, kind, classes, n, rate)
-                found[setting] = setting.misses(1000)
+                found[setting] = setting.misses(DRAWS)
     report_misses(found)
-    check_misses(found, slack=4 * (0.07 * 0.93 / 1000) ** 0.5)
+    check_misses(found, slack=4 * (0.07 * 0.93 / DRAWS) ** 0.5)
