@@ -18,7 +18,7 @@ from torch import Tensor
 class MyDefense(Defense):
     """Train on images with Gaussian noise.
 
-    Override ``wrap`` for a defense at inference.
+    Override ``wrap`` for a defense at inference; ``Defense`` lists further hooks.
 
     Attributes:
         std: Standard deviation of the noise.
