@@ -51,12 +51,13 @@ def test_built_in_attacks_break_no_rule(name: str, monkeypatch: pytest.MonkeyPat
 
 # What cannot do without a parameter, and what is large without one.
 ASKED = {
-    "timm": "timm[name=test_resnet]",
-    "torchvision": "torchvision[name=squeezenet1_1]",
-    "wide-resnet": "wide-resnet[depth=10,widen_factor=1]",
+    ("architecture", "timm"): "timm[name=test_resnet]",
+    ("architecture", "torchvision"): "torchvision[name=squeezenet1_1]",
+    ("architecture", "wide-resnet"): "wide-resnet[depth=10,widen_factor=1]",
+    ("certificate", "smoothing"): "smoothing[n=100]",
 }
 COMPONENTS = [
-    (kind, ASKED.get(name, name) if kind == "architecture" else name)
+    (kind, ASKED.get((kind, name), name))
     for kind in KINDS
     for name in sorted(BUILT_IN.entries(kind))
     if kind not in ("attack", "dataset") or name in ("digits", "digits-imbalanced", "image-folder")

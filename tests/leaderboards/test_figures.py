@@ -80,7 +80,7 @@ def test_a_figure_of_a_plugin_stands_on_the_board(tmp_path: Path) -> None:
 def test_figures_are_in_the_order_of_their_sections_and_positions() -> None:
     found = figures(Registry(installed=False))
     assert list(found) == [
-        *("clean-vs-robust", "ranking", "robust-accuracy", "change-needed", "distance-curves"),
+        *("clean-vs-robust", "ranking", "robust-accuracy", "certified-accuracy", "change-needed", "distance-curves"),
         *("attacked-over-eps", "rounding"),
         *("classes", "confusion", "attacked-images", "noise-images", "noise", "embeddings"),
         *("class-counts", "sample-images", "training-curves", "learning-rates"),
