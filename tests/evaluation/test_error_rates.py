@@ -278,4 +278,4 @@ def test_comparisons_of_methods_have_their_size_on_the_whole_grid() -> None:
             assert size <= 0.06
             assert hits >= 0.93
             # Where seeds vary by little more than their images, three to five cannot tell, and the interval is wide.
-            assert hits <= (0.975 if training >= 0.1 or habit == 0.5 else 0.995)
+            assert hits <= (0.98 if training >= 0.1 or habit == 0.5 else 0.995)
