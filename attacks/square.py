@@ -98,7 +98,7 @@ class Square(ContinuingAttack):
                 kept.offer(left, best, fooled, value)
                 left, patches, draws, best, value = staying(~fooled, left, patches, draws, best, value)
         if left:
-            kept.offer(left, best, torch.zeros_like(fooled), value)
+            kept.offer(left, best, torch.zeros_like(left.labels, dtype=torch.bool), value)
         return kept
 
     def passes(self, num_classes: int) -> tuple[int, int]:
