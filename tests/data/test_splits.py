@@ -278,7 +278,7 @@ def test_a_long_tail_falls_a_hundredfold_and_is_judged_in_balance(
 @pytest.mark.parametrize(
     ("name", "published", "trained", "validated", "names"),
     [
-        ("fashion-mnist-imbalanced", 7000, 5400, 600, fashion_mnist.CLASS_NAMES),
+        ("fashion-mnist-three", 7000, 5400, 600, fashion_mnist.CLASS_NAMES),
         ("cifar10-three", 6000, 4500, 500, CLASS_NAMES),
     ],
 )
