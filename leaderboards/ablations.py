@@ -47,7 +47,7 @@ class Pair:
         before: What the part is in the first row.
         after: What it is in the second.
         clean: What the change adds to clean accuracy; None where either row lacks it.
-        robust: What it adds to the worst-case robust accuracy that ranks.
+        robust: What it adds to the worst-case robust accuracy that ranks, or stands beside clean accuracy that does.
         elsewhere: The same at other sizes of that norm, the smallest first, by threat model.
     """
 
@@ -60,10 +60,10 @@ class Pair:
     robust: Change | None
     elsewhere: Mapping[str, Change | None]
 
-    def changes(self, ranked_by: str | None) -> dict[str, Change | None]:
-        """All of them by name: clean, then the worst cases, the one that ranks last."""
+    def changes(self, threat: str | None) -> dict[str, Change | None]:
+        """All of them by name: clean, then the worst cases, that of ``robust`` last."""
         worst = {f"Worst case {size}": change for size, change in self.elsewhere.items()}
-        last = {f"Worst case {ranked_by}": self.robust} if ranked_by else {}
+        last = {f"Worst case {threat}": self.robust} if threat else {}
         return {"Clean, balanced": self.clean, **worst, **last}
 
 

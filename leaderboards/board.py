@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from statistics import fmean
 from typing import Any
 
 import numpy as np
@@ -13,7 +12,7 @@ from robbench.core.safe_text import visible
 from robbench.evaluation.audit_flags import UNRANKED
 from robbench.evaluation.statistics import Scores, balanced_mean, tie_leaders
 from robbench.leaderboards.ablations import Change, Pair, Scored, margin, pairs
-from robbench.leaderboards.aggregates import Rates, rates
+from robbench.leaderboards.aggregates import Rates
 from robbench.leaderboards.certificates import Certificates
 from robbench.leaderboards.check_results import Checked, checked
 from robbench.leaderboards.comparison import (
@@ -22,6 +21,8 @@ from robbench.leaderboards.comparison import (
     by_images,
     common_images,
     comparable,
+    rated,
+    shown_perturbation,
     worst_by_seed,
 )
 from robbench.leaderboards.corruption_results import Corrupted, corrupted
@@ -96,7 +97,7 @@ class Board:
 
     Attributes:
         ranked_by: Label of the threat model that ranks, or None where balanced clean accuracy does.
-        chosen: Whether the grid says at what to rank.
+        chosen: Whether the grid says what to rank by.
         reference: Whether ``ranked_by`` is at the data set's reference eps.
         checks: Conditions that have no part in the ranking: they look for what the others missed.
         threats: Conditions by threat model.
@@ -144,6 +145,20 @@ class Board:
         """What the row is ranked by."""
         return row.worst[self.ranked_by] if self.ranked_by else self.clean(row)
 
+    @property
+    def threat(self) -> str | None:
+        """Label of the threat model whose worst case stands beside clean accuracy: the one that ranks, if one does."""
+        return next(iter(self.threats), None)
+
+    @property
+    def attacked(self) -> int:
+        """Which of the comparisons that worst case is in."""
+        return next((at for at, one in enumerate(self.comparisons) if self.threat in one.threats), 0)
+
+    def robust(self, row: Row) -> Rates | None:
+        """That worst case of a row."""
+        return row.worst[self.threat] if self.threat else None
+
     def clean(self, row: Row) -> Rates | None:
         """The row's clean accuracy on the images of the ranking."""
         return row.compared(self.clean_label) if self.clean_label else None
@@ -168,6 +183,13 @@ class Board:
         """The best undefended row."""
         return next((row for row in self.sound if row.undefended), None)
 
+    @property
+    def baseline(self) -> Row | None:
+        """The best undefended row; where clean accuracy ranks attacked rows, the best of those without balancing."""
+        if self.ranked_by or not self.threats:
+            return self.undefended
+        return next((row for row in self.sound if row.undefended and row.model.balancer.name == "none"), None)
+
     def times(self, first: Row, second: Row) -> float | None:
         """How many times the passes of the first row's training the second's took, that of their starts included."""
         before, after = self._passes(first), self._passes(second)
@@ -188,8 +210,9 @@ def board_data(title: str, grid: str, cells: Sequence[CellResult], rank_by: str 
     """What the cells of one data set say.
 
     Rows are ranked by the worst case at the data set's reference eps, averaged per class: per seed and sample, whether
-    it survives every attack of that threat model, on the samples that all of them, all seeds and all rows cover. Rows
-    with audit flags rank below those without; rows that lack a needed result are not ranked.
+    it survives every attack of that threat model, on the samples that all of them, all seeds and all rows cover. Where
+    the grid says so, or nothing is attacked, they are ranked by balanced clean accuracy. Rows with audit flags rank
+    below those without; rows that lack a needed result are not ranked.
 
     Unsafe characters of texts are made visible; see ``robbench.core.safe_text``.
 
@@ -197,19 +220,20 @@ def board_data(title: str, grid: str, cells: Sequence[CellResult], rank_by: str 
         title: Heading of the board.
         grid: Name of the grid.
         cells: Records with their outcomes, None unless done.
-        rank_by: The threat model to rank by where the cells have it, as ``linf@8/255``.
+        rank_by: The threat model to rank by where the cells have it, as ``linf@8/255``, or ``clean``.
 
     Raises:
         ValueError: If the cells do not make one table.
     """
     table = Table.of(visible_cells(cells))
     threats = table.threats(rank_by)
-    ranked_by = next(iter(threats), None)
-    perturbed = _natural(table)
+    by_clean = rank_by in {spec.kind for spec in table.conditions if spec.kind == "clean"}
+    ranked_by = None if by_clean else next(iter(threats), None)
+    perturbed = shown_perturbation(table)
     shown = [spec for spec in table.conditions if spec.kind == "clean"]
     shown += [spec for spec in table.conditions if threats and spec.label == perturbed]
     images = {spec.label: common_images(table, [spec]) for spec in table.conditions}
-    plan = _Plan(threats, comparable(table, threats, shown), images)
+    plan = _Plan(threats, ranked_by, comparable(table, threats, shown, by_clean), images)
     scored = [_row(table, model, plan) for model in table.models]
     rows = _ranked(scored)
     test = [count for count in table.dataset.counts.get("test", ()) if count]
@@ -220,7 +244,7 @@ def board_data(title: str, grid: str, cells: Sequence[CellResult], rank_by: str 
         conditions=table.conditions,
         checks=table.checks,
         ranked_by=ranked_by.label if ranked_by else None,
-        chosen=ranked_by is not None and ranked_by.asked == rank_by,
+        chosen=by_clean or (ranked_by is not None and ranked_by.asked == rank_by),
         reference=ranked_by is not None and table.dataset.reference.get(ranked_by.norm) == ranked_by.eps,
         threats={threat.label: tuple(spec.label for spec in specs) for threat, specs in threats.items()},
         comparisons=tuple(comparison for comparison, _ in plan.comparisons),
@@ -237,23 +261,24 @@ def board_data(title: str, grid: str, cells: Sequence[CellResult], rank_by: str 
         corrupted=corrupted(table),
         imbalanced=bool(test) and max(test) > IMBALANCE * min(test),
         rows=rows,
-        settings=_settings(table),
+        settings=table.settings(),
     )
     return replace(made, margin=_margin(made, table, plan))
 
 
 def _margin(board: Board, table: Table, plan: _Plan) -> Change | None:
-    best, other = next(iter(board.sound), None), board.undefended
+    best, other = next(iter(board.sound), None), board.baseline
     if best is None or other is None or best is other:
         return None
-    ranking, images = _ranking(table, plan.threats), plan.images_of(None)
+    ranking, images = _ranking(table, plan), plan.images_of(None)
     return margin(*(worst_by_seed(table, row.label, ranking, images) for row in (other, best)))
 
 
-def _ranking(table: Table, threats: Threats) -> Sequence[ConditionSpec]:
+def _ranking(table: Table, plan: _Plan) -> Sequence[ConditionSpec]:
     """The conditions that rows are ranked by."""
-    clean = [spec for spec in table.conditions if spec.kind == "clean"]
-    return next(iter(threats.values()), clean)
+    if plan.ranked_by:
+        return plan.threats[plan.ranked_by]
+    return [spec for spec in table.conditions if spec.kind == "clean"]
 
 
 @dataclass(frozen=True)
@@ -262,13 +287,21 @@ class _Plan:
 
     Attributes:
         threats: The conditions by threat model, the one that ranks first.
+        ranked_by: The threat model that ranks, None where clean accuracy does.
         comparisons: With their images, the one that ranks first.
         images: Those of each condition that all rows have.
     """
 
     threats: Threats
+    ranked_by: ThreatModel | None
     comparisons: Sequence[tuple[ComparableCases, Images]]
     images: Mapping[str, Images]
+
+    @property
+    def attacked(self) -> int:
+        """Which comparison has the worst case that stands beside clean accuracy."""
+        first = {threat.label for threat in list(self.threats)[:1]}
+        return next((at for at, (one, _) in enumerate(self.comparisons) if first & set(one.threats)), 0)
 
     def images_of(self, threat: ThreatModel | None) -> Images | None:
         """Those that a worst case is taken on; those of the ranking where it is of none."""
@@ -278,11 +311,11 @@ class _Plan:
 
 def _row(table: Table, model: ModelSpec, plan: _Plan) -> tuple[Row, Scores | None]:
     threats, label = plan.threats, model.label
-    ranked_by = next(iter(threats), None)
+    threat, attacks = next(iter(threats.items()), (None, ()))
     cells = {spec.label: entry(table, label, spec, plan.images[spec.label]) for spec in table.conditions}
-    worst = {threat: _rated(table, label, specs, plan.images_of(threat)) for threat, specs in threats.items()}
-    needed = _ranking(table, threats)
-    ranking = worst[ranked_by] if ranked_by else _rated(table, label, needed, plan.images_of(None)) if needed else None
+    worst = {threat: rated(table, label, specs, plan.images_of(threat)) for threat, specs in threats.items()}
+    needed, first = _ranking(table, plan), plan.ranked_by
+    ranking = worst[first] if first else rated(table, label, needed, plan.images_of(None)) if needed else None
     troubles = [f"{spec.label}: {cells[spec.label].reason}" for spec in needed if cells[spec.label].reason]
     checks = {spec.label: checked(table, label, spec, threats) for spec in table.checks}
     # Checks at the size that ranks look for what the others missed there.
@@ -295,7 +328,7 @@ def _row(table: Table, model: ModelSpec, plan: _Plan) -> tuple[Row, Scores | Non
         seeds=table.seeds[label],
         rank="",
         unranked="" if ranking else "; ".join(troubles) or "no image that every condition and the other rows have",
-        audited=ranked_by is not None and ranking is not None and is_audited([*needed, *looked]),
+        audited=threat is not None and worst[threat] is not None and is_audited([*attacks, *looked]),
         flags=_gathered([(record.spec.seed, record.flags) for record in records]),
         cautions=_gathered([(record.spec.seed, record.cautions) for record in records]),
         notes=tuple(dict.fromkeys(note for record in records for note in record.notes)),
@@ -309,18 +342,11 @@ def _row(table: Table, model: ModelSpec, plan: _Plan) -> tuple[Row, Scores | Non
         multiply_adds=max((record.multiply_adds for record in records), default=0),
         above_chance=(clean[0].balanced.low or 0.0) > 1 / table.num_classes if clean else None,
     )
-    left = {spec.label: found.balanced.value for spec in needed if (found := row.compared(spec.label))}
-    hardest = min(left, key=lambda name: left[name]) if left and ranked_by else None
+    left = {spec.label: found.balanced.value for spec in attacks if (found := row.compared(spec.label, plan.attacked))}
+    hardest = min(left, key=lambda name: left[name], default=None)
     if UNRANKED in row.flags:
         return replace(row, hardest=hardest, unranked=f"{UNRANKED}: {row.flags[UNRANKED]}"), None
     return replace(row, hardest=hardest), ranking[1] if ranking else None
-
-
-def _rated(
-    table: Table, model: str, conditions: Sequence[ConditionSpec], images: Images | None
-) -> tuple[Rates, Scores] | None:
-    by_seed = worst_by_seed(table, model, conditions, images)
-    return rates(list(by_seed.values()), table.num_classes) if by_seed else None
 
 
 def _alongside(table: Table, model: str, plan: _Plan, images: Images) -> dict[str, Rates | None]:
@@ -328,19 +354,17 @@ def _alongside(table: Table, model: str, plan: _Plan, images: Images) -> dict[st
     found = {}
     for spec in table.conditions if len(images) else ():
         if not np.array_equal(plan.images[spec.label], images):
-            rated = _rated(table, model, [spec], images)
-            found[spec.label] = rated[0] if rated else None
+            one = rated(table, model, [spec], images)
+            found[spec.label] = one[0] if one else None
     return found
 
 
 def _scored(table: Table, model: ModelSpec, plan: _Plan) -> Scored:
     """The row's samples: attacked those of the ranking throughout, clean all that there are."""
-    threats = {threat.label: specs for threat, specs in plan.threats.items()}
-    ranked_by = next(iter(plan.threats), None)
-    images = plan.images_of(None)
-    others = [threat for threat in plan.threats if ranked_by and threat.norm == ranked_by.norm]
-    same = plan.comparisons[0][0].threats[1:] if plan.comparisons else ()
-    others = sorted((threat for threat in others if threat.label in same), key=lambda threat: threat.eps)
+    first, *others = plan.threats or (None,)
+    images = plan.images_of(first)
+    same = plan.comparisons[plan.attacked][0].threats if plan.comparisons else ()
+    alike = [threat for threat in others if first and threat.norm == first.norm and threat.label in same]
 
     def attacked(conditions: Sequence[ConditionSpec]) -> dict[int, Scores]:
         return worst_by_seed(table, model.label, conditions, images)
@@ -349,8 +373,10 @@ def _scored(table: Table, model: ModelSpec, plan: _Plan) -> Scored:
     return Scored(
         model,
         clean=worst_by_seed(table, model.label, clean, plan.images[clean[0].label] if clean else None),
-        robust=attacked(threats[ranked_by.label] if ranked_by else ()),
-        elsewhere={threat.label: attacked(threats[threat.label]) for threat in others},
+        robust=attacked(plan.threats[first] if first else ()),
+        elsewhere={
+            threat.label: attacked(plan.threats[threat]) for threat in sorted(alike, key=lambda threat: threat.eps)
+        },
     )
 
 
@@ -373,31 +399,3 @@ def _ranked(scored: Sequence[tuple[Row, Scores | None]]) -> tuple[Row, ...]:
         ranks = [f"{len(ranked) + leader + 1}{'=' if leaders.count(leader) > 1 else ''}" for leader in leaders]
         ranked += [replace(row, rank=rank) for (row, _), rank in zip(group, ranks, strict=True)]
     return (*ranked, *(row for row, found in scored if found is None))
-
-
-def _natural(table: Table) -> str | None:
-    """The natural perturbation to show first: the one of that name, or else the one that costs the rows most."""
-    means = {}
-    for condition in table.conditions:
-        if condition.kind == "natural" and [stage.name for stage in condition.stages] == ["perturbation"]:
-            return condition.label
-        found = [_rated(table, model.label, [condition], None) for model in table.models]
-        done = [rated[0].balanced.value for rated in found if rated]
-        if condition.kind == "natural" and done:
-            means[condition.label] = fmean(done)
-    return min(means, key=lambda label: means[label]) if means else None
-
-
-def _settings(table: Table) -> dict[str, Any]:
-    records = table.records()
-    versions: dict[str, set[str]] = {}
-    for record in records:
-        for name, version in (record.provenance.get("versions") or {}).items():
-            versions.setdefault(name, set()).add(str(version))
-    return {
-        "protocol": sorted({record.spec.protocol for record in records}),
-        "precision": sorted({record.spec.precision for record in records}),
-        "device": sorted({record.spec.device for record in records}),
-        "seeds": sorted({record.spec.seed for record in records}),
-        "versions": {name: sorted(versions[name]) for name in sorted(versions)},
-    }

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from statistics import fmean
 from typing import TypeAlias
 
 import numpy as np
 
 from robbench.evaluation.statistics import Scores, combine
-from robbench.leaderboards.aggregates import on, scores
+from robbench.leaderboards.aggregates import Rates, on, rates, scores
 from robbench.leaderboards.table import Table, Threats
 from robbench.results.schema import ConditionSpec, Ints, digest
 
@@ -84,6 +85,14 @@ def worst_by_seed(
     return kept if all(len(part) == len(images) for part in kept.values()) else {}
 
 
+def rated(
+    table: Table, model: str, conditions: Sequence[ConditionSpec], images: Images | None
+) -> tuple[Rates, Scores] | None:
+    """The rates of a row's worst case over some conditions, and each sample's mean over seeds; None without any."""
+    by_seed = worst_by_seed(table, model, conditions, images)
+    return rates(list(by_seed.values()), table.num_classes) if by_seed else None
+
+
 def _by_seed(table: Table, model: str, conditions: Sequence[ConditionSpec]) -> dict[int, Scores]:
     found = [table.outcomes(model, condition.label) for condition in conditions]
     done = [outcomes for outcomes in found if outcomes is not None]
@@ -99,18 +108,19 @@ def _covered(table: Table, model: str, conditions: Sequence[ConditionSpec]) -> I
 
 
 def comparable(
-    table: Table, threats: Threats, natural: Sequence[ConditionSpec]
+    table: Table, threats: Threats, natural: Sequence[ConditionSpec], by_clean: bool = False
 ) -> list[tuple[ComparableCases, Images]]:
     """The comparisons of a board with their images, the one that ranks first.
 
     A threat model joins the first comparison of the same attacks whose images all its rows have. Clean and perturbed
     accuracy have one of their own, the last, where they are on more images than all others; clean accuracy alone where
-    that is only so of it.
+    that is only so of it. Where clean accuracy ranks, the comparison on all its images comes first.
 
     Args:
         table: The cells.
         threats: The conditions by threat model, the one that ranks first.
         natural: The conditions without an adversary that are shown beside worst cases, clean images first.
+        by_clean: Whether clean accuracy ranks.
     """
     found: list[tuple[frozenset[str], ComparableCases, Images]] = []
     for threat, conditions in threats.items():
@@ -124,6 +134,11 @@ def comparable(
             names = tuple(dict.fromkeys(map(attack_name, conditions)))
             found.append((attacks, ComparableCases(names, (threat.label,), len(own)), own))
     made = [(comparison, images) for _, comparison, images in found]
+    if by_clean:
+        every = common_images(table, natural[:1])
+        attacked = sorted(made, key=lambda item: not np.array_equal(item[1], every))
+        shared = any(np.array_equal(images, every) for _, images in attacked)
+        return attacked if shared else [(ComparableCases((), (), len(every)), every), *attacked]
     largest = max((comparison.n for comparison, _ in made), default=0)
     candidates = (common_images(table, chosen) for chosen in (natural, natural[:1]) if chosen)
     alone = next((images for images in candidates if len(images) > largest), None)
@@ -136,3 +151,16 @@ def by_images(images: Mapping[str, Images]) -> tuple[tuple[str, ...], ...]:
     for label, found in images.items():
         groups.setdefault(found.tobytes(), []).append(label)
     return tuple(map(tuple, groups.values()))
+
+
+def shown_perturbation(table: Table) -> str | None:
+    """The natural perturbation to show first: the one of that name, or else the one that costs the rows most."""
+    means = {}
+    for condition in table.conditions:
+        if condition.kind == "natural" and [stage.name for stage in condition.stages] == ["perturbation"]:
+            return condition.label
+        found = [rated(table, model.label, [condition], None) for model in table.models]
+        done = [one[0].balanced.value for one in found if one]
+        if condition.kind == "natural" and done:
+            means[condition.label] = fmean(done)
+    return min(means, key=lambda label: means[label]) if means else None

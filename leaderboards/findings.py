@@ -88,30 +88,46 @@ def _best(board: Board) -> str:
     others = f"; tied with {listed(tied) if len(tied) <= 2 else f'{len(tied)} others'}" if tied else ""
     text = f"{'Best: ' * (len(board.rows) > 1)}**{escape(best.label)}**, {percent(found)} %"
     if board.ranked_by is None:
-        text += f" balanced clean accuracy ({ends(found)}){others}."
-        return f"{text} No attack was run: this says nothing about robustness."
+        text += f" balanced clean accuracy ({ends(found)})"
+        if board.threat is None:
+            return f"{text}{others}. No attack was run: this says nothing about robustness."
+        return f"{text}{_beside(board, best)}{_ahead(board, 'row without a countermeasure')}{others}."
     text += f" worst-case robust accuracy ({ends(found)}) at {escape(board.ranked_by)}"
     if all(_at_floor(board, row) for row in board.sound):
         return f"{_floor(board)} {text}{others}."
-    other = board.undefended
-    if other is best:
-        text += ", itself undefended"
-    elif other is not None and board.margin:
-        added, alone = board.margin.added, ", these checkpoints" if board.margin.p is None else ""
-        text += (
-            f", {abs(100 * added.value):.1f} points ({reach(added.low, added.high)}{alone}) "
-            f"{'above' if added.value >= 0 else 'below'} the best undefended model ({escape(other.label)}, "
-            f"{percent(_rates(board, other).balanced)} %)"
-        )
+    text += ", itself undefended" if board.baseline is best else _ahead(board, "undefended model")
     classes = len(board.dataset.class_names)
     stands = {"below": "Below", "like": "Not distinguishable from", "above": ""}[against_constant(found, classes)]
     constant = f". {stands} a constant prediction ({100 / classes:.1f} %)" if stands else ""
     return f"{text}{others}{constant}."
 
 
+def _beside(board: Board, row: Row) -> str:
+    """The row's worst case, where clean accuracy ranks."""
+    found = board.robust(row)
+    robust = f"{percent(found.balanced)} % ({ends(found.balanced)})" if found else "an unknown share"
+    return f" and {robust} in the worst case at {escape(board.threat or '')}"
+
+
+def _ahead(board: Board, other: str) -> str:
+    """How far the best row lies above the baseline, in what ranks; empty where it is the baseline."""
+    baseline = board.baseline
+    if baseline is None or board.margin is None:
+        return ""
+    added, alone = board.margin.added, ", these checkpoints" if board.margin.p is None else ""
+    return (
+        f", {abs(100 * added.value):.1f} points ({reach(added.low, added.high)}{alone}) "
+        f"{'above' if added.value >= 0 else 'below'} the best {other} ({escape(baseline.label)}, "
+        f"{percent(_rates(board, baseline).balanced)} %)"
+    )
+
+
 def _at_floor(board: Board, row: Row) -> bool:
     """Whether a row keeps next to nothing, or no more than chance may have left."""
-    found = _rates(board, row).balanced
+    robust = board.robust(row)
+    if robust is None:
+        return False
+    found = robust.balanced
     low = found.value if found.low is None else found.low
     return found.value < FLOOR or (low < FLOOR / 2 and found.value < 2 * FLOOR)
 
@@ -130,7 +146,7 @@ def _size_left(board: Board, rows: Sequence[Row]) -> str | None:
     """The largest size below the one that ranks at which some of the rows keep more than next to nothing."""
     eps = {spec.label: spec.stages[0].eps or 0.0 for spec in board.conditions if spec.stages}
     sizes = {threat: eps[labels[0]] for threat, labels in board.threats.items()}
-    ranked = board.ranked_by or ""
+    ranked = board.threat or ""
     smaller = [size for size in sizes if size.split()[0] == ranked.split()[0] and sizes[size] < sizes[ranked]]
     for size in sorted(smaller, key=lambda size: -sizes[size]):
         kept = [found.balanced for row in rows if (found := row.worst[size])]
@@ -141,7 +157,7 @@ def _size_left(board: Board, rows: Sequence[Row]) -> str | None:
 
 def floor_summary(board: Board) -> str:
     """How many rows are at the floor, and what they keep at a smaller size; empty unless half are, and not all."""
-    rows = [row for row in board.sound if board.ranked_by and _at_floor(board, row)]
+    rows = [row for row in board.sound if _at_floor(board, row)]
     size = _size_left(board, rows) if 1 < len(rows) < len(board.sound) <= 2 * len(rows) else None
     kept = [found.balanced for row in rows if (found := row.worst[size])] if size else []
     if not kept:
@@ -215,7 +231,8 @@ def _selected(board: Board) -> Iterator[str]:
 def _test(board: Board, row: Row) -> dict[str, str]:
     clean = board.clean(row)
     found = {"clean": percent(clean.balanced if board.imbalanced else clean.share)} if clean else {}
-    return found | ({"worst case": percent(_rates(board, row).balanced)} if board.ranked_by else {})
+    robust = board.robust(row)
+    return found | ({"worst case": percent(robust.balanced)} if robust else {})
 
 
 def _baseline_of(row: Row, other: Row) -> bool:
@@ -251,11 +268,11 @@ def _effect(board: Board, pairs: Sequence[Pair]) -> tuple[float, str, bool] | No
 
     On clean images for balancing.
     """
-    part, ranked_by = pairs[0].part, board.ranked_by
-    where = ["Clean, balanced"] if part == "balancer" or ranked_by is None else [f"Worst case {ranked_by}"]
+    part, threat = pairs[0].part, board.threat
+    where = ["Clean, balanced"] if part == "balancer" or threat is None else [f"Worst case {threat}"]
     if part == "objective":
         where += [f"Worst case {size}" for size in pairs[0].elsewhere]
-    changes = {name: [found for pair in pairs if (found := pair.changes(ranked_by)[name])] for name in where}
+    changes = {name: [found for pair in pairs if (found := pair.changes(threat)[name])] for name in where}
     means = {name: fmean(change.added.value for change in found) for name, found in changes.items() if found}
     if not means:
         return None
@@ -281,7 +298,7 @@ def _is_shown(change: Change) -> bool:
 
 def comparison_note(board: Board) -> str:
     """What intervals and p values of single changes rest on."""
-    found = [change for pair in board.pairs for change in pair.changes(board.ranked_by).values() if change]
+    found = [change for pair in board.pairs for change in pair.changes(board.threat).values() if change]
     methods = (
         "95 % intervals over training seeds and test images, paired by both. p values are corrected over all pairs "
         "(Holm), intervals are not: p can exceed 0.05 where an interval excludes 0."
@@ -311,7 +328,9 @@ def _classes(board: Board) -> Iterator[str]:
             f"{100 * value:.0f} % ({_few([escape(name) for name in found if found[name] == value])})"
             for value in (min(found.values()), max(found.values()))
         ]
-        yield f"{'Best model per class' if len(board.rows) > 1 else 'Per class'}: {' to '.join(ends)}."
+        which = "Best model per class" if len(board.rows) > 1 else "Per class"
+        clean = ", clean" if board.threat and not board.ranked_by else ""
+        yield f"{which}{clean}: {' to '.join(ends)}."
 
 
 def _few(names: Sequence[str]) -> str:
@@ -344,7 +363,8 @@ def left_out(board: Board) -> str:
     """What stands in tables of its own, as it cannot be compared with the ranking, and why; empty where all can be."""
     first, *others = board.comparisons or (None,)
     parts = []
-    for comparison in (one for one in others if one.n):
+    beside = {board.threat} if board.ranked_by is None else set()
+    for comparison in (one for one in others if one.n and not beside & set(one.threats)):
         n = f"n = {comparison.n:,}"
         if comparison.threats and first is not None:
             attacks, sizes = (listed(list(map(escape, found))) for found in (comparison.attacks, comparison.threats))
@@ -361,7 +381,7 @@ def audit_summary(board: Board) -> str:
     ranked = [row for row in board.rows if row.rank]
     sound = [row for row in ranked if row.audited and not row.flags]
     flagged, unaudited = sum(bool(row.flags) for row in ranked), sum(not row.audited for row in ranked)
-    if not board.ranked_by or not ranked:
+    if not board.threat or not ranked:
         return ""
     if len(sound) == len(ranked):
         return f"Audited, no flags: {'all ' * (len(ranked) > 1)}{counted(len(ranked), 'model')}."

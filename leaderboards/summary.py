@@ -12,11 +12,11 @@ from robbench.results.schema import CellResult
 def summary_rows(cells: Sequence[CellResult], rank_by: str = "") -> list[dict[str, str]]:
     """One line per model, the best first: rank, model, clean, perturbed and worst case in percent, by heading.
 
-    All averaged over classes, on the images that every ranking attack was run on.
+    All averaged over classes, on the images of the ranking.
 
     Args:
         cells: Records of one data set with their outcomes, None unless done.
-        rank_by: The threat model to rank by, as ``linf@8/255``.
+        rank_by: The threat model to rank by, as ``linf@8/255``, or ``clean``.
 
     Raises:
         ValueError: If the cells do not make one table.
@@ -24,13 +24,13 @@ def summary_rows(cells: Sequence[CellResult], rank_by: str = "") -> list[dict[st
     board = board_data("", "", cells, rank_by)
     lines = []
     for row in board.rows:
-        clean, worst = board.clean(row), board.ranking(row)
+        clean, worst = board.clean(row), board.robust(row) if board.threat else board.clean(row)
         line = {"rank": row.rank or "–", "model": row.label}
         line["clean"] = percent(clean.balanced if clean else None)
         if board.perturbed:
             natural = row.compared(board.perturbed)
             line[board.perturbed] = percent(natural.balanced if natural else None)
-        heading = f"worst case {board.ranked_by}" if board.ranked_by else "clean, balanced"
+        heading = f"worst case {board.threat}" if board.threat else "clean, balanced"
         line[heading] = interval(worst.balanced if worst else None)
         chance = ["not above chance"] if row.above_chance is False else []
         line["remarks"] = "; ".join([*row.flags, *chance, *([row.unranked] if row.unranked else [])])

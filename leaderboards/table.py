@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 from robbench.core.threat_model import format_eps, precedence, size_name
 from robbench.results.schema import CellResult, ConditionSpec, DatasetSpec, ModelSpec, Outcome, Record
@@ -129,6 +129,21 @@ class Table:
                 troubles.setdefault(cell[0].status, f"seed {seed}: {cell[0].reason or 'no reason given'}")
         order: tuple[Status, ...] = ("failed", "unsupported", "missing")
         return next(((status, troubles[status]) for status in order if status in troubles), ("done", ""))
+
+    def settings(self) -> dict[str, list[Any] | dict[str, list[str]]]:
+        """Protocols, precisions, devices, seeds and versions of libraries: all that occur."""
+        records = self.records()
+        versions: dict[str, set[str]] = {}
+        for record in records:
+            for name, version in (record.provenance.get("versions") or {}).items():
+                versions.setdefault(name, set()).add(str(version))
+        return {
+            "protocol": sorted({record.spec.protocol for record in records}),
+            "precision": sorted({record.spec.precision for record in records}),
+            "device": sorted({record.spec.device for record in records}),
+            "seeds": sorted({record.spec.seed for record in records}),
+            "versions": {name: sorted(versions[name]) for name in sorted(versions)},
+        }
 
     def threats(self, rank_by: str = "") -> dict[ThreatModel, tuple[ConditionSpec, ...]]:
         """The threat models with the conditions whose worst case each is, the one that ranks first.

@@ -41,12 +41,12 @@ def figures(report: BoardResults) -> pd.DataFrame:
 def plain_data(report: BoardResults) -> dict[str, Any]:
     """A report as plain data, as ``robbench evaluate --json`` prints it: the best row, then every figure."""
     board, row = report.board, report.board.rows[0]
-    clean, worst = board.clean(row), board.ranking(row)
+    clean, worst = board.clean(row), board.robust(row)
     return {
         "board": report.name,
         "row": row.label,
         "clean": _plain(clean),
-        "worst_case": None if worst is None else {"threat": board.ranked_by, **(_plain(worst) or {})},
+        "worst_case": None if worst is None else {"threat": board.threat, **(_plain(worst) or {})},
         "audited": row.audited,
         "flags": dict(row.flags),
         "cautions": dict(row.cautions),

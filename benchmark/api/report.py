@@ -126,9 +126,9 @@ class Report(BoardResults):
         """
         import pandas as pd
 
-        if condition is None and self.board.ranked_by is not None:
+        if condition is None and self.board.threat is not None:
             self.worst_case(row=row)
-            found = self.row(row).worst[self.board.ranked_by]
+            found = self.board.robust(self.row(row))
         else:
             spec = self.condition(condition or self.board.clean_label or "clean")
             found = self._rates(spec, self.row(row))

@@ -27,14 +27,14 @@ def headline(report: Report) -> str:
     """Clean and worst-case robust accuracy of the best row, and whether the audit objects."""
     board, row = report.board, report.board.rows[0]
     first = f"best of {counted(len(board.rows), 'row')}: {row.label}: " if len(board.rows) > 1 else ""
-    clean, worst = board.clean(row), board.ranking(row)
+    clean, worst = board.clean(row), board.robust(row)
     parts = [f"clean {_share(clean)}"] if clean else []
-    if worst is None:
+    if not row.rank:
         parts.append(f"not ranked: {row.unranked}")
-    elif board.ranked_by is not None:
-        parts.append(f"worst case {board.ranked_by} {_share(worst)}, n = {worst.share.n:,}")
-    else:
+    elif board.threat is None:
         parts.append("no attack was run")
+    elif worst is not None:
+        parts.append(f"worst case {board.threat} {_share(worst)}, n = {worst.share.n:,}")
     text = f"{first}{', '.join(parts)}; {verdict(board, row)}"
     return text[0].upper() + text[1:]
 
@@ -43,7 +43,7 @@ def verdict(board: Board, row: Row) -> str:
     """Whether the audit objects to a row, and what it cautions against."""
     if row.flags:
         return f"the audit objects: {listed(list(row.flags))}"
-    if board.ranked_by is None:
+    if board.threat is None:
         return "this says nothing about robustness"
     text = "the audit has no objection" if row.audited else "not audited"
     if row.cautions:
@@ -66,11 +66,11 @@ def results(report: Report) -> Sheet:
 
 
 def _rows(board: Board) -> Sheet:
-    worst = f"Worst case {board.ranked_by}" if board.ranked_by else ""
+    worst = f"Worst case {board.threat}" if board.threat else ""
     lines = []
     for row in board.rows:
         cells = [TableCell(row.rank or "–"), TableCell(row.label), _percent(board.clean(row))]
-        cells += [_percent(board.ranking(row))] if worst else []
+        cells += [_percent(board.robust(row))] if worst else []
         chance = ["not above chance"] if row.above_chance is False else []
         audited = ["not audited"] if worst and row.rank and not row.audited else []
         cells.append(TableCell("; ".join([*row.flags, *audited, *chance, *([row.unranked] if row.unranked else [])])))
@@ -109,8 +109,8 @@ def classes(report: Report) -> Sheet | None:
     """Clean and worst-case accuracy of the best row class by class, the lowest first where not all are shown."""
     board, row = report.board, report.board.rows[0]
     columns = {"Clean": board.clean(row)}
-    if board.ranked_by:
-        columns[f"Worst case {board.ranked_by}"] = board.ranking(row)
+    if board.threat:
+        columns[f"Worst case {board.threat}"] = board.robust(row)
     found = {name: rates for name, rates in columns.items() if rates}
     if not found:
         return None

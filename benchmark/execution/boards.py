@@ -13,7 +13,7 @@ import numpy as np
 from robbench.core.atomic_io import file_name
 from robbench.core.errors import StoreError, unless_damaged, warn
 from robbench.evaluation.audit_flags import UNRANKED
-from robbench.planning.grid import ranking_size
+from robbench.planning.grid import named_size, ranked_by
 from robbench.results.board_cells import BoardNames, board_cells, list_boards
 from robbench.results.notes import INDEX
 from robbench.results.schema import BoardNote, Bound, Outcome, Record, Reference, digest
@@ -71,12 +71,12 @@ def note_boards(plan: Plan, store: Store) -> dict[str, list[str]]:
                 if data.is_called(reference.dataset)
             ),
             bounds=tuple(
-                Bound(**bound.model_dump(exclude={"dataset", "threat"}), threat=ranking_size(bound.threat, {}))
+                Bound(**bound.model_dump(exclude={"dataset", "threat"}), threat=named_size(bound.threat, {}))
                 for bound in plan.grid.bounds
                 if data.is_called(bound.dataset)
             ),
             differences=next((text for name, text in plan.grid.differences.items() if data.is_called(name)), ""),
-            rank_by=ranking_size(plan.grid.rank_by, data.eps),
+            rank_by=ranked_by(plan.grid.rank_by, data.eps),
         )
         specs = {cell.key: cell.spec for job in jobs for cell in job.cells}
         models = list(dict.fromkeys(job.key for job in jobs))

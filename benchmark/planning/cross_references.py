@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from robbench.core.errors import RequestError, did_you_mean
 from robbench.core.threat_model import size_name
 from robbench.planning.conditions import Condition
-from robbench.planning.grid import Grid, ranking_size
+from robbench.planning.grid import Grid, named_size, ranked_by
 from robbench.planning.plan import Data, Job
 
 
@@ -39,10 +39,13 @@ def _check_rank_by(grid: Grid, conditions: Sequence[Condition], data: Data) -> N
     known = [size_name(threat.norm, threat.radius) for threat in limits]
     asked = grid.content.rank_by
     try:
-        wanted = ranking_size(asked, data.eps)
+        wanted = ranked_by(asked, data.eps)
     except ValueError as error:
         raise RequestError(f'key "rank_by" = "{asked}": {error}', grid.where) from None
-    if wanted and wanted not in known:
+    if wanted == "clean":
+        if all(condition.kind != "clean" for condition in conditions):
+            raise RequestError('key "rank_by" = "clean": add "clean" to the conditions', grid.where)
+    elif wanted and wanted not in known:
         raise RequestError(
             f'key "rank_by" = "{asked}": no attack ranks there on {data.choice.label}; {did_you_mean(wanted, known)}',
             grid.where,
@@ -59,7 +62,7 @@ def _check_references(grid: Grid, data: Data, jobs: Sequence[Job]) -> None:
             hint = did_you_mean(bound.row, rows)
             raise RequestError(f'{where}.row" = "{bound.row}": no such row is on {data.choice.label}; {hint}')
         try:
-            ranking_size(bound.threat, {})
+            named_size(bound.threat, {})
         except ValueError as error:
             raise RequestError(f'{where}.threat" = "{bound.threat}": {error}') from None
     for position, found in enumerate(grid.content.references):

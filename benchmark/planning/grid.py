@@ -185,7 +185,8 @@ class GridFile(_Table):
         audit: Whether to add the audit's checks.
         rank_by: Norm and size of change by whose worst case boards rank, as ``linf@8/255``; ``l2@ref`` is the data
             set's reference eps, ``l2@middle`` the middle one of its eps. Where it is empty, the reference eps in Linf,
-            or what the grid has nearest to it.
+            or what the grid has nearest to it. ``clean`` ranks by balanced clean accuracy, with that worst case beside
+            it.
         recipe: Fields of the recipe that differ from those that the data set suggests.
         plugins: Plugin files to load, relative to the grid file.
         models: The models.
@@ -208,8 +209,8 @@ class GridFile(_Table):
 
     @field_validator("rank_by")
     @classmethod
-    def _is_threat(cls, wanted: str) -> str:
-        ranking_size(wanted, dict.fromkeys(LP_NORMS, EpsList((0.0,), 0.0)))
+    def _ranks(cls, wanted: str) -> str:
+        ranked_by(wanted, dict.fromkeys(LP_NORMS, EpsList((0.0,), 0.0)))
         return wanted
 
     def filled(self, wanted: Any, dataset: str | None) -> Any:
@@ -246,18 +247,33 @@ class Grid:
     built_in: bool = False
 
 
-def ranking_size(wanted: str, eps: Mapping[Norm, EpsList]) -> str:
-    """What a grid asks to rank by, as boards note it: ``linf@8/255``; nothing where it asks for nothing.
+def ranked_by(wanted: str, eps: Mapping[Norm, EpsList]) -> str:
+    """What a grid asks to rank by, as boards note it: ``linf@8/255``, or ``clean``; nothing where it asks for nothing.
 
     Args:
         wanted: The grid's ``rank_by``.
         eps: Those of the data set by norm.
 
     Raises:
+        ValueError: If it is not ``clean`` and names no norm or no size.
+    """
+    if wanted in ("", "clean"):
+        return wanted
+    if "@" not in wanted:
+        raise ValueError("name a norm and a size of change, as in linf@8/255; or clean")
+    return named_size(wanted, eps)
+
+
+def named_size(wanted: str, eps: Mapping[Norm, EpsList]) -> str:
+    """A norm and a size of change as boards note it: ``linf@8/255``.
+
+    Args:
+        wanted: It, its size written out or by name: ``linf@ref``, ``linf@middle``.
+        eps: Those of the data set by norm.
+
+    Raises:
         ValueError: If it names no norm or no size.
     """
-    if not wanted:
-        return ""
     norm, at, text = wanted.partition("@")
     if not at:
         raise ValueError("name a norm and a size of change, as in linf@8/255")

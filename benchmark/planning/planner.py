@@ -19,7 +19,7 @@ from robbench.planning.component_spec import Choice, choose, plain, row_label, s
 from robbench.planning.conditions import Condition, ConditionRequest
 from robbench.planning.cross_references import check_named
 from robbench.planning.external_rows import Origin, external_job
-from robbench.planning.grid import Grid, GridFile, ModelEntry, Request, ranking_size
+from robbench.planning.grid import Grid, GridFile, ModelEntry, Request, ranked_by
 from robbench.planning.inputs import FoundDataset, Inputs, find_dataset, read_request
 from robbench.planning.needs import check_unions, missing_attack, needed_cells
 from robbench.planning.plan import (
@@ -184,7 +184,7 @@ class _Resolver:
         if self.grid.audit or self.request.audit:
             resolved = list(found.values())
             usual = {norm: sizes.reference for norm, sizes in data.eps.items()}
-            rank_by = ranking_size(self.grid.rank_by, data.eps)
+            rank_by = ranked_by(self.grid.rank_by, data.eps)
             for condition in audit_conditions(resolved, usual, self.registry, data.num_classes, rank_by):
                 found[condition.label] = condition.limited(self.request.limit, len(data.splits.test))
         every = self.request.keep_images

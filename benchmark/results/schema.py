@@ -386,7 +386,7 @@ class BoardNote(_Model):
     bounds: tuple[Bound, ...] = ()
     """Proved intervals of robust accuracy, beside which attacks are shown."""
     rank_by: str = ""
-    """Norm and size of change that rank, as linf@8/255; empty where the data set's reference eps does."""
+    """Norm and size of change that rank, as linf@8/255, or clean; empty where the data set's reference eps does."""
 
     @field_validator("grid")
     @classmethod

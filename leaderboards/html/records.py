@@ -137,7 +137,7 @@ def unpacked(page: str) -> str:
 
 def _changes(board: Board, pair: Pair, pool: _Pool) -> dict[str, list[Any]]:
     """What a pair's second row adds to the first, by condition or threat model: the figure's number, then p or null."""
-    found = {board.clean_label or "": pair.clean, board.ranked_by or "": pair.robust, **pair.elsewhere}
+    found = {board.clean_label or "": pair.clean, board.threat or "": pair.robust, **pair.elsewhere}
     return {
         name: [pool.measures(_values(change.added)), change.p if change.p is None else _short(change.p)]
         for name, change in found.items()

@@ -34,7 +34,7 @@ class AttackedImages(Figure):
 def _hardest(scene: Scene, row: Row) -> tuple[ConditionSpec, list[Shot]] | None:
     """The attack of the ranking threat model that leaves least and of which there are pictures; without one, any."""
     board = scene.board
-    ranking = board.threats[board.ranked_by] if board.ranked_by else ()
+    ranking = board.threats[board.threat] if board.threat else ()
     attacks = [condition for condition in board.conditions if condition.kind in ("attack", "chain")]
     attacks = [condition for condition in attacks if not is_noise(condition)]
 

@@ -74,7 +74,7 @@ def _series(scene: Scene, row: Row) -> dict[str, tuple[str, Sequence[Estimate | 
     found: tuple[tuple[str, str, Rates | None], ...] = (
         ("clean", CLEAN, board.clean(row)),
         (str(board.perturbed), PERTURBED, perturbed),
-        (f"worst case at {board.ranked_by}", ATTACKED, row.worst[board.ranked_by] if board.ranked_by else None),
+        (f"worst case at {board.threat}", ATTACKED, board.robust(row)),
     )
     return {name: (color, rates.per_class) for name, color, rates in found if rates}
 
@@ -102,7 +102,7 @@ def _sketch(
     caption = f"{told} Share of each class's test images predicted correctly, with 95 % intervals."
     if len(places) < len(names):
         caption += f" Of {len(names)} classes, the {len(places)} that are worst and best in the first row are shown."
-    if scene.board.ranked_by:
+    if scene.board.threat:
         caption += " Worst case: robust to every attack of that size."
     alt = f"Bars per class. {told}"
     main = len(names) > 1

@@ -78,7 +78,7 @@ class CleanVsRobust(Figure):
         """A mark for each ranked row, with the names of those that lead."""
         board = scene.board
         marks = _marks(board)
-        if not board.ranked_by or len(marks) < 2:
+        if not board.threat or len(marks) < 2:
             return
         made, panels = sheet(4.6)
         axes = panels[0, 0]
@@ -89,7 +89,7 @@ class CleanVsRobust(Figure):
         percent_limits(axes, "y", [end for mark in marks for end in _ends(mark.robust)])
         axes.axline((0, 0), slope=1, color=GREY, lw=0.9, ls=":", zorder=0)
         axes.set_xlabel("Clean accuracy, averaged over classes")
-        axes.set_ylabel(f"Worst case at {scene.fonts.text(board.ranked_by)}")
+        axes.set_ylabel(f"Worst case at {scene.fonts.text(board.threat)}")
         _explain(made, marks)
         lay_out(made)
         labels = [
@@ -111,7 +111,7 @@ def _marks(board: Board) -> list[_Mark]:
     unit = min(_USUAL, _LARGEST * least / max(known, default=1.0))
     marks = []
     for row in ranked:
-        clean, robust = board.clean(row), board.ranking(row)
+        clean, robust = board.clean(row), board.robust(row)
         if clean and robust:
             spent = times[row.label]
             passes = spent / least if spent else None

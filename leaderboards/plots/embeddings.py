@@ -61,7 +61,7 @@ def _finite(found: Embeddings) -> Embeddings:
 def _tests(scene: Scene, row: Row) -> dict[str, tuple[str, Embeddings]]:
     """Headings and embeddings of test images, clean, perturbed and attacked, as far as there are any."""
     board, seed = scene.board, scene.seed(row)
-    attacks = [label for label in (row.hardest, *(board.threats[board.ranked_by] if board.ranked_by else ())) if label]
+    attacks = [label for label in (row.hardest, *(board.threats[board.threat] if board.threat else ())) if label]
     attacks += [condition.label for condition in board.conditions if condition.kind in ("attack", "chain")]
     natural = [board.perturbed] if board.perturbed else []
     natural += [condition.label for condition in board.conditions if condition.kind == "natural"]

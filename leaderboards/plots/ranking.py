@@ -40,11 +40,11 @@ class Ranking(Figure):
         axes = panels[0, 0]
         places = list(range(len(rows)))
         clean = [_balanced(board, row, False) for row in rows]
-        worst = [_balanced(board, row, True) for row in rows] if board.ranked_by else []
+        worst = [_balanced(board, row, True) for row in rows] if board.threat else []
         for place, before, after in zip(places, clean, worst, strict=False):
             if before and after:
                 axes.plot([100 * after.value, 100 * before.value], [place, place], color="#BBBBBB", lw=2.5, zorder=1)
-        after_label = f"worst case at {scene.fonts.text(board.ranked_by)}"
+        after_label = f"worst case at {scene.fonts.text(board.threat)}"
         for figures, color, marker, label in ((clean, CLEAN, "o", "clean"), (worst, ATTACKED, "D", after_label)):
             if any(figures):
                 values, reach = spans(figures)
@@ -91,7 +91,7 @@ def _few(ranked: list[Row]) -> list[Row]:
 
 
 def _balanced(board: Board, row: Row, attacked: bool) -> Estimate | None:
-    rates = board.ranking(row) if attacked else board.clean(row)
+    rates = board.robust(row) if attacked else board.clean(row)
     return rates.balanced if rates else None
 
 
@@ -102,7 +102,7 @@ def _sketch(board: Board, ranked: list[Row], rows: list[Row], made: Sheet) -> Sk
     )
     for row in others if not first.flags else ():
         caption += f" Best undefended: {_told(board, row)}."
-    worst = f" and in the worst case at {board.ranked_by} (diamonds)" if board.ranked_by else ""
+    worst = f" and in the worst case at {board.threat} (diamonds)" if board.threat else ""
     caption += f" Accuracy on clean images (circles){worst}, averaged over classes, with 95 % intervals."
     caption += " Dotted: always predicting the same class."
     if len(rows) < len(ranked):
@@ -112,12 +112,12 @@ def _sketch(board: Board, ranked: list[Row], rows: list[Row], made: Sheet) -> Sk
     if unranked:
         caption += f" Not ranked: {counted(unranked, 'row')}."
     alt = "; ".join(f"{row.rank} {_told(board, row)}" for row in rows)
-    title = "Clean and worst-case robust accuracy" if board.ranked_by else "Clean accuracy"
+    title = "Clean and worst-case robust accuracy" if board.threat else "Clean accuracy"
     return Sketch("ranking", title, caption, f"Dot plot of accuracy by row. {alt}.", made, main=True)
 
 
 def _told(board: Board, row: Row) -> str:
     before, after = _balanced(board, row, False), _balanced(board, row, True)
-    if board.ranked_by and before and after:
+    if before and after:
         return f"{short(row.label)}, clean {percent(before)} %, worst case {percent(after)} %"
     return f"{short(row.label)}, {percent(after or before)} %"

@@ -23,12 +23,12 @@ def per_class(board: Board) -> Iterator[Sheet]:
     for label in (board.clean_label, board.perturbed):
         if label is not None:
             yield _condition_classes(board, label)
-    if board.ranked_by:
-        threat = board.ranked_by
+    threat = board.threat
+    if threat:
         yield _classes(
             board, f"Worst case {threat}", lambda row: (row.worst[threat], None, worst_case(board, row, threat))
         )
-    for label in (*(board.threats[board.ranked_by] if board.ranked_by else ()), *others):
+    for label in (*(board.threats[threat] if threat else ()), *others):
         yield _condition_classes(board, label)
 
 

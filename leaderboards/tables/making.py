@@ -45,14 +45,14 @@ def changes(board: Board, part: Part) -> Sheet:
     found = [pair for pair in board.pairs if pair.part == part]
     rows = {row.label: row for row in board.rows}
     headings = [*words("From", "To")]
-    for name in found[0].changes(board.ranked_by) if found else ():
+    for name in found[0].changes(board.threat) if found else ():
         headings += [Heading(name), Heading(f"{name}: p", detail=Detail.DATA)]
     headings.append(Heading("× training passes", rising=True))
     lines = []
     for pair in found:
         evidence = _evidence(board, pair)
         cells = [*texts(pair.first, pair.second)]
-        for change in pair.changes(board.ranked_by).values():
+        for change in pair.changes(board.threat).values():
             cells += _moved(change, evidence)
         cells.append(TableCell.quantity(board.times(rows[pair.first], rows[pair.second]), evidence, "× {}"))
         lines.append(SheetLine(tuple(cells)))
@@ -73,7 +73,7 @@ def _moved(change: Change | None, evidence: Evidence) -> list[TableCell]:
 
 def _evidence(board: Board, pair: Pair) -> Evidence:
     """What a comparison of two rows rests on: the records of both, clean and in the worst cases compared."""
-    sizes = [*pair.elsewhere, *([board.ranked_by] if board.ranked_by else [])]
+    sizes = [*pair.elsewhere, *([board.threat] if board.threat else [])]
     labels = dict.fromkeys(label for size in sizes for label in board.threats[size])
     places = [(row, label) for label in (board.clean_label, *labels) if label for row in (pair.first, pair.second)]
     return Evidence.of(f"{pair.first} → {pair.second}", places)
@@ -104,7 +104,7 @@ def effects(board: Board) -> Sheet:
             TableCell.quantity(fmean(times) if times else None, text="× {}"),
         )
         lines.append(SheetLine(cells))
-    headings = ("Clean, balanced", f"Worst case {board.ranked_by}", "Worst case higher in", "× training passes")
+    headings = ("Clean, balanced", f"Worst case {board.threat}", "Worst case higher in", "× training passes")
     return Sheet("Single changes", (*words("Change"), *numbers(*headings)), tuple(lines)).without_empty()
 
 

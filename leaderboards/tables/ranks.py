@@ -43,7 +43,7 @@ COLUMNS = 8
 def ranking(board: Board) -> Sheet:
     """Rows from best to worst: worst case, clean and perturbed accuracy, other sizes of the same attacks, passes.
 
-    All averaged over classes and on the same images.
+    All averaged over classes and on the same images, but where clean accuracy ranks and the attacks were run on fewer.
     """
     rows = [row for row in board.rows if row.rank]
     columns: list[Column] = [(MODEL[0], lambda row: TableCell(row.label, below=_remarks(board, row)))]
@@ -51,10 +51,9 @@ def ranking(board: Board) -> Sheet:
         place = Heading("Rank", rising=True)
         columns.insert(0, (place, lambda row: TableCell(row.rank, float(row.rank.rstrip("=")))))
     named = len(columns) - 1
-    first = board.comparisons[0] if board.comparisons else None
-    below = f"n = {first.n:,}" if first else ""
+    sizes = [f"n = {comparison.n:,}" for comparison in board.comparisons] or [""]
     if board.ranked_by:
-        columns.append(_worst_column(board, board.ranked_by, below, leads=True))
+        columns.append(_worst_column(board, board.ranked_by, sizes[0], leads=True))
         columns += [
             (Heading(f"Certified ({case.method})"), beside(board, case.condition, balanced))
             for case in board.certified.cases
@@ -63,19 +62,21 @@ def ranking(board: Board) -> Sheet:
     clean = board.clean_label
     if clean is not None and covers(board, clean):
         leads = not board.ranked_by
-        heading = Heading("Clean", below=below if leads else "")
+        heading = Heading("Clean", below=sizes[0] if leads else "")
         columns.append((heading, beside(board, clean, balanced, ends=True, bar=leads)))
         if board.imbalanced:
             columns.append((Heading("Clean, plain"), beside(board, clean, share)))
     if board.perturbed and covers(board, board.perturbed):
         columns.append((Heading(board.perturbed), beside(board, board.perturbed, balanced)))
-    if board.ranked_by:
-        threat = board.ranked_by
-        columns += [_worst_column(board, other) for other in (first.threats[1:] if first else ())]
-        unions = [condition for condition in board.conditions if condition.union and covers(board, condition.label)]
-        columns += [(Heading(union_name(spec)), beside(board, spec.label, balanced)) for spec in unions]
+    threat, at = board.threat, board.attacked
+    if threat:
+        if not board.ranked_by:
+            columns.append(_worst_column(board, threat, sizes[at], ends=True))
+        columns += [_worst_column(board, other) for other in board.comparisons[at].threats if other != threat]
+        unions = [condition for condition in board.conditions if condition.union and covers(board, condition.label, at)]
+        columns += [(Heading(union_name(spec)), beside(board, spec.label, balanced, at)) for spec in unions]
         attacks = board.threats[threat] if len(board.threats[threat]) > 1 else ()
-        columns += [(Heading(label, detail=Detail.PAGE), beside(board, label, balanced)) for label in attacks]
+        columns += [(Heading(label, detail=Detail.PAGE), beside(board, label, balanced, at)) for label in attacks]
         heading = Heading("Attack passes", rising=True, detail=Detail.PAGE)
         columns.append((heading, lambda row: _passes(board, row, threat)))
     fitting = [
@@ -99,10 +100,10 @@ def others(board: Board) -> Iterator[Sheet]:
         yield by_row(f"{under}, n = {comparison.n:,}", columns, rows)
 
 
-def _worst_column(board: Board, threat: str, below: str = "", *, leads: bool = False) -> Column:
+def _worst_column(board: Board, threat: str, below: str = "", *, ends: bool = False, leads: bool = False) -> Column:
     def cell(row: Row) -> TableCell:
         figure = of(row.worst[threat], balanced)
-        return TableCell.share(figure, worst_case(board, row, threat), ends=leads, bar=leads)
+        return TableCell.share(figure, worst_case(board, row, threat), ends=ends or leads, bar=leads)
 
     return Heading(f"Worst case {threat}", below=below), cell
 
@@ -119,7 +120,7 @@ def _passes(board: Board, row: Row, threat: str) -> TableCell:
 
 def _remarks(board: Board, row: Row) -> str:
     remarks = [f"flag: {flag}" for flag in row.flags]
-    if board.ranked_by and not row.audited:
+    if board.threat and not row.audited:
         remarks.append("not audited")
     if row.above_chance is False:
         remarks.append("not above chance")

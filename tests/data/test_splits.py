@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from robbench.core.errors import RequestError, StoreError
 from robbench.data.cache import load
 from robbench.data.dataset import Dataset, DecodedImages, Raw
+from robbench.data.datasets import fashion_mnist
 from robbench.data.datasets.cifar10 import CLASS_NAMES
 from robbench.data.splits import apportion, split, stratified
 
@@ -256,6 +257,37 @@ def test_the_imbalance_study_takes_its_counts_from_the_pool() -> None:
     assert counts(splits) == ((4949, 466, 210), (500, 500, 500), (551, 51, 23))
     assert splits.class_names == ("automobile", "truck", "cat")
     assert (len(splits.train), len(splits.test)) == (5625, 625)
+
+
+@pytest.mark.parametrize(
+    ("name", "published", "trained", "validated"),
+    [("fashion-mnist", 7000, 5400, 600), ("cifar10", 6000, 4500, 500)],
+)
+def test_a_long_tail_falls_a_hundredfold_and_is_judged_in_balance(
+    name: str, published: int, trained: int, validated: int
+) -> None:
+    found = counts(split(preset(f"{name}-long-tail"), decoded((published,) * 10, (1000,) * 10)))
+    # Cui et al., 2019: the largest class times mu^k, rounded down, where mu^9 = 1 / 100.
+    tail = tuple(int(trained * 0.01 ** (k / 9) + 1e-6) for k in range(10))
+    assert found == (tail, (validated,) * 10, (1000,) * 10)
+    assert (tail[0], tail[-1]) == (trained, trained // 100)
+    ratios = np.array(tail[:-1]) / tail[1:]
+    np.testing.assert_allclose(ratios, 100 ** (1 / 9), rtol=0.02)
+
+
+@pytest.mark.parametrize(
+    ("name", "published", "trained", "validated", "names"),
+    [
+        ("fashion-mnist-three", 7000, 5400, 600, fashion_mnist.CLASS_NAMES),
+        ("cifar10-three", 6000, 4500, 500, CLASS_NAMES),
+    ],
+)
+def test_three_classes_in_the_proportions_of_the_study_are_judged_in_balance(
+    name: str, published: int, trained: int, validated: int, names: tuple[str, ...]
+) -> None:
+    made = replace(decoded((published,) * 10, (1000,) * 10), class_names=names)
+    found = counts(split(preset(name), made))
+    assert found == ((trained, trained * 466 // 4949, trained * 210 // 4949), (validated,) * 3, (1000,) * 3)
 
 
 def test_a_stratified_fifth_of_all_images() -> None:

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 from grid_files import tiny, write_grid
 
+from robbench.core.registry import Registry
 from robbench.planning.grid import Request, built_in_grids, parse_grid, read_grid
 from robbench.planning.planner import make_plan
 
@@ -24,6 +25,13 @@ def test_built_in_grids_read_and_plan(name: str, folder: Path) -> None:
     plan = make_plan(Request(grid=name, out=folder / "runs", dataset="digits"))
     keys = [cell.key for _, cell in plan.cells]
     assert len(set(keys)) == len(keys) > 0
+
+
+def test_the_imbalance_grid_sweeps_every_balancer_over_ten_seeds() -> None:
+    found = parse_grid(built_in_grids()["imbalance"], "imbalance")
+    (model,) = found.models
+    assert set(model.balancer) == set(Registry(installed=False).entries("balancer"))
+    assert (found.rank_by, len(set(found.seeds))) == ("clean", 10)
 
 
 def rows(folder: Path, **changes: Any) -> list[tuple[str, str, int, list[str]]]:

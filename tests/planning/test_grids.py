@@ -253,6 +253,7 @@ THERE = {"dataset": "digits[train_fraction=0.1]", "row": "cross-entropy · no de
         ({"conditions": ["fgsm@8"]}, ['eps "8"', "pixels lie in [0, 1]; did you mean 8/255?"]),
         ({"conditions": ["rotation + pgd[steps=3]@linf:2.5->next"]}, ["did you mean 2.5/255?"]),
         ({"conditions": ["clean", "fgsm@0.1", "union@linf:4|l2:1"]}, ["did you mean 4/255?"]),
+        ({"rank_by": "clean", "conditions": ["fgsm@0.1"]}, ['"rank_by" = "clean"', 'add "clean" to the conditions']),
         ({"rank_by": "linf@8"}, ['"rank_by"', "did you mean 8/255?"]),
         ({"models": [{"defense": "fgm[eps=8]"}]}, ['"models.0.defense"', "eps = 8", "did you mean 8/255?"]),
         ({"datasets": [{"name": "digits", "eps": {"linf": [2, 4]}}]}, ["eps.linf", "did you mean 2/255?"]),

@@ -13,7 +13,7 @@ from robbench.data.dataset import EpsList
 from robbench.execution.boards import note_boards
 from robbench.planning.audit_conditions import ranking_threat
 from robbench.planning.conditions import ConditionRequest
-from robbench.planning.grid import Request, built_in_grids, parse_grid, ranking_size
+from robbench.planning.grid import Request, built_in_grids, parse_grid, ranked_by
 from robbench.planning.planner import make_plan
 from robbench.results.schema import BoardNote
 from robbench.results.store import Store
@@ -38,23 +38,36 @@ EPS: dict[Norm, EpsList] = {
         ("linf@middle", "linf@4/255"),
         ("l2@middle", "l2@1"),
         ("l0@middle", "l0@10"),
+        ("clean", "clean"),
     ],
 )
 def test_one_size_is_noted_in_one_way(asked: str, noted: str) -> None:
-    assert ranking_size(asked, EPS) == noted
+    assert ranked_by(asked, EPS) == noted
 
 
 @pytest.mark.parametrize(
-    "asked", ["8/255", "@8/255", "linf@", "linf@inf", "l1@ref", "l1@middle", "linf@half", "Linf@0.1", "linf@0.1@0.2"]
+    "asked",
+    [
+        "8/255",
+        "@8/255",
+        "linf@",
+        "linf@inf",
+        "l1@ref",
+        "l1@middle",
+        "linf@half",
+        "Linf@0.1",
+        "linf@0.1@0.2",
+        "clean@ref",
+    ],
 )
 def test_what_is_no_size_is_refused(asked: str) -> None:
-    with pytest.raises(ValueError, match=r"norm|size|reference"):
-        ranking_size(asked, EPS)
+    with pytest.raises(ValueError, match=r"norm|size|reference|clean"):
+        ranked_by(asked, EPS)
 
 
 def test_built_in_grids_say_nothing_or_something_valid() -> None:
     for name, text in built_in_grids().items():
-        ranking_size(parse_grid(text, name).rank_by, EPS)
+        ranked_by(parse_grid(text, name).rank_by, EPS)
 
 
 def test_the_board_notes_it_and_notes_without_it_rank_as_before(tmp_path: Path) -> None:

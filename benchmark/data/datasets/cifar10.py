@@ -29,6 +29,17 @@ _BATCHES = "cifar-10-batches-py"
     test_counts=(551, 51, 23),
 )
 @register_dataset(
+    "cifar10-three",
+    brief="three classes of CIFAR-10, 4949 : 466 : 210 to train on, 1,000 each to test on",
+    classes=("automobile", "truck", "cat"),
+    train_shares=(1.0, 466 / 4949, 210 / 4949),
+)
+@register_dataset(
+    "cifar10-long-tail",
+    brief="CIFAR-10, training images falling 100-fold from the first class to the last",
+    train_shares=tuple(100 ** (-rank / 9) for rank in range(10)),
+)
+@register_dataset(
     "cifar10-fifth",
     brief="CIFAR-10, 20 % of all images to train on",
     pooled=True,
@@ -41,8 +52,11 @@ class CIFAR10(Dataset):
 
     Read from the published batches or from images in folders ``train/<class>`` and ``test/<class>``; downloaded where
     neither is found. The default split trains on 45,000 of the 50,000 training images and validates on the others. The
-    imbalanced variant has 5,625 training and 625 test images of three classes, drawn from all images. The fifth trains
-    on 12,000 of all images, validates on 3,000 and tests on 10,000 of the others.
+    imbalanced variant has 5,625 training and 625 test images of three classes, drawn from all images; the variant with
+    three classes trains in the same proportions and tests on all 3,000 test images. The long tail is that of Cui et al.
+    ("Class-balanced loss based on effective number of samples", 2019): class k of K has 100^(-k / (K - 1)) of the
+    training images of the first. The fifth trains on 12,000 of all images, validates on 3,000 and tests on 10,000 of
+    the others.
     """
 
     split: tuple[float, float, float] = (45 / 60, 5 / 60, 10 / 60)

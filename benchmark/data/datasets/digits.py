@@ -22,6 +22,17 @@ from robbench.data.dataset import Dataset, EpsList, Raw
     classes=("8", "3", "9"),
     train_shares=(1.0, 466 / 4949, 210 / 4949),
 )
+@register_dataset(
+    "digits-three",
+    brief="the same three digits, as the other data sets of three classes",
+    classes=("8", "3", "9"),
+    train_shares=(1.0, 466 / 4949, 210 / 4949),
+)
+@register_dataset(
+    "digits-long-tail",
+    brief="digits, training images falling from the first class to the last, to 6 at least",
+    train_shares=tuple(100 ** (-rank / 9) for rank in range(10)),
+)
 @register_dataset("digits-fifth", brief="digits, 20 % of all images to train on", split=(0.2, 0.1, 0.7))
 @dataclass(frozen=True)
 class Digits(Dataset):

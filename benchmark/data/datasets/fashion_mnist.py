@@ -36,6 +36,18 @@ _LARGEST = 2**26
     train_shares=(1.0, 466 / 4949, 210 / 4949),
 )
 @register_dataset(
+    "fashion-mnist-three",
+    brief="the same three garments, 1,000 each to test on, as the other data sets of three classes",
+    classes=("Shirt", "T-shirt/top", "Pullover"),
+    train_shares=(1.0, 466 / 4949, 210 / 4949),
+    test_counts=(1000,) * 3,
+)
+@register_dataset(
+    "fashion-mnist-long-tail",
+    brief="clothes, training images falling 100-fold from the first class to the last",
+    train_shares=tuple(100 ** (-rank / 9) for rank in range(10)),
+)
+@register_dataset(
     "fashion-mnist-fifth", brief="clothes, 20 % of all images to train on", pooled=True, split=(0.2, 0.05, 0.75)
 )
 @dataclass(frozen=True)
@@ -43,8 +55,10 @@ class FashionMNIST(Dataset):
     """70,000 gray 28×28 pictures of clothes in ten classes, 10,000 of them to test on (Xiao, Rasul, Vollgraf, 2017).
 
     The default split trains on 54,000 of the 60,000 training images and validates on the others. The imbalanced variant
-    has three garments that resemble each other, in the proportions 4949 : 466 : 210. The fifth trains on 20 % of all
-    images and validates on 5 %.
+    has three garments that resemble each other, in the proportions 4949 : 466 : 210, and 3,000 test images.
+    The long tail is that of Cui et al. ("Class-balanced loss based on effective number of samples", 2019): class k of K
+    has 100^(-k / (K - 1)) of the training images of the first. The fifth trains on 20 % of all images and validates on
+    5 %.
     """
 
     split: tuple[float, float, float] = (54 / 70, 6 / 70, 10 / 70)
