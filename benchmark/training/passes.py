@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 
 @dataclass
-class Passes:
+class TrainingPasses:
     """Images that went through a network: forward, and backward as well."""
 
     forwards: int = 0
@@ -18,9 +18,9 @@ class Passes:
 
 
 @contextmanager
-def counted(network: nn.Module) -> Iterator[Passes]:
+def counted(network: nn.Module) -> Iterator[TrainingPasses]:
     """Count the images that go through a module, which takes a batch and returns a tensor with a row per image."""
-    passes = Passes()
+    passes = TrainingPasses()
 
     def count(module: nn.Module, images: tuple[Tensor, ...], features: Tensor) -> None:
         size = len(features)
