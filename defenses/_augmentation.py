@@ -43,7 +43,7 @@ class Mixing(Defense):
 
 
 @dataclass(frozen=True)
-class TransformedTraining(Defense):
+class ImageTransforms(Defense):
     """Training on transformed images, rounded to 8 bits, each transformed by draws of its own."""
 
     @abc.abstractmethod

@@ -9,12 +9,12 @@ from typing import Literal
 from torch import Tensor
 
 from robbench.core.registry import register_defense
-from robbench.defenses._augmentation import TransformedTraining
+from robbench.defenses._augmentation import ImageTransforms
 
 
 @register_defense("autoaugment")
 @dataclass(frozen=True)
-class AutoAugmentTraining(TransformedTraining):
+class AutoAugmentTraining(ImageTransforms):
     """Training on images transformed by a learned policy (Cubuk et al., "AutoAugment", 2019), by torchvision.
 
     Attributes:

@@ -10,12 +10,12 @@ from pydantic import Field
 from torch import Tensor
 
 from robbench.core.registry import register_defense
-from robbench.defenses._augmentation import TransformedTraining
+from robbench.defenses._augmentation import ImageTransforms
 
 
 @register_defense("randaugment")
 @dataclass(frozen=True)
-class RandAugmentTraining(TransformedTraining):
+class RandAugmentTraining(ImageTransforms):
     """Training on images under transforms drawn at random (Cubuk et al., "RandAugment", 2020), by torchvision.
 
     Attributes:

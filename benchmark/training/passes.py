@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 
 @dataclass
-class PassCount:
+class TrainingPasses:
     """Images that went through a network: forward, and backward as well."""
 
     forwards: int = 0
@@ -18,9 +18,9 @@ class PassCount:
 
 
 @contextmanager
-def counted(network: nn.Module) -> Iterator[PassCount]:
+def counted(network: nn.Module) -> Iterator[TrainingPasses]:
     """Count the images that go through a module, which takes a batch and returns a tensor with a row per image."""
-    passes = PassCount()
+    passes = TrainingPasses()
 
     def count(module: nn.Module, images: tuple[Tensor, ...], features: Tensor) -> None:
         size = len(features)

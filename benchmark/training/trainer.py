@@ -32,7 +32,7 @@ from robbench.training.history import Epoch, as_csv, kept, score
 from robbench.training.judging import accuracies, mean_loss
 from robbench.training.network import BACKBONE, NormalizedBackbone, build, pixel_statistics, warm_start
 from robbench.training.optimizer import make_optimizer, make_scheduler
-from robbench.training.passes import PassCount, counted
+from robbench.training.passes import TrainingPasses, counted
 from robbench.training.recipe import Keep
 
 
@@ -271,7 +271,7 @@ class _Run:
     def watched(self) -> Threat | None:
         return watched(self.defenses, self.job.recipe, self.reference)
 
-    def train_epoch(self, epoch: int) -> tuple[float, float, PassCount]:
+    def train_epoch(self, epoch: int) -> tuple[float, float, TrainingPasses]:
         """The learning rate of the first step, the mean loss, and the images that went through the network."""
         objective, recipe = self.job.objective.component, self.job.recipe
         descend = compose(self.defenses, self.states)
@@ -344,7 +344,7 @@ class _Run:
         self.model.eval()
         self.job.objective.component.finish(self.model, self.gallery)
 
-    def judge(self, epoch: int, rate: float, loss: float, passes: PassCount) -> Epoch:
+    def judge(self, epoch: int, rate: float, loss: float, passes: TrainingPasses) -> Epoch:
         self.finish()
         classes, objective = self.job.data.num_classes, self.job.objective.component
         accuracy, balanced = accuracies(self.model, self.validation, classes, self.device)
