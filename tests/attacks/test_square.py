@@ -231,3 +231,22 @@ class TestPasses:
         attacked = Square(queries=20).perturb(model, images, labels, Threat("l2", 0.05), rng)
         assert torch.equal(attacked[:4], attacked[4:])
         assert len({tuple(row.tolist()) for row in attacked.flatten(1)}) == 4
+
+
+@pytest.mark.parametrize("queries", [1, 2, 3, 8])
+def test_samples_may_leave_at_the_last_query(queries: int) -> None:
+    model, images = ThirdSums(), torch.rand(40, 1, 6, 6, generator=torch.Generator().manual_seed(0))
+    labels, rng = model.predict(images), Streams.of(torch.arange(40), 0)
+    found, longer = (Square(n).perturb(model, images, labels, Threat("linf", 0.1), rng) for n in (queries, queries + 1))
+    fooled = model.predict(found) != labels
+    assert torch.equal(found[fooled], longer[fooled])
+
+
+class ThirdSums(Classifier):
+    num_classes = 3
+
+    def embed(self, images: Tensor) -> Tensor:
+        return images.flatten(1)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return images.flatten(1).reshape(len(images), 3, 12).sum(dim=2)
