@@ -318,6 +318,9 @@ class Defense(Component):
     mixes_labels: ClassVar[bool] = False
     """Whether what comes after it gets labels of shape ``(N, K)``, which not every objective can be trained on."""
 
+    takes_mixed_labels: ClassVar[bool] = True
+    """Whether its training loss takes labels of shape ``(N, K)``."""
+
     @property
     def uses_scores(self) -> bool:
         """Whether its training loss is one of scores rather than ``batch.loss``.
@@ -325,6 +328,15 @@ class Defense(Component):
         Then no other defense's training loss may come after it, and the objective must be one of scores.
         """
         return False
+
+    def network_refusal(self, model: Classifier, image_shape: tuple[int, int, int]) -> str | None:
+        """Why it cannot train this network, or None; asked before anything is trained.
+
+        Args:
+            model: An untrained one, in evaluation mode.
+            image_shape: ``(C, H, W)``.
+        """
+        return None
 
     def training_loss(self, batch: Batch) -> Tensor:
         """The loss of one step, a scalar to descend on."""

@@ -40,6 +40,7 @@ class Batch:
         state: What the defense keeps from step to step; it stands in checkpoints.
         precision: ``float32`` or ``bfloat16``, of passes through the network.
         weights: Weights and buffers to use in place of the network's own, by their names in it; see ``at``.
+        spent: Told how many images went forward and backward past the network's modules, as bounds do.
         following: The loss of a batch through the defenses that come after this one.
     """
 
@@ -55,6 +56,7 @@ class Batch:
     state: dict[str, Tensor] = field(default_factory=dict)
     precision: str = "float32"
     weights: Mapping[str, Tensor] = field(default_factory=dict)
+    spent: Callable[[int, int], None] = lambda forwards, backwards: None
     following: Callable[[Batch], Tensor] = own_loss
 
     @property

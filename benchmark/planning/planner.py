@@ -34,7 +34,7 @@ from robbench.planning.plan import (
     in_front,
     model_key,
 )
-from robbench.planning.training_check import check_training
+from robbench.planning.training_check import check_network, check_training
 from robbench.planning.vote_rows import vote_job
 from robbench.results.schema import CellSpec, ModelSpec, digest
 from robbench.results.store import Store
@@ -278,10 +278,7 @@ class _Resolver:
         shape = tuple(data.decoded.images.shape[1:])
         for architecture, objective, defenses, balancer in combinations:
             check_training(recipe, objective, defenses, data.choice.component, where)
-            reason = architecture.component.refusal(shape)
-            if reason is not None:
-                size = " × ".join(map(str, shape[1:]))
-                raise RequestError(f'{where}.architecture": {architecture.label} for images of {size}: {reason}')
+            check_network(architecture, objective, defenses, shape, data.num_classes, where)
             label = entry.name or row_label(architecture, objective, defenses, balancer, str(usual))
             start = self._start(entry, architecture, data, rows, f'{where}.start"')
             spec = ModelSpec(

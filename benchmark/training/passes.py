@@ -16,6 +16,11 @@ class TrainingPasses:
     forwards: int = 0
     backwards: int = 0
 
+    def add(self, forwards: int, backwards: int) -> None:
+        """Count images that went through it unseen."""
+        self.forwards += forwards
+        self.backwards += backwards
+
 
 @contextmanager
 def counted(network: nn.Module) -> Iterator[TrainingPasses]:
@@ -23,6 +28,8 @@ def counted(network: nn.Module) -> Iterator[TrainingPasses]:
     passes = TrainingPasses()
 
     def count(module: nn.Module, images: tuple[Tensor, ...], features: Tensor) -> None:
+        if not isinstance(features, Tensor):
+            return  # It is traced, without images.
         size = len(features)
         passes.forwards += size
         if features.requires_grad:

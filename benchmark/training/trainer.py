@@ -290,6 +290,7 @@ class _Run:
                         first,
                         progress=(epoch + len(losses) / self.steps_per_epoch) / self.epochs,
                         ends_epoch=len(losses) + 1 == self.steps_per_epoch,
+                        spent=passes.add,
                     )
                     self.optimizer.zero_grad(set_to_none=True)
                     value = descend(batch)
