@@ -24,6 +24,7 @@ from typing import ClassVar
 from robbench import *
 """
 CONTRACTS: dict[Kind, str] = {
+    "certificate": "certify(self, model, images, labels, threat, rng)",
     "dataset": "locate(self, data_dir)",
     "balancer": "class_weights(self, counts)",
     "architecture": "build(self, image_shape)",
@@ -36,7 +37,7 @@ CONTRACTS: dict[Kind, str] = {
 
 
 def component(kind: Kind, body: str, name: str = "Mine", decorator: str = "@dataclass(frozen=True)") -> str:
-    norms = ', norms=("linf",)' if kind == "attack" else ""
+    norms = ', norms=("linf",)' if kind in ("attack", "certificate") else ""
     lines = [f'@register_{kind}("mine"{norms})', decorator, f"class {name}({kind.capitalize()}):", '    """Mine."""']
     return HEAD + "\n".join([*lines, *(f"    {line}" for line in body.splitlines())]) + "\n"
 

@@ -46,7 +46,9 @@ def outcomes(draw: st.DrawFn, kind: Any = "attack", classes: int = 3) -> Outcome
         **{name: column(classed, np.int64) for name in ("labels", "clean", "final", "rounded", "scored")},
         **{name: column(st.booleans(), np.bool_) for name in ("attempted", "flat", "flat_ce", "flat_margin")},
         **{name: column(st.booleans(), np.bool_) for name in ("flat_dlr", "flat_between", "non_finite", "searched")},
+        **{name: column(st.booleans(), np.bool_) for name in ("rejected", "certified")},
         **{name: column(floats, np.float64) for name in ("linf", "l2", "l1", "l0", "forwards", "backwards")},
+        **{name: column(floats, np.float64) for name in ("radius", "chance")},
         targets=column(st.integers(-1, classes - 1), np.int64),
         draws=column(classed, np.int64, draw(st.integers(0, 2))),
         every_target=column(st.integers(-1, classes - 1), np.int64, draw(st.sampled_from([0, classes]))),
@@ -235,7 +237,7 @@ def test_the_same_cells_give_the_same_bytes(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("head", "told"),
     [
-        ({}, ["decisions 1, here 2", "draws 1, here 2", "robustness 2, here 3", "success 1, here 2"]),
+        ({}, ["decisions 1, here 3", "draws 1, here 2", "robustness 2, here 4", "success 1, here 2"]),
         ({"metrics": built_in_versions()}, []),
         ({"metrics": built_in_versions() | {"success": 7}}, ["success 7, here 2"]),
         (
