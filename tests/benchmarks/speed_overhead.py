@@ -7,6 +7,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from speed_networks import LARGE, Network, Subject, fgsm_step
@@ -137,12 +138,13 @@ def determinism(subject: Subject, rounds: int, size: int = 64) -> Iterator[tuple
 
 
 def _ratio(work: Callable[[], object], device: str, fills: bool) -> float:
-    before, filled = torch.are_deterministic_algorithms_enabled(), torch.utils.deterministic.fill_uninitialized_memory
+    filling: Any = torch.utils.deterministic
+    before, filled = torch.are_deterministic_algorithms_enabled(), filling.fill_uninitialized_memory
     seconds = []
     try:
         for chosen in (False, True):
             torch.use_deterministic_algorithms(chosen)
-            torch.utils.deterministic.fill_uninitialized_memory = fills
+            filling.fill_uninitialized_memory = fills
             begun = time.perf_counter()
             for _ in range(3):
                 work()
@@ -151,7 +153,7 @@ def _ratio(work: Callable[[], object], device: str, fills: bool) -> float:
             seconds.append(time.perf_counter() - begun)
     finally:
         torch.use_deterministic_algorithms(before)
-        torch.utils.deterministic.fill_uninitialized_memory = filled
+        filling.fill_uninitialized_memory = filled
     return seconds[1] / seconds[0]
 
 

@@ -378,7 +378,8 @@ def test_a_model_that_is_not_what_its_layers_say_is_refused() -> None:
 
         def forward(self, images: Tensor) -> Tensor:
             self.times += 1
-            return self.layer(images.flatten(1)) * (1 + self.times)
+            scores: Tensor = self.layer(images.flatten(1)) * (1 + self.times)
+            return scores
 
     with pytest.raises(NoCertificate, match="off what its layers make"):
         radii(Plain(Switched(), 4), torch.rand(3, 1, 2, 2), Threat("linf", 0.1))
@@ -387,7 +388,8 @@ def test_a_model_that_is_not_what_its_layers_say_is_refused() -> None:
 def test_predictions_that_are_no_largest_score_are_refused() -> None:
     class Voting(Plain):
         def predict(self, images: Tensor) -> Tensor:
-            return self(images).argmin(dim=1)
+            lowest: Tensor = self(images).argmin(dim=1)
+            return lowest
 
     with pytest.raises(NoCertificate, match="Voting is not the class with the largest score"):
         radii(Voting(nn.Flatten(), 4), torch.rand(3, 1, 2, 2), Threat("linf", 0.1))

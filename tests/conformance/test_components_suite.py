@@ -93,7 +93,7 @@ class Blocked(Defense):
 
 @dataclass(frozen=True)
 class Flattering(BitDepth):
-    gradients = "exact"  # type: ignore[assignment]
+    gradients = "exact"
 
     def wrap(self, model: Classifier) -> Classifier:
         return Preprocessed(model, self.change, "straight-through")

@@ -64,7 +64,7 @@ def test_an_attack_leaves_nothing_behind_even_where_it_goes_backward(
     model.get_submodule("body.3").eval()
     before, modes = state(model), [part.training for part in model.modules()]
     batch, x = step(model, images(), LABELS), images().requires_grad_()
-    attack(batch, x).backward()  # type: ignore[no-untyped-call]
+    attack(batch, x).backward()
     assert x.grad is not None
     assert bool(x.grad.any())
     assert all(weight.grad is None for weight in model.parameters())
@@ -75,8 +75,8 @@ def test_an_attack_leaves_nothing_behind_even_where_it_goes_backward(
 def test_a_training_pass_moves_statistics_once() -> None:
     model = Normed()
     batch = step(model, images(), LABELS)
-    for asked, moved in ((lambda: batch.loss(images()), 1), (lambda: batch.scores(images()), 2)):
-        asked()
+    for moved, asked in enumerate((batch.loss, batch.scores), start=1):
+        asked(images())
         assert int(model.get_buffer("body.1.num_batches_tracked")) == moved
 
 
@@ -103,7 +103,7 @@ def test_gradients_at_other_weights_reach_the_own_ones_as_they_are() -> None:
     other = Normed()
     with torch.no_grad():
         for name, weight in other.named_parameters():
-            weight += moves[name]
+            weight.add_(moves[name])
     expected = functional.cross_entropy(other(images()).float(), LABELS)
     torch.testing.assert_close(loss, expected)
     torch.testing.assert_close(found, torch.autograd.grad(expected, list(other.parameters())))

@@ -125,7 +125,7 @@ def test_attacks_move_no_statistics_and_leave_no_gradients(defense: AdversarialT
     for name, weight in model.named_parameters():
         assert torch.equal(weight, before[name])
         assert weight.requires_grad
-    loss.backward()  # type: ignore[no-untyped-call]
+    loss.backward()
     assert all(weight.grad is not None and bool(weight.grad.isfinite().all()) for weight in model.parameters())
     if isinstance(defense, ExampleTraining):
         before = {name: value.clone() for name, value in model.state_dict().items()}
@@ -154,8 +154,8 @@ def test_the_attack_sees_the_network_as_asked() -> None:
     found = {}
     for mode in ("train", "eval"):
         model = Normed()
-        model.body[1].running_mean.fill_(0.3)  # type: ignore[union-attr, operator]
-        found[mode] = PGDTraining(eps=EPS, steps=2, mode=mode).examples(step(model, x, LABELS))  # type: ignore[arg-type]
+        model.body[1].running_mean.fill_(0.3)  # type: ignore[operator]
+        found[mode] = PGDTraining(eps=EPS, steps=2, mode=mode).examples(step(model, x, LABELS))
     assert not torch.equal(found["train"], found["eval"])
 
 
@@ -187,7 +187,7 @@ def test_the_angular_objective_is_attacked_through_its_own_loss(defense: Adversa
     model = objective.build(Features((3, 4, 4)), 3, torch.arange(6) % 3).train()
     batch = step(model, images().float(), labels, objective=objective)
     loss = defense.training_loss(batch)
-    loss.backward()  # type: ignore[no-untyped-call]
+    loss.backward()
     assert bool(loss.isfinite())
 
 
@@ -278,13 +278,14 @@ def test_weights_are_moved_along_the_gradient_and_trained_from_where_they_were(o
 def free_steps(batches: list[Batch], defense: FreeTraining) -> list[Tensor]:
     seen = []
     for batch in batches:
-        defense.training_loss(batch).backward()  # type: ignore[no-untyped-call]
+        defense.training_loss(batch).backward()
         seen.append(batch.state["delta"].clone())
     return seen
 
 
 def test_the_perturbation_follows_its_recurrence_from_batch_to_batch() -> None:
-    model, kept = trainable(0.2 * numbers(0, 3, 48)), {}
+    model = trainable(0.2 * numbers(0, 3, 48))
+    kept: dict[str, Tensor] = {}
     defense = FreeTraining(eps=EPS, replays=2)
     assert defense.steps_per_batch() == 2
     whole = [step(model, images_near(0.5, 0.4, 6, seed), LABELS, state=kept) for seed in (1, 1, 2)]

@@ -27,7 +27,8 @@ LABELS = torch.arange(6) % 3
 
 def walk(defense: Averaging, steps: int, per_epoch: int) -> tuple[list[dict[str, Tensor]], Any]:
     """The states of a network that moves at random, and what is handed over in the end."""
-    model, kept, seen = Normed(), {}, []
+    model, seen = Normed(), []
+    kept: dict[str, Tensor] = {}
     generator = torch.Generator().manual_seed(0)
     for t in range(steps):
         with torch.no_grad():
@@ -78,7 +79,8 @@ def test_the_stochastic_average_is_the_mean_of_the_ends_of_epochs(epochs: int, p
 
 
 def test_what_does_not_change_is_averaged_to_the_last_bit() -> None:
-    model, kept = trainable(numbers(0, 3, 48).float()), {}
+    model = trainable(numbers(0, 3, 48).float())
+    kept: dict[str, Tensor] = {}
     for t in range(50):
         Averaging(start=0.0).after_step(step(model, images_near(0.5, 0.4, 6), LABELS, progress=t / 50, state=kept))
     found = Averaging().final_weights(model, kept)

@@ -188,7 +188,8 @@ class Walled(Exact):
     def wall(self) -> Tensor:
         across = self.weight[1] - self.weight[0]
         wall = across / across.norm() + numbers(7, 48) / 48**0.5
-        return wall / wall.norm()
+        unit: Tensor = wall / wall.norm()
+        return unit
 
     def weighed(self, images: Tensor) -> tuple[Tensor, Tensor]:
         distance = 0.02 - ((images.double().flatten(1) - 0.5) @ self.wall()).abs()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 from board_cells import CLEAN, PGD, PGD_2, Cell, cell, model, outcome, part
@@ -30,7 +32,7 @@ def balanced_with(label: str, balancer: str, defense: str = "none") -> ModelSpec
 
 def row(spec: ModelSpec, clean: int, robust: int, seeds: int = 1, sample: int = SAMPLE) -> list[Cell]:
     """Clean on all images, two sizes of an attack on some."""
-    attacked = {"clean": right(min(clean, sample), sample), "final": right(robust, sample)}
+    attacked: dict[str, Any] = {"clean": right(min(clean, sample), sample), "final": right(robust, sample)}
     made = []
     for seed in range(seeds):
         made.append(cell(spec, CLEAN, outcome("clean", TRUTH, right(clean - 4 * seed)), seed=seed))

@@ -171,7 +171,7 @@ def test_patience_counts_epochs_since_the_best_by_what_is_kept() -> None:
     assert early_end(history, [], Recipe(keep="robust", patience=1)) == End("no epoch since 3 is better", "robust")
     assert early_end(history, [], Recipe(keep="last")) is None
     assert early_end([], [], Recipe(keep="best", patience=1)) is None
-    assert [kept(history, keep).epoch for keep in ("last", "best", "robust")] == [4, 2, 3]  # type: ignore[arg-type]
+    assert [kept(history, keep).epoch for keep in ("last", "best", "robust")] == [4, 2, 3]
 
 
 def test_the_most_robust_epoch_is_kept_and_patience_ends_training(tmp_path: Path) -> None:

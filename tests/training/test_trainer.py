@@ -239,20 +239,16 @@ def test_milestones_are_torchs_and_warmup_is_torchs() -> None:
 
 
 def test_nesterov_momentum_is_torchs() -> None:
-    stepped = []
-    for made in (
-        lambda weights: torch.optim.SGD(weights, 0.1, momentum=0.8, weight_decay=0.01, nesterov=True),
-        lambda weights: make_optimizer(
-            weights_of(weights), Recipe(optimizer="sgd", lr=0.1, momentum=0.8, weight_decay=0.01, nesterov=True)
-        ),
+    theirs, ours = nn.Parameter(torch.arange(4.0)), nn.Parameter(torch.arange(4.0))
+    recipe = Recipe(optimizer="sgd", lr=0.1, momentum=0.8, weight_decay=0.01, nesterov=True)
+    for weight, optimizer in (
+        (theirs, torch.optim.SGD([theirs], 0.1, momentum=0.8, weight_decay=0.01, nesterov=True)),
+        (ours, make_optimizer(weights_of([ours]), recipe)),
     ):
-        weight = nn.Parameter(torch.arange(4.0))
-        optimizer = made([weight])
         for k in range(3):
             weight.grad = torch.arange(4.0) + k
             optimizer.step()
-        stepped.append(weight.detach())
-    torch.testing.assert_close(*stepped)
+    torch.testing.assert_close(ours, theirs)
 
 
 def weights_of(weights: list[nn.Parameter]) -> nn.Module:
