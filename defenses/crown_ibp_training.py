@@ -9,7 +9,7 @@ from robbench.core.training_step import Batch
 from robbench.defenses._bound_training import BoundTraining
 
 
-@register_defense("crown-ibp-training", brief="linear bounds of the margins on top of interval bounds")
+@register_defense("crown-ibp-training", brief="Training on linear bounds of the margins on top of interval bounds")
 @dataclass(frozen=True)
 class CrownIntervalBoundTraining(BoundTraining):
     """CROWN-IBP (Zhang et al., "Towards stable and efficient training of verifiably robust neural networks", 2020).

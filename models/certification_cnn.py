@@ -18,7 +18,7 @@ _Sizes: TypeAlias = Annotated[tuple[Annotated[int, Field(ge=1)], ...], Field(min
 
 @register_architecture(
     "cnn-a",
-    brief="two convolutions and a linear layer: Wong and Kolter (2018), small",
+    brief="Two convolutions and a linear layer: Wong and Kolter (2018), small",
     channels=(16, 32),
     kernels=(4, 4),
     strides=(2, 2),
@@ -27,7 +27,7 @@ _Sizes: TypeAlias = Annotated[tuple[Annotated[int, Field(ge=1)], ...], Field(min
 )
 @register_architecture(
     "wong-large",
-    brief="four convolutions and two linear layers: Wong et al. (2018), large",
+    brief="Four convolutions and two linear layers: Wong et al. (2018), large",
     channels=(32, 32, 64, 64),
     kernels=(3, 4, 3, 4),
     strides=(1, 2, 1, 2),
@@ -36,7 +36,7 @@ _Sizes: TypeAlias = Annotated[tuple[Annotated[int, Field(ge=1)], ...], Field(min
 )
 @register_architecture(
     "ibp-small",
-    brief="two convolutions and a linear layer: Gowal et al. (2018), small",
+    brief="Two convolutions and a linear layer: Gowal et al. (2018), small",
     channels=(16, 32),
     kernels=(4, 4),
     strides=(2, 1),
@@ -45,7 +45,7 @@ _Sizes: TypeAlias = Annotated[tuple[Annotated[int, Field(ge=1)], ...], Field(min
 )
 @register_architecture(
     "ibp-medium",
-    brief="four convolutions and two linear layers: Gowal et al. (2018), medium",
+    brief="Four convolutions and two linear layers: Gowal et al. (2018), medium",
     channels=(32, 32, 64, 64),
     kernels=(3, 4, 3, 4),
     strides=(1, 2, 1, 2),
@@ -54,7 +54,7 @@ _Sizes: TypeAlias = Annotated[tuple[Annotated[int, Field(ge=1)], ...], Field(min
 )
 @register_architecture(
     "ibp-large",
-    brief="five convolutions and a linear layer: Gowal et al. (2018), large",
+    brief="Five convolutions and a linear layer: Gowal et al. (2018), large",
     channels=(64, 64, 128, 128, 128),
     kernels=(3, 3, 3, 3, 3),
     strides=(1, 1, 2, 1, 1),

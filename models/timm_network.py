@@ -15,7 +15,7 @@ from robbench.core.registry import register_architecture
 from robbench.models._backbone import SequentialBackbone, misfit
 
 
-@register_architecture("timm", brief="a network of timm by its name, trained from random weights")
+@register_architecture("timm", brief="A network of timm by its name, trained from random weights")
 @dataclass(frozen=True)
 class TimmNetwork(Architecture):
     """A network of timm (Wightman, 2019) without its head, trained from random weights.

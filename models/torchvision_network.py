@@ -16,7 +16,7 @@ from robbench.models._backbone import SequentialBackbone, misfit
 _CLASSES = 1000
 
 
-@register_architecture("torchvision", brief="a classifier of torchvision by its name, trained from random weights")
+@register_architecture("torchvision", brief="A classifier of torchvision by its name, trained from random weights")
 @dataclass(frozen=True)
 class TorchvisionNetwork(Architecture):
     """A classifier of torchvision without its head, trained from random weights.
