@@ -27,6 +27,8 @@ DEFENSES = (
     "mixup",
 )
 BALANCERS = tuple(Registry(installed=False).entries("balancer"))
+FAST = ("class-weights", "smote")
+"""One that weighs classes and one that makes images; the others differ from these in the images alone."""
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +43,9 @@ def jobs(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, str], tupl
     return {pair: (found[pair], store) for pair in pairs}
 
 
-@pytest.mark.parametrize("balancer", BALANCERS)
+@pytest.mark.parametrize(
+    "balancer", [name if name in FAST else pytest.param(name, marks=pytest.mark.slow) for name in BALANCERS]
+)
 @pytest.mark.parametrize("defense", DEFENSES)
 def test_each_pair_takes_a_step_or_says_why_not(
     defense: str, balancer: str, jobs: dict[tuple[str, str], tuple[TrainedJob, Store]]
