@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from robbench.leaderboards.board import Board, board_data
+from robbench.leaderboards.board import Board
+from robbench.leaderboards.board_making import board_data
 from robbench.leaderboards.files import write_board, write_files
 from robbench.leaderboards.summary import summary_rows
 

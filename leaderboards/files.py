@@ -14,7 +14,8 @@ from robbench.core.atomic_io import write_atomically
 from robbench.core.errors import StoreError
 from robbench.core.safe_text import csv_value, visible_json
 from robbench.leaderboards.aggregates import Estimate
-from robbench.leaderboards.board import Board, board_data
+from robbench.leaderboards.board import Board
+from robbench.leaderboards.board_making import board_data
 from robbench.leaderboards.figure_manifest import Picture
 from robbench.leaderboards.html.page import page
 from robbench.leaderboards.markdown import NONE

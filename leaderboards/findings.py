@@ -110,7 +110,7 @@ def _beside(board: Board, row: Row) -> str:
 
 
 def _ahead(board: Board, other: str) -> str:
-    """How far the best row lies above the baseline, in what ranks; empty where it is the baseline."""
+    """The best row's margin over the baseline, in the accuracy that ranks; empty where it is the baseline."""
     baseline = board.baseline
     if baseline is None or board.margin is None:
         return ""

@@ -10,7 +10,8 @@ from typing import Self
 
 from robbench.leaderboards.aggregates import Estimate
 from robbench.leaderboards.archive import read_archive, read_note
-from robbench.leaderboards.board import Board, Row, board_data
+from robbench.leaderboards.board import Board, Row
+from robbench.leaderboards.board_making import board_data
 from robbench.leaderboards.html import ProvedTable, folder_link
 from robbench.leaderboards.markdown import NONE, counted, escape, listed, paragraphs
 from robbench.leaderboards.readme import markdown_table

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from robbench.leaderboards.board import board_data
+from robbench.leaderboards.board_making import board_data
 from robbench.leaderboards.markdown import interval, percent
 from robbench.results.schema import CellResult
 

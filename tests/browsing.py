@@ -12,7 +12,7 @@ from archives import PUBLISHED
 from page_boards import IMAGE, hostile_board, hostile_page
 
 from robbench.leaderboards.archive import read_archive, read_note, read_pictures
-from robbench.leaderboards.board import board_data
+from robbench.leaderboards.board_making import board_data
 from robbench.leaderboards.files import plain_data
 from robbench.leaderboards.html import IndexEntry, index_page
 from robbench.leaderboards.html import page as page_of

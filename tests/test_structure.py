@@ -50,8 +50,8 @@ OPEN_TO_BOARDS = """
 core.component core.registry core.errors core.atomic_io core.threat_model core.corruption_kinds
 core.safe_text core.untrusted_files
 results.schema results.migration results.outcome results.npz results.canonical_json
- evaluation.macro_f1 evaluation.statistics evaluation.audit evaluation.audit_flags evaluation.contradictions
- evaluation.corruption_error evaluation.verdicts evaluation.worst_class
+ evaluation.macro_f1 evaluation.statistics evaluation.audit evaluation.audit_flags evaluation.audited_cells
+ evaluation.contradictions evaluation.corruption_error evaluation.verdicts evaluation.worst_class
 evaluation.metrics.agreement evaluation.metrics.change evaluation.metrics.decisions evaluation.metrics.draws
 evaluation.metrics.passes evaluation.metrics.robustness evaluation.metrics.success evaluation.metrics._built_in
 """

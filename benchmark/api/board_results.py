@@ -11,7 +11,8 @@ from robbench.core.component import number
 from robbench.core.errors import RequestError, did_you_mean
 from robbench.core.threat_model import LP_NORMS, format_eps
 from robbench.leaderboards.aggregates import Rates, rates, scores
-from robbench.leaderboards.board import Board, Row, board_data
+from robbench.leaderboards.board import Board, Row
+from robbench.leaderboards.board_making import board_data
 from robbench.leaderboards.comparison import comparable, worst_by_seed
 from robbench.leaderboards.table import Table, ThreatModel, Threats, is_smallest_change
 from robbench.leaderboards.visible_cells import visible_cells

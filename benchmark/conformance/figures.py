@@ -15,7 +15,7 @@ import numpy as np
 from robbench.conformance.components import nothing_left_behind
 from robbench.conformance.rules import NotApplicable, Rule, demand
 from robbench.leaderboards.artifact_reader import Embeddings, Examples, ExhibitedImages, History, Materials
-from robbench.leaderboards.board import board_data
+from robbench.leaderboards.board_making import board_data
 from robbench.leaderboards.figure_manifest import FILE_STEM
 from robbench.leaderboards.plots._scene import Figure, Scene, Sketch
 from robbench.leaderboards.plots._style import Fonts, png, style

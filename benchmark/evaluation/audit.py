@@ -9,19 +9,29 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 
-from robbench.core.threat_model import format_eps, precedence, size_name
+from robbench.core.threat_model import format_eps
 from robbench.evaluation.audit_flags import CAUTIONS, DRAWN_ONCE, FLAGS, Flag
+from robbench.evaluation.audited_cells import (
+    LEAST,
+    DoneCell,
+    by_threat,
+    enough,
+    first_stage,
+    follows_gradients,
+    fooled_within,
+    is_strong,
+    label_of,
+    left_by,
+    norm_attacks,
+    ranking_attacks,
+)
 from robbench.evaluation.contradictions import broken_certificates
-from robbench.results.schema import Bools, CellResult, Outcome, Record, StageSpec
+from robbench.results.schema import CellResult, StageSpec
 
-DoneCell: TypeAlias = tuple[Record, Outcome]
-
-SHARE = 0.01
-LEAST = 3
 STILL = 0.05
 """Share of zero gradients from which on they are flagged."""
 SEARCHED = 0.05
@@ -43,7 +53,7 @@ def examine(cells: Sequence[DoneCell], rank_by: str = "") -> list[Flag]:
         cells: The finished ones.
         rank_by: The threat model to rank by where the cells have it, as ``linf@8/255``.
     """
-    ranking = _ranking_threat(cells, rank_by)
+    ranking = ranking_attacks(cells, rank_by)
     rules = (
         _survives_everything(cells),
         _not_monotone(cells),
@@ -89,85 +99,19 @@ def _texts(flags: Sequence[Flag], key: str, blocks: bool) -> dict[str, str]:
     return {name: "; ".join(texts) for name, texts in found.items()}
 
 
-# ---------------------------------------------------------------------------------------------- what cells are and say
-
-
-def _stage(cell: DoneCell) -> StageSpec:
-    return cell[0].spec.condition.stages[0]
-
-
-def _label(cell: DoneCell) -> str:
-    return cell[0].spec.condition.label
-
-
-def _attacks(cells: Sequence[DoneCell]) -> list[DoneCell]:
-    """Attacks of a norm, alone, on any wrong class of the model as it is used."""
-    return [
-        cell
-        for cell in cells
-        if cell[0].spec.condition.kind == "attack"
-        and cell[0].spec.condition.target in (None, "all")
-        and _stage(cell).norm != "none"
-        and not cell[0].spec.condition.undefended
-    ]
-
-
-def _threats(cells: Sequence[DoneCell]) -> dict[tuple[str, float], list[DoneCell]]:
-    found: dict[tuple[str, float], list[DoneCell]] = {}
-    for cell in _attacks(cells):
-        eps = _stage(cell).eps
-        if eps is not None and eps > 0:
-            found.setdefault((_stage(cell).norm, eps), []).append(cell)
-    return found
-
-
-def _follows_gradients(cell: DoneCell) -> bool:
-    """Whether it uses gradients, and more than one step of them."""
-    return _stage(cell).white_box and _stage(cell).gradient_steps > 1
-
-
-def _is_strong(cell: DoneCell) -> bool:
-    """Whether it is one of the attacks that others are compared with: those that rank and follow gradients."""
-    return _follows_gradients(cell) and not cell[0].spec.condition.check
-
-
-def _fooled(cell: DoneCell, norm: str, eps: float) -> Bools:
-    """Which samples it fooled by a change of at most eps."""
-    outcome = cell[1]
-    fooled: Bools = outcome.attempted & (outcome.final != outcome.labels)
-    if _stage(cell).eps is None:
-        fooled = fooled & (getattr(outcome, norm) <= eps)
-    return fooled
-
-
-def _left(cells: Sequence[DoneCell], norm: str, eps: float) -> Mapping[int, bool]:
-    """By sample that any of the attacks was run on, whether all that were run on it left it."""
-    left: dict[int, bool] = {}
-    for cell in cells:
-        fooled = _fooled(cell, norm, eps)
-        for sample in np.flatnonzero(cell[1].attempted):
-            number = int(cell[1].ids[sample])
-            left[number] = left.get(number, True) and not fooled[sample]
-    return left
-
-
-def _enough(count: int, of: int) -> bool:
-    return count >= LEAST and count > SHARE * of
-
-
 # ----------------------------------------------------------------------------------------------------------- the rules
 
 
 def _survives_everything(cells: Sequence[DoneCell]) -> Iterator[Flag]:
-    for (norm, eps), found in _threats(cells).items():
-        strong = [cell for cell in found if _follows_gradients(cell)]
+    for (norm, eps), found in by_threat(cells).items():
+        strong = [cell for cell in found if follows_gradients(cell)]
         if norm != "linf" or eps < 0.5 or not strong:
             continue
-        left = _left(strong, norm, eps)
+        left = left_by(strong, norm, eps)
         kept = {number for number, stays in left.items() if stays}
         classes = {int(label) for _, outcome in strong for label in outcome.labels[np.isin(outcome.ids, list(kept))]}
         if len(classes) > 1 or (eps >= 1 and kept):
-            names = ", ".join(_label(cell) for cell in strong)
+            names = ", ".join(label_of(cell) for cell in strong)
             several = f", of {len(classes)} classes," if len(classes) > 1 else ""
             text = f"{len(kept)} of {len(left)} images{several} are robust to {names}"
             yield Flag(strong[-1][0].key, "survives-everything", text)
@@ -175,57 +119,57 @@ def _survives_everything(cells: Sequence[DoneCell]) -> Iterator[Flag]:
 
 def _not_monotone(cells: Sequence[DoneCell]) -> Iterator[Flag]:
     families: dict[str, dict[float, DoneCell]] = {}
-    for (norm, eps), found in _threats(cells).items():
-        for cell in filter(_is_strong, found):
-            stage = _stage(cell)
+    for (norm, eps), found in by_threat(cells).items():
+        for cell in filter(is_strong, found):
+            stage = first_stage(cell)
             family = f"{stage.name} {norm} {sorted(stage.parameters.items())} {cell[0].spec.condition.target}"
             families.setdefault(family, {})[eps] = cell
-    threats = _threats(cells)
+    threats = by_threat(cells)
     for by_eps in families.values():
         for small, large in itertools.pairwise(sorted(by_eps)):
             first, second = by_eps[small], by_eps[large]
-            norm = _stage(first).norm
-            fooled = {int(number) for number in first[1].ids[_fooled(first, norm, small)]}
-            later = _left([cell for cell in threats[norm, large] if _is_strong(cell)], norm, large)
+            norm = first_stage(first).norm
+            fooled = {int(number) for number in first[1].ids[fooled_within(first, norm, small)]}
+            later = left_by([cell for cell in threats[norm, large] if is_strong(cell)], norm, large)
             lost = sum(later[number] for number in fooled if number in later)
-            if _enough(lost, len(later)):
-                text = f"{lost} of {len(later)} images fooled by {_label(first)} are robust to {_label(second)}"
+            if enough(lost, len(later)):
+                text = f"{lost} of {len(later)} images fooled by {label_of(first)} are robust to {label_of(second)}"
                 yield Flag(second[0].key, "not-monotone", text)
 
 
 def _weaker_wins(cells: Sequence[DoneCell]) -> Iterator[Flag]:
-    smallest = [cell for cell in _attacks(cells) if _stage(cell).eps is None]
-    for (norm, eps), found in _threats(cells).items():
-        strong = [cell for cell in found if _is_strong(cell)]
+    smallest = [cell for cell in norm_attacks(cells) if first_stage(cell).eps is None]
+    for (norm, eps), found in by_threat(cells).items():
+        strong = [cell for cell in found if is_strong(cell)]
         if not strong:
             continue
-        left = _left(strong, norm, eps)
-        for cell in (*found, *(other for other in smallest if _stage(other).norm == norm)):
-            flag = _weaker(_stage(cell))
+        left = left_by(strong, norm, eps)
+        for cell in (*found, *(other for other in smallest if first_stage(other).norm == norm)):
+            flag = _weaker(first_stage(cell))
             if flag is None:
                 continue
             shared = [int(number) for number in cell[1].ids[cell[1].attempted] if int(number) in left]
-            broken = {int(number) for number in cell[1].ids[_fooled(cell, norm, eps)]}
+            broken = {int(number) for number in cell[1].ids[fooled_within(cell, norm, eps)]}
             won = sum(left[number] for number in shared if number in broken)
-            if _enough(won, len(shared)):
-                names = ", ".join(_label(other) for other in strong)
-                within = "" if _stage(cell).eps is not None else f" within {norm} {format_eps(eps)}"
-                text = f"{_label(cell)} fools{within} {won} of {len(shared)} images that {names} left"
+            if enough(won, len(shared)):
+                names = ", ".join(label_of(other) for other in strong)
+                within = "" if first_stage(cell).eps is not None else f" within {norm} {format_eps(eps)}"
+                text = f"{label_of(cell)} fools{within} {won} of {len(shared)} images that {names} left"
                 yield Flag(cell[0].key, flag, text)
 
 
 def _search_inside_wins(cells: Sequence[DoneCell]) -> Iterator[Flag]:
     """What AutoAttack's authors warn of; images that gradients of the row's other attacks fooled do not count."""
-    for (norm, eps), found in _threats(cells).items():
+    for (norm, eps), found in by_threat(cells).items():
         gradients: set[int] = set()
-        for cell in filter(_follows_gradients, found):
-            gradients.update(cell[1].ids[_fooled(cell, norm, eps) & ~cell[1].searched].tolist())
+        for cell in filter(follows_gradients, found):
+            gradients.update(cell[1].ids[fooled_within(cell, norm, eps) & ~cell[1].searched].tolist())
         for cell in found:
             outcome = cell[1]
-            won = _fooled(cell, norm, eps) & outcome.searched & ~np.isin(outcome.ids, list(gradients))
+            won = fooled_within(cell, norm, eps) & outcome.searched & ~np.isin(outcome.ids, list(gradients))
             count, tried = int(won.sum()), int(outcome.attempted.sum())
-            if _enough(count, tried):
-                text = f"the search inside {_label(cell)} fools {count} of {tried} images that gradients left"
+            if enough(count, tried):
+                text = f"the search inside {label_of(cell)} fools {count} of {tried} images that gradients left"
                 yield Flag(cell[0].key, "black-box-wins", text, blocks=count > SEARCHED * tried)
 
 
@@ -239,18 +183,22 @@ def _weaker(stage: StageSpec) -> str | None:
 
 
 def _smallest_beaten(cells: Sequence[DoneCell]) -> Iterator[Flag]:
-    smallest = [cell for cell in _attacks(cells) if _stage(cell).eps is None and not cell[0].spec.condition.check]
+    smallest = [
+        cell for cell in norm_attacks(cells) if first_stage(cell).eps is None and not cell[0].spec.condition.check
+    ]
     # Search without gradients finds larger changes on any model.
-    for cell in (cell for cell in smallest if _stage(cell).white_box):
+    for cell in (cell for cell in smallest if first_stage(cell).white_box):
         record, outcome = cell
         beaten: list[tuple[int, str]] = []
-        for (norm, eps), found in _threats(cells).items():
-            safe = outcome.attempted & ~_fooled(cell, norm, (1 + OVERSHOOT) * eps)
-            for other in found if norm == _stage(cell).norm else ():
+        for (norm, eps), found in by_threat(cells).items():
+            safe = outcome.attempted & ~fooled_within(cell, norm, (1 + OVERSHOOT) * eps)
+            for other in found if norm == first_stage(cell).norm else ():
                 shared = np.isin(outcome.ids, other[1].ids[other[1].attempted]) & outcome.attempted
-                won = int((safe & np.isin(outcome.ids, other[1].ids[_fooled(other, norm, eps)])).sum())
-                if _enough(won, int(shared.sum())):
-                    text = f"{_label(other)} fools {won} of {shared.sum()} images that {_label(cell)} calls safe there"
+                won = int((safe & np.isin(outcome.ids, other[1].ids[fooled_within(other, norm, eps)])).sum())
+                if enough(won, int(shared.sum())):
+                    text = (
+                        f"{label_of(other)} fools {won} of {shared.sum()} images that {label_of(cell)} calls safe there"
+                    )
                     beaten.append((won, text))
         if beaten:
             # It tells against that attack; worst cases and distances of the row rest on all of them together.
@@ -258,22 +206,22 @@ def _smallest_beaten(cells: Sequence[DoneCell]) -> Iterator[Flag]:
 
 
 def _not_converged(cells: Sequence[DoneCell]) -> Iterator[Flag]:
-    for (norm, eps), found in _threats(cells).items():
-        strong = [cell for cell in found if _is_strong(cell)]
-        left = _left(strong, norm, eps)
+    for (norm, eps), found in by_threat(cells).items():
+        strong = [cell for cell in found if is_strong(cell)]
+        left = left_by(strong, norm, eps)
         # The same attack with twice the steps, or a costlier one.
-        for cell in (cell for cell in found if _follows_gradients(cell) and cell not in strong and strong):
-            fooled = {int(number) for number in cell[1].ids[_fooled(cell, norm, eps)]}
+        for cell in (cell for cell in found if follows_gradients(cell) and cell not in strong and strong):
+            fooled = {int(number) for number in cell[1].ids[fooled_within(cell, norm, eps)]}
             lost = sum(left.get(number, False) for number in fooled)
             if lost >= LEAST and lost > LOWERED * len(cell[1]):
-                names = ", ".join(_label(other) for other in strong)
-                text = f"{_label(cell)} fools {lost} of {len(cell[1])} images that {names} left"
+                names = ", ".join(label_of(other) for other in strong)
+                text = f"{label_of(cell)} fools {lost} of {len(cell[1])} images that {names} left"
                 yield Flag(cell[0].key, "not-converged", text)
 
 
 def _zero_gradient(cells: Sequence[DoneCell], ranking: Sequence[DoneCell]) -> Iterator[Flag]:
     """Each loss by itself that an attack of the threat model that ranks followed, or any attack where none ranks."""
-    stages = [_stage(cell) for cell in ranking or _attacks(cells)]
+    stages = [first_stage(cell) for cell in ranking or norm_attacks(cells)]
     gradients = [stage for stage in stages if stage.white_box]
     followed = {loss for stage in gradients for loss in stage.losses or ("ce",)}
     if any(stage.follows_margins for stage in gradients):
@@ -335,24 +283,24 @@ def _rejects(cells: Sequence[DoneCell]) -> Iterator[Flag]:
 def _surrogate_gap(cells: Sequence[DoneCell]) -> Iterator[Flag]:
     if any("randomized" in record.traits for record, _ in cells):
         return  # Scores and prediction are then counted over draws of their own, and differ near the boundary.
-    for cell in filter(_is_strong, _attacks(cells)):
+    for cell in filter(is_strong, norm_attacks(cells)):
         record, outcome = cell
         # Where the prediction has changed, the attack has succeeded whatever the scores are.
         gap = outcome.attempted & (outcome.final == outcome.labels) & (outcome.scored != outcome.final)
-        stage = _stage(cell)
+        stage = first_stage(cell)
         if stage.eps is not None and stage.eps > 0:
-            strong = [other for other in _threats(cells)[stage.norm, stage.eps] if _is_strong(other)]
-            left = _left(strong, stage.norm, stage.eps)
+            strong = [other for other in by_threat(cells)[stage.norm, stage.eps] if is_strong(other)]
+            left = left_by(strong, stage.norm, stage.eps)
             gap &= np.array([left.get(int(number), True) for number in outcome.ids], dtype=np.bool_)
         tried = int(outcome.attempted.sum())
-        if _enough(int(gap.sum()), tried):
+        if enough(int(gap.sum()), tried):
             count = f"{int(gap.sum())} of {tried}"
-            text = f"after {_label(cell)} the scores of {count} images are fooled, the prediction is not"
+            text = f"after {label_of(cell)} the scores of {count} images are fooled, the prediction is not"
             yield Flag(record.key, "surrogate-gap", text)
 
 
 def _remedies(cells: Sequence[DoneCell], ranking: Sequence[DoneCell]) -> Iterator[Flag]:
-    stages = [_stage(cell) for cell in ranking]
+    stages = [first_stage(cell) for cell in ranking]
     # One that looks for the smallest change does without gradients just as well.
     asked = [
         stage for record, _ in cells if record.spec.condition.kind == "attack" for stage in record.spec.condition.stages
@@ -376,7 +324,7 @@ def _draws_nothing(cells: Sequence[DoneCell]) -> Iterator[Flag]:
     known = [record for record, outcome in cells if outcome.kind == "clean"]
     if not known or any("randomized" in record.traits for record in known):
         return
-    for record, _ in _attacks(cells):
+    for record, _ in norm_attacks(cells):
         draws = record.spec.condition.stages[0].averaged_draws
         if draws > 1:
             text = f"{record.spec.condition.label} averages over {draws} draws, which are all the same"
@@ -393,16 +341,4 @@ def _undefended(cells: Sequence[DoneCell]) -> Iterator[Flag]:
         text = (
             f"without it, {record.spec.condition.label.removesuffix(', undefended')} fools {fooled} of {tried} images"
         )
-        yield Flag(record.key, "defense-in-the-way", text, blocks=not _enough(fooled, tried))
-
-
-def _ranking_threat(cells: Sequence[DoneCell], rank_by: str) -> list[DoneCell]:
-    """The attacks of the threat model that ranks, checks among them."""
-    threats = _threats(cells)
-    ranked = [threat for threat, found in threats.items() if not all(cell[0].spec.condition.check for cell in found)]
-    if not ranked:
-        return []
-    reference = cells[0][0].spec.dataset.reference
-    return threats[
-        min(ranked, key=lambda threat: (size_name(*threat) != rank_by, precedence(threat[0], threat[1], reference)))
-    ]
+        yield Flag(record.key, "defense-in-the-way", text, blocks=not enough(fooled, tried))

@@ -12,6 +12,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from robbench.core.contracts import Classifier
+from robbench.core.errors import explain, warn
 from robbench.core.global_rng import seeded
 from robbench.core.process_state import settings_kept
 from robbench.models._external.classifier import ExternalClassifier
@@ -46,7 +47,9 @@ def model_size(model: Classifier, image_shape: tuple[int, int, int], device: str
     try:
         with torch.no_grad(), settings_kept(), seeded(0), _attention_seen(), FlopCounterMode(display=False) as counter:
             copy.deepcopy(model).predict(images)
-    except Exception:
+    except Exception as error:
+        # Code of others, copied and counted in a way that it was not made for; its own run is judged elsewhere.
+        warn(f"the multiply-adds of {type(model).__name__} are not counted: {explain(error)}")
         return ModelSize(parameters)
     return ModelSize(parameters, counter.get_total_flops() // 2 // together)
 

@@ -5,17 +5,15 @@ import copy
 import pytest
 import torch
 import torch.nn.functional as F
-from certified import Plain, exact_linf, tiny_relu
+from certified import Plain, exact_linf, radii, tiny_relu
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from robbench.certificates._bounds import propagate, proved
+from robbench.certificates._bounds import propagate
 from robbench.certificates._network import Network
 from robbench.certificates.crown import LinearBounds
 from robbench.certificates.ibp import IntervalBounds
-from robbench.core.certificate import NoCertificate
-from robbench.core.contracts import Classifier
 from robbench.core.sample_rng import Streams
 from robbench.core.threat_model import Norm, Threat
 from robbench.models._external.classifier import ExternalClassifier
@@ -27,12 +25,6 @@ from robbench.models.small_cnn import SmallCNN
 
 NORMS: tuple[Norm, ...] = ("linf", "l2", "l1")
 DUAL = {"linf": 1, "l2": 2, "l1": torch.inf}
-
-
-def radii(model: Classifier, images: Tensor, threat: Threat, *, linear: bool = True) -> Tensor:
-    with torch.no_grad():
-        labels = model(images).argmax(dim=1)
-        return proved(model, images, labels, threat, linear=linear).radius
 
 
 def margins(model: nn.Module, images: Tensor, labels: Tensor, threat: Threat, *, linear: bool) -> Tensor:
@@ -316,83 +308,6 @@ def test_bounds_include_what_float32_makes_of_the_scores() -> None:
     assert float(apart.max()) > 0
     assert (apart <= (found.upper - exact)).all()
     assert float((found.upper - exact).max()) < 1e-3
-
-
-# --- refusals
-
-
-class Renamed(nn.Module):
-    """Does what no trace can see."""
-
-    def forward(self, images: Tensor) -> Tensor:
-        return images.flatten(1) if float(images.sum()) > 0 else -images.flatten(1)
-
-
-class Batched(nn.Module):
-    """Scores that depend on the other images of a batch."""
-
-    def forward(self, images: Tensor) -> Tensor:
-        return images.flatten(1) - images.flatten(1).mean(dim=0)
-
-
-class Sneaky(nn.ReLU):
-    """A known layer in name alone."""
-
-    def forward(self, images: Tensor) -> Tensor:
-        return -images
-
-
-def _hooked() -> nn.Module:
-    layer = nn.Linear(4, 4)
-    layer.register_forward_hook(lambda module, given, found: -found)
-    return layer
-
-
-REFUSED = {
-    "1.*Sigmoid": nn.Sequential(nn.Flatten(), nn.Sigmoid()),
-    "1.*GELU": nn.Sequential(nn.Flatten(), nn.GELU()),
-    "Softmax": nn.Sequential(nn.Flatten(), nn.Softmax(dim=1)),
-    "Sneaky|neg": nn.Sequential(nn.Flatten(), Sneaky()),
-    "hooks": nn.Sequential(nn.Flatten(), _hooked()),
-    "no statistics": nn.Sequential(nn.BatchNorm2d(1, track_running_stats=False), nn.Flatten()),
-    "reflect": nn.Sequential(nn.Conv2d(1, 1, 3, padding=1, padding_mode="reflect"), nn.Flatten()),
-    "ceil|partial": nn.Sequential(nn.MaxPool2d(2, ceil_mode=True), nn.Flatten(), nn.Linear(1, 4)),
-    "cannot be traced": Renamed(),
-    "mixes images": Batched(),
-    "no layer": nn.Identity(),
-}
-
-
-@pytest.mark.parametrize("reason", REFUSED)
-def test_what_cannot_be_bounded_is_refused_by_its_name(reason: str) -> None:
-    with pytest.raises(NoCertificate, match=reason) as caught:
-        radii(Plain(REFUSED[reason], 4), torch.rand(3, 1, 2, 2), Threat("linf", 0.1))
-    assert "\n" not in str(caught.value)
-
-
-def test_a_model_that_is_not_what_its_layers_say_is_refused() -> None:
-    class Switched(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.layer, self.times = nn.Linear(4, 4), 0
-
-        def forward(self, images: Tensor) -> Tensor:
-            self.times += 1
-            scores: Tensor = self.layer(images.flatten(1)) * (1 + self.times)
-            return scores
-
-    with pytest.raises(NoCertificate, match="off what its layers make"):
-        radii(Plain(Switched(), 4), torch.rand(3, 1, 2, 2), Threat("linf", 0.1))
-
-
-def test_predictions_that_are_no_largest_score_are_refused() -> None:
-    class Voting(Plain):
-        def predict(self, images: Tensor) -> Tensor:
-            lowest: Tensor = self(images).argmin(dim=1)
-            return lowest
-
-    with pytest.raises(NoCertificate, match="Voting is not the class with the largest score"):
-        radii(Voting(nn.Flatten(), 4), torch.rand(3, 1, 2, 2), Threat("linf", 0.1))
 
 
 # --- training

@@ -19,7 +19,7 @@ from robbench.core.threat_model import Threat
 from robbench.evaluation.audit_flags import UNRANKED
 from robbench.evaluation.evaluator import evaluate
 from robbench.evaluation.subject import Subject
-from robbench.leaderboards.board import board_data
+from robbench.leaderboards.board_making import board_data
 from robbench.planning.component_spec import Choice
 from robbench.planning.conditions import Condition
 from robbench.planning.proofs import Proof

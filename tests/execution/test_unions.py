@@ -20,7 +20,7 @@ from robbench.evaluation.scoring import measure
 from robbench.evaluation.verdicts import judged, union
 from robbench.execution.jobs import carry_out
 from robbench.execution.runner import remaining
-from robbench.leaderboards.board import board_data
+from robbench.leaderboards.board_making import board_data
 from robbench.leaderboards.sheet import Detail
 from robbench.leaderboards.tables.contents import sheets
 from robbench.planning.plan import Plan

@@ -15,7 +15,7 @@ from PIL import Image
 
 from robbench.core.errors import StoreError
 from robbench.leaderboards.artifact_reader import NOTHING, Examples, ExhibitedImages, History, Materials
-from robbench.leaderboards.board import board_data
+from robbench.leaderboards.board_making import board_data
 from robbench.leaderboards.figure_manifest import Picture, read_manifest
 from robbench.leaderboards.plots import draw
 from robbench.results.schema import MANY_CLASSES, ConditionSpec, DatasetSpec, ModelSpec

@@ -14,7 +14,8 @@ from maps import Axes
 from robbench.evaluation.statistics import wilson
 from robbench.leaderboards.aggregates import Estimate
 from robbench.leaderboards.artifact_reader import Embeddings, History, Materials
-from robbench.leaderboards.board import Row, board_data
+from robbench.leaderboards.board import Row
+from robbench.leaderboards.board_making import board_data
 from robbench.leaderboards.markdown import counted, listed
 from robbench.leaderboards.plots import draw
 from robbench.leaderboards.plots._rows import featured, leading, which

@@ -25,7 +25,7 @@ from robbench.core.registry import Registry
 from robbench.core.safe_text import visible
 from robbench.evaluation.scoring import scored
 from robbench.leaderboards import write_board
-from robbench.leaderboards.board import board_data
+from robbench.leaderboards.board_making import board_data
 from robbench.leaderboards.html import IndexEntry, index_page
 from robbench.leaderboards.html.records import unpacked
 from robbench.leaderboards.markdown import code, escape, undivided

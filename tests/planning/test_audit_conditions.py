@@ -16,7 +16,7 @@ from robbench.core.errors import RequestError
 from robbench.core.threat_model import Norm, Threat
 from robbench.data.dataset import EpsList
 from robbench.leaderboards import tables
-from robbench.leaderboards.board import board_data
+from robbench.leaderboards.board_making import board_data
 from robbench.planning.audit_conditions import SAMPLE, SURVIVORS, audit_conditions, ranking_threat
 from robbench.planning.conditions import Condition, ConditionRequest
 from robbench.planning.grid import Request
