@@ -66,6 +66,7 @@ def outcomes(report: Report) -> dict[str, str]:
     return {label: report.outcome(label).sha256() for label in report.conditions}
 
 
+@pytest.mark.end_to_end
 def test_shell_python_and_a_grid_give_the_same_arrays(folder: Path) -> None:
     named = evaluate("net.py:make", "images.npz", attacks=ATTACKS, out="named")
     live = evaluate(network(folder), images(), attacks=ATTACKS)
@@ -132,6 +133,7 @@ def test_what_a_command_line_names_may_be_no_utf_8(folder: Path, capsys: pytest.
     assert record.spec.model.external.identity["arguments"] == {"word": "w\\udce9"}
 
 
+@pytest.mark.end_to_end
 def test_a_model_that_answers_scores_or_labels_is_attacked_without_gradients(folder: Path) -> None:
     net = network(folder).eval()
 
@@ -344,6 +346,7 @@ def test_a_limit_keeps_that_many_images(folder: Path) -> None:
     assert len(report.outcome("clean").ids) == 10
 
 
+@pytest.mark.end_to_end
 def test_a_model_of_a_store_gives_what_its_own_grid_found(folder: Path) -> None:
     import tiny
 

@@ -68,6 +68,7 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="memory of other
 
 
 @pytest.mark.parametrize(("model", "shape", "classes"), [("mlp", (1, 28, 28), 10), ("signs", (3, 32, 32), 43)])
+@pytest.mark.end_to_end
 def test_small_networks_fit_into_4_gib(tmp_path: Path, model: str, shape: tuple[int, ...], classes: int) -> None:
     rng = np.random.default_rng(0)
     images = rng.random((4 * classes, *shape), dtype=np.float32)

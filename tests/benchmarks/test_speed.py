@@ -50,6 +50,7 @@ def test_the_bare_passes_are_those_that_the_evaluation_counts(subject: Subject) 
     assert sum(count for count, back in recorder.calls if back) == oracle.backwards.sum()
 
 
+@pytest.mark.end_to_end
 def test_a_page_names_the_machine_and_compares_with_what_is_installed(tmp_path: Path) -> None:
     page = tmp_path / "speed.md"
     words = ["--rounds", "2", "--images", "0.02", "--only", "robust CNN linf FGSM", "--training", tiny.THREE_DIGITS]

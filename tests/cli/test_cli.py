@@ -169,6 +169,7 @@ def test_cuda_is_refused_where_there_is_none(
 # --- running
 
 
+@pytest.mark.end_to_end
 def test_what_is_done_is_not_done_again(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before = {path: path.stat().st_mtime_ns for path in (folder / "runs").rglob("*") if path.is_file()}
     assert main(["run", "--workers", "1", *words(folder)]) == 0
@@ -176,6 +177,7 @@ def test_what_is_done_is_not_done_again(folder: Path, capsys: pytest.CaptureFixt
     assert {path: path.stat().st_mtime_ns for path in before} == before
 
 
+@pytest.mark.end_to_end
 def test_what_was_removed_is_done_again(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before = results(folder / "runs")
     store = Store(folder / "runs")
@@ -198,6 +200,7 @@ def test_fresh_does_everything_again_and_comes_to_the_same(folder: Path, capsys:
     assert results(folder / "runs") == before
 
 
+@pytest.mark.end_to_end
 def test_two_workers_come_to_what_one_comes_to(tmp_path: Path) -> None:
     models = [{"name": "first"}, {"name": "second", "start": "first", "defense": "fgm"}, {"objective": "angular"}]
     write_grid(tmp_path / "grid.toml", tiny(conditions=["clean", "fgsm@ref"], models=models))
@@ -272,6 +275,7 @@ def test_a_plan_counts_what_is_done_and_what_is_left(folder: Path, capsys: pytes
 # --- reports
 
 
+@pytest.mark.end_to_end
 def test_a_report_makes_the_same_boards_from_the_records_alone(folder: Path) -> None:
     before = files(folder / "runs" / "leaderboards")
     assert len(before) > 3

@@ -58,6 +58,7 @@ def installed(packages: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 @pytest.mark.parametrize(
     "kinds", [("defense", "metric", "model"), pytest.param(("attack", "dataset", "figure"), marks=pytest.mark.slow)]
 )
+@pytest.mark.end_to_end
 def test_every_package_passes_its_own_test(kinds: tuple[str, ...], packages: Path) -> None:
     names = [NAMES[kind] for kind in kinds]
     command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-p", "no:xdist", "-v", "--rootdir=.", *names]

@@ -72,6 +72,7 @@ def test_a_plugin_may_have_a_name_that_is_not_utf_8(tmp_path: Path, capsys: pyte
     assert {record.status for record in cells(tmp_path, gray).values()} == {"done"}
 
 
+@pytest.mark.end_to_end
 def test_an_edited_plugin_has_its_own_cells_done_again_and_no_others(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

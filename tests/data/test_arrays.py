@@ -253,6 +253,7 @@ def test_made_up_images_are_stored_as_the_others_are() -> None:
 
 
 @pytest.mark.parametrize(("dtype", "channels"), [("uint8", 4), ("float32", 1)])
+@pytest.mark.end_to_end
 def test_a_grid_on_arrays_from_training_to_the_board(dtype: str, channels: int, tmp_path: Path) -> None:
     rng = np.random.default_rng(3)
     labels = np.arange(60) % 2

@@ -47,6 +47,7 @@ def records(store: Store, grid: str) -> list[Record]:
 
 
 @pytest.mark.parametrize(("grid", "rows"), [("plain", 2), ("imbalanced", 1)])
+@pytest.mark.end_to_end
 def test_a_small_grid_ends_in_a_board(store: Store, grid: str, rows: int) -> None:
     made = records(store, grid)
     assert len(made) == rows * 6

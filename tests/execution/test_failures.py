@@ -76,6 +76,7 @@ def test_damaged_archives_that_nobody_writes_again_go(tmp_path: Path) -> None:
     assert not (store.cell_dir(cell.key) / EMBEDDINGS).exists()
 
 
+@pytest.mark.end_to_end
 def test_what_was_not_done_again_is_tried_by_the_next_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     grid = tmp_path / "tiny.toml"
     grid.write_text(tiny.grid_text(conditions=["fgsm@ref"], recipe="epochs = 1"), encoding="utf-8")

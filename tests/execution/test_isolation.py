@@ -77,6 +77,7 @@ def parent(pid):
 """
 
 
+@pytest.mark.end_to_end
 def test_who_kills_what_starts_processes_fails_alone(tmp_path: Path) -> None:
     """Cells that others are at meanwhile are tried again."""
     body = "        os.kill(parent(parent(os.getpid())), signal.SIGKILL); time.sleep(1000)"
@@ -280,6 +281,7 @@ def test_a_record_says_that_attack_and_model_are_of_one_plugin(tmp_path: Path) -
     )
 
 
+@pytest.mark.end_to_end
 def test_processes_start_though_the_one_that_they_are_forked_from_was_killed() -> None:
     processes.prepare()
     for _ in range(3):

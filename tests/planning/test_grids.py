@@ -202,6 +202,7 @@ MODELS = (
     conditions=st.lists(st.sampled_from(range(len(CONDITIONS))), min_size=1, max_size=4, unique=True),
     models=st.lists(st.sampled_from(range(len(MODELS))), min_size=1, max_size=2, unique=True),
 )
+@pytest.mark.end_to_end
 def test_a_valid_grid_is_run_to_the_end(
     conditions: list[int], models: list[int], folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
