@@ -99,6 +99,7 @@ def test_what_libraries_warn_of_is_a_line_of_ours(
     assert (second, third) == ("robbench: it says this", "robbench: that is all")
 
 
+@pytest.mark.end_to_end
 def test_the_process_that_starts_others_says_nothing_of_what_it_loads() -> None:
     lacking = "class Lock:\n SEM_VALUE_MAX = 1\n def __init__(*_, **__): raise OSError(38, 'no memory')"
     shim = f"import _multiprocessing\n{lacking}\n_multiprocessing.SemLock = Lock\nimport robbench.execution.preloaded"

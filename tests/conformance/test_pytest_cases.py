@@ -37,6 +37,7 @@ def outcomes(folder: Path, plugin: str, rest: str, *words: str) -> tuple[dict[st
     return {rule: end.split()[0] for rule, _, end in found}, done.stdout
 
 
+@pytest.mark.end_to_end
 def test_every_rule_is_a_case_and_what_breaks_one_fails_alone(tmp_path: Path) -> None:
     found, shown = outcomes(tmp_path, UNANNOUNCED, "")
     assert list(found) == [rule.name for rule in RULES["attack"]]
@@ -48,6 +49,7 @@ def test_every_rule_is_a_case_and_what_breaks_one_fails_alone(tmp_path: Path) ->
     assert "1 forward and 0 backward passes are spent" in shown
 
 
+@pytest.mark.end_to_end
 def test_an_expected_failure_is_none_and_needs_a_reason(tmp_path: Path) -> None:
     found, shown = outcomes(tmp_path, UNANNOUNCED, f", expected_failures={{'{PASSES}': 'a look at the scores'}}", "-rx")
     assert found[PASSES] == "XFAIL"
@@ -61,6 +63,7 @@ def test_an_expected_failure_that_passes_is_an_error(tmp_path: Path) -> None:
     assert "[XPASS(strict)] not any more" in shown
 
 
+@pytest.mark.end_to_end
 def test_a_rule_is_checked_on_its_own_as_well(tmp_path: Path) -> None:
     found, _ = outcomes(tmp_path, UNANNOUNCED, "", "-k", "announced")
     assert found == {PASSES: "FAILED", "gradients as announced": "PASSED"}

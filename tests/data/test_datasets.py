@@ -276,6 +276,7 @@ def real_cifar10(tmp_path_factory: pytest.TempPathFactory) -> DecodedImages:
     return load(CIFAR10(), None, tmp_path_factory.mktemp("cache"))
 
 
+@pytest.mark.end_to_end
 def test_real_cifar10_is_whole(real_cifar10: DecodedImages) -> None:
     assert real_cifar10.images.shape == (60000, 3, 32, 32)
     assert np.bincount(real_cifar10.labels).tolist() == [6000] * 10

@@ -28,6 +28,7 @@ pytestmark = [
 ]
 
 
+@pytest.mark.end_to_end
 def test_attacks_that_misbehave_fail_alone(tmp_path: Path) -> None:
     plugin = write(tmp_path / "hostile.py", attacks())
     innocent = ["fgsm@ref", "pgd[steps=3]@ref"]

@@ -165,6 +165,7 @@ def test_two_runs_of_a_grid_at_once_share_the_work(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("call", ["write", *(pytest.param(name, marks=SLOW) for name in ("open", "fsync", "replace"))])
+@pytest.mark.end_to_end
 def test_a_disk_that_fills_up_anywhere_is_one_line_and_work_goes_on_from_there(
     tmp_path: Path, call: str, capsys: pytest.CaptureFixture[str], one_core: None
 ) -> None:

@@ -153,12 +153,12 @@ def test_a_number_leads_to_its_record_and_back(opened: Any, address: str) -> Non
     ):
         assert needed in text, needed
     page.go_back()
-    assert not panel.is_visible()
+    panel.wait_for(state="hidden")
     page.go_forward()
-    assert panel.is_visible()
+    panel.wait_for()
     page.keyboard.press("Escape")
     page.wait_for_url(address)
-    assert not panel.is_visible()
+    panel.wait_for(state="hidden")
 
 
 def test_a_worst_case_leads_to_its_conditions_and_on_to_their_records(opened: Any, address: str) -> None:
@@ -174,7 +174,7 @@ def test_a_worst_case_leads_to_its_conditions_and_on_to_their_records(opened: An
     panel.get_by_role("link").nth(0).click()
     panel.get_by_role("button", name="Close").click()
     page.wait_for_url(address)
-    assert not panel.is_visible()
+    panel.wait_for(state="hidden")
 
 
 def test_records_open_from_an_address(opened: Any, address: str) -> None:
@@ -198,9 +198,9 @@ def test_records_open_from_an_address(opened: Any, address: str) -> None:
     )
     assert silent == []
     other = opened(address + anchors[0])
-    assert other.locator("#panel").is_visible()
+    other.locator("#panel").wait_for()
     other.get_by_role("button", name="Close").click()
-    assert other.url == address
+    other.wait_for_url(address)
     assert not opened(address + "#record-0").locator("#panel").is_visible()
 
 
@@ -209,7 +209,7 @@ def test_hostile_names_are_shown_and_do_nothing(opened: Any, address: str) -> No
     headers = page.locator(RANKING).locator("tbody th").all_inner_texts()
     assert {" ".join(name.split()) for name in HOSTILE} <= {" ".join(text.split("\n")[0].split()) for text in headers}
     page.locator("#conditions .view:not([hidden]) td a").last.click()
-    assert page.locator("#panel").is_visible()
+    page.locator("#panel").wait_for()
     assert [text.split("\n")[-1] for text in headers].count("flag: noise-wins") == 1
     assert page.locator("script").count() == 3
     assert page.locator("svg, img[src='x'], [onerror], [onload]").count() == 0
