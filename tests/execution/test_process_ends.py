@@ -43,10 +43,8 @@ except MemoryError:
     assert 15 <= int(done.stdout) <= 30
 
 
-@pytest.mark.parametrize(
-    "number",
-    [signal.SIGKILL, *(pytest.param(n, marks=pytest.mark.end_to_end) for n in (signal.SIGTERM, signal.SIGINT))],
-)
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+@pytest.mark.end_to_end
 def test_no_process_outlives_its_run_even_where_a_plugin_holds_the_interpreter(tmp_path: Path, number: int) -> None:
     plugin = write(tmp_path / "hostile.py", attacks())
     grid = write(tmp_path / "grid.toml", tiny.grid_text(conditions=["sleeps@ref"], recipe="epochs = 1"))
