@@ -153,6 +153,11 @@ class Samples:
         """Some of the samples, by a mask or indices."""
         return Samples(self.images[index], self.labels[index], self.ids[index])
 
+    @property
+    def image_shape(self) -> tuple[int, ...]:
+        """``(C, H, W)``."""
+        return tuple(self.images.shape[1:])
+
     def counts(self, num_classes: int) -> Tensor:
         """Samples per class, int64, shape ``(K,)``."""
         return torch.bincount(self.labels, minlength=num_classes)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -93,7 +94,9 @@ class ImageFolder(Dataset):
                 f"image-folder: in {root} too few images are of {some(few)}; a class needs at least three, to train, "
                 "validate and test on"
             )
-        return digest([images.stamp(), remarks]), lambda: images.decode(self.size, remarks)
+        # What stays in its files is found there again, and has to be indexed anew where they were moved.
+        place = [os.path.abspath(root)] if images.large(self.size) else []
+        return digest([images.stamp(), remarks, *place]), lambda: images.read(self.size, remarks)
 
 
 def _parts(root: Path) -> tuple[list[tuple[str, bool]], list[str]]:
