@@ -111,21 +111,43 @@ def in_batches(
             part = samples[index[at : at + size]]
             return (lambda: part) if isinstance(part, Samples) else reader.submit(loaded, part).result
 
+        def first(count: int) -> tuple[T, int]:
+            part = given if count >= len(given) else given[torch.arange(count)]
+            return work(index[start : start + len(part)], part), len(part)
+
         batch = read(start)
         while start < len(index):
             given = batch()
             batch = read(start + len(given))
-            try:
-                result = work(index[start : start + len(given)], given)
-            except (RuntimeError, MemoryError) as error:
-                if size == 1 or not out_of_memory(error):
-                    raise
-                size = max(1, size // 2)
-                halved(f"batch size halved to {size}: {type(error).__name__}")
+            (result, done), fits = halving(size, first, halved)
+            start += done
+            if fits < size:
+                size = fits
                 batch = read(start)
-                continue
             yield result
-            start += len(given)
+
+
+def halving(size: int, work: Callable[[int], T], halved: Callable[[str], None] = warn) -> tuple[T, int]:
+    """What comes of work on batches of a size, halved as long as memory runs out, and the size that fits.
+
+    Args:
+        size: The first size to try.
+        work: Called with a size.
+        halved: Told when it is halved.
+
+    Raises:
+        Exception: What ``work`` raises; lack of memory only at a size of 1.
+    """
+    while True:
+        try:
+            return work(size), size
+        except (RuntimeError, MemoryError) as error:
+            if size == 1 or not out_of_memory(error):
+                raise
+            kind = type(error).__name__
+        # Outside the handler, where the error no longer holds what was in memory.
+        size //= 2
+        halved(f"batch size halved to {size}: {kind}")
 
 
 def out_of_memory(error: Exception) -> bool:

@@ -59,7 +59,8 @@ class ParquetImages(Dataset):
 
     A column holds the images' files as bytes, by themselves or as ``{bytes, path}``. Another holds labels: whole
     numbers or names. Names of classes are those that the files state, else the labels. Gray images keep their one
-    channel where all of them are gray; transparency is dropped.
+    channel where all of them are gray; transparency is dropped. Where they would take more than 1 GiB, they stay in
+    their files, as those of ``image-folder`` do.
 
     Attributes:
         path: The file or folder; empty for the one given as data directory.
