@@ -35,7 +35,7 @@ def mean_loss(model: Classifier, objective: Objective, samples: Samples, device:
     total, count = 0.0, 0
     order = np.random.default_rng(0)
     with torch.no_grad():
-        for index in objective.batches(samples.labels, JUDGING_BATCH, order):
+        for index in objective.batches(samples.labels, fitting(JUDGING_BATCH, samples.image_shape), order):
             images = to_float(samples.images[index], device)
             value = objective.loss(model, images, samples.labels[index].to(device), None)
             total, count = total + float(value) * len(index), count + len(index)
