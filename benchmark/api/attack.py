@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from robbench.core.attack import Attack
-from robbench.core.batches import in_batches
+from robbench.core.batches import fitting, in_batches
 from robbench.core.component import number
 from robbench.core.contracts import Classifier, Samples, to_float
 from robbench.core.errors import RequestError, did_you_mean
@@ -130,7 +130,8 @@ class ReadyAttack:
 
             samples = Samples(clean, classes.to(device, torch.int64), numbers.to(device))
             every = torch.arange(len(clean), device=device)
-            parts = [*in_batches(samples, attack_batch(samples.image_shape), attacked, every)]
+            size = fitting(attack_batch(samples.image_shape), samples.image_shape, device.type)
+            parts = [*in_batches(samples, size, attacked, every)]
         changed = torch.cat(parts) if parts else clean.clone()
         back = changed.to(given.device)
         return back if isinstance(images, Tensor) else back.numpy()

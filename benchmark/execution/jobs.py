@@ -226,10 +226,11 @@ def provenance_of(device: str, plugins: Sequence[str], job: Job) -> dict[str, An
     from robbench.training.judging import JUDGING_BATCH
 
     shape = job.data.decoded.images.shape[1:]
+    sizes = {"attacking": attack_batch(shape), "judging": JUDGING_BATCH}
     return {
         **provenance(device),
         "plugins": list(plugins),
-        "batch": {"attacking": attack_batch(shape), "judging": fitting(JUDGING_BATCH, shape)},
+        "batch": {what: fitting(size, shape, device) for what, size in sizes.items()},
     }
 
 
