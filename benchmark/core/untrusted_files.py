@@ -16,7 +16,7 @@ from robbench.core.safe_text import portable, visible
 
 MOST_FILES = 10_000
 """Files and folders that a folder of others may hold, over all levels."""
-_LEVELS = 8
+MOST_LEVELS = 8
 _DEEPEST = 64
 # Windows has none of these, and no pipes or links among plain names that they would matter for.
 _NO_WAITING, _NO_LINK = getattr(os, "O_NONBLOCK", 0), getattr(os, "O_NOFOLLOW", 0)
@@ -121,8 +121,8 @@ def check_folder(folder: Path) -> None:
         with os.scandir(place) as entries:
             for entry in entries:
                 count += 1
-                if count > MOST_FILES or level > _LEVELS:
-                    raise ValueError(f"it holds more than {MOST_FILES:,} files or {_LEVELS} levels of folders")
+                if count > MOST_FILES or level > MOST_LEVELS:
+                    raise ValueError(f"it holds more than {MOST_FILES:,} files or {MOST_LEVELS} levels of folders")
                 here = (place / entry.name).relative_to(folder)
                 check_name(entry.name, str(here), names)
                 if entry.is_symlink():
