@@ -14,15 +14,15 @@ from robbench.results.publishing import Published, publish
 from robbench.results.remote_directory import RemoteDirectory, shown
 from robbench.results.store import Store
 
-Place: TypeAlias = "Path | str"
+BoardPlace: TypeAlias = "Path | str"
 """A directory here, or an address."""
 
 
 def share(
     store: Store,
     boards: Sequence[str],
-    target: Place,
-    others: Sequence[Place] = (),
+    target: BoardPlace,
+    others: Sequence[BoardPlace] = (),
     registry: Registry | None = None,
     incomplete: bool = False,
 ) -> Published:
@@ -48,7 +48,7 @@ def share(
     with contextlib.ExitStack() as stack:
         names: dict[str, str] = {}
 
-        def copied(place: Place) -> Path:
+        def copied(place: BoardPlace) -> Path:
             if isinstance(place, Path):
                 return place
             folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="robbench-"))
