@@ -83,7 +83,7 @@ class RemoteDirectory:
             StoreError: If it cannot be reached.
         """
         with _reaching(url, option):
-            return cls(url, option, _Listing.of(url, boards, missing).files, boards)
+            return cls(url, option, _Listing.of(url, option, boards, missing).files, boards)
 
     def download(self, folder: Path) -> dict[str, str]:
         """Copy the files; returns their hashes by path.
@@ -100,7 +100,7 @@ class RemoteDirectory:
 
         def fetch(name: str) -> None:
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            _fetch(fs, f"{root}/{name}", self.files[name].size, folder / name)
+            _fetch(fs, _join(root, name), self.files[name].size, folder / name)
 
         with _reaching(self.url, self.option):
             fs, root = _opened(self.url)
@@ -160,7 +160,7 @@ class _Listing:
     files: dict[str, RemoteFile]
 
     @classmethod
-    def of(cls, url: str, boards: Collection[str], missing: bool) -> Self:
+    def of(cls, url: str, option: str, boards: Collection[str], missing: bool) -> Self:
         fs, root = _opened(url)
         fs.invalidate_cache()
         listing = cls(fs, root, {})
@@ -170,6 +170,8 @@ class _Listing:
             if missing:
                 return listing
             raise
+        except (ValueError, NotImplementedError) as error:
+            raise RequestError(f'"{shown(url)}" cannot be used: {error}', option) from None
         if {NOTE, RECORDS}.intersection(entries):
             listing.walk("", entries, 0)
             return listing
@@ -186,7 +188,7 @@ class _Listing:
 
     def entries(self, place: str) -> dict[str, dict[str, Any]]:
         """What lies in a directory, by name."""
-        path = f"{self.root}/{place}" if place else self.root
+        path = _join(self.root, place)
         found = self.fs.ls(path, detail=True)
         # Some object stores list a directory in itself.
         there = [one for one in found if one["name"].strip("/") != path.strip("/")]
@@ -200,7 +202,7 @@ class _Listing:
             raise ValueError(f"it holds more than {MOST_LEVELS} levels of folders")
         names: dict[str, str] = {}
         for name, entry in sorted(entries.items()):
-            inner = f"{place}/{name}" if place else name
+            inner = _join(place, name)
             check_name(name, inner, names)
             if entry["type"] == "directory":
                 self.walk(inner, self.entries(inner), level + 1)
@@ -224,6 +226,10 @@ def _opened(url: str) -> tuple[Any, str]:
     return fs, root.rstrip("/")
 
 
+def _join(place: str, name: str) -> str:
+    return f"{place}/{name}" if place and name else place or name
+
+
 def _fetch(fs: Any, path: str, size: int | None, target: Path) -> None:
     count, most = 0, MOST_BYTES if size is None else size
     with fs.open(path, "rb") as stream, target.open("xb") as file:
@@ -244,7 +250,7 @@ def _turn(name: str) -> tuple[bool, bool, str]:
 def _write(fs: Any, root: str, fresh: Mapping[str, bytes], gone: Collection[str]) -> None:
     """Replace files one by one."""
     for name, data in fresh.items():
-        path = f"{root}/{name}"
+        path = _join(root, name)
         try:
             fs.pipe_file(path, data)
         except FileNotFoundError:
@@ -254,7 +260,7 @@ def _write(fs: Any, root: str, fresh: Mapping[str, bytes], gone: Collection[str]
             fs.makedirs(path.rpartition("/")[0], exist_ok=True)
             fs.pipe_file(path, data)
     for name in gone:
-        fs.rm_file(f"{root}/{name}")
+        fs.rm_file(_join(root, name))
 
 
 def _commit(fs: Any, place: Any, fresh: Mapping[str, bytes], gone: Collection[str]) -> None:

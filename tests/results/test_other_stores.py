@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import shutil
+import threading
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -186,6 +188,33 @@ def test_a_store_that_is_being_written_is_looked_at_again(
     monkeypatch.setattr("robbench.results.other_stores.time.sleep", lambda _: path.write_bytes(whole))
     (found,) = taken(plan, theirs)
     assert (found.cells, found.models, found.skipped) == (CELLS, TRAINED, [])
+
+
+def test_what_is_taken_while_somebody_writes_is_whole(plan: Plan, theirs: Store) -> None:
+    record = theirs.record(cell(plan, "a", "fgsm@l2"))
+    assert record is not None
+    outcome = theirs.outcome(record)
+    assert outcome is not None
+    versions = [outcome, type(outcome)(**{**vars(outcome), "forwards": outcome.forwards + 1})]
+    over = threading.Event()
+
+    def write() -> None:
+        for version in itertools.cycle(versions):
+            if over.is_set():
+                return
+            theirs.write_cell(record, version)
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    try:
+        (found,) = taken(plan, theirs)
+    finally:
+        over.set()
+        writer.join()
+    mine = Store(plan.request.out)
+    assert found.models == TRAINED
+    assert found.cells >= CELLS - 2
+    assert all(mine.check_cell(key) for key in mine.keys("cells"))
 
 
 # --- what does not belong together

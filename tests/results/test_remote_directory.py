@@ -128,6 +128,13 @@ def test_an_address_holds_what_a_directory_holds(scheme: str, folder: Path, caps
     assert files(store.root) == before
 
 
+def test_an_archive_is_an_address(folder: Path) -> None:
+    shutil.make_archive(str(folder / "boards"), "zip", folder / "theirs")
+    assert publish(Store(folder / "runs"), folder / "site", "--from", f"zip://::file://{folder}/boards.zip") == 0
+    assert publish(Store(folder / "runs"), folder / "again", "--from", folder / "theirs") == 0
+    assert files(folder / "site") == files(folder / "again")
+
+
 def test_what_is_the_same_is_not_written_again(folder: Path) -> None:
     assert publish(Store(folder / "runs"), "faulty://site") == 0
     Faulty.happens["pipe_file"] = lambda path: pytest.fail(path)
@@ -355,6 +362,7 @@ def test_missing_credentials_are_told(denial: Callable[..., Any], option: str, f
         ("faulty://nowhere", '"faulty://nowhere" does not exist'),
         ("faulty://theirs/toys/figures", "does not exist"),
         ("faulty://theirs/toys/board.json", "holds no published board"),
+        ("hf://datasets", "cannot be used"),
         ("s4://bucket/boards", '"s4" is no kind of address; did you mean "s3"?'),
         ("http://user:secret@127.0.0.1:1/boards", '"http://127.0.0.1:1/boards" cannot be reached'),
     ],
