@@ -46,6 +46,15 @@ def _options(parser: argparse.ArgumentParser) -> None:
         help="keep all attacked images as float32, exactly as they are judged (Report.adversarial_examples)",
     )
     running.add_argument(
+        "--store-from",
+        dest="sources",
+        type=_command.path,
+        action="append",
+        default=[],
+        metavar="DIR",
+        help="a store of others, which is only read: what it has finished of this is taken over; repeatable",
+    )
+    running.add_argument(
         "--fresh",
         action="store_true",
         help="delete what the store holds of this request and do it again; ask for pretrained weights again, too",
@@ -58,7 +67,9 @@ def _action(options: argparse.Namespace) -> int:
     from robbench.planning.inputs import Finished
 
     watch = functools.partial(watched, quiet=options.quiet, verbose=options.verbose)
-    done = run(_command.request(options), options.workers, options.fresh, watch, options.cell_timeout)
+    done = run(
+        _command.request(options), options.workers, options.fresh, watch, options.cell_timeout, sources=options.sources
+    )
     if isinstance(done, Finished):
         if not options.quiet:
             print(f"Nothing to do: all {done.cells} cells of {visible(done.grid)} are done.")
