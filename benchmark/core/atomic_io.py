@@ -14,8 +14,13 @@ from robbench.core.safe_text import visible
 from robbench.results.schema import digest
 
 
-def write_atomically(path: Path, data: bytes | str) -> None:
+def write_atomically(path: Path, data: bytes | str, flush: bool = True) -> None:
     """Write a file whole or not at all.
+
+    Args:
+        path: The file.
+        data: Its content.
+        flush: Whether it is to be whole after a power cut, too; without, what is written later must tell of damage.
 
     Raises:
         StoreError: If it cannot be written.
@@ -25,8 +30,9 @@ def write_atomically(path: Path, data: bytes | str) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         with temporary.open("wb") as file:
             file.write(data.encode() if isinstance(data, str) else data)
-            file.flush()
-            os.fsync(file.fileno())
+            if flush:
+                file.flush()
+                os.fsync(file.fileno())
         temporary.replace(path)
     except OSError as error:
         with contextlib.suppress(OSError):
