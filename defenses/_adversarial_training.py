@@ -87,6 +87,11 @@ class ExampleTraining(AdversarialTraining):
     def examples(self, batch: Batch) -> Tensor:
         """The images under attack."""
 
+    def passes(self, num_classes: int) -> tuple[int, int]:
+        """Those of one step, and of the clean images where they have a share."""
+        added = 2 if self.alpha else 1
+        return added, added
+
     def training_loss(self, batch: Batch) -> Tensor:
         """The mixed loss, a scalar; no gradient flows through the attack."""
         attacked = batch.loss(self.examples(batch))
@@ -130,6 +135,10 @@ class IteratedTraining(AdversarialTraining):
 
     steps: Annotated[int, Field(ge=1)] = 10
     rel_step: Annotated[float, Field(gt=0)] = 0.25
+
+    def passes(self, num_classes: int) -> tuple[int, int]:
+        """Those of the steps."""
+        return self.steps, self.steps
 
     def ascended(self, batch: Batch, start: Tensor, loss: Callable[[Tensor], Tensor] | None = None) -> Tensor:
         """Images after the attack's steps.

@@ -36,6 +36,10 @@ class MartTraining(IteratedTraining):
         """It does."""
         return True
 
+    def passes(self, num_classes: int) -> tuple[int, int]:
+        """Those of the steps, and of the clean images."""
+        return self.steps + 1, self.steps + 1
+
     def training_loss(self, batch: Batch) -> Tensor:
         """The loss on clean images and examples, a scalar."""
         examples = self.ascended(batch, self.nudged(batch))

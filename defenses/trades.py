@@ -34,6 +34,10 @@ class TradesTraining(IteratedTraining):
         """It does."""
         return True
 
+    def passes(self, num_classes: int) -> tuple[int, int]:
+        """Those of the steps, of the scores that they lead away from, and of the clean images."""
+        return self.steps + 2, self.steps + 1
+
     def examples(self, batch: Batch) -> Tensor:
         """The images whose scores diverge most from those of the clean ones."""
         with torch.no_grad():

@@ -342,6 +342,14 @@ class Defense(Component):
         """The loss of one step, a scalar to descend on."""
         return batch.loss(batch.images)
 
+    def passes(self, num_classes: int) -> tuple[int, int]:
+        """Forward and backward passes per image and step, at most, beyond the one of each that training takes.
+
+        Args:
+            num_classes: K.
+        """
+        return 0, 0
+
     def steps_per_batch(self) -> int:
         """Optimizer steps on each batch, at least 1; each with the same images and streams."""
         return 1
