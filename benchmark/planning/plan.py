@@ -13,7 +13,7 @@ from robbench.core.contracts import Architecture, Balancer, Defense, Objective, 
 from robbench.core.registry import Registry
 from robbench.core.threat_model import Norm
 from robbench.data.dataset import Dataset, DecodedImages, EpsList
-from robbench.data.splits import Splits
+from robbench.data.splits import Splits, stratified
 from robbench.models._external.request import ExternalRequest
 from robbench.planning.component_spec import Choice, plain, size_doubts
 from robbench.planning.conditions import Condition
@@ -22,6 +22,7 @@ from robbench.results.schema import CellSpec, CertificateSpec, ConditionSpec, Da
 from robbench.training.recipe import Recipe
 
 if TYPE_CHECKING:
+    from robbench.core.batches import StoredSamples
     from robbench.models._external.loading import External
 
 _LATER = {"train_on": "train"}
@@ -71,6 +72,13 @@ class Data:
     def samples(self, part: str) -> Samples:
         """The images of ``train``, ``validation``, ``test`` or ``gallery``."""
         return self.splits.take(self.decoded, getattr(self.splits, part))
+
+    def tested(self, size: int | None) -> StoredSamples:
+        """The test images, or a stratified sample of them, decoded when they are asked for where they are too many."""
+        splits, index = self.splits, self.splits.test
+        if size is not None:
+            index = index[stratified(splits.labels[index], size, self.choice.component.split_seed)]
+        return splits.stored(self.decoded, index)
 
     @cached_property
     def spec(self) -> DatasetSpec:
@@ -237,20 +245,27 @@ class Plan:
     def remarks(self) -> list[str]:
         """What whoever asked should know before the plan is carried out."""
         found: list[str] = []
+        seen: set[tuple[int, int]] = set()
         for job in self.jobs:
             decoded = job.data.decoded
             found += [f"{job.data.choice.label}: {remark}" for remark in decoded.remarks]
             found += [f"{job.spec.label}: {note}" for note in job.notes if isinstance(job, ExternalJob)]
             values = math.prod(decoded.images.shape[1:])
             found += [doubt for defense in job.defenses for doubt in size_doubts(defense, values)]
-            found += [doubt for cell in job.cells for doubt in cell.condition.doubts(values)]
+            # The models of a data set share its conditions.
+            conditions = {(id(cell.condition), values): cell.condition for cell in job.cells}
+            found += [doubt for at in conditions if at not in seen for doubt in conditions[at].doubts(values)]
+            seen |= conditions.keys()
         return list(dict.fromkeys(found))
 
     def starts(self, job: Job) -> list[TrainedJob]:
         """The models that a job is warm-started from, the first trained first."""
-        wanted = job.start if isinstance(job, TrainedJob) else None
-        start = next((other for other in self.trained if other.key == wanted), None)
+        start = self._trained.get(job.start) if isinstance(job, TrainedJob) and job.start else None
         return [*self.starts(start), start] if start else []
+
+    @cached_property
+    def _trained(self) -> dict[str, TrainedJob]:
+        return {job.key: job for job in reversed(self.trained)}
 
     @property
     def trained(self) -> tuple[TrainedJob, ...]:
