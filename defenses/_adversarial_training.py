@@ -5,7 +5,7 @@ from __future__ import annotations
 import abc
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 from torch import Tensor
@@ -82,6 +82,8 @@ class ExampleTraining(AdversarialTraining):
     """
 
     alpha: Annotated[float, Field(ge=0, lt=1)] = 0.0
+
+    by_sample: ClassVar[bool] = True
 
     @abc.abstractmethod
     def examples(self, batch: Batch) -> Tensor:

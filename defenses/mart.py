@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import torch
 from pydantic import Field
@@ -30,6 +30,8 @@ class MartTraining(IteratedTraining):
 
     mode: Mode = "eval"
     beta: Annotated[float, Field(gt=0)] = 5.0
+
+    by_sample: ClassVar[bool] = True
 
     @property
     def uses_scores(self) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import torch
 from pydantic import Field
@@ -28,6 +28,8 @@ class TradesTraining(IteratedTraining):
 
     mode: Mode = "eval"
     beta: Annotated[float, Field(gt=0)] = 6.0
+
+    by_sample: ClassVar[bool] = True
 
     @property
     def uses_scores(self) -> bool:

@@ -51,6 +51,15 @@ def _options(parser: argparse.ArgumentParser) -> None:
         help="keep all attacked images as float32, exactly as they are judged (Report.adversarial_examples)",
     )
     running.add_argument(
+        "--store-from",
+        dest="sources",
+        type=_command.path,
+        action="append",
+        default=[],
+        metavar="DIR",
+        help="a store of others, which is only read: what it has finished of this is taken over; repeatable",
+    )
+    running.add_argument(
         "--watch",
         type=_command.seconds,
         nargs="?",
@@ -79,6 +88,7 @@ def _action(options: argparse.Namespace) -> int:
         watch,
         options.cell_timeout,
         boards_every=options.watch,
+        sources=options.sources,
     )
     if isinstance(done, Finished):
         if not options.quiet:

@@ -13,6 +13,7 @@ import numpy as np
 
 from robbench.core.device import prepare_device
 from robbench.core.errors import RequestError, StoreError, explain, trace_of, warn
+from robbench.data.lazy_images import LazyImages
 from robbench.planning.plan import Cell, Job, Plan, TrainedJob, in_front
 from robbench.results.schema import Ints, Outcome, Record, Training
 from robbench.results.store import EMBEDDINGS, Store
@@ -63,13 +64,14 @@ class _Ready:
     """A model with its test images.
 
     Attributes:
-        subjects: The model with and without its inference-time defenses, as far as they are needed.
+        subjects: The model with and without its inference-time defenses, and the test images that it is asked about,
+            as far as they are needed; see ``_subject``.
         training: What went into it; None where others trained it.
         size: How large it is with its inference-time defenses.
         notes: What its records should say of it.
     """
 
-    subjects: Mapping[bool, Subject]
+    subjects: Mapping[tuple[bool, int | None], Subject]
     training: Training | None
     size: ModelSize
     notes: tuple[str, ...]
@@ -239,30 +241,44 @@ def _load(job: Job, wanted: Sequence[Cell], store: Store, device: str) -> _Ready
     from robbench.evaluation.subject import Subject
     from robbench.training.model_loading import load_model
 
-    test = job.data.samples("test")
     subjects = {
-        defended: Subject.of(
+        (defended, sample): Subject.of(
             load_model(job, store, device, defended),
-            test,
+            job.data.tested(sample),
             num_classes=job.data.num_classes,
             class_names=job.data.splits.class_names,
             seed=job.seed,
             split_seed=job.data.choice.component.split_seed,
             device=device,
         )
-        for defended in dict.fromkeys(not cell.condition.undefended for cell in wanted if not cell.condition.union)
+        for defended, sample in dict.fromkeys(_subject(job, cell) for cell in wanted if not cell.condition.union)
     }
     _embed_training(job, store, device)
-    defended = subjects[True].model if True in subjects else load_model(job, store, device)
-    size = model_size(defended, tuple(job.data.decoded.images.shape[1:]), device)
+    loaded = (subject.model for (defended, _), subject in subjects.items() if defended)
+    model = next(loaded, None) or load_model(job, store, device)
+    size = model_size(model, tuple(job.data.decoded.images.shape[1:]), device)
     if not isinstance(job, TrainedJob):
         return _Ready(subjects, None, size, job.notes)
     info = store.model_info(job.key)
     return _Ready(subjects, Training.of(info), size, tuple(info["notes"]))
 
 
+def _subject(job: Job, cell: Cell) -> tuple[bool, int | None]:
+    """Whether a cell is about the defended model, and how many of the test images it is asked about; None for all.
+
+    All of a small data set, so that its predictions on clean images are the same in every cell.
+    """
+    size = cell.condition.sample
+    if cell.condition.survivors:
+        # What is left of others' samples is no sample by itself.
+        size = next(other.condition.sample for other in job.cells if other.key in cell.needs)
+    lazy = isinstance(job.data.decoded.images, LazyImages)
+    return not cell.condition.undefended, size if lazy else None
+
+
 def _embed_training(job: Job, store: Store, device: str) -> None:
     """Keep the embeddings of as many training images as the job's cells ask for, for figures."""
+    from robbench.data.splits import stratified
     from robbench.evaluation.artifacts import embedded, embeddings
     from robbench.training.model_loading import load_model
 
@@ -273,9 +289,10 @@ def _embed_training(job: Job, store: Store, device: str) -> None:
     # Another grid may have asked for more; its board must not change.
     if min(size, len(job.data.splits.train)) > embedded(store, path):
         model = load_model(job, store, device, defended=True)
-        samples = job.data.samples("train")
-        seed = job.data.choice.component.split_seed
-        store.write_archive(path, embeddings(model, samples, samples.images, size, seed, device))
+        splits = job.data.splits
+        chosen = stratified(splits.labels[splits.train], size, job.data.choice.component.split_seed)
+        samples = splits.take(job.data.decoded, splits.train[chosen])
+        store.write_archive(path, embeddings(model, samples, samples.images, device))
 
 
 def _evaluate(
@@ -300,7 +317,7 @@ def _evaluate(
         result = Result(union(_needed(store, cell)), {}, (), ())
     else:
         survivors = _survivors(store, cell) if cell.condition.survivors else None
-        subject = ready.subjects[not cell.condition.undefended]
+        subject = ready.subjects[_subject(job, cell)]
         report = _reporter(tell, job, cell.condition.label, cell.key)
         jobs = {other.key: other for other in plan.jobs}
         for key in cell.peers:

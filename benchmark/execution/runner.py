@@ -6,13 +6,14 @@ import contextlib
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
 from robbench.core.errors import Damaged, RequestError, unless_damaged
 from robbench.planning.inputs import Finished, Inputs, finished, read_request
 from robbench.results.board_cells import renamed
 from robbench.results.schema import Training
-from robbench.results.store import Store
+from robbench.results.store import Store, check_sources
 from robbench.results.store_index import StoreIndex
 
 if TYPE_CHECKING:
@@ -40,6 +41,7 @@ def run(
     timeout: float | None = None,
     live: Mapping[str, External] | None = None,
     check: Callable[[Plan], None] = lambda plan: None,
+    sources: Sequence[Path] = (),
     boards_every: float | None = None,
 ) -> Boards | Finished:
     """Train, attack, score and write the boards of a request; what is in the store is not done again.
@@ -53,6 +55,7 @@ def run(
         live: Models that were loaded already, by the ``source`` that the grid names them by. Those that were handed
             over, whose source is empty, are evaluated in this process.
         check: Called with the plan before anything is done; refuses it by raising ``RequestError``.
+        sources: Other stores, whose finished work is copied and not done again; nothing is written to them.
         boards_every: Seconds after which boards are made again of what is finished; None for the end alone.
 
     Returns:
@@ -66,6 +69,10 @@ def run(
     inputs = asked if isinstance(asked, Inputs) else read_request(asked.absolute())
     store = Store(inputs.request.out)
     store.check()
+    sources = [place.absolute() for place in sources]
+    if sources and fresh:
+        raise RequestError("--fresh does everything again, and --store-from takes over what is done; leave one out")
+    check_sources(store, sources)
     before = None if fresh else finished(inputs, store)
     if before is not None:
         return before
@@ -78,6 +85,7 @@ def run(
     from robbench.execution.tally import announcing
     from robbench.planning.plan import ExternalJob
     from robbench.planning.planner import make_plan
+    from robbench.results.other_stores import take_over
 
     prepare()
     plan = make_plan(inputs, fresh, live)
@@ -91,6 +99,8 @@ def run(
     with store.lock():
         store.forget_request(inputs.key)
         boards = note_boards(plan, store)
+        for taken in take_over(plan, store, sources):
+            taken.tell()
         index = StoreIndex.of(store)
         work = remaining(plan, store, index)
         refresh(plan, store, {cell.key for _, cells in work for cell in cells})

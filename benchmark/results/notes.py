@@ -105,7 +105,9 @@ class Notes(SealedDirectory):
             origins = {f"{board}/": known.get(f"{board}/") if made_of is None else made_of for board in boards}
             kept |= {name: origin for name, origin in origins.items() if origin}
             paths = [path for board in boards for path in (folder / board).rglob("[!.]*")] + [folder / INDEX]
-            fresh = {str(path.relative_to(folder)): hash_of(path.read_bytes()) for path in paths if path.is_file()}
+            fresh = {
+                path.relative_to(folder).as_posix(): hash_of(path.read_bytes()) for path in paths if path.is_file()
+            }
             self.write(self.root / _WRITTEN, kept | fresh)
 
     def board_files(self, part: str) -> dict[Path, str]:
