@@ -49,10 +49,11 @@ class DecodedImages:
             for name, value in vars(self).items()
             if isinstance(value, np.memmap) and isinstance(value.base, mmap.mmap)
         }
-        return _unpickled, ({**vars(self), **dict.fromkeys(mapped)}, mapped)
+        return unpickled, ({**vars(self), **dict.fromkeys(mapped)}, mapped)
 
 
-def _unpickled(fields: dict[str, Any], mapped: dict[str, str]) -> DecodedImages:
+def unpickled(fields: dict[str, Any], mapped: dict[str, str]) -> DecodedImages:
+    """The images whose arrays are mapped from some files."""
     arrays = {name: np.load(file, mmap_mode="r", allow_pickle=False) for name, file in mapped.items()}
     return DecodedImages(**{**fields, **arrays})
 

@@ -94,8 +94,14 @@ class Subject:
     device: str = "cpu"
 
     @classmethod
-    def of(cls, model: Classifier, samples: Samples, **rest: Any) -> Subject:
+    def of(cls, model: Classifier, samples: Samples, clean: Tensor | None = None, **rest: Any) -> Subject:
         """A subject with its clean predictions.
+
+        Args:
+            model: The model.
+            samples: The test images.
+            clean: The predictions, where they are known and the model was checked.
+            **rest: The other attributes.
 
         Raises:
             Breach: If the model does not predict one of the data's classes for each image, what it answers to other
@@ -103,16 +109,18 @@ class Subject:
         """
         check_classes(model, rest["num_classes"])
         put_under_test(model)
+        if clean is not None:
+            return cls(model, samples, clean, **rest)
         device, parts = rest.get("device", "cpu"), torch.split(samples.images, JUDGING_BATCH)
         labels = torch.split(samples.labels, JUDGING_BATCH)
         with settings_kept(), seeded(digest64("clean", rest["seed"])):
-            clean = [
+            found = [
                 judged(model, to_float(part, device), own.to(device)).predicted.cpu()
                 for part, own in zip(parts, labels, strict=True)
             ]
             if len(samples):
                 check_answers(model, to_float(parts[0][:ANSWERED], device))
-        return cls(model, samples, torch.cat(clean), **rest)
+        return cls(model, samples, torch.cat(found), **rest)
 
     @property
     def right(self) -> Tensor:
