@@ -15,8 +15,8 @@ import numpy as np
 from robbench.core.errors import StoreError, warn
 from robbench.core.lease import PATIENCE, POLL, Busy
 from robbench.evaluation.scoring import metrics_digest, without_result
-from robbench.execution.graph import Name, Node, Row, Work, graph
-from robbench.execution.jobs import Progress, Tell, keep, keep_embeddings, provenance_of, told, without_model
+from robbench.execution.graph import Name, Pending, RowState, ToDo, graph
+from robbench.execution.jobs import Progress, Tell, keep, keep_embeddings, told, without_model
 from robbench.execution.portion import (
     Portion,
     attacked_elsewhere,
@@ -25,18 +25,19 @@ from robbench.execution.portion import (
     portion_to_judge,
     proof_sources,
 )
+from robbench.execution.ready import provenance_of
 from robbench.execution.tasks import (
+    Died,
     Executor,
     Facts,
     Failure,
     Judged,
-    Kept,
-    Lost,
     Needs,
     Over,
     Predicted,
     Task,
     Vanished,
+    Written,
 )
 from robbench.planning.plan import Cell, Job, Plan
 from robbench.results.store import EMBEDDINGS, OUTCOME, RECORD, Store
@@ -45,7 +46,7 @@ TRIES = 5
 """Machines that may be lost with a task before it is taken to be the reason."""
 
 
-def drive(plan: Plan, work: Work, executor: Executor, tell: Tell) -> None:
+def drive(plan: Plan, work: ToDo, executor: Executor, tell: Tell) -> None:
     """Have everything carried out that is to be done, and write down what comes of it.
 
     Another run that is at a model or a cell is waited for, while others are done. A cell that costs its process ends as
@@ -88,7 +89,7 @@ class _Run:
     executor: Executor
     tell: Tell
     facts: Facts
-    nodes: dict[Name, Node]
+    nodes: dict[Name, Pending]
     threads: tuple[int, int]
     ready: list[tuple[tuple[float, ...], Name]] = field(default_factory=list)
     elsewhere: dict[Name, float] = field(default_factory=dict)
@@ -97,7 +98,7 @@ class _Run:
     warned: bool = False
 
     @classmethod
-    def of(cls, plan: Plan, work: Work, executor: Executor, tell: Tell) -> _Run:
+    def of(cls, plan: Plan, work: ToDo, executor: Executor, tell: Tell) -> _Run:
         metrics = plan.registry.entries("metric").values()
         facts = Facts(
             tuple(plugin.label for plugin in plan.registry.plugins()),
@@ -116,7 +117,7 @@ class _Run:
             run._push(node)
         return run
 
-    def _push(self, node: Node) -> None:
+    def _push(self, node: Pending) -> None:
         if not node.waits:
             heapq.heappush(self.ready, (node.rank, node.name))
 
@@ -146,10 +147,10 @@ class _Run:
         for name in self.elsewhere:
             self._push(self.nodes[name])
 
-    def _needs(self, node: Node) -> Needs:
+    def _needs(self, node: Pending) -> Needs:
         return Needs(self.threads[node.cell is not None], int(self.plan.device == "cuda"))
 
-    def _lease(self, node: Node) -> bool:
+    def _lease(self, node: Pending) -> bool:
         """Become the only one to write what comes of a step; False where another run is."""
         if node.name[0] != "predict":
             stack = ExitStack()
@@ -161,7 +162,7 @@ class _Run:
         self.elsewhere.pop(node.name, None)
         return True
 
-    def _finished(self, node: Node) -> bool:
+    def _finished(self, node: Pending) -> bool:
         """End a step at once if nothing is to be done in it."""
         row, cell, store = node.row, node.cell, self.store
         if cell is not None:
@@ -183,7 +184,7 @@ class _Run:
             store.drop_damaged(store.model_dir(row.job.key) / EMBEDDINGS)
         return False
 
-    def _end(self, node: Node) -> bool:
+    def _end(self, node: Pending) -> bool:
         del self.nodes[node.name]
         lease = self.leases.pop(node.name, None)
         if lease is not None:
@@ -199,7 +200,7 @@ class _Run:
     def _provenance(self, job: Job) -> dict[str, Any]:
         return provenance_of("cpu", self.facts.plugins, job)
 
-    def _task(self, node: Node) -> Task:
+    def _task(self, node: Pending) -> Task:
         row, cell, plan = node.row, node.cell, self.plan
         portion, loaded = self._portion(row, cell)
         attack = portion_to_attack(plan, row.job, cell) if cell and attacked_elsewhere(cell) else None
@@ -216,7 +217,7 @@ class _Run:
             tuple(self._reads(row.job, cell)),
         )
 
-    def _portion(self, row: Row, cell: Cell | None) -> tuple[Portion, frozenset[str]]:
+    def _portion(self, row: RowState, cell: Cell | None) -> tuple[Portion, frozenset[str]]:
         """What a step is handed of the plan; cells that need the same of it are handed the same."""
         through = cell.peers if cell and not attacked_elsewhere(cell) else ()
         foreign = cell.key if cell and proof_sources([cell]) else ""
@@ -234,10 +235,10 @@ class _Run:
             yield from (f"models/{member.key}" for member in model.members)
         for key in cell.needs if cell else ():
             yield from (f"cells/{key}/{name}" for name in (RECORD, OUTCOME))
-        for array in vars(job.data.decoded).values():
-            path = Path(str(array.filename)) if isinstance(array, np.memmap) else None
-            if path is not None and path.is_relative_to(self.store.root):
-                yield path.relative_to(self.store.root).as_posix()
+        mapped = (array for array in vars(job.data.decoded).values() if isinstance(array, np.memmap))
+        for folder in {Path(str(array.filename)).parent for array in mapped}:
+            if folder.is_relative_to(self.store.root):
+                yield folder.relative_to(self.store.root).as_posix()
 
     def hear(self, task: Task, message: object) -> None:
         """Take what came of a task."""
@@ -246,7 +247,7 @@ class _Run:
         match message:
             case Progress():
                 self.tell(message)
-            case Kept():
+            case Written():
                 getattr(self.store, message.method)(task.key, *message.content)
             case Predicted():
                 keep_embeddings(self.store, row.job, message)
@@ -255,7 +256,7 @@ class _Run:
                 self._fail(row, message)
             case Judged() if cell is not None:
                 self._keep(node, cell, message)
-            case Lost():
+            case Died():
                 self._bury(node, message)
                 self._end(node)
             case Vanished():
@@ -265,16 +266,16 @@ class _Run:
                     raise StoreError(message.error)
                 self._end(node)
 
-    def _keep(self, node: Node, cell: Cell, judged: Judged) -> None:
+    def _keep(self, node: Pending, cell: Cell, judged: Judged) -> None:
         node.kept = True
         self.tell(told(node.row.job, cell, keep(self.store, cell, judged), judged.trace))
 
-    def _fail(self, row: Row, failure: Failure) -> None:
+    def _fail(self, row: RowState, failure: Failure) -> None:
         row.failure = failure
         if not row.cells:
             warn(f"{row.job.label}: {failure.reason}")
 
-    def _bury(self, node: Node, lost: Lost) -> None:
+    def _bury(self, node: Pending, lost: Died) -> None:
         """Write down what a process was at that is gone."""
         about = f"{lost.reason} in training, or while the model was loaded" if lost.loading else lost.reason
         if node.cell is None:
@@ -283,14 +284,14 @@ class _Run:
             record = without_result(node.cell, "failed", about, self._provenance(node.row.job))
             self._keep(node, node.cell, Judged(record))
 
-    def _try_again(self, node: Node, vanished: Vanished) -> None:
+    def _try_again(self, node: Pending, vanished: Vanished) -> None:
         node.tries += 1
         if node.kept:
             self._end(node)
         elif node.tries < TRIES:
             self._push(node)
         else:
-            self._bury(node, Lost(f"crash: {vanished.reason}, {node.tries} times", node.cell is None))
+            self._bury(node, Died(f"crash: {vanished.reason}, {node.tries} times", node.cell is None))
             self._end(node)
 
 

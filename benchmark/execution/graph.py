@@ -13,13 +13,13 @@ from robbench.planning.cost_estimate import weights
 from robbench.planning.plan import Cell, Job, Plan
 from robbench.results.store import Store
 
-Work: TypeAlias = Sequence[tuple[Job, Sequence[Cell]]]
+ToDo: TypeAlias = Sequence[tuple[Job, Sequence[Cell]]]
 Name: TypeAlias = tuple[Step, str]
 """A step, and the key of its model or cell."""
 
 
 @dataclass
-class Row:
+class RowState:
     """A model, and what of it is known so far.
 
     Attributes:
@@ -40,7 +40,7 @@ class Row:
 
 
 @dataclass
-class Node:
+class Pending:
     """A step of a row.
 
     Attributes:
@@ -55,7 +55,7 @@ class Node:
     """
 
     name: Name
-    row: Row
+    row: RowState
     cell: Cell | None
     rank: tuple[float, ...]
     waits: set[Name]
@@ -64,7 +64,7 @@ class Node:
     tries: int = 0
 
 
-def graph(plan: Plan, work: Work, store: Store) -> dict[Name, Node]:
+def graph(plan: Plan, work: ToDo, store: Store) -> dict[Name, Pending]:
     """The steps of what is to be done, by name.
 
     Rows are begun in the order of their cost, which includes that of the rows that start from them, and so are the
@@ -75,31 +75,32 @@ def graph(plan: Plan, work: Work, store: Store) -> dict[Name, Node]:
         work: Jobs with those of their cells that are to be done; without cells, for others that need the model.
         store: What it holds is not counted as work. Cells that cost their process when they were last tried come last.
     """
-    rows: dict[str, Row] = {}
+    rows: dict[str, RowState] = {}
     trained: set[str] = set()
     asked: set[str] = set()
     for job, cells in work:
-        rows.setdefault(job.key, Row(job)).cells.extend(cells)
+        rows.setdefault(job.key, RowState(job)).cells.extend(cells)
         trained |= {job.key} if to_train(job, cells) else set()
         asked |= {job.key} if to_predict(job, cells) else set()
     costs, each = _costs(plan, rows, store)
     feared = {cell.key for row in rows.values() for cell in row.cells if cost_its_process(store, cell)}
-    nodes: dict[Name, Node] = {}
+    nodes: dict[Name, Pending] = {}
     for place, (key, row) in enumerate(sorted(rows.items(), key=lambda item: -costs[item[0]])):
         row.asked = ways(row.cells)
         needed = {job.key for job in (row.job, *row.job.members)} | {start.key for start in plan.starts(row.job)[-1:]}
         weights_of: set[Name] = {("train", other) for other in needed & trained}
         own: Name = ("train", key)
         if key in trained:
-            nodes[own] = Node(own, row, None, (0, place, 0), weights_of - {own})
+            nodes[own] = Pending(own, row, None, (0, place, 0), weights_of - {own})
         if key in asked:
-            nodes["predict", key] = Node(("predict", key), row, None, (0, place, 1), weights_of)
+            nodes["predict", key] = Pending(("predict", key), row, None, (0, place, 1), weights_of)
         before: set[Name] = {("predict", key)} if key in asked else weights_of
         for cell in row.cells:
             cells_before: set[Name] = {("judge", other) for other in cell.needs}
             models_before: set[Name] = {("train", other) for other in cell.peers if other in trained}
             rank = (cell.key in feared, place, 2, -each[cell.key])
-            nodes["judge", cell.key] = Node(("judge", cell.key), row, cell, rank, before | cells_before | models_before)
+            own = ("judge", cell.key)
+            nodes[own] = Pending(own, row, cell, rank, before | cells_before | models_before)
     for node in nodes.values():
         node.waits &= nodes.keys()
         for name in node.waits:
@@ -107,7 +108,7 @@ def graph(plan: Plan, work: Work, store: Store) -> dict[Name, Node]:
     return nodes
 
 
-def _costs(plan: Plan, rows: Mapping[str, Row], store: Store) -> tuple[dict[str, float], dict[str, float]]:
+def _costs(plan: Plan, rows: Mapping[str, RowState], store: Store) -> tuple[dict[str, float], dict[str, float]]:
     """What rows cost, with those that start from them, and each cell; in weighted passes."""
     costs, each = dict.fromkeys(rows, 0.0), dict[str, float]()
     for row in rows.values():

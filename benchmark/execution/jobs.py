@@ -6,23 +6,27 @@ import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-import torch
-from torch import Tensor
-
 from robbench.core.device import prepare_device
-from robbench.core.errors import Damaged, RequestError, StoreError, explain, trace_of, warn
+from robbench.core.errors import Damaged, StoreError, explain, trace_of, warn
+from robbench.execution.ready import (
+    Ready,
+    asked_model,
+    embed_training,
+    in_the_way,
+    needed_outcomes,
+    provenance_of,
+    survivors_of,
+)
 from robbench.execution.tasks import Failure, Judged, Predicted, Way
-from robbench.planning.plan import Cell, Job, Plan, TrainedJob, in_front
-from robbench.results.schema import Ints, Outcome, Record, Training
+from robbench.planning.plan import Cell, Job, Plan, TrainedJob
+from robbench.results.schema import Record, Training
 from robbench.results.store import EMBEDDINGS, Store
 
 if TYPE_CHECKING:
     from robbench.evaluation.evaluator import Result
-    from robbench.evaluation.subject import Subject
     from robbench.execution.helpers import Helpers
 
 
@@ -65,32 +69,6 @@ def cost_its_process(store: Store, cell: Cell) -> bool:
     with suppress(Damaged):
         return lethal(store.record(cell.key))
     return False
-
-
-@dataclass(frozen=True)
-class Ready:
-    """A model with its test images.
-
-    Attributes:
-        plan: The plan.
-        job: The model's job.
-        store: Where its weights are.
-        predicted: What its cells share.
-        subjects: The model by the ways in which it was asked so far.
-    """
-
-    plan: Plan
-    job: Job
-    store: Store
-    predicted: Predicted
-    subjects: dict[Way, Subject] = field(default_factory=dict)
-
-    def subject(self, asked: Way) -> Subject:
-        """The model, loaded when it is first asked for."""
-        if asked not in self.subjects:
-            clean = torch.from_numpy(self.predicted.clean[asked])
-            self.subjects[asked] = _subject(self.plan, self.job, self.store, asked, clean)
-        return self.subjects[asked]
 
 
 def carry_out(plan: Plan, job: Job, cells: Sequence[Cell], tell: Tell) -> None:
@@ -206,8 +184,8 @@ def predict(plan: Plan, job: Job, asked: Sequence[Way], store: Store, here: bool
     from robbench.training.model_loading import load_model
 
     with _failing(here) as failure:
-        subjects = {one: _subject(plan, job, store, one) for one in asked}
-        embeddings = _embed_training(job, store, plan.device)
+        subjects = {one: asked_model(plan, job, store, one) for one in asked}
+        embeddings = embed_training(job, store, plan.device)
         size = ModelSize()
         if job.cells:
             model = subjects[True].model if True in subjects else load_model(job, store, plan.device)
@@ -322,59 +300,8 @@ def _trace(error: BaseException) -> str:
     return error.trace if isinstance(error, PluginFailure) else trace_of(error)
 
 
-def provenance_of(device: str, plugins: Sequence[str], job: Job) -> dict[str, Any]:
-    """What the records of a run say they were made with.
-
-    Args:
-        device: Device type.
-        plugins: Labels of the plugins of the run.
-        job: Whose images are attacked.
-    """
-    from robbench.evaluation.attack_run import attack_batch
-    from robbench.results.provenance import provenance
-    from robbench.training.judging import JUDGING_BATCH
-
-    return {
-        **provenance(device),
-        "plugins": list(plugins),
-        "batch": {"attacking": attack_batch(job.data.decoded.images.shape[1:]), "judging": JUDGING_BATCH},
-    }
-
-
 def _reporter(tell: Tell, job: Job, activity: str, cell: str = "") -> Callable[[int, int], None]:
     return lambda done, of: tell(Progress(job.label, activity, done, of, cell=cell))
-
-
-def _subject(plan: Plan, job: Job, store: Store, asked: Way, clean: Tensor | None = None) -> Subject:
-    """A job's model with its test images, and its predictions on them unless they are known."""
-    from robbench.evaluation.subject import Subject
-    from robbench.training.model_loading import load_model
-
-    return Subject.of(
-        load_model(job, store, plan.device, defended=asked),
-        job.data.samples("test"),
-        clean,
-        num_classes=job.data.num_classes,
-        class_names=job.data.splits.class_names,
-        seed=job.seed,
-        split_seed=job.data.choice.component.split_seed,
-        device=plan.device,
-    )
-
-
-def _embed_training(job: Job, store: Store, device: str) -> bytes | None:
-    """Embeddings of as many training images as the job's cells ask for, for figures; None where there are enough."""
-    from robbench.evaluation.artifacts import embedded, embeddings
-    from robbench.training.model_loading import load_model
-
-    # Of all cells and not of those that are left, or the figures would tell where a run was interrupted.
-    size = max((cell.condition.embed for cell in job.cells if not cell.refusal), default=0)
-    # Another grid may have asked for more; its board must not change.
-    if min(size, len(job.data.splits.train)) <= embedded(store, store.model_dir(job.key) / EMBEDDINGS):
-        return None
-    model = load_model(job, store, device, defended=True)
-    samples = job.data.samples("train")
-    return embeddings(model, samples, samples.images, size, job.data.choice.component.split_seed, device)
 
 
 def _evaluate(
@@ -390,9 +317,9 @@ def _evaluate(
     plan, job, store = ready.plan, ready.job, ready.store
     started = time.perf_counter()
     if cell.condition.union:
-        result = Result(union(_needed(store, cell)), {}, (), ())
+        result = Result(union(needed_outcomes(store, cell)), {}, (), ())
     else:
-        survivors = _survivors(store, cell) if cell.condition.survivors else None
+        survivors = survivors_of(store, cell) if cell.condition.survivors else None
         subject = ready.subject(way(cell))
         report = _reporter(tell, job, cell.condition.label, cell.key)
         jobs = {other.key: other for other in plan.jobs}
@@ -405,7 +332,7 @@ def _evaluate(
             result = evaluate(subject, cell.condition, report, peers, survivors, attack)
     seconds = time.perf_counter() - started
     if cell.condition.kind == "clean":
-        result = replace(result, traits=(*result.traits, *_defended(job)))
+        result = replace(result, traits=(*result.traits, *in_the_way(job)))
     training, notes = None, job.notes
     if isinstance(job, TrainedJob):
         info = store.model_info(job.key)
@@ -415,41 +342,3 @@ def _evaluate(
         record = helpers.measured(record, result.outcome)
         record = record.model_copy(update={"notes": (*record.notes, *helpers.notes(cell))})
     return record, result
-
-
-def _defended(job: Job) -> tuple[str, ...]:
-    """What attacks must know of the model's inference-time defenses."""
-    through = {component.gradients for component in in_front(job)} - {"exact", "expectation"}
-    if not through:
-        return ()
-    return ("defense-in-the-way", "straight-through") if through == {"straight-through"} else ("defense-in-the-way",)
-
-
-def _needed(store: Store, cell: Cell) -> list[Outcome]:
-    """The outcomes of the cells that a cell rests on.
-
-    Raises:
-        RequestError: If one of them has no result.
-    """
-    found = []
-    for key in cell.needs:
-        record = store.record(key)
-        outcome = store.outcome(record) if record is not None and record.status == "done" else None
-        if outcome is None:
-            what = record.spec.condition.label if record is not None else f"cell {key}"
-            raise RequestError(f"{what}, which it rests on, has no result")
-        found.append(outcome)
-    return found
-
-
-def _survivors(store: Store, cell: Cell) -> Ints:
-    """Ids of the samples that are robust to every attack that the cell rests on.
-
-    Raises:
-        RequestError: If one of them has no result.
-    """
-    left: set[int] | None = None
-    for outcome in _needed(store, cell):
-        kept = {int(number) for number in outcome.ids[outcome.robust]}
-        left = kept if left is None else left & kept
-    return np.array(sorted(left or ()), dtype=np.int64)

@@ -17,12 +17,12 @@ import torch
 from robbench.core.device import named_devices
 from robbench.core.registry import Registry
 from robbench.execution.driver import drive
-from robbench.execution.graph import Work
+from robbench.execution.graph import ToDo
 from robbench.execution.helpers import Gone, Wanted
 from robbench.execution.jobs import Progress, Tell, carry_out
 from robbench.execution.plugin_process import attack, measure_outcomes
 from robbench.execution.processes import Child, prepare
-from robbench.execution.tasks import Hear, Lost, Needs, Over, Task
+from robbench.execution.tasks import Died, Hear, Needs, Over, Task
 from robbench.execution.worker import Begun, work
 from robbench.planning.plan import Plan
 
@@ -43,7 +43,7 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def run_locally(plan: Plan, work: Work, workers: int | None, tell: Tell, timeout: float = CELL_TIMEOUT) -> None:
+def run_locally(plan: Plan, work: ToDo, workers: int | None, tell: Tell, timeout: float = CELL_TIMEOUT) -> None:
     """Carry out the jobs in worker processes, each with its share of the cores; see ``drive``.
 
     Args:
@@ -65,7 +65,7 @@ def run_locally(plan: Plan, work: Work, workers: int | None, tell: Tell, timeout
     drive(plan, work, local, tell)
 
 
-def run_here(plan: Plan, work: Work, tell: Tell) -> None:
+def run_here(plan: Plan, work: ToDo, tell: Tell) -> None:
     """Carry out the jobs in this process, as a plan with models must be that were handed over as objects.
 
     Plugins are not kept apart then, and nothing watches the time.
@@ -276,7 +276,7 @@ class Local:
         task = worker.task
         assert task is not None
         self._remove(worker)
-        hear(task, Lost(reason, not worker.cell))
+        hear(task, Died(reason, not worker.cell))
 
     def _release(self, worker: _Worker) -> None:
         worker.end_helper()

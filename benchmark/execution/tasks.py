@@ -94,7 +94,7 @@ class Task:
 
 
 @dataclass(frozen=True)
-class Kept:
+class Written:
     """Something of a training that is to be written.
 
     Attributes:
@@ -139,7 +139,7 @@ class Failure:
 
 
 @dataclass(frozen=True)
-class Lost:
+class Died:
     """Says that a task cost the process that carried it out.
 
     Attributes:
@@ -174,8 +174,8 @@ class Over:
 
 
 Hear: TypeAlias = Callable[[Task, object], None]
-"""Takes what comes of a task: ``Progress``, ``Kept``, ``Predicted``, ``Judged``, ``Failure``, and in the end ``Over``,
-``Lost`` or ``Vanished``."""
+"""Takes what comes of a task: ``Progress``, ``Written``, ``Predicted``, ``Judged``, ``Failure``; in the end ``Over``,
+``Died`` or ``Vanished``."""
 
 
 class Executor(Protocol):

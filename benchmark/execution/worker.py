@@ -13,8 +13,9 @@ import torch
 from robbench.core.device import prepare_device
 from robbench.core.errors import StoreError
 from robbench.execution.helpers import Helpers
-from robbench.execution.jobs import Progress, Ready, judge, only_here, predict, provenance_of, train_model
-from robbench.execution.tasks import Failure, Kept, Over, Task
+from robbench.execution.jobs import Progress, judge, only_here, predict, train_model
+from robbench.execution.ready import Ready, provenance_of
+from robbench.execution.tasks import Failure, Over, Task, Written
 from robbench.planning.plan import Plan
 from robbench.results.store import Store
 
@@ -40,24 +41,25 @@ class Outbox(Store):
 
     def write_model(self, key: str, info: Mapping[str, Any], weights: bytes, history: str) -> None:
         """Send a trained model."""
-        self.send(Kept("write_model", (info, weights, history)))
+        self.send(Written("write_model", (info, weights, history)))
 
     def write_diverged(self, key: str, history: str) -> None:
         """Send how a training went that came to no model."""
-        self.send(Kept("write_diverged", (history,)))
+        self.send(Written("write_diverged", (history,)))
 
     def write_checkpoint(self, key: str, data: bytes | None) -> None:
         """Send the state of an unfinished training."""
-        self.send(Kept("write_checkpoint", (data,)))
+        self.send(Written("write_checkpoint", (data,)))
 
 
 @dataclass
 class _Open:
-    """A portion that is unpacked, and its model as far as it is loaded."""
+    """A portion that is unpacked, its model as far as it is loaded, and provenance once it was looked up."""
 
     digest: str
     plan: Plan
     ready: Ready | None = None
+    provenance: dict[str, Any] | None = None
 
 
 def work(parent: Connection) -> None:
@@ -111,5 +113,5 @@ def _carry_out(task: Task, opened: _Open, send: Callable[[object], None], helper
             assert task.predicted is not None
             opened.ready = Ready(plan, job, store, task.predicted)
         (cell,) = (cell for cell in job.cells if cell.key == task.key)
-        facts = provenance_of(plan.device, task.facts.plugins, job)
-        send(judge(opened.ready, cell, facts, send, helpers))
+        opened.provenance = opened.provenance or provenance_of(plan.device, task.facts.plugins, job)
+        send(judge(opened.ready, cell, opened.provenance, send, helpers))

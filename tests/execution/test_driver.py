@@ -18,7 +18,7 @@ from robbench.execution.graph import graph
 from robbench.execution.helpers import Helpers
 from robbench.execution.jobs import Progress, carry_out
 from robbench.execution.runner import remaining
-from robbench.execution.tasks import Hear, Kept, Lost, Needs, Over, Step, Task, Vanished
+from robbench.execution.tasks import Died, Hear, Needs, Over, Step, Task, Vanished, Written
 from robbench.planning.plan import Plan
 from robbench.results.store import EXAMPLES, RECORD, Store
 
@@ -55,7 +55,7 @@ class Inline:
             hear(task, message)
 
         end = self.lost[task.step].pop(0) if self.lost.get(task.step) else Over()
-        if not isinstance(end, Vanished | Lost):
+        if not isinstance(end, Vanished | Died):
             assert task.portion is not None
             worker._carry_out(task, worker._Open(task.digest, task.portion.open()), send, Helpers(None, task))  # type: ignore[arg-type]
             self.done.append((task.step, task.key))
@@ -123,7 +123,7 @@ def test_a_task_that_no_machine_survives_fails_alone(tmp_path: Path) -> None:
 
 def test_a_model_that_costs_its_process_costs_its_own_cells(tmp_path: Path) -> None:
     plan = tiny.make(tmp_path, ["", "defense = 'fgm'"], ["clean"], limit=20)
-    told = driven(plan, Inline({"train": [Lost("crash: gone", True)]}))
+    told = driven(plan, Inline({"train": [Died("crash: gone", True)]}))
     found = [event.finished for event in told if event.finished]
     assert sorted(record.status for record in found) == ["done", "failed"]
     assert "crash: gone in training, or while the model was loaded" in [record.reason for record in found]
@@ -138,7 +138,7 @@ def test_a_process_that_dies_takes_nothing_with_it_that_was_done(tmp_path: Path)
     kept = store.record(fgsm.key)
     flip(store.cell_dir(clean.key) / RECORD)
     flip(store.cell_dir(fgsm.key) / EXAMPLES)
-    told = driven(plan, Inline({"judge": [Lost("crash: gone", False)] * 2}))
+    told = driven(plan, Inline({"judge": [Died("crash: gone", False)] * 2}))
     found = {event.cell: event.finished for event in told if event.finished}
     assert (found[clean.key].status, found[clean.key].reason) == ("failed", "crash: gone")
     assert found[fgsm.key] == kept == store.record(fgsm.key)
@@ -213,7 +213,7 @@ def test_a_training_that_moves_to_another_machine_goes_on_from_its_checkpoint(tm
                     if isinstance(message, Progress) and message.activity == "training" and message.done < message.of:
                         epochs.append(message.done)
                     hear(task, message)
-                    dead = before == 0 and len(epochs) == 2 and isinstance(message, Kept)
+                    dead = before == 0 and len(epochs) == 2 and isinstance(message, Written)
 
             super().listen(heard)
 
