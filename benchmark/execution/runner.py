@@ -8,7 +8,8 @@ from contextlib import AbstractContextManager
 from dataclasses import replace
 from typing import TYPE_CHECKING, TypeAlias
 
-from robbench.core.errors import Damaged, RequestError, unless_damaged
+from robbench.core.errors import RequestError, unless_damaged
+from robbench.core.extras import require
 from robbench.planning.inputs import Finished, Inputs, finished, read_request
 from robbench.results.board_cells import renamed
 from robbench.results.schema import Training
@@ -39,6 +40,8 @@ def run(
     timeout: float | None = None,
     live: Mapping[str, External] | None = None,
     check: Callable[[Plan], None] = lambda plan: None,
+    executor: str = "local",
+    address: str | None = None,
 ) -> Boards | Finished:
     """Train, attack, score and write the boards of a request; what is in the store is not done again.
 
@@ -51,6 +54,8 @@ def run(
         live: Models that were loaded already, by the ``source`` that the grid names them by. Those that were handed
             over, whose source is empty, are evaluated in this process.
         check: Called with the plan before anything is done; refuses it by raising ``RequestError``.
+        executor: ``local`` for processes of this machine, ``ray`` for the machines of a ray cluster.
+        address: Of that cluster; see ``robbench.execution.ray_cluster``.
 
     Returns:
         The boards, or what is known of the request if it was carried out before; that needs no torch.
@@ -63,6 +68,8 @@ def run(
     inputs = asked if isinstance(asked, Inputs) else read_request(asked.absolute())
     store = Store(inputs.request.out)
     store.check()
+    if executor == "ray":
+        require("ray", "ray", "--executor ray")
     before = None if fresh else finished(inputs, store)
     if before is not None:
         return before
@@ -71,6 +78,7 @@ def run(
     from robbench.execution.local import CELL_TIMEOUT, run_here, run_locally
     from robbench.execution.portion import check_plan
     from robbench.execution.processes import prepare
+    from robbench.execution.ray_cluster import run_on_ray
     from robbench.planning.plan import ExternalJob
     from robbench.planning.planner import make_plan
 
@@ -91,6 +99,8 @@ def run(
         with watch(plan, work) as tell:
             if here:
                 run_here(plan, work, tell)
+            elif executor == "ray":
+                run_on_ray(plan, work, workers, tell, timeout or CELL_TIMEOUT, address)
             else:
                 run_locally(plan, work, workers, tell, timeout or CELL_TIMEOUT)
         written = write_boards(store, boards, plan.registry)
@@ -115,6 +125,8 @@ def remaining(plan: Plan, store: Store) -> Work:
     Cells that work through other models stand apart from their job's other cells, and come last, with those that rest
     on them; after them, those that cost their process when they were last tried. What is damaged is to be done again.
     """
+    from robbench.execution.jobs import cost_its_process
+
     work: Work = []
     late: Work = []
     last: Work = []
@@ -129,7 +141,7 @@ def remaining(plan: Plan, store: Store) -> Work:
         cells = [cell for cell in job.cells if not _finished(store, cell)]
         feared: list[Cell] = []
         for cell in cells:
-            if _lethal(store, cell) or {other.key for other in feared}.intersection(cell.needs):
+            if cost_its_process(store, cell) or {other.key for other in feared}.intersection(cell.needs):
                 feared.append(cell)
         cells = [cell for cell in cells if cell not in feared]
         through_peers = {cell.key for cell in cells if cell.peers}
@@ -163,14 +175,6 @@ def _answer(check: Callable[[str], bool], key: str, consequence: str) -> bool | 
 def _finished(store: Store, cell: Cell) -> bool:
     keeps = cell.condition.keeps
     return unless_damaged(lambda: store.check_cell(cell.key, keeps), False, "its cell is to be done again")
-
-
-def _lethal(store: Store, cell: Cell) -> bool:
-    from robbench.execution.jobs import lethal
-
-    with contextlib.suppress(Damaged):
-        return lethal(store.record(cell.key))
-    return False
 
 
 def forget(plan: Plan, store: Store) -> None:
