@@ -59,6 +59,8 @@ def zoom_blur(images: Tensor, largest: float) -> Tensor:
 def shuffled(count: int, height: int, width: int, rng: Streams, reach: int, rounds: int) -> Tensor:
     """Pixels that have changed places with near ones, one after the other from the last to the first.
 
+    Those too far apart to reach the same pixel change places at once, which comes to the same.
+
     Args:
         count: Number of images.
         height: Of each.
@@ -75,13 +77,18 @@ def shuffled(count: int, height: int, width: int, rng: Streams, reach: int, roun
     rows = torch.arange(height - 1 - reach, reach - 1, -1, device=order.device)
     columns = torch.arange(width - 1 - reach, reach - 1, -1, device=order.device)
     places = (rows[:, None] * width + columns).flatten()
+    # A row is begun when the one before it is ``2 * reach + 1`` columns ahead.
+    step = torch.arange(len(rows))[:, None] * (2 * reach + 1) + torch.arange(len(columns))
+    in_step = step.flatten().argsort(stable=True).to(order.device)
+    at_once = torch.bincount(step.flatten()).tolist()
     for turn in range(rounds):
-        steps = rng.integers(("steps", turn), (len(places), 2), 2 * reach + 1) - reach
-        partners = places + steps[:, :, 0] * width + steps[:, :, 1]
-        for place, partner in zip(places.tolist(), partners.unbind(dim=1), strict=True):
-            other = order.gather(1, partner[:, None])
-            order.scatter_(1, partner[:, None], order[:, place : place + 1].clone())
-            order[:, place : place + 1] = other
+        moves = rng.integers(("steps", turn), (len(places), 2), 2 * reach + 1) - reach
+        partners = places + moves[:, :, 0] * width + moves[:, :, 1]
+        pairs = zip(places[in_step].split(at_once), partners[:, in_step].split(at_once, dim=1), strict=True)
+        for here, there in pairs:
+            other = order.gather(1, there)
+            order.scatter_(1, there, order[:, here])
+            order[:, here] = other
     return order
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import abc
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 from torch import Tensor
@@ -83,9 +83,16 @@ class ExampleTraining(AdversarialTraining):
 
     alpha: Annotated[float, Field(ge=0, lt=1)] = 0.0
 
+    by_sample: ClassVar[bool] = True
+
     @abc.abstractmethod
     def examples(self, batch: Batch) -> Tensor:
         """The images under attack."""
+
+    def passes(self, num_classes: int) -> tuple[int, int]:
+        """Those of one step, and of the clean images where they have a share."""
+        added = 2 if self.alpha else 1
+        return added, added
 
     def training_loss(self, batch: Batch) -> Tensor:
         """The mixed loss, a scalar; no gradient flows through the attack."""
@@ -130,6 +137,10 @@ class IteratedTraining(AdversarialTraining):
 
     steps: Annotated[int, Field(ge=1)] = 10
     rel_step: Annotated[float, Field(gt=0)] = 0.25
+
+    def passes(self, num_classes: int) -> tuple[int, int]:
+        """Those of the steps."""
+        return self.steps, self.steps
 
     def ascended(self, batch: Batch, start: Tensor, loss: Callable[[Tensor], Tensor] | None = None) -> Tensor:
         """Images after the attack's steps.

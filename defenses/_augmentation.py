@@ -46,6 +46,8 @@ class Mixing(Defense):
 class ImageTransforms(Defense):
     """Training on transformed images, rounded to 8 bits, each transformed by draws of its own."""
 
+    by_sample: ClassVar[bool] = True
+
     @abc.abstractmethod
     def transform(self) -> Callable[[Tensor], Tensor]:
         """What transforms one image, uint8, shape ``(C, H, W)``; it draws from torch's global generator."""

@@ -62,12 +62,17 @@ class BoundTraining(Defense):
         """The share of margins by linear bounds, in [0, 1]; the rest are by interval bounds."""
         return 0.0
 
+    def passes(self, num_classes: int) -> tuple[int, int]:
+        """Those of centers and radii, and one that batch normalization goes by."""
+        return 3, 2
+
     def margins(self, batch: Batch) -> Tensor:
         """Lower bounds of the label's score minus each score, shape ``(N, K)``; 0 at the label."""
         linear, count = self.linear_share(batch), len(batch.images)
         eps = self.grown(batch.progress) * (batch.eps if self.eps is None else self.eps)
-        passed = batch.model.num_classes if linear else 0
-        batch.spent((3 + passed) * count, (2 + passed) * count)
+        classes = batch.model.num_classes
+        forwards, backwards = self.passes(classes) if linear else BoundTraining.passes(self, classes)
+        batch.spent(forwards * count, backwards * count)
         return batch.asked(_margins, batch.images, batch.labels, eps, linear)
 
     def training_loss(self, batch: Batch) -> Tensor:

@@ -41,6 +41,12 @@ class WeightPerturbation(IteratedTraining):
         """Where it is added to TRADES."""
         return self.on == "trades"
 
+    def passes(self, num_classes: int) -> tuple[int, int]:
+        """Those of the training that it is added to, and the loss a second time."""
+        forwards, backwards = self._inner().passes(num_classes)
+        again = 2 if self.on == "trades" else 1
+        return forwards + again, backwards + again
+
     def training_loss(self, batch: Batch) -> Tensor:
         """The loss at the moved weights, a scalar."""
         inner = self._inner()

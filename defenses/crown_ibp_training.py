@@ -19,6 +19,10 @@ class CrownIntervalBoundTraining(BoundTraining):
     bounds where those are larger. For K classes they count as K further forward and backward passes.
     """
 
+    def passes(self, num_classes: int) -> tuple[int, int]:
+        """Those of interval bounds, and one of each for every class."""
+        return 3 + num_classes, 2 + num_classes
+
     def linear_share(self, batch: Batch) -> float:
         """Beta at this step."""
         return 1 - self.grown(batch.progress)

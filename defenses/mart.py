@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import torch
 from pydantic import Field
@@ -31,10 +31,16 @@ class MartTraining(IteratedTraining):
     mode: Mode = "eval"
     beta: Annotated[float, Field(gt=0)] = 5.0
 
+    by_sample: ClassVar[bool] = True
+
     @property
     def uses_scores(self) -> bool:
         """It does."""
         return True
+
+    def passes(self, num_classes: int) -> tuple[int, int]:
+        """Those of the steps, and of the clean images."""
+        return self.steps + 1, self.steps + 1
 
     def training_loss(self, batch: Batch) -> Tensor:
         """The loss on clean images and examples, a scalar."""

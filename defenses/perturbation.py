@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import Tensor
 
@@ -19,6 +20,8 @@ class PerturbationTraining(Strengths, Defense):
 
     Parameters are those of the attack of the same name.
     """
+
+    by_sample: ClassVar[bool] = True
 
     def training_loss(self, batch: Batch) -> Tensor:
         """The loss on perturbed images, a scalar."""

@@ -23,6 +23,11 @@ class PGDTraining(IteratedTraining, ExampleTraining):
 
     random_start: bool = True
 
+    def passes(self, num_classes: int) -> tuple[int, int]:
+        """Those of the steps, and of the clean images where they have a share."""
+        added = self.steps + (1 if self.alpha else 0)
+        return added, added
+
     def examples(self, batch: Batch) -> Tensor:
         """The images after the attack."""
         start = self.drawn(batch, self.radius(batch)) if self.random_start else torch.zeros_like(batch.images)

@@ -52,6 +52,7 @@ class Smoothing(Defense):
     votes: Annotated[int, Field(ge=1)] = 100
 
     gradients: ClassVar[str] = "expectation"
+    by_sample: ClassVar[bool] = True
 
     def training_loss(self, batch: Batch) -> Tensor:
         """The loss on noisy images, a scalar."""

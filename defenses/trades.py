@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import torch
 from pydantic import Field
@@ -29,10 +29,16 @@ class TradesTraining(IteratedTraining):
     mode: Mode = "eval"
     beta: Annotated[float, Field(gt=0)] = 6.0
 
+    by_sample: ClassVar[bool] = True
+
     @property
     def uses_scores(self) -> bool:
         """It does."""
         return True
+
+    def passes(self, num_classes: int) -> tuple[int, int]:
+        """Those of the steps, of the scores that they lead away from, and of the clean images."""
+        return self.steps + 2, self.steps + 1
 
     def examples(self, batch: Batch) -> Tensor:
         """The images whose scores diverge most from those of the clean ones."""

@@ -16,7 +16,7 @@ from robbench.leaderboards.html import ProvedTable, folder_link
 from robbench.leaderboards.markdown import NONE, counted, escape, listed, paragraphs
 from robbench.leaderboards.readme import markdown_table
 from robbench.leaderboards.sheet import Sheet, SheetLine, TableCell, numbers, texts, words
-from robbench.leaderboards.tables.bounds import attacked, beyond, interval, percent, size
+from robbench.leaderboards.tables.bounds import attacked, beyond, certified, interval, percent, size
 from robbench.results.schema import BoardNote, Bound
 
 _LEGEND = (
@@ -24,6 +24,7 @@ _LEGEND = (
     "*▲*: weak, so many points above what is possible. *✗*: wrong, so many below what is proved robust. *=*: exact. "
     "Unmarked: inside the bounds."
 )
+_CERTIFIED = " *Certified*: the share that the method proves robust; *✗* there is more than is possible."
 
 
 @dataclass(frozen=True)
@@ -59,17 +60,20 @@ class BoundedBoard:
         for bound in self.note.bounds:
             left = {label.partition("@")[0]: share for label, share in attacked(self.board, bound).items()}
             if left:
-                found.append(_Proof(self, bound, left))
+                own = {case.condition: case.method for case in self.board.certified.cases}
+                proved = {own[label]: share for label, share in certified(self.board, bound).items()}
+                found.append(_Proof(self, bound, left, proved))
         return found
 
 
 @dataclass(frozen=True)
 class _Proof:
-    """A bound and what each attack, named without its size, leaves of its images."""
+    """A bound, what each attack, named without its size, leaves of its images, and what each certificate proves."""
 
     place: BoundedBoard
     bound: Bound
     left: Mapping[str, Estimate]
+    certified: Mapping[str, Estimate]
 
     @property
     def row(self) -> Row:
@@ -120,7 +124,8 @@ def proved_table(boards: Sequence[BoundedBoard]) -> ProvedTable:
         boards: Those of one grid.
     """
     proofs = _proofs(boards)
-    return ProvedTable(tuple(_answer(proofs)), _figures(proofs), _LEGEND)
+    legend = _LEGEND + (_CERTIFIED if any(proof.certified for proof in proofs) else "")
+    return ProvedTable(tuple(_answer(proofs)), _figures(proofs), legend)
 
 
 def _answer(proofs: Sequence[_Proof]) -> list[str]:
@@ -133,10 +138,20 @@ def _answer(proofs: Sequence[_Proof]) -> list[str]:
     return [
         f"{f'**{wrong}**' if wrong else 'None'} of {counted(len(found), 'figure')} "
         f"{'lie' if wrong > 1 else 'lies'} below what is proved robust, {weak} above what is proved possible.",
+        *_certified(proofs),
         *_distances("Above what is proved possible", [proof for proof in proofs if proof.bound.high < 1]),
         *_distances("Above a lower bound alone", [proof for proof in proofs if proof.bound.high == 1]),
         f"Least is left by {listed(ahead)} networks that it was run on, ties counted for each.",
     ]
+
+
+def _certified(proofs: Sequence[_Proof]) -> list[str]:
+    """Whether what certificates claim is possible."""
+    found = [beyond(share, proof.bound) > 0 for proof in proofs for share in proof.certified.values()]
+    if not found:
+        return []
+    wrong = f"**{sum(found)}**" if any(found) else "None"
+    return [f"{wrong} of {counted(len(found), 'certified share')} lies above what is proved possible."]
 
 
 def _distances(text: str, proofs: Sequence[_Proof]) -> list[str]:
@@ -152,6 +167,7 @@ def _distances(text: str, proofs: Sequence[_Proof]) -> list[str]:
 
 def _figures(proofs: Sequence[_Proof]) -> Sheet:
     names = list(dict.fromkeys(name for proof in proofs for name in proof.left))
+    methods = list(dict.fromkeys(name for proof in proofs for name in proof.certified))
     lines = []
     for proof in proofs:
         clean = proof.row.cells[label].rates if (label := proof.place.board.clean_label) else None
@@ -160,10 +176,15 @@ def _figures(proofs: Sequence[_Proof]) -> Sheet:
             TableCell.count(proof.bound.images),
             TableCell(percent(clean.share.value), clean.share.value) if clean else TableCell(NONE),
             TableCell(interval(proof.bound)),
+            *(
+                _claimed(proof.certified[name], proof.bound) if name in proof.certified else TableCell(NONE)
+                for name in methods
+            ),
             *(_marked(proof.left[name], proof.bound) if name in proof.left else TableCell(NONE) for name in names),
         )
         lines.append(SheetLine(cells))
-    headings = (*words("Network", "Size"), *numbers("Images", "Clean", "Proved", *names))
+    headings = (*words("Network", "Size"), *numbers("Images", "Clean", "Proved"))
+    headings += numbers(*(f"Certified, {name}" for name in methods), *names)
     return Sheet("Attacks beside proved bounds", headings, tuple(lines))
 
 
@@ -175,6 +196,14 @@ def _marked(found: Estimate, bound: Bound) -> TableCell:
         f"{percent(found.value)}{f' {mark}' if mark else exact}",
         found.value,
         below=f"{100 * outside:+.2f}" if mark else "",
+    )
+
+
+def _claimed(found: Estimate, bound: Bound) -> TableCell:
+    above = beyond(found, bound)
+    wrong = above > 0
+    return TableCell(
+        f"{percent(found.value)}{' ✗' if wrong else ''}", found.value, below=f"{100 * above:+.2f}" if wrong else ""
     )
 
 

@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from robbench.core.attack import Attack
+from robbench.core.batches import in_batches
 from robbench.core.component import number
-from robbench.core.contracts import Classifier, to_float
+from robbench.core.contracts import Classifier, Samples, to_float
 from robbench.core.errors import RequestError, did_you_mean
 from robbench.core.global_rng import seeded
 from robbench.core.process_state import settings_kept
@@ -120,14 +121,16 @@ class ReadyAttack:
             classifier = _classifier(model, clean, num_classes)
             self._suits(classifier, clean, classes, threat)
             streams = Streams.of(numbers.to(device), seed, self.choice.name, 0, 0)
-            parts, size = [], attack_batch(clean.shape[1:])
-            for index in torch.arange(len(clean), device=device).split(size) if len(clean) else ():
-                part = clean[index]
+
+            def attacked(index: Tensor, part: Samples) -> Tensor:
                 batch = classifier.subset(index)
-                aims = classes.to(device, torch.int64)[index]
-                batch = batch if targeted else accepting(batch, aims)
-                made = self.choice.component.perturb(batch, part.clone(), aims, threat, streams[index])
-                parts.append(check_images(part, made, threat))
+                batch = batch if targeted else accepting(batch, part.labels)
+                made = self.choice.component.perturb(batch, part.images.clone(), part.labels, threat, streams[index])
+                return check_images(part.images, made, threat)
+
+            samples = Samples(clean, classes.to(device, torch.int64), numbers.to(device))
+            every = torch.arange(len(clean), device=device)
+            parts = [*in_batches(samples, attack_batch(samples.image_shape), attacked, every)]
         changed = torch.cat(parts) if parts else clean.clone()
         back = changed.to(given.device)
         return back if isinstance(images, Tensor) else back.numpy()

@@ -248,12 +248,20 @@ class _Asking:
         return Grid(name, Path.cwd(), "evaluate", check_grid(content, "evaluate"))
 
 
-def run(grid: str | Path, *, out: str | Path = "runs", watch: Watch = unwatched, **options: Any) -> dict[str, Report]:
+def run(
+    grid: str | Path,
+    *,
+    out: str | Path = "runs",
+    store_from: Sequence[str | Path] = (),
+    watch: Watch = unwatched,
+    **options: Any,
+) -> dict[str, Report]:
     """Sweep a grid: train, attack, score and write its boards; what the store holds is not done again.
 
     Args:
         grid: Name of a built-in grid, or a TOML file.
         out: The store.
+        store_from: Other stores, whose finished work is taken over; they are only read.
         watch: Shows the work.
         options: Other fields of ``Request``, as ``dataset="cifar10"``, ``limit=100`` or ``seeds=[0, 1]``.
 
@@ -269,7 +277,7 @@ def run(grid: str | Path, *, out: str | Path = "runs", watch: Watch = unwatched,
         >>> reports["smoke-digits"].rows
         ('cross-entropy · no defense',)
     """
-    boards = run_grid(Request(str(grid), absolute(out), **options), watch=watch)
+    boards = run_grid(Request(str(grid), absolute(out), **options), watch=watch, sources=list(map(Path, store_from)))
     names = boards.boards if isinstance(boards, Finished) else boards.files
     return {board: load(out, board) for board in names}
 

@@ -39,19 +39,22 @@ def place_on(report: Report, other: Report) -> str | None:
     """
     own, theirs, ranked = report.board, other.board, other.board.ranked_by
     row = report.row()
-    worst = row.worst.get(ranked or "")
-    known = [found for one in theirs.sound if ranked and (found := one.worst[ranked])]
-    if not _same_data(own.dataset, theirs.dataset) or worst is None or ranked is None or not known:
+    figure = row.worst.get(ranked) if ranked else own.clean(row)
+    known = [found for one in theirs.sound if (found := theirs.ranking(one))]
+    if not _same_data(own.dataset, theirs.dataset) or figure is None or not known:
         return None
     if _models(report) & _models(other):
         return None
+    where = f"at {ranked}" if ranked else "by clean accuracy"
     if row.flags:
-        return f"{other.name}: no place at {ranked}, since the audit objects"
-    above = sum(found.balanced.value > worst.balanced.value for found in known)
-    attacks = "" if set(own.threats[ranked]) == set(theirs.threats[ranked]) else "; other attacks were run there"
-    images = "" if _judged(report, ranked) == _judged(other, ranked) else "; other images were attacked there"
+        return f"{other.name}: no place {where}, since the audit objects"
+    above = sum(found.balanced.value > figure.balanced.value for found in known)
+    judged, theirs_judged = (_conditions(one, ranked) for one in (report, other))
+    attacks = "" if not ranked or judged == theirs_judged else "; other attacks were run there"
+    same = _images(report, judged) == _images(other, theirs_judged)
+    images = "" if same else f"; other images were {'attacked' if ranked else 'judged'} there"
     return (
-        f"{other.name}: place {above + 1} of {len(known) + 1} at {ranked}, where the first has "
+        f"{other.name}: place {above + 1} of {len(known) + 1} {where}, where the first has "
         f"{interval(known[0].balanced)} %{attacks}{images}"
     )
 
@@ -68,8 +71,12 @@ def _same_data(own: DatasetSpec, other: DatasetSpec) -> bool:
     )
 
 
-def _judged(report: Report, threat: str) -> set[int]:
-    """Ids of the images that a threat model's worst cases are about: those that all of its attacks were applied to."""
-    labels = report.board.threats[threat]
+def _conditions(report: Report, threat: str | None) -> set[str | None]:
+    """Labels of the conditions that a rank is by: those of a threat model, or the clean one."""
+    return set(report.board.threats[threat]) if threat else {report.board.clean_label}
+
+
+def _images(report: Report, labels: set[str | None]) -> set[int]:
+    """Ids of the images that conditions are about: those that all of them were applied to."""
     cells = [(record.spec.condition.label, outcome) for record, outcome in report.cells if outcome is not None]
     return set[int].intersection(*(set(outcome.ids.tolist()) for label, outcome in cells if label in labels))

@@ -127,6 +127,11 @@ def path(text: str) -> Path:
         raise argparse.ArgumentTypeError(f"{text!r}: {error}") from None
 
 
+def place(text: str) -> Path | str:
+    """A path, or an address as ``s3://bucket/boards``."""
+    return text.rstrip("/") if "://" in text else path(text)
+
+
 # --- options
 
 

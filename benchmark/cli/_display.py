@@ -106,11 +106,14 @@ def show_boards(boards: Boards, root: Path, tables: bool = True) -> None:
     _show_refused(boards.refused)
 
 
-def show_published(published: Published, target: Path) -> int:
+def show_published(published: Published, target: Path | str) -> int:
     """What was published and what was refused; returns the exit status."""
+    from robbench.results.remote_directory import shown
+
     console = Terminal()
     for board, count in published.cells.items():
-        console.say(f"{board}: {count} cells checked and published in {target / board}")
+        place = target / board if isinstance(target, Path) else f"{shown(target)}/{board}"
+        console.say(f"{board}: {count} cells checked and published in {place}")
         for remark in published.remarks[board]:
             console.say(f"  {remark}")
     for where in published.unused:

@@ -8,16 +8,22 @@ from robbench.cli import _command
 
 
 def _options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--to", type=_command.path, required=True, metavar="DIR", help="the directory to publish into")
+    parser.add_argument(
+        "--to",
+        type=_command.place,
+        required=True,
+        metavar="PLACE",
+        help="where to publish: a directory, or an address as s3://bucket/boards",
+    )
     _command.add_boards(parser)
     parser.add_argument(
         "--from",
         dest="others",
-        type=_command.path,
+        type=_command.place,
         action="append",
         default=[],
-        metavar="DIR",
-        help="a published board of the same grid and data set to merge with; repeatable",
+        metavar="PLACE",
+        help="a published board of the same grid and data set to merge with, here or at an address; repeatable",
     )
     parser.add_argument("--incomplete", action="store_true", help="even where cells failed or were not run")
     _command.add_plugins(parser)
@@ -26,13 +32,13 @@ def _options(parser: argparse.ArgumentParser) -> None:
 def _action(options: argparse.Namespace) -> int:
     from robbench.cli._display import show_published
     from robbench.core.registry import Registry
-    from robbench.results.publishing import publish
+    from robbench.results.sharing import share
     from robbench.results.store import Store
 
     store = Store(options.out)
     boards = _command.noted_boards(store, options.grid, options.board)
     registry = Registry(tuple(options.plugin))
-    published = publish(store, boards, options.to, options.others, registry, options.incomplete)
+    published = share(store, boards, options.to, options.others, registry, options.incomplete)
     return show_published(published, options.to)
 
 
@@ -45,6 +51,10 @@ COMMAND = _command.Command(
         ("robbench publish --to boards", "all boards of the store runs"),
         ("robbench publish --to boards --board full-digits", "one of them"),
         ("robbench publish --to boards --from theirs/full-digits", "merged with a board of others"),
+        (
+            "robbench publish --to hf://datasets/us/boards --from s3://lab/boards",
+            "elsewhere (pip install 'robbench[remote]')",
+        ),
     ),
     options=_options,
     action=_action,

@@ -58,6 +58,15 @@ def _options(parser: argparse.ArgumentParser) -> None:
         help="keep all attacked images as float32, exactly as they are judged (Report.adversarial_examples)",
     )
     running.add_argument(
+        "--store-from",
+        dest="sources",
+        type=_command.path,
+        action="append",
+        default=[],
+        metavar="DIR",
+        help="a store of others, which is only read: what it has finished of this is taken over; repeatable",
+    )
+    running.add_argument(
         "--fresh",
         action="store_true",
         help="delete what the store holds of this request and do it again; ask for pretrained weights again, too",
@@ -78,6 +87,7 @@ def _action(options: argparse.Namespace) -> int:
         options.fresh,
         watch,
         options.cell_timeout,
+        sources=options.sources,
         executor=options.executor,
         address=options.ray_address,
     )

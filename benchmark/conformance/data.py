@@ -16,8 +16,9 @@ from robbench.conformance.rules import NotApplicable, Rule, demand
 from robbench.core.errors import RequestError
 from robbench.core.metric import Metric
 from robbench.core.threat_model import LP_NORMS
-from robbench.data.cache import load, locate
+from robbench.data.cache import image_digests, load, locate
 from robbench.data.dataset import Dataset, DecodedImages
+from robbench.data.lazy_images import LazyImages
 from robbench.data.splits import Splits, split
 from robbench.evaluation.metrics._built_in import built_in_metrics
 from robbench.evaluation.scoring import figures_of, refuse_taken
@@ -52,10 +53,16 @@ class DatasetFiles:
         if isinstance(self.stamp, RequestError):
             raise NotApplicable("its files are not there")
         with tempfile.TemporaryDirectory() as folder:
-            decoded = load(self.dataset, None, Path(folder))
             # In memory, since the files that they are mapped from go.
-            decoded = replace(decoded, images=decoded.images.copy(), files=decoded.files.copy())
+            decoded: DecodedImages = _in_memory(load(self.dataset, None, Path(folder)))
         return decoded, split(self.dataset, decoded)
+
+
+def _in_memory(value: Any) -> Any:
+    """The same without arrays that are mapped from files."""
+    copied = {name: np.array(held) for name, held in vars(value).items() if isinstance(held, np.memmap)}
+    inner = {name: _in_memory(held) for name, held in vars(value).items() if isinstance(held, LazyImages)}
+    return replace(value, **copied, **inner)
 
 
 def _located(files: DatasetFiles) -> str:
@@ -68,7 +75,9 @@ def _located(files: DatasetFiles) -> str:
 def _read_twice(files: DatasetFiles) -> str:
     decoded, _ = files.content
     raw = files.dataset.locate(None)[1]()
-    demand(np.array_equal(raw.images, decoded.images), "the images are others when they are read again")
+    every = range(len(raw.labels))
+    same = image_digests(raw.images, every) == image_digests(decoded.images, every)
+    demand(len(raw.labels) == len(decoded.labels) and same, "the images are others when they are read again")
     demand(np.array_equal(raw.labels, decoded.labels), "the labels are others when they are read again")
     return f"{len(decoded.labels)} images, {len(decoded.class_names)} classes, {decoded.duplicates} duplicates"
 

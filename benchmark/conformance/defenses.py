@@ -24,6 +24,7 @@ from robbench.core.sample_rng import Streams
 from robbench.core.threat_model import Threat
 from robbench.core.training_step import Batch
 from robbench.models.cross_entropy import CrossEntropy
+from robbench.training.passes import TrainingPasses, counted
 
 
 @dataclass(frozen=True)
@@ -56,12 +57,21 @@ def _training_loss(defense: Defense) -> str:
     model = _trainee()
     batch = _step(model)
     before = batch.images.clone()
-    with nothing_left_behind():
-        loss = defense.training_loss(batch)
-    demand(torch.equal(defense.training_loss(_step(_trainee())), loss), "the same streams give another loss")
-    check_descent(loss, model)
+    with nothing_left_behind(), counted(model.backbone) as passes:
+        loss = defense.training_loss(replace(batch, spent=passes.add))
+        demand(torch.equal(defense.training_loss(_step(_trainee())), loss), "the same streams give another loss")
+        check_descent(loss, model)
+    _check_passes(defense, passes, len(batch.images))
     demand(torch.equal(batch.images, before), "the training images are written to")
     return "" if type(defense).training_loss is not Defense.training_loss else "the loss as it is"
+
+
+def _check_passes(defense: Defense, passes: TrainingPasses, images: int) -> None:
+    told = defense.passes(CLASSES)
+    for kind, number, found in zip(("forward", "backward"), told, (passes.forwards, passes.backwards), strict=True):
+        demand(isinstance(number, int) and number >= 0, f"passes tells {number!r} {kind} passes, no number from 0 on")
+        asked = found / images
+        demand(asked <= 1 + number, f"a step takes {asked:g} {kind} passes per image, passes tells 1 + {number}")
 
 
 def _network_untouched(defense: Defense) -> str:

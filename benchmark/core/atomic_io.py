@@ -5,13 +5,17 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import time
 import uuid
 from collections.abc import Sequence
 from pathlib import Path
 
 from robbench.core.errors import RequestError, StoreError
-from robbench.core.safe_text import visible
+from robbench.core.safe_text import portable, visible
 from robbench.results.schema import digest
+
+_WAITS = (0.01, 0.1, 0.5, 1.0)
+"""Seconds between attempts to replace a file: on Windows it cannot be while somebody reads it."""
 
 
 def write_atomically(path: Path, data: bytes | str) -> None:
@@ -27,11 +31,25 @@ def write_atomically(path: Path, data: bytes | str) -> None:
             file.write(data.encode() if isinstance(data, str) else data)
             file.flush()
             os.fsync(file.fileno())
-        temporary.replace(path)
+        replace_file(temporary, path)
     except OSError as error:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
         raise StoreError(f"cannot write {path}: {error.strerror or error}; what was finished is kept") from error
+
+
+def replace_file(source: Path, target: Path) -> None:
+    """Rename a file, in place of one that may be there and that others may be reading.
+
+    Raises:
+        OSError: If it cannot be renamed.
+    """
+    for wait in _WAITS:
+        with contextlib.suppress(PermissionError):
+            source.replace(target)
+            return
+        time.sleep(wait)
+    source.replace(target)
 
 
 def make_way(path: Path) -> None:
@@ -78,9 +96,15 @@ def digest_files(files: Sequence[Path]) -> str:
 
 
 def file_name(text: str) -> str:
-    """A name for a file or folder; what does not suit one is replaced, and a short hash of the text tells it apart."""
+    """A name for a file or folder on any system.
+
+    What does not suit one is replaced, and a short hash of the text tells it apart.
+    """
     # Some of what counts as a letter is blank.
     suits = [(letter.isalnum() or letter in "-_.") and visible(letter) == letter for letter in text]
     plain = "".join(letter if one else "_" for letter, one in zip(text, suits, strict=True))
     plain = plain[:80].encode()[:160].decode(errors="ignore")
-    return plain if plain == text else f"{plain}-{digest(text)[:6]}"
+    if plain == text and portable(text) and not text.startswith("."):
+        return text
+    plain = plain if portable(f"{plain}-") and not plain.startswith(".") else f"_{plain}"
+    return f"{plain}-{digest(text)[:6]}"

@@ -137,8 +137,7 @@ class Samples:
     Attributes:
         images: uint8, or float32 in [0, 1], shape ``(N, C, H, W)``.
         labels: Class indices, int64, shape ``(N,)``.
-        ids: Sample ids, int64, shape ``(N,)``: positions in the source; made-up samples have
-            ids of their own above those.
+        ids: Sample ids, int64, shape ``(N,)``: positions in the source, those of made-up samples above them.
     """
 
     images: Tensor
@@ -153,6 +152,11 @@ class Samples:
         """Some of the samples, by a mask or indices."""
         return Samples(self.images[index], self.labels[index], self.ids[index])
 
+    @property
+    def image_shape(self) -> tuple[int, ...]:
+        """``(C, H, W)``."""
+        return tuple(self.images.shape[1:])
+
     def counts(self, num_classes: int) -> Tensor:
         """Samples per class, int64, shape ``(K,)``."""
         return torch.bincount(self.labels, minlength=num_classes)
@@ -160,8 +164,7 @@ class Samples:
 
 def joined(first: Samples, second: Samples) -> Samples:
     """Two sets of samples, one behind the other."""
-    pairs = ((first.images, second.images), (first.labels, second.labels), (first.ids, second.ids))
-    return Samples(*(torch.cat(pair) for pair in pairs))
+    return Samples(*(torch.cat(pair) for pair in zip(vars(first).values(), vars(second).values(), strict=True)))
 
 
 def to_float(images: Tensor, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> Tensor:
@@ -318,6 +321,9 @@ class Defense(Component):
     mixes_labels: ClassVar[bool] = False
     """Whether what comes after it gets labels of shape ``(N, K)``, which not every objective can be trained on."""
 
+    by_sample: ClassVar[bool] = False
+    """Whether its training loss is a (weighted) mean over samples that do not meet, and may be summed up in parts."""
+
     takes_mixed_labels: ClassVar[bool] = True
     """Whether its training loss takes labels of shape ``(N, K)``."""
 
@@ -341,6 +347,14 @@ class Defense(Component):
     def training_loss(self, batch: Batch) -> Tensor:
         """The loss of one step, a scalar to descend on."""
         return batch.loss(batch.images)
+
+    def passes(self, num_classes: int) -> tuple[int, int]:
+        """Forward and backward passes per image and step, at most, beyond the one of each that training takes.
+
+        Args:
+            num_classes: K.
+        """
+        return 0, 0
 
     def steps_per_batch(self) -> int:
         """Optimizer steps on each batch, at least 1; each with the same images and streams."""

@@ -1,4 +1,4 @@
-"""Packages that come with an extra of robbench, imported when they are used."""
+"""Modules that are not everywhere: packages of an extra of robbench, and what only POSIX systems have."""
 
 from __future__ import annotations
 
@@ -6,6 +6,14 @@ import importlib
 from typing import Any
 
 from robbench.core.errors import RequestError
+
+
+def posix_module(name: str) -> Any:
+    """A module of the standard library that only POSIX systems have; None elsewhere."""
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError:
+        return None
 
 
 def require(module: str, extra: str, use: str) -> Any:

@@ -1,13 +1,13 @@
 """One writer at a time, across processes and machines: a lease that its owner loses by dying.
 
 A lease is a locked file, whose lock the system drops with its owner. Where the file system has no locks (NFS with
-``nolock``, Lustre without ``-o flock``), it is a file that names its owner and is touched as long as the owner lives.
+``nolock``, Lustre without ``-o flock``), and on Windows, it is a file that names its owner and is touched while the
+owner lives.
 """
 
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import functools
 import json
 import math
@@ -22,6 +22,9 @@ from pathlib import Path
 from typing import IO, Any, TypeAlias
 
 from robbench.core.errors import StoreError, warn
+from robbench.core.extras import posix_module
+
+_fcntl = posix_module("fcntl")
 
 PATIENCE = 10.0
 """Seconds of waiting after which the user is told."""
@@ -90,10 +93,11 @@ def shared(path: Path, exclusive: bool = False) -> Iterator[None]:
     """
     with path.open("a") as file:
         try:
-            if not _lock(file, fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH):
+            if not _lock(file, exclusive):
                 raise Busy
         except _NoLocks as error:
-            _tell(str(error))
+            if _fcntl is not None:
+                _tell(str(error))
         else:
             yield
             return
@@ -112,10 +116,12 @@ def _tell(reason: str) -> None:
 # ---------------------------------------------------------------------------------------------------------------- locks
 
 
-def _lock(file: IO[str], kind: int) -> bool:
+def _lock(file: IO[str], exclusive: bool) -> bool:
     """Lock a file without waiting; False where somebody else has it."""
+    if _fcntl is None:
+        raise _NoLocks
     try:
-        fcntl.flock(file, kind | fcntl.LOCK_NB)
+        _fcntl.flock(file, (_fcntl.LOCK_EX if exclusive else _fcntl.LOCK_SH) | _fcntl.LOCK_NB)
     except BlockingIOError:
         return False
     except OSError as error:
@@ -136,7 +142,7 @@ def _locked(path: Path) -> Release | None:
     with contextlib.ExitStack() as stack:
         file = stack.enter_context(path.open("a"))
         # Whoever had it has removed the file, and others may have made a new one since it was opened.
-        if not (_lock(file, fcntl.LOCK_EX) and _is_at(file, path)):
+        if not (_lock(file, exclusive=True) and _is_at(file, path)):
             return None
         stack.callback(_drop, path)
         return stack.pop_all().close
@@ -162,7 +168,8 @@ class _Owner:
     """Who holds a lease.
 
     Attributes:
-        machine: Host name, boot and process name space, in which ``pid`` means something.
+        machine: Host name, boot and process name space, in which ``pid`` means something; on Windows, where nobody can
+            ask for a process without ending it, something of the process's own.
         pid: The process.
         started: When it was started, since numbers of processes come again.
         token: Tells leases of one process apart.
@@ -180,7 +187,7 @@ class _Owner:
 
 @functools.cache
 def _machine() -> str:
-    facts = [platform.node()]
+    facts = [platform.node(), *([uuid.uuid4().hex] if os.name == "nt" else [])]
     with contextlib.suppress(OSError):
         facts.append(Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip())
         facts.append(os.readlink("/proc/self/ns/pid"))
@@ -189,6 +196,8 @@ def _machine() -> str:
 
 def _started(pid: int) -> str:
     """When a process was started; empty where there is none, or it is only waited for."""
+    if os.name == "nt":
+        return "unknown"
     if not Path("/proc/self/stat").exists():
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.kill(pid, 0)

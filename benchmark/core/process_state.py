@@ -131,11 +131,11 @@ def _set_environment(before: Mapping[str, str]) -> None:
     os.environ.update({name: value for name, value in before.items() if os.environ.get(name) != value})
 
 
-def _signals() -> dict[signal.Signals, Any]:
-    return {number: signal.getsignal(number) for number in signal.Signals}
+def _signals() -> dict[int, Any]:
+    return {number: signal.getsignal(number) for number in signal.valid_signals()}
 
 
-def _set_signals(before: Mapping[signal.Signals, Any]) -> None:
+def _set_signals(before: Mapping[int, Any]) -> None:
     # Only the main thread may, and what was not set from Python reads as None and cannot be set.
     if threading.current_thread() is threading.main_thread():
         for number, handler in before.items():

@@ -24,6 +24,9 @@ _UNSAFE = re.compile(
     r"\ud800-\udfff\ufdd0-\ufdef\ufffe\uffff"  # none: halves of a pair, and what is no character
     r"]"
 )
+# With anything behind a dot, too. The last ones count as digits there.
+_RESERVED = re.compile(r"(con|prn|aux|nul|conin\$|conout\$|(com|lpt)[0-9¹²³])\s*(\..*)?", re.IGNORECASE | re.DOTALL)
+_FOREIGN = re.compile(r'[<>:"/\\|?*]|[. ]\Z')
 _SPACES = re.compile(r"[\t\n\r]+")
 _FORMULA = re.compile(r"[' ]*[=+\-@＝＋－＠]")
 _NUMBER = r"-?\d+(\.\d+)?(e[+-]?\d+)?"
@@ -50,6 +53,11 @@ def _code_point(letter: str) -> str:
 def file_text(name: str) -> str:
     """A file's name as text, the same in every locale; what is not UTF-8 in it becomes a question mark."""
     return os.fsencode(name).decode("utf-8", "surrogateescape").encode("utf-8", "replace").decode()
+
+
+def portable(name: str) -> bool:
+    """Whether every system can have a file of this name: to Windows ``nul.txt`` is a device, and a last dot nothing."""
+    return bool(name) and not (_RESERVED.fullmatch(name) or _FOREIGN.search(name))
 
 
 def visible_values(value: Any) -> Any:

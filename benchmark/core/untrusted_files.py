@@ -12,12 +12,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from robbench.core.safe_text import visible
+from robbench.core.safe_text import portable, visible
 
 MOST_FILES = 10_000
 """Files and folders that a folder of others may hold, over all levels."""
-_LEVELS = 8
+MOST_LEVELS = 8
 _DEEPEST = 64
+# Windows has none of these, and no pipes or links among plain names that they would matter for.
+_NO_WAITING, _NO_LINK = getattr(os, "O_NONBLOCK", 0), getattr(os, "O_NOFOLLOW", 0)
 _TOKEN = re.compile(r'"(?:[^"\\]|\\.?)*+"?|[\[{]|[\]}]', re.DOTALL)
 
 
@@ -37,7 +39,8 @@ def open_untrusted(path: Path, limit: int, linked: bool = False) -> Iterator[Bin
     if path.is_symlink() and not linked:
         raise ValueError("it is a link, which could lead anywhere; put a copy in its place")
     # Without waiting: opening a pipe would last until somebody writes to it.
-    with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | (0 if linked else os.O_NOFOLLOW)), "rb") as file:
+    flags = os.O_RDONLY | getattr(os, "O_BINARY", 0) | _NO_WAITING | (0 if linked else _NO_LINK)
+    with os.fdopen(os.open(path, flags), "rb") as file:
         _check_plain(os.fstat(file.fileno()), linked)
         size = os.fstat(file.fileno()).st_size
         if size > limit:
@@ -80,11 +83,32 @@ def _check_plain(found: os.stat_result, linked: bool = False) -> None:
         )
 
 
+def check_name(name: str, shown: str, names: dict[str, str]) -> None:
+    """See that the name of a file or folder of others is safe everywhere; see ``check_folder``.
+
+    Args:
+        name: The name.
+        shown: What it is called in a complaint.
+        names: The names beside it that were seen before; it is added.
+
+    Raises:
+        ValueError: If it is not.
+    """
+    if visible(name) != name or "\\" in name:
+        raise ValueError(f'the name "{visible(shown)}" in it has characters that names cannot have')
+    if not portable(name):
+        raise ValueError(f'the name "{visible(shown)}" in it is none that every system can have')
+    known = names.setdefault(unicodedata.normalize("NFC", name).casefold(), name)
+    if known != name:
+        raise ValueError(f'"{known}" and "{name}" in it are one name on some file systems')
+
+
 def check_folder(folder: Path) -> None:
     """See that everything in a folder of others is a plain file or a folder, under a name that is safe everywhere.
 
     No links, devices, pipes or sockets; no name with characters that are not shown as they are, such as control
-    characters (see ``robbench.core.safe_text``); no two names that some file systems take for one.
+    characters (see ``robbench.core.safe_text``), or that some system cannot have; no two names that some file systems
+    take for one.
 
     Raises:
         ValueError: At the first thing that is not so, naming it; or if there are more than ``MOST_FILES``.
@@ -97,14 +121,10 @@ def check_folder(folder: Path) -> None:
         with os.scandir(place) as entries:
             for entry in entries:
                 count += 1
-                if count > MOST_FILES or level > _LEVELS:
-                    raise ValueError(f"it holds more than {MOST_FILES:,} files or {_LEVELS} levels of folders")
+                if count > MOST_FILES or level > MOST_LEVELS:
+                    raise ValueError(f"it holds more than {MOST_FILES:,} files or {MOST_LEVELS} levels of folders")
                 here = (place / entry.name).relative_to(folder)
-                if visible(entry.name) != entry.name or "\\" in entry.name:
-                    raise ValueError(f'the name "{visible(here)}" in it has characters that names cannot have')
-                known = names.setdefault(unicodedata.normalize("NFC", entry.name).casefold(), entry.name)
-                if known != entry.name:
-                    raise ValueError(f'"{known}" and "{entry.name}" in it are one name on some file systems')
+                check_name(entry.name, str(here), names)
                 if entry.is_symlink():
                     raise ValueError(f'"{here}" in it is a link, which could lead anywhere; put a copy in its place')
                 if entry.is_dir(follow_symlinks=False):

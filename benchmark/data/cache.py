@@ -7,7 +7,7 @@ import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -19,12 +19,15 @@ from robbench.core.atomic_io import make_way
 from robbench.core.errors import Damaged, RequestError, StoreError, unless_damaged
 from robbench.core.lease import leased
 from robbench.core.sealed import CHANGED, SealedDirectory, sealed_json
+from robbench.data.lazy_images import LazyImages
 from robbench.results.schema import digest
 
 if TYPE_CHECKING:
-    from robbench.data.dataset import Dataset, DecodedImages, Raw
+    from robbench.data.dataset import Dataset, DecodedImages, Raw, StoredImages
 
 CACHE_FORMAT = 2
+_INDEX = ("paths", "hashes", "rows")
+"""Arrays of ``LazyImages``."""
 
 T = TypeVar("T")
 
@@ -136,13 +139,14 @@ def _key(dataset: Dataset, stamp: str) -> str:
 
 def _check(raw: Raw, name: str) -> None:
     count, classes = len(raw.labels), len(raw.class_names)
+    images = raw.images
+    wild = isinstance(images, np.ndarray) and images.dtype == np.float32 and not ((images >= 0) & (images <= 1)).all()
     faults = {
-        "images must be uint8 or float32 of shape (N, C, H, W)": raw.images.ndim != 4
-        or raw.images.dtype not in (np.uint8, np.float32)
-        or 0 in raw.images.shape[1:],
-        "floats must lie in [0, 1]": raw.images.dtype == np.float32
-        and not bool(((raw.images >= 0) & (raw.images <= 1)).all()),
-        "images, labels and test marks must be as many": not len(raw.images) == count == len(raw.is_test),
+        "images must be uint8 or float32 of shape (N, C, H, W)": images.ndim != 4
+        or images.dtype not in (np.uint8, np.float32)
+        or 0 in images.shape[1:],
+        "floats must lie in [0, 1]": bool(wild),
+        "images, labels and test marks must be as many": not len(images) == count == len(raw.is_test),
         "names of files must be as many as images, or none": len(raw.files) not in (0, count),
         "labels must be whole numbers": raw.labels.dtype.kind not in "iu",
         "there must be at least one image": count == 0,
@@ -154,42 +158,54 @@ def _check(raw: Raw, name: str) -> None:
             raise RequestError(f"what was read is not a data set: {fault}", name)
 
 
-def image_digests(images: Iterable[NDArray[Any]]) -> list[bytes]:
-    """A hash of each image, by which equal ones are told."""
-    return [hashlib.sha256(image.tobytes()).digest() for image in images]
+def image_digests(images: StoredImages | LazyImages, index: Iterable[int]) -> list[bytes]:
+    """A hash of each image at some positions, by which equal ones are told."""
+    if isinstance(images, LazyImages):
+        return [images.hashes[i].tobytes() for i in index]
+    return [hashlib.sha256(images[i].tobytes()).digest() for i in index]
 
 
 def _fingerprint(raw: Raw | DecodedImages) -> str:
-    kind = [] if raw.images.dtype == np.uint8 else ["float32"]
+    images: NDArray[Any] = raw.images.hashes if isinstance(raw.images, LazyImages) else raw.images
+    kind = [] if images.dtype == np.uint8 else ["float32"]
+    if isinstance(raw.images, LazyImages):
+        kind = ["files"]
     header = json.dumps([list(raw.images.shape), list(raw.class_names), *kind])
     total = hashlib.sha256(header.encode())
-    images = raw.images if raw.images.dtype == np.uint8 else raw.images.astype("<f4")
+    images = images if images.dtype == np.uint8 else images.astype("<f4")
     for array in (images, raw.labels.astype("<i8"), raw.is_test.astype(np.uint8)):
         total.update(np.ascontiguousarray(array).data)
     return total.hexdigest()
 
 
 def _keep(raw: Raw, entry: Path) -> None:
+    images = raw.images
+    arrays = {
+        "labels": raw.labels.astype(np.int64),
+        "is_test": raw.is_test.astype(np.bool_),
+        "files": raw.files,
+        **({name: getattr(images, name) for name in _INDEX} if isinstance(images, LazyImages) else {"images": images}),
+    }
     meta = {
         "class_names": list(raw.class_names),
         "fingerprint": _fingerprint(raw),
-        "duplicates": len(raw.images) - len(set(image_digests(raw.images))),
-        "shape": list(raw.images.shape),
+        "duplicates": len(images) - len(set(image_digests(images, range(len(images))))),
+        "shape": list(images.shape),
         "remarks": list(raw.remarks),
         "files": len(raw.files),
         "files_sha256": _digest(raw.files),
     }
+    if isinstance(images, LazyImages):
+        meta["index"] = {"root": os.fsencode(images.root).hex(), "column": images.column, "sha256": _index_hash(images)}
     make_way(entry / "meta.json")
     entry.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{entry.name}-", dir=entry.parent) as work:
         made = Path(work)
-        np.save(made / "images.npy", raw.images)
-        np.save(made / "labels.npy", raw.labels.astype(np.int64))
-        np.save(made / "is_test.npy", raw.is_test.astype(np.bool_))
-        np.save(made / "files.npy", raw.files)
+        for name, array in arrays.items():
+            np.save(made / f"{name}.npy", array)
         (made / "meta.json").write_text(sealed_json(meta, f"{entry.name}/meta.json"), encoding="utf-8")
         # The file that makes an entry valid comes last.
-        for name in ("images.npy", "labels.npy", "is_test.npy", "files.npy", "meta.json"):
+        for name in (*(f"{name}.npy" for name in arrays), "meta.json"):
             make_way(entry / name)
             os.replace(made / name, entry / name)
 
@@ -206,7 +222,8 @@ def _cached(entry: Path) -> DecodedImages | None:
     if meta is None:
         return None
     try:
-        images = np.load(entry / "images.npy", mmap_mode="r", allow_pickle=False)
+        index = meta.get("index")
+        images = _indexed(entry, meta) if index else np.load(entry / "images.npy", mmap_mode="r", allow_pickle=False)
         labels = np.load(entry / "labels.npy", allow_pickle=False)
         is_test = np.load(entry / "is_test.npy", allow_pickle=False)
         # What holds nothing cannot be mapped.
@@ -218,12 +235,24 @@ def _cached(entry: Path) -> DecodedImages | None:
         types = images.dtype in (np.uint8, np.float32) and (labels.dtype, is_test.dtype) == (np.int64, np.bool_)
         sizes = list(images.shape) == meta["shape"] and len(files) == meta["files"]
         whole = types and sizes and _fingerprint(found) == found.fingerprint and _digest(files) == meta["files_sha256"]
+        whole = whole and (not index or _index_hash(images) == index["sha256"])
     except Exception as error:
         # What a damaged file makes of the libraries is not limited to their own errors.
         raise Damaged(entry, str(error)) from error
     if not whole:
         raise Damaged(entry, CHANGED)
     return found
+
+
+def _indexed(entry: Path, meta: Mapping[str, Any]) -> LazyImages:
+    arrays = {name: np.load(entry / f"{name}.npy", mmap_mode="r", allow_pickle=False) for name in _INDEX}
+    root = Path(os.fsdecode(bytes.fromhex(meta["index"]["root"])))
+    return LazyImages(root=root, shape=tuple(meta["shape"]), column=meta["index"]["column"], **arrays)
+
+
+def _index_hash(images: LazyImages) -> str:
+    """Of what the fingerprint leaves out: where the images are."""
+    return digest([_digest(images.paths), _digest(images.rows), len(images.hashes)])
 
 
 def _digest(array: NDArray[Any]) -> str:

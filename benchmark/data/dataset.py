@@ -3,37 +3,37 @@
 from __future__ import annotations
 
 import abc
-import mmap
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, TypeAlias
+from typing import ClassVar, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from robbench.core.component import Component
 from robbench.core.threat_model import Norm
+from robbench.data.lazy_images import LazyImages, Mapped
 
 StoredImages: TypeAlias = NDArray[np.uint8] | NDArray[np.float32]
 
 
 @dataclass(frozen=True)
-class DecodedImages:
+class DecodedImages(Mapped):
     """All images of a data set, before any selection or split.
 
     Attributes:
-        images: uint8, or float32 in [0, 1], shape ``(N, C, H, W)``.
+        images: uint8, or float32 in [0, 1], shape ``(N, C, H, W)``; decoded by indexing where they are lazy.
         labels: int64, shape ``(N,)``.
         class_names: Names of the classes, in the order of their indices.
         is_test: Which images the publisher set aside as test images, bool, shape ``(N,)``; all False where none.
-        fingerprint: SHA-256 over images, labels, class names and test marks.
+        fingerprint: SHA-256 over images, labels, class names and test marks; of lazy images over hashes of their files.
         duplicates: How many images are equal, to the last bit, to an earlier one.
         remarks: What its user should know of how it was read, such as files that were not.
         files: Name of the file of each image below the data set's directory; empty where images have none.
     """
 
-    images: StoredImages
+    images: StoredImages | LazyImages
     labels: NDArray[np.int64]
     class_names: tuple[str, ...]
     is_test: NDArray[np.bool_]
@@ -41,21 +41,6 @@ class DecodedImages:
     duplicates: int
     remarks: tuple[str, ...] = ()
     files: NDArray[np.str_] = field(default_factory=lambda: np.empty(0, np.str_))
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        """Pickle arrays that are mapped from a file by its name: a worker maps them again."""
-        mapped = {
-            name: str(value.filename)
-            for name, value in vars(self).items()
-            if isinstance(value, np.memmap) and isinstance(value.base, mmap.mmap)
-        }
-        return unpickled, ({**vars(self), **dict.fromkeys(mapped)}, mapped)
-
-
-def unpickled(fields: dict[str, Any], mapped: dict[str, str]) -> DecodedImages:
-    """The images whose arrays are mapped from some files."""
-    arrays = {name: np.load(file, mmap_mode="r", allow_pickle=False) for name, file in mapped.items()}
-    return DecodedImages(**{**fields, **arrays})
 
 
 @dataclass(frozen=True)
@@ -75,7 +60,7 @@ class EpsList:
 class Raw:
     """What a data set reads from its files: the fields of ``DecodedImages`` that are not derived."""
 
-    images: StoredImages
+    images: StoredImages | LazyImages
     labels: NDArray[np.int64]
     class_names: tuple[str, ...]
     is_test: NDArray[np.bool_]

@@ -10,10 +10,13 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from robbench.core.errors import RequestError, did_you_mean
+from robbench.data import lazy_images
 from robbench.data.cache import image_digests
+from robbench.data.lazy_images import LazyImages
 from robbench.results.schema import Ints
 
 if TYPE_CHECKING:
+    from robbench.core.batches import StoredSamples
     from robbench.core.contracts import Samples
     from robbench.data.dataset import Dataset, DecodedImages
 
@@ -53,6 +56,17 @@ class Splits:
 
         images = torch.from_numpy(np.array(decoded.images[index]))
         return Samples(images, torch.from_numpy(self.labels[index]), torch.from_numpy(index.copy()))
+
+    def stored(self, decoded: DecodedImages, index: Ints) -> StoredSamples:
+        """The same, decoded when they are asked for where they are too large for memory."""
+        import torch
+
+        from robbench.core.batches import LazySamples
+
+        images = decoded.images
+        if not isinstance(images, LazyImages) or len(index) * math.prod(images.shape[1:]) <= lazy_images.RESIDENT:
+            return self.take(decoded, index)
+        return LazySamples(images, torch.from_numpy(self.labels[index]), torch.from_numpy(index.copy()))
 
 
 def split(dataset: Dataset, decoded: DecodedImages) -> Splits:
@@ -226,8 +240,8 @@ def _train_sizes(dataset: Dataset, names: tuple[str, ...], have: Ints) -> tuple[
 def _crossing(decoded: DecodedImages, seen: Ints, test: Ints) -> int:
     if decoded.duplicates == 0:
         return 0
-    known = set(image_digests(decoded.images[i] for i in seen))
-    return sum(row in known for row in image_digests(decoded.images[i] for i in test))
+    known = set(image_digests(decoded.images, seen))
+    return sum(row in known for row in image_digests(decoded.images, test))
 
 
 def apportion(total: int, weights: ArrayLike) -> Ints:

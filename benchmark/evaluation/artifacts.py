@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +12,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from robbench.core.batches import StoredSamples, fitting, in_batches, loaded
 from robbench.core.contracts import Classifier, Samples, to_float
 from robbench.core.errors import Damaged
 from robbench.data.splits import stratified
+from robbench.evaluation.attack_run import KeptImages
 from robbench.evaluation.referee import check_embeddings, check_scores
-from robbench.evaluation.subject import Subject
+from robbench.evaluation.subject import ANSWERED, Subject
 from robbench.planning.conditions import Condition
 from robbench.results.schema import Ints, Outcome
 from robbench.results.store import EMBEDDINGS, EXAMPLES, IMAGES, Store
@@ -25,8 +28,28 @@ EXAMPLED = 16
 """Attacked images of a cell that are kept."""
 
 
+def needed(subject: Subject, condition: Condition, index: Tensor) -> Tensor:
+    """Positions of the samples whose images after a condition are needed once it is over, rising.
+
+    Args:
+        subject: Model and samples.
+        condition: What is done to the images.
+        index: Positions of the samples that it is applied to, rising.
+    """
+    if IMAGES in condition.keeps:
+        return index
+    labels = subject.samples.labels[index].numpy()
+    at = np.zeros(len(labels), dtype=np.bool_)
+    if condition.kind != "clean":
+        at[:ANSWERED] = True
+        at[in_turn(labels)] = True
+    if condition.embed:
+        at[stratified(labels, condition.embed, subject.split_seed)] = True
+    return index[torch.from_numpy(at)]
+
+
 def artifacts(
-    subject: Subject, condition: Condition, outcome: Outcome, index: Tensor, images: Tensor
+    subject: Subject, condition: Condition, outcome: Outcome, index: Tensor, kept: KeptImages
 ) -> dict[str, bytes]:
     """Contents of the archives that a cell leaves, by name.
 
@@ -34,21 +57,28 @@ def artifacts(
         subject: Model and samples.
         condition: What was done to the images.
         outcome: What came of it.
-        index: Positions of the samples that it was applied to.
-        images: Their images after it, as stored where clean, shape ``(M, C, H, W)``.
+        index: Positions of the samples that it was applied to, rising.
+        kept: The images after it, as stored where clean, of those samples that are ``needed``.
     """
-    model, given, at, files = subject.model, subject.samples[index], index.numpy(), {}
+    model, files = subject.model, {}
+    labels = subject.samples.labels[index].numpy()
+
+    def some(positions: Ints) -> tuple[Samples, Tensor, Ints]:
+        at = index[torch.from_numpy(positions)]
+        return loaded(subject.samples[at]), kept.at(at), at.numpy()
+
     if condition.kind != "clean":
-        files[EXAMPLES] = examples(model, given, images, outcome.clean[at], outcome.final[at], subject.device)
+        samples, images, at = some(in_turn(labels))
+        files[EXAMPLES] = examples(model, samples, images, outcome.clean[at], outcome.final[at], subject.device)
     if condition.embed:
-        size, seed = condition.embed, subject.split_seed
-        files[EMBEDDINGS] = embeddings(model, given, images, size, seed, subject.device)
+        samples, images, _ = some(stratified(labels, condition.embed, subject.split_seed))
+        files[EMBEDDINGS] = embeddings(model, samples, images, subject.device)
     if IMAGES in condition.keeps:
-        files[IMAGES] = every_image(given, images)
+        files[IMAGES] = every_image(subject.samples[index], kept.at(index))
     return files
 
 
-def every_image(samples: Samples, attacked: Tensor) -> bytes:
+def every_image(samples: StoredSamples, attacked: Tensor) -> bytes:
     """All images after a condition, as they were judged, as an npz: ids, labels, and images float32 in [0, 1].
 
     Args:
@@ -62,7 +92,7 @@ def every_image(samples: Samples, attacked: Tensor) -> bytes:
 
 
 def examples(model: Classifier, samples: Samples, attacked: Tensor, clean: Ints, final: Ints, device: str) -> bytes:
-    """Images before and after a condition as an npz, with predictions and scores; at most ``EXAMPLED``, of all classes.
+    """Images before and after a condition as an npz, with predictions and scores.
 
     Args:
         model: The model, in evaluation mode.
@@ -72,41 +102,37 @@ def examples(model: Classifier, samples: Samples, attacked: Tensor, clean: Ints,
         final: Predictions on the changed ones.
         device: Where the model is.
     """
-    index = torch.from_numpy(_in_turn(samples.labels.numpy())[:EXAMPLED])
-    shown, after = samples[index], attacked[index]
     return _npz(
-        ids=shown.ids.numpy(),
-        labels=shown.labels.numpy(),
-        images=shown.images.numpy(),
-        attacked=after.numpy(),
-        clean=clean[index.numpy()],
-        final=final[index.numpy()],
-        clean_scores=_shares(model, to_float(shown.images), device),
-        final_scores=_shares(model, after, device),
+        ids=samples.ids.numpy(),
+        labels=samples.labels.numpy(),
+        images=samples.images.numpy(),
+        attacked=attacked.numpy(),
+        clean=clean,
+        final=final,
+        clean_scores=_shares(model, to_float(samples.images), device),
+        final_scores=_shares(model, attacked, device),
     )
 
 
-def embeddings(model: Classifier, samples: Samples, images: Tensor, size: int, seed: int, device: str) -> bytes:
-    """Embeddings of some images as an npz: ids, labels, and embeddings float32, shape ``(size, D)``.
+def embeddings(model: Classifier, samples: Samples, images: Tensor, device: str) -> bytes:
+    """Embeddings of images as an npz: ids, labels, and embeddings float32, shape ``(N, D)``.
 
     Args:
         model: The model, in evaluation mode.
         samples: The samples that the images are of or were made from.
         images: uint8, or float in [0, 1], shape ``(N, C, H, W)``.
-        size: How many of them, stratified; all where there are no more.
-        seed: The same seed takes the same samples.
         device: Where the model is.
     """
-    index = torch.from_numpy(stratified(samples.labels.numpy(), size, seed))
-    taken = to_float(images[index])
-    with torch.no_grad():
-        parts = [
-            check_embeddings(model.embed(part.to(device)), len(part)).float().cpu()
-            for part in torch.split(taken, JUDGING_BATCH)
-        ]
-    chosen = samples[index]
+
+    def embedded_here(index: Tensor, batch: Samples) -> Tensor:
+        with torch.no_grad():
+            features = model.embed(to_float(batch.images).to(device))
+        return check_embeddings(features, len(batch)).float().cpu()
+
+    given = replace(samples, images=images)
+    parts = [*in_batches(given, fitting(JUDGING_BATCH, given.image_shape), embedded_here)]
     found = torch.cat(parts).numpy() if parts else np.zeros((0, 0), dtype=np.float32)
-    return _npz(ids=chosen.ids.numpy(), labels=chosen.labels.numpy(), embeddings=found)
+    return _npz(ids=samples.ids.numpy(), labels=samples.labels.numpy(), embeddings=found)
 
 
 def embedded(store: Store, path: Path) -> int:
@@ -118,13 +144,13 @@ def embedded(store: Store, path: Path) -> int:
         return 0
 
 
-def _in_turn(labels: Ints) -> Ints:
-    """Positions of the samples, one of each class in turn, whatever order and proportions the classes have."""
+def in_turn(labels: Ints) -> Ints:
+    """Positions of the samples that are shown: at most ``EXAMPLED``, one of each class in turn."""
     earlier = np.zeros(len(labels), dtype=np.int64)
     for label in np.unique(labels):
         own = labels == label
         earlier[own] = np.arange(own.sum())
-    return np.lexsort((labels, earlier))
+    return np.lexsort((labels, earlier))[:EXAMPLED]
 
 
 def _shares(model: Classifier, images: Tensor, device: str) -> NDArray[np.float32]:

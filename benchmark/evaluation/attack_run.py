@@ -11,7 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from robbench.core.contracts import Classifier, to_float
+from robbench.core.batches import fitting, in_batches
+from robbench.core.contracts import Classifier, Samples, to_float
 from robbench.core.rejection import accepting
 from robbench.core.sample_rng import Streams
 from robbench.evaluation.query_counter import Oracle
@@ -27,15 +28,16 @@ _VALUES = ATTACK_BATCH * 3 * 32 * 32
 
 
 def attack_batch(image_shape: Sequence[int]) -> int:
-    """How many images are attacked at once: more of small ones, so that the last survivors do not run a few at a time.
+    """How many images are attacked at once, halved only where memory runs out.
+
+    They are more where they are small, so that the last survivors do not run a few at a time, and fewer where they are
+    large; see ``fitting``.
 
     Args:
         image_shape: ``(C, H, W)``.
     """
-    return min(max(ATTACK_BATCH, _VALUES // math.prod(image_shape)), _MOST)
+    return min(max(fitting(ATTACK_BATCH, image_shape), _VALUES // math.prod(image_shape)), _MOST)
 
-
-"""Images per call of an attack; a constant, halved only where memory runs out."""
 
 Report = Callable[[int, int], None]
 
@@ -81,18 +83,35 @@ MakeImages = Callable[[AttackInput], Iterator[StageImages]]
 
 
 @dataclass(frozen=True)
+class KeptImages:
+    """Images of some samples, on the CPU.
+
+    Attributes:
+        index: Positions of the samples among the subject's, rising, shape ``(M,)``.
+        images: Shape ``(M, C, H, W)``.
+    """
+
+    index: Tensor
+    images: Tensor
+
+    def at(self, index: Tensor) -> Tensor:
+        """The images of those of the samples at some positions."""
+        return self.images[torch.searchsorted(self.index, index)]
+
+
+@dataclass(frozen=True)
 class AttackRun:
     """What a condition made of some samples, all on the CPU.
 
     Attributes:
         index: Positions of the samples among the subject's, shape ``(M,)``.
-        images: The images it returned, shape ``(M, C, H, W)``.
         arrays: Those arrays of ``Outcome`` that were measured, by name, of ``M`` entries each.
+        kept: The images it returned of those samples that were to be kept.
     """
 
     index: Tensor
-    images: Tensor
     arrays: Mapping[str, Tensor]
+    kept: KeptImages
 
 
 @dataclass(frozen=True)
@@ -194,30 +213,46 @@ class AttackRunner:
             streams = Streams.of(subject.samples.ids, subject.seed, "target")
             return (labels + 1 + streams.integers("target", (), classes - 1)) % classes
         if rule == "least-likely":
-            with torch.no_grad():
-                parts = torch.split(subject.samples.images, JUDGING_BATCH)
-                scores = [check_scores(subject.model(to_float(p, subject.device)), len(p), classes) for p in parts]
-            return torch.cat([score.argmin(dim=1).cpu() for score in scores])
+
+            def least(index: Tensor, batch: Samples) -> Tensor:
+                with torch.no_grad():
+                    scores = subject.model(to_float(batch.images, subject.device))
+                return check_scores(scores, len(batch), classes).argmin(dim=1).cpu()
+
+            size = fitting(JUDGING_BATCH, subject.samples.image_shape)
+            return torch.cat([*in_batches(subject.samples, size, least, halved=self.notes.append)])
         return torch.full_like(labels, subject.class_names.index(rule))
 
-    def run(self, index: Tensor, targets: Tensor | None, draw: int = 0) -> AttackRun:
+    def run(self, index: Tensor, targets: Tensor | None, draw: int, keep: Tensor) -> AttackRun:
         """Attack some samples.
 
         Args:
-            index: Their positions.
+            index: Their positions, rising.
             targets: The target class of each of the subject's samples, or None.
             draw: Number of the random draw.
+            keep: Positions of those samples whose images are kept; others may be among them.
         """
         parts: list[AttackRun] = []
         done = 0
-        for part in self._batches(index, targets, draw):
+        samples = self.judge.samples
+
+        def attacked(part: Tensor, batch: Samples) -> AttackRun:
+            return self._batch(part, batch, targets, draw, keep)
+
+        size = attack_batch(samples.image_shape)
+        for part in in_batches(samples, size, attacked, index, self.notes.append):
             parts.append(part)
             done += len(part.index)
             self.report(draw * len(index) + done, self.condition.draws * len(index))
         if not parts:
-            return AttackRun(index, torch.zeros(0, *self.judge.samples.images.shape[1:]), {})
+            return AttackRun(index, {}, KeptImages(index, torch.zeros(0, *samples.image_shape)))
         arrays = {name: torch.cat([part.arrays[name] for part in parts]) for name in parts[0].arrays}
-        return AttackRun(index, torch.cat([part.images for part in parts]), arrays)
+        kept = [part.kept for part in parts]
+        return AttackRun(
+            index,
+            arrays,
+            KeptImages(torch.cat([part.index for part in kept]), torch.cat([part.images for part in kept])),
+        )
 
     def outcome(self, runs: Sequence[AttackRun]) -> Outcome:
         """The outcome of runs on the same samples, one for each random draw; the first one is judged."""
@@ -233,24 +268,8 @@ class AttackRunner:
                 arrays["draws"][at] = measured["final"].T.numpy()
         return replace(outcome, **arrays)
 
-    def _batches(self, index: Tensor, targets: Tensor | None, draw: int) -> Iterator[AttackRun]:
-        size, start = attack_batch(self.judge.samples.images.shape[1:]), 0
-        while start < len(index):
-            part = index[start : start + size]
-            try:
-                run = self._batch(part, targets, draw)
-            except (RuntimeError, MemoryError) as error:
-                if size == 1 or not out_of_memory(error):
-                    raise
-                size = max(1, size // 2)
-                self.notes.append(f"batch size halved to {size}: {type(error).__name__}")
-                continue
-            yield run
-            start += len(part)
-
-    def _batch(self, index: Tensor, targets: Tensor | None, draw: int) -> AttackRun:
+    def _batch(self, index: Tensor, samples: Samples, targets: Tensor | None, draw: int, keep: Tensor) -> AttackRun:
         subject, device = self.judge, self.judge.device
-        samples = subject.samples[index]
         images = to_float(samples.images, device)
         aims = None if targets is None else targets[index].to(device)
         given = AttackInput(images, samples.labels.to(device), samples.ids.to(device), aims, draw)
@@ -261,7 +280,9 @@ class AttackRunner:
         arrays |= {"forwards": last.forwards, "backwards": last.backwards, "searched": last.searched}
         if targets is not None:
             arrays["targets"] = targets[index]
-        return AttackRun(index, last.images.cpu(), {name: values.cpu() for name, values in arrays.items()})
+        kept = torch.isin(index, keep)
+        after = KeptImages(index[kept], last.images[kept.to(last.images.device)].cpu())
+        return AttackRun(index, {name: values.cpu() for name, values in arrays.items()}, after)
 
     def _judged(self, given: AttackInput, changed: Tensor) -> dict[str, Tensor]:
         """Predictions on the changed images, and norms of the change."""
@@ -275,9 +296,3 @@ class AttackRunner:
             rounded = judged(self.judge.model, (changed * 255).round() / 255, given.labels, attacked)
             seen |= {"rounded": rounded.predicted, "scored": found.scored}
         return seen | {str(norm): sizes for norm, sizes in change_norms(given.images, changed).items()}
-
-
-def out_of_memory(error: Exception) -> bool:
-    """Whether an error says that memory ran out."""
-    # On the CPU torch has no type of its own for it.
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)

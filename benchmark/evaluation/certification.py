@@ -8,8 +8,9 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from robbench.core.batches import fitting, in_batches
 from robbench.core.certificate import Certified
-from robbench.core.contracts import to_float
+from robbench.core.contracts import Samples, to_float
 from robbench.core.errors import Breach
 from robbench.core.sample_rng import Streams
 from robbench.core.tensor_check import plain, shown
@@ -39,8 +40,9 @@ def certified(subject: Subject, proof: Proof, report: Callable[[int, int], None]
         NoCertificate: If the method cannot bound the model.
     """
     index, parts = subject.right.nonzero().flatten(), []
-    for part in index.split(ATTACK_BATCH) if len(index) else ():
-        parts.append(_proved(subject, proof, part))
+    size = fitting(ATTACK_BATCH, subject.samples.image_shape)
+    for part in in_batches(subject.samples, size, lambda _, batch: _proved(subject, proof, batch), index):
+        parts.append(part)
         report(sum(len(done["radius"]) for done in parts), len(index))
     outcome = subject.outcome("certificate")
     arrays = {name: getattr(outcome, name).copy() for name in (parts[0] if parts else ())}
@@ -49,18 +51,18 @@ def certified(subject: Subject, proof: Proof, report: Callable[[int, int], None]
     return replace(outcome, **arrays)
 
 
-def _proved(subject: Subject, proof: Proof, index: Tensor) -> dict[str, Tensor]:
-    samples, method = subject.samples[index], proof.method
+def _proved(subject: Subject, proof: Proof, samples: Samples) -> dict[str, Tensor]:
+    method = proof.method
     images, labels = to_float(samples.images, subject.device), samples.labels.to(subject.device)
     threat = replace(proof.threat, eps=allowed_size(proof.threat.radius))
     rng = Streams.of(samples.ids.to(subject.device), subject.seed, method.name)
-    oracle = Oracle(subject.model, len(index))
+    oracle = Oracle(subject.model, len(samples))
     with fair_play(subject.model, images, labels), oracle.watching(images), torch.no_grad():
         found = method.component.certify(subject.model, images, labels, threat, rng)
-    radius, chance = _checked(found, len(index))
+    radius, chance = _checked(found, len(samples))
     counted = method.component.by_queries
     return {
-        "attempted": torch.ones(len(index), dtype=torch.bool),
+        "attempted": torch.ones(len(samples), dtype=torch.bool),
         "certified": radius >= threat.radius,
         "radius": radius,
         "chance": chance,

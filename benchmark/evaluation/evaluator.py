@@ -12,12 +12,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from robbench.core.contracts import Classifier, to_float
+from robbench.core.batches import fitting, in_batches, loaded
+from robbench.core.contracts import Classifier, Samples, to_float
 from robbench.core.global_rng import seeded
 from robbench.core.process_state import settings_kept
 from robbench.core.sample_rng import digest64
-from robbench.evaluation.artifacts import artifacts
-from robbench.evaluation.attack_run import ATTACK_BATCH, AttackRunner, MakeImages, Report
+from robbench.evaluation.artifacts import artifacts, needed
+from robbench.evaluation.attack_run import ATTACK_BATCH, AttackRunner, KeptImages, MakeImages, Report
 from robbench.evaluation.certification import certified
 from robbench.evaluation.gradient_diagnostics import lost_between_levels, lost_gradients, traits
 from robbench.evaluation.referee import check_answers
@@ -45,11 +46,11 @@ class Result:
 
 @dataclass(frozen=True)
 class _Applied:
-    """A condition's outcome, the samples that it was applied to, and what became of their images."""
+    """A condition's outcome, the samples that it was applied to, and those of their images that are needed."""
 
     outcome: Outcome
     index: Tensor
-    images: Tensor
+    kept: KeptImages
     traits: tuple[str, ...] = ()
 
 
@@ -86,14 +87,14 @@ def _evaluated(runner: AttackRunner, condition: Condition) -> Result:
     if condition.proof:
         return Result(certified(runner.judge, condition.proof, runner.report), {}, (), ())
     if condition.kind == "clean":
-        applied = _clean(runner.judge)
+        applied = _clean(runner.judge, condition)
     elif condition.target == "all":
         applied = _every_target(runner)
     else:
         applied = _attacked(runner)
-    extras = artifacts(runner.judge, condition, applied.outcome, applied.index, applied.images)
-    if condition.kind != "clean" and len(applied.images):
-        check_answers(runner.judge.model, applied.images[:ANSWERED].to(runner.judge.device))
+    extras = artifacts(runner.judge, condition, applied.outcome, applied.index, applied.kept)
+    if condition.kind != "clean" and len(applied.index):
+        check_answers(runner.judge.model, applied.kept.at(applied.index[:ANSWERED]).to(runner.judge.device))
     return Result(applied.outcome, extras, applied.traits, tuple(runner.notes))
 
 
@@ -104,27 +105,26 @@ def _drawn(subject: Subject, condition: Condition, survivors: Ints | None) -> Su
     return subject.sampled(condition.sample)
 
 
-def _clean(subject: Subject) -> _Applied:
+def _clean(subject: Subject, condition: Condition) -> _Applied:
     """The clean images, with what can be seen on them of the model's scores and gradients."""
     model, samples = subject.model, subject.samples
     outcome, index = subject.outcome("clean"), torch.arange(len(samples))
-    found: list[dict[str, Tensor]] = []
-    seen: tuple[str, ...] = ()
-    for part in torch.split(index, ATTACK_BATCH) if len(index) else ():
-        images = to_float(samples.images[part], subject.device)
-        if not found:
-            seen = traits(model, images)
-        labels = samples.labels[part].to(subject.device)
+    seen: list[tuple[str, ...]] = []
+
+    def looked_at(part: Tensor, batch: Samples) -> dict[str, Tensor]:
+        images, labels = to_float(batch.images, subject.device), batch.labels.to(subject.device)
+        if not seen:
+            seen.append(traits(model, images))
         answer, lost = judged(model, images, labels), lost_gradients(model, images, labels)
-        found.append(
-            {
-                "scored": answer.scored,
-                "non_finite": answer.non_finite,
-                "rejected": answer.rejected,
-                "flat": lost["ce"] & lost["margin"],
-                **{f"flat_{loss}": mark for loss, mark in lost.items()},
-            }
-        )
+        return {
+            "scored": answer.scored,
+            "non_finite": answer.non_finite,
+            "rejected": answer.rejected,
+            "flat": lost["ce"] & lost["margin"],
+            **{f"flat_{loss}": mark for loss, mark in lost.items()},
+        }
+
+    found = [*in_batches(samples, fitting(ATTACK_BATCH, samples.image_shape), looked_at)]
     if found:
         arrays: dict[str, Any] = {
             name: torch.cat([arrays[name] for arrays in found]).cpu().numpy() for name in found[0]
@@ -132,18 +132,20 @@ def _clean(subject: Subject) -> _Applied:
         if not arrays["flat"].all():
             arrays["flat_between"] = _lost_between_levels(subject) & ~arrays["flat"]
         outcome = replace(outcome, **arrays)
-    return _Applied(outcome, index, samples.images, seen)
+    keep = needed(subject, condition, index)
+    return _Applied(outcome, index, KeptImages(keep, loaded(samples[keep]).images), *seen)
 
 
 def _lost_between_levels(subject: Subject) -> Bools:
     """Where the gradient is lost beside the images; asked of a copy, so that a random model draws what it drew."""
     model, samples = copy.deepcopy(subject.model), subject.samples
-    parts = torch.split(torch.arange(len(samples)), ATTACK_BATCH)
+
+    def lost_here(part: Tensor, batch: Samples) -> Tensor:
+        images, labels = to_float(batch.images, subject.device), batch.labels.to(subject.device)
+        return lost_between_levels(model, images, labels).cpu()
+
     with seeded(digest64("between levels", subject.seed)):
-        found = [
-            lost_between_levels(model, to_float(batch.images, subject.device), batch.labels.to(subject.device)).cpu()
-            for batch in (samples[part] for part in parts)
-        ]
+        found = [*in_batches(samples, fitting(ATTACK_BATCH, samples.image_shape), lost_here)]
     lost: Bools = torch.cat(found).numpy()
     return lost
 
@@ -155,8 +157,10 @@ def _attacked(runner: AttackRunner) -> _Applied:
     if targets is not None:
         attempted = attempted & (targets != subject.samples.labels)
     index = torch.nonzero(attempted).flatten()
-    runs = [runner.run(index, targets, draw) for draw in range(runner.condition.draws)]
-    return _Applied(runner.outcome(runs), index, runs[0].images)
+    keep = needed(subject, runner.condition, index)
+    first = runner.run(index, targets, 0, keep)
+    others = [runner.run(index, targets, draw, keep[:0]) for draw in range(1, runner.condition.draws)]
+    return _Applied(runner.outcome([first, *others]), index, first.kept)
 
 
 def _every_target(runner: AttackRunner) -> _Applied:
@@ -164,19 +168,18 @@ def _every_target(runner: AttackRunner) -> _Applied:
     subject = runner.judge
     labels = subject.samples.labels
     predicted = torch.full((len(labels), subject.num_classes), -1)
-    best, runs = subject.outcome(runner.condition.kind), []
+    best, right = subject.outcome(runner.condition.kind), torch.nonzero(subject.right).flatten()
+    keep = needed(subject, runner.condition, right)
+    images = torch.zeros(len(keep), *subject.samples.image_shape)
     for target in range(subject.num_classes):
-        index = torch.nonzero(subject.right & (labels != target)).flatten()
-        run = runner.run(index, torch.full_like(labels, target))
+        index = right[labels[right] != target]
+        run = runner.run(index, torch.full_like(labels, target), 0, keep)
         if len(index):
             predicted[index, target] = run.arrays["final"]
-        runs.append(run)
         best = _stronger(best, runner.outcome([run]))
-    shown = torch.nonzero(subject.right).flatten()
-    picked = [(runs[int(best.targets[sample])], sample) for sample in shown]
-    images = [run.images[run.index == sample] for run, sample in picked]
-    attacked = torch.cat(images) if images else torch.zeros(0, *subject.samples.images.shape[1:])
-    return _Applied(replace(best, every_target=predicted.numpy()), shown, attacked)
+        won = torch.from_numpy(best.targets[run.kept.index.numpy()] == target)
+        images[torch.isin(keep, run.kept.index[won])] = run.kept.images[won]
+    return _Applied(replace(best, every_target=predicted.numpy()), right, KeptImages(keep, images))
 
 
 def _stronger(first: Outcome, second: Outcome) -> Outcome:

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from robbench.core.batches import StoredSamples, fitting, in_batches, loaded
 from robbench.core.contracts import REJECTED, Classifier, Samples, to_float
 from robbench.core.global_rng import seeded
 from robbench.core.process_state import settings_kept
@@ -85,7 +86,7 @@ class Subject:
     """
 
     model: Classifier
-    samples: Samples
+    samples: StoredSamples
     clean: Tensor
     num_classes: int
     class_names: tuple[str, ...]
@@ -94,7 +95,7 @@ class Subject:
     device: str = "cpu"
 
     @classmethod
-    def of(cls, model: Classifier, samples: Samples, clean: Tensor | None = None, **rest: Any) -> Subject:
+    def of(cls, model: Classifier, samples: StoredSamples, clean: Tensor | None = None, **rest: Any) -> Subject:
         """A subject with its clean predictions.
 
         Args:
@@ -111,16 +112,17 @@ class Subject:
         put_under_test(model)
         if clean is not None:
             return cls(model, samples, clean, **rest)
-        device, parts = rest.get("device", "cpu"), torch.split(samples.images, JUDGING_BATCH)
-        labels = torch.split(samples.labels, JUDGING_BATCH)
+        device = rest.get("device", "cpu")
+
+        def predicted(index: Tensor, batch: Samples) -> Tensor:
+            return judged(model, to_float(batch.images, device), batch.labels.to(device)).predicted.cpu()
+
         with settings_kept(), seeded(digest64("clean", rest["seed"])):
-            found = [
-                judged(model, to_float(part, device), own.to(device)).predicted.cpu()
-                for part, own in zip(parts, labels, strict=True)
-            ]
+            found = [*in_batches(samples, fitting(JUDGING_BATCH, samples.image_shape), predicted)]
             if len(samples):
-                check_answers(model, to_float(parts[0][:ANSWERED], device))
-        return cls(model, samples, torch.cat(found), **rest)
+                some = loaded(samples[torch.arange(min(ANSWERED, len(samples)))])
+                check_answers(model, to_float(some.images, device))
+        return cls(model, samples, torch.cat(found) if found else samples.labels, **rest)
 
     @property
     def right(self) -> Tensor:

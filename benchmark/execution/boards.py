@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,6 +13,7 @@ import numpy as np
 
 from robbench.core.atomic_io import file_name
 from robbench.core.errors import StoreError, unless_damaged, warn
+from robbench.data.lazy_images import LazyImages
 from robbench.evaluation.audit_flags import UNRANKED
 from robbench.planning.grid import named_size, ranked_by
 from robbench.results.board_cells import BoardNames, board_cells, list_boards
@@ -25,6 +27,8 @@ if TYPE_CHECKING:
 
 EXHIBITED = 8
 """Training images of each class that are kept for figures."""
+_EXHIBIT_BYTES = 2**26
+"""What they may take of a data set that stays in its files; there may be none of them."""
 
 
 @dataclass(frozen=True)
@@ -99,10 +103,13 @@ def exhibit(data: Data, store: Store) -> str:
     path = store.exhibit(name)
     if unless_damaged(lambda: store.read_archive(path), None, "it is to be made again") is None:
         splits = data.splits
-        labels = splits.labels[splits.train]
-        picked = np.concatenate([splits.train[labels == c][:EXHIBITED] for c in range(data.num_classes)])
+        labels, images = splits.labels[splits.train], data.decoded.images
+        each = EXHIBITED
+        if isinstance(images, LazyImages):
+            each = min(each, _EXHIBIT_BYTES // (data.num_classes * math.prod(images.shape[1:])))
+        picked = np.concatenate([splits.train[labels == c][:each] for c in range(data.num_classes)])
         buffer = io.BytesIO()
-        np.savez_compressed(buffer, images=data.decoded.images[picked], labels=splits.labels[picked])
+        np.savez_compressed(buffer, images=images[picked], labels=splits.labels[picked])
         store.write_archive(path, buffer.getvalue())
     return name
 

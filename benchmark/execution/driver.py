@@ -14,6 +14,7 @@ import numpy as np
 
 from robbench.core.errors import StoreError, warn
 from robbench.core.lease import PATIENCE, POLL, Busy
+from robbench.data.lazy_images import LazyImages
 from robbench.evaluation.scoring import metrics_digest, without_result
 from robbench.execution.graph import Name, Pending, RowState, ToDo, graph
 from robbench.execution.jobs import Progress, Tell, keep, keep_embeddings, told, without_model
@@ -81,6 +82,7 @@ class _Run:
         nodes: What is not over.
         ready: What can be begun, as a heap of ranks and names.
         elsewhere: What another run is at, and since when it is waited for.
+        aside: What of that is to be tried again.
         leases: Those that are held.
     """
 
@@ -93,6 +95,7 @@ class _Run:
     threads: tuple[int, int]
     ready: list[tuple[tuple[float, ...], Name]] = field(default_factory=list)
     elsewhere: dict[Name, float] = field(default_factory=dict)
+    aside: list[Name] = field(default_factory=list)
     leases: dict[Name, ExitStack] = field(default_factory=dict)
     looked: float = 0.0
     warned: bool = False
@@ -131,21 +134,23 @@ class _Run:
             heapq.heappop(self.ready)
             if node.name not in self.leases and not self._lease(node):
                 self.elsewhere.setdefault(node.name, time.monotonic())
+                self.aside.append(node.name)
             elif not self._finished(node):
                 self.executor.submit(self._task(node))
 
     def _look_again(self) -> None:
         """Try again, now and then, what another run was at."""
         now = time.monotonic()
-        if not self.elsewhere or now < self.looked + POLL:
+        if not self.aside or now < self.looked + POLL:
             return
         self.looked = now
         name, since = min(self.elsewhere.items(), key=lambda item: item[1])
         if now > since + PATIENCE and not self.warned:
             self.warned = True
             warn(f"waiting for another robbench, which holds {self.store.root / _kind(name) / name[1]}")
-        for name in self.elsewhere:
+        for name in self.aside:
             self._push(self.nodes[name])
+        self.aside.clear()
 
     def _needs(self, node: Pending) -> Needs:
         return Needs(self.threads[node.cell is not None], int(self.plan.device == "cuda"))
@@ -235,7 +240,9 @@ class _Run:
             yield from (f"models/{member.key}" for member in model.members)
         for key in cell.needs if cell else ():
             yield from (f"cells/{key}/{name}" for name in (RECORD, OUTCOME))
-        mapped = (array for array in vars(job.data.decoded).values() if isinstance(array, np.memmap))
+        decoded = job.data.decoded
+        parts = [decoded, decoded.images] if isinstance(decoded.images, LazyImages) else [decoded]
+        mapped = (array for part in parts for array in vars(part).values() if isinstance(array, np.memmap))
         for folder in {Path(str(array.filename)).parent for array in mapped}:
             if folder.is_relative_to(self.store.root):
                 yield folder.relative_to(self.store.root).as_posix()

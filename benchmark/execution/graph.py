@@ -86,7 +86,7 @@ def graph(plan: Plan, work: ToDo, store: Store) -> dict[Name, Pending]:
     feared = {cell.key for row in rows.values() for cell in row.cells if cost_its_process(store, cell)}
     nodes: dict[Name, Pending] = {}
     for place, (key, row) in enumerate(sorted(rows.items(), key=lambda item: -costs[item[0]])):
-        row.asked = ways(row.cells)
+        row.asked = ways(row.job, row.cells)
         needed = {job.key for job in (row.job, *row.job.members)} | {start.key for start in plan.starts(row.job)[-1:]}
         weights_of: set[Name] = {("train", other) for other in needed & trained}
         own: Name = ("train", key)

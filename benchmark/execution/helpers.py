@@ -78,7 +78,8 @@ class Helpers:
     @contextmanager
     def _process(self, what: Literal["attack", "measure"]) -> Iterator[Connection]:
         self.parent.send(Wanted(what))
-        with Connection(recv_handle(self.parent)) as connection:
+        # Windows has another class of pipes.
+        with type(self.parent)(recv_handle(self.parent)) as connection:
             try:
                 yield connection
             except Lost:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from robbench.core.device import prepare_device
 from robbench.core.errors import Damaged, StoreError, explain, trace_of, warn
+from robbench.data.lazy_images import LazyImages
 from robbench.execution.ready import (
     Ready,
     asked_model,
@@ -91,7 +92,7 @@ def carry_out(plan: Plan, job: Job, cells: Sequence[Cell], tell: Tell) -> None:
     found = train_model(plan, job, store, tell, here=True) if to_train(job, cells) else None
     if found is None and to_predict(job, cells):
         store.drop_damaged(store.model_dir(job.key) / EMBEDDINGS)
-        made = predict(plan, job, ways(cells), store, here=True)
+        made = predict(plan, job, ways(job, cells), store, here=True)
         found, ready = (made, None) if isinstance(made, Failure) else (None, made)
     if ready is not None:
         keep_embeddings(store, job, ready.predicted)
@@ -134,14 +135,22 @@ def to_predict(job: Job, cells: Sequence[Cell]) -> bool:
     return any(not cell.refusal for cell in cells) or not (cells or job.refusal)
 
 
-def ways(cells: Sequence[Cell]) -> tuple[Way, ...]:
+def ways(job: Job, cells: Sequence[Cell]) -> tuple[Way, ...]:
     """The ways in which cells ask their model."""
-    return tuple(dict.fromkeys(way(cell) for cell in cells if not cell.refusal and not cell.condition.union))
+    return tuple(dict.fromkeys(way(job, cell) for cell in cells if not cell.refusal and not cell.condition.union))
 
 
-def way(cell: Cell) -> Way:
-    """The way in which a cell asks its model."""
-    return not cell.condition.undefended
+def way(job: Job, cell: Cell) -> Way:
+    """The way in which a cell asks its model.
+
+    All of a small data set, so that its predictions on clean images are the same in every cell.
+    """
+    size = cell.condition.sample
+    if cell.condition.survivors:
+        # What is left of others' samples is no sample by itself.
+        size = next(other.condition.sample for other in job.cells if other.key in cell.needs)
+    lazy = isinstance(job.data.decoded.images, LazyImages)
+    return not cell.condition.undefended, size if lazy else None
 
 
 def told(job: Job, cell: Cell, finished: Record | None = None, trace: str = "") -> Progress:
@@ -188,7 +197,8 @@ def predict(plan: Plan, job: Job, asked: Sequence[Way], store: Store, here: bool
         embeddings = embed_training(job, store, plan.device)
         size = ModelSize()
         if job.cells:
-            model = subjects[True].model if True in subjects else load_model(job, store, plan.device)
+            loaded = (subject.model for (defended, _), subject in subjects.items() if defended)
+            model = next(loaded, None) or load_model(job, store, plan.device)
             size = model_size(model, tuple(job.data.decoded.images.shape[1:]), plan.device)
         clean = {one: subject.clean.numpy() for one, subject in subjects.items()}
         return Ready(plan, job, store, Predicted(clean, size, embeddings), subjects)
@@ -240,7 +250,7 @@ def judge(ready: Ready, cell: Cell, facts: dict[str, Any], tell: Tell, helpers: 
 
     try:
         if not cell.condition.union:
-            ready.subject(way(cell))
+            ready.subject(way(ready.job, cell))
         tell(told(ready.job, cell))  # a plugin that forked while its model was loaded goes no further
         record, result = _evaluate(ready, cell, facts, tell, helpers)
         return Judged(record, result.outcome, result.extras)
@@ -320,7 +330,7 @@ def _evaluate(
         result = Result(union(needed_outcomes(store, cell)), {}, (), ())
     else:
         survivors = survivors_of(store, cell) if cell.condition.survivors else None
-        subject = ready.subject(way(cell))
+        subject = ready.subject(way(ready.job, cell))
         report = _reporter(tell, job, cell.condition.label, cell.key)
         jobs = {other.key: other for other in plan.jobs}
         for key in cell.peers:

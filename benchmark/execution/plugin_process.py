@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from robbench.core.batches import out_of_memory
 from robbench.core.device import prepare_device
 from robbench.core.errors import explain, trace_of
 from robbench.core.registry import Registry
@@ -23,7 +24,6 @@ from robbench.evaluation.attack_run import (
     AttackInput,
     StageImages,
     checked_stages,
-    out_of_memory,
 )
 from robbench.evaluation.scoring import foreign_figures, with_figures
 from robbench.execution.portion import Portion

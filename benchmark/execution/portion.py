@@ -21,7 +21,7 @@ from robbench.core.registry import Registry, installed_source
 from robbench.core.sample_rng import Streams
 from robbench.core.sealed import hash_of
 from robbench.core.threat_model import Threat
-from robbench.data.dataset import unpickled
+from robbench.data.lazy_images import unpickled
 from robbench.planning.plan import Cell, Job, Plan
 
 

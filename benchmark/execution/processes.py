@@ -7,12 +7,10 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import fcntl
 import gc
 import multiprocessing
 import multiprocessing.connection
 import os
-import resource
 import signal
 import sys
 import threading
@@ -27,11 +25,17 @@ from typing import Any
 
 from robbench.core.device import visible_to
 from robbench.core.errors import StoreError, plain_warnings
+from robbench.core.extras import posix_module
+
+_fcntl, _resource = posix_module("fcntl"), posix_module("resource")
+_LINUX = sys.platform == "linux" and _fcntl is not None
 
 # A fork of a process that has torch loaded starts at once; elsewhere than on Linux, libraries do not bear that.
-_CONTEXT: Any = multiprocessing.get_context("forkserver" if sys.platform == "linux" else "spawn")
+_CONTEXT: Any = multiprocessing.get_context("forkserver" if _LINUX else "spawn")
 _LOADED = ["robbench.execution.preloaded"]
 """What is loaded before a process is forked."""
+_KILL = getattr(signal, "SIGKILL", signal.SIGTERM)
+"""Ends a process at once; on Windows every signal does."""
 _SHARE = 0.9
 """Share of the memory that is free at its start which a process may take."""
 _PATIENCE = 5.0
@@ -46,7 +50,7 @@ _WAITS = (0.0, 0.1, 1.0, 5.0)
 
 def prepare() -> None:
     """Start loading what all processes need, while other things are done."""
-    if sys.platform == "linux":
+    if _LINUX:
         from multiprocessing import forkserver
 
         _CONTEXT.set_forkserver_preload(_LOADED)
@@ -117,9 +121,9 @@ class Child:
             if self.apart and below:
                 self.process.join(_PATIENCE)  # it ends what was started meanwhile
             _kill([pid])
-        if self.apart:
+        if self.apart and hasattr(os, "killpg"):
             with contextlib.suppress(OSError):
-                os.killpg(pid, signal.SIGKILL)
+                os.killpg(pid, _KILL)
         self.process.join(_PATIENCE)
         self.connection.close()
 
@@ -134,7 +138,7 @@ class Child:
             return "crash: the process ended with status 255, or ended the one that starts the others"
         if code >= 0:
             return f"crash: the process ended with status {code}"
-        if -code == signal.SIGKILL:
+        if -code == _KILL:
             return "crash: the process was killed (SIGKILL), as the system does where memory runs out"
         return f"crash: the process ended with {signal.Signals(-code).name}"
 
@@ -162,7 +166,7 @@ def _begin(
     gc.freeze()
     # Ctrl-C reaches every process of a terminal; the parent ends the others.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    if apart:
+    if apart and hasattr(os, "setsid"):
         os.setsid()
         _keep_whole(connection)
     _end_with_parent()
@@ -186,7 +190,7 @@ def _keep_whole(connection: Connection) -> None:
     Processes that a plugin leaves behind come to this one, whatever their session; a plugin that kills this one on
     purpose gets around that. Only Linux has it; elsewhere they can go on where a plugin's process crashes.
     """
-    if sys.platform != "linux":
+    if not _LINUX:
         return
     ctypes.CDLL(None).prctl(_BECOME_REAPER, 1, 0, 0, 0)
     child = os.fork()
@@ -203,7 +207,7 @@ def _keep_whole(connection: Connection) -> None:
             os.waitpid(-1, 0)
     code = os.waitstatus_to_exitcode(status)
     if code < 0:
-        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        _resource.setrlimit(_resource.RLIMIT_CORE, (0, 0))
         with contextlib.suppress(OSError):
             signal.signal(-code, signal.SIG_DFL)
         os.kill(os.getpid(), -code)
@@ -215,12 +219,12 @@ def _end_with_parent() -> None:
     """A process whose parent was killed must not go on writing beside the run that resumes."""
     parent = multiprocessing.parent_process()
     assert parent is not None
-    if sys.platform == "linux":
+    if _LINUX:
         # The kernel kills when the parent's end of the pipe closes, even while a plugin holds the interpreter.
-        fcntl.fcntl(parent.sentinel, fcntl.F_SETSIG, signal.SIGKILL)
-        fcntl.fcntl(parent.sentinel, fcntl.F_SETOWN, os.getpid())
-        flags = fcntl.fcntl(parent.sentinel, fcntl.F_GETFL)
-        fcntl.fcntl(parent.sentinel, fcntl.F_SETFL, flags | os.O_ASYNC)
+        _fcntl.fcntl(parent.sentinel, _fcntl.F_SETSIG, _KILL)
+        _fcntl.fcntl(parent.sentinel, _fcntl.F_SETOWN, os.getpid())
+        flags = _fcntl.fcntl(parent.sentinel, _fcntl.F_GETFL)
+        _fcntl.fcntl(parent.sentinel, _fcntl.F_SETFL, flags | os.O_ASYNC)
     # It may have been killed before.
     threading.Thread(target=_await_end, args=(parent.sentinel,), daemon=True).start()
 
@@ -236,11 +240,11 @@ def _limit_memory() -> None:
     with contextlib.suppress(OSError):
         Path("/proc/self/oom_score_adj").write_text("1000", encoding="ascii")
     free, taken = free_memory(), _status_bytes("/proc/self/status", "VmData")
-    if free is not None and taken is not None:
+    if _resource is not None and free is not None and taken is not None:
         most = taken + int(_SHARE * free)
-        _, hard = resource.getrlimit(resource.RLIMIT_DATA)
-        most = most if hard == resource.RLIM_INFINITY else min(most, hard)
-        resource.setrlimit(resource.RLIMIT_DATA, (most, most))
+        _, hard = _resource.getrlimit(_resource.RLIMIT_DATA)
+        most = most if hard == _resource.RLIM_INFINITY else min(most, hard)
+        _resource.setrlimit(_resource.RLIMIT_DATA, (most, most))
 
 
 def free_memory() -> int | None:
@@ -270,7 +274,7 @@ def _status_bytes(path: str, name: str) -> int | None:
 def _kill(pids: Iterable[int]) -> None:
     for pid in pids:
         with contextlib.suppress(OSError):
-            os.kill(pid, signal.SIGKILL)
+            os.kill(pid, _KILL)
 
 
 def _descendants(pid: int) -> Iterator[int]:

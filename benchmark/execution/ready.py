@@ -51,9 +51,10 @@ def asked_model(plan: Plan, job: Job, store: Store, asked: Way, clean: Tensor | 
     from robbench.evaluation.subject import Subject
     from robbench.training.model_loading import load_model
 
+    defended, size = asked
     return Subject.of(
-        load_model(job, store, plan.device, defended=asked),
-        job.data.samples("test"),
+        load_model(job, store, plan.device, defended),
+        job.data.tested(size),
         clean,
         num_classes=job.data.num_classes,
         class_names=job.data.splits.class_names,
@@ -65,6 +66,7 @@ def asked_model(plan: Plan, job: Job, store: Store, asked: Way, clean: Tensor | 
 
 def embed_training(job: Job, store: Store, device: str) -> bytes | None:
     """Embeddings of as many training images as the job's cells ask for, for figures; None where there are enough."""
+    from robbench.data.splits import stratified
     from robbench.evaluation.artifacts import embedded, embeddings
     from robbench.training.model_loading import load_model
 
@@ -74,8 +76,10 @@ def embed_training(job: Job, store: Store, device: str) -> bytes | None:
     if min(size, len(job.data.splits.train)) <= embedded(store, store.model_dir(job.key) / EMBEDDINGS):
         return None
     model = load_model(job, store, device, defended=True)
-    samples = job.data.samples("train")
-    return embeddings(model, samples, samples.images, size, job.data.choice.component.split_seed, device)
+    splits = job.data.splits
+    chosen = stratified(splits.labels[splits.train], size, job.data.choice.component.split_seed)
+    samples = splits.take(job.data.decoded, splits.train[chosen])
+    return embeddings(model, samples, samples.images, device)
 
 
 def provenance_of(device: str, plugins: Sequence[str], job: Job) -> dict[str, Any]:

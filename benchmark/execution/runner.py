@@ -6,6 +6,7 @@ import contextlib
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
 from robbench.core.errors import RequestError, unless_damaged
@@ -13,7 +14,7 @@ from robbench.core.extras import require
 from robbench.planning.inputs import Finished, Inputs, finished, read_request
 from robbench.results.board_cells import renamed
 from robbench.results.schema import Training
-from robbench.results.store import Store
+from robbench.results.store import Store, check_sources
 
 if TYPE_CHECKING:
     from robbench.execution.boards import Boards
@@ -42,6 +43,7 @@ def run(
     check: Callable[[Plan], None] = lambda plan: None,
     executor: str = "local",
     address: str | None = None,
+    sources: Sequence[Path] = (),
 ) -> Boards | Finished:
     """Train, attack, score and write the boards of a request; what is in the store is not done again.
 
@@ -56,6 +58,7 @@ def run(
         check: Called with the plan before anything is done; refuses it by raising ``RequestError``.
         executor: ``local`` for processes of this machine, ``ray`` for the machines of a ray cluster.
         address: Of that cluster; see ``robbench.execution.ray_cluster``.
+        sources: Other stores, whose finished work is copied and not done again; nothing is written to them.
 
     Returns:
         The boards, or what is known of the request if it was carried out before; that needs no torch.
@@ -70,6 +73,10 @@ def run(
     store.check()
     if executor == "ray":
         require("ray", "ray", "--executor ray")
+    sources = [place.absolute() for place in sources]
+    if sources and fresh:
+        raise RequestError("--fresh does everything again, and --store-from takes over what is done; leave one out")
+    check_sources(store, sources)
     before = None if fresh else finished(inputs, store)
     if before is not None:
         return before
@@ -81,6 +88,7 @@ def run(
     from robbench.execution.ray_cluster import run_on_ray
     from robbench.planning.plan import ExternalJob
     from robbench.planning.planner import make_plan
+    from robbench.results.other_stores import take_over
 
     prepare()
     plan = make_plan(inputs, fresh, live)
@@ -94,6 +102,8 @@ def run(
     with store.lock():
         store.forget_request(inputs.key)
         boards = note_boards(plan, store)
+        for taken in take_over(plan, store, sources):
+            taken.tell()
         work = remaining(plan, store)
         refresh(plan, store, {cell.key for _, cells in work for cell in cells})
         with watch(plan, work) as tell:

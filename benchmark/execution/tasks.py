@@ -15,8 +15,9 @@ from robbench.execution.portion import Portion
 from robbench.results.schema import Ints, Outcome, Record
 
 Step: TypeAlias = Literal["train", "predict", "judge"]
-Way: TypeAlias = bool
-"""A way in which cells ask a model: with its inference-time defenses, or without."""
+Way: TypeAlias = tuple[bool, int | None]
+"""A way in which cells ask a model: whether with its inference-time defenses, and of how many test images; None for
+all."""
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from math import prod
 
 from robbench.planning.conditions import Condition
 from robbench.planning.plan import Cell, Job, TrainedJob
@@ -59,10 +60,9 @@ def cost(job: Job, cells: Iterable[Cell], store: Store, rates: Throughput) -> Co
     total = NOTHING
     classes = job.data.num_classes
     if isinstance(job, TrainedJob) and not store.has_model(job.key) and not job.refusal:
-        # The defenses' own passes are theirs to choose: an adversarial one about doubles these.
-        passes = float(len(job.data.splits.train) * job.recipe.epochs)
-        passes = max(passes, float(job.recipe.min_steps * job.recipe.batch_size))
-        total += Cost(passes, passes, None if rates.training is None else rates.training * 3 * passes)
+        forwards, backwards = _training_passes(job)
+        seconds = None if rates.training is None else rates.training * (forwards + 2 * backwards)
+        total += Cost(forwards, backwards, seconds)
     for cell in cells:
         if cell.refusal:
             continue
@@ -87,6 +87,16 @@ def weights(job: Job, cells: Iterable[Cell], store: Store) -> tuple[float, dict[
     each = {cell.key: 0.0 if cell.refusal else _weight(cell.condition, classes) * _samples(job, cell) for cell in cells}
     training = cost(job, (), store, Throughput(None, None))
     return training.forwards + 2 * training.backwards, each
+
+
+def _training_passes(job: TrainedJob) -> tuple[float, float]:
+    images = len(job.data.splits.train) * job.recipe.epochs
+    images = max(images, job.recipe.min_steps * job.recipe.batch_size)
+    defenses = [choice.component for choice in job.defenses]
+    images *= max((defense.steps_per_batch() for defense in defenses), default=1)
+    added = [defense.passes(job.data.num_classes) for defense in defenses]
+    # A defense may ask for the loss, and so for what those after it add, as often as for passes.
+    return float(images * prod(1 + f for f, _ in added)), float(images * prod(1 + b for _, b in added))
 
 
 def _samples(job: Job, cell: Cell) -> int:

@@ -102,10 +102,12 @@ def external_job(
 
 def _doubt(found: External, data: Data) -> str | None:
     """Whether another normalization than the declared one would make much more of the model."""
+    from robbench.core.batches import fitting
     from robbench.core.contracts import to_float
     from robbench.models._external.questioning import questioned
 
     splits = data.splits
-    index = splits.test[stratified(splits.labels[splits.test], QUESTIONED, 0)]
+    size = fitting(QUESTIONED, data.decoded.images.shape[1:])
+    index = splits.test[stratified(splits.labels[splits.test], size, 0)]
     samples = splits.take(data.decoded, index)
     return questioned(found, to_float(samples.images), samples.labels, data.choice.name)

@@ -13,7 +13,7 @@ from robbench.core.contracts import Architecture, Balancer, Defense, Objective, 
 from robbench.core.registry import Registry
 from robbench.core.threat_model import Norm
 from robbench.data.dataset import Dataset, DecodedImages, EpsList
-from robbench.data.splits import Splits
+from robbench.data.splits import Splits, stratified
 from robbench.models._external.request import ExternalRequest
 from robbench.planning.component_spec import Choice, plain, size_doubts
 from robbench.planning.conditions import Condition
@@ -22,6 +22,7 @@ from robbench.results.schema import CellSpec, CertificateSpec, ConditionSpec, Da
 from robbench.training.recipe import Recipe
 
 if TYPE_CHECKING:
+    from robbench.core.batches import StoredSamples
     from robbench.models._external.loading import External
 
 _LATER = {"train_on": "train"}
@@ -71,6 +72,13 @@ class Data:
     def samples(self, part: str) -> Samples:
         """The images of ``train``, ``validation``, ``test`` or ``gallery``."""
         return self.splits.take(self.decoded, getattr(self.splits, part))
+
+    def tested(self, size: int | None) -> StoredSamples:
+        """The test images, or a stratified sample of them, decoded when they are asked for where they are too many."""
+        splits, index = self.splits, self.splits.test
+        if size is not None:
+            index = index[stratified(splits.labels[index], size, self.choice.component.split_seed)]
+        return splits.stored(self.decoded, index)
 
     @cached_property
     def spec(self) -> DatasetSpec:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
-import os
 import re
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -12,6 +10,7 @@ from pathlib import Path
 
 from robbench.core.atomic_io import check_writable, write_atomically
 from robbench.core.errors import RequestError, StoreError
+from robbench.core.lease import Busy, leased
 from robbench.core.safe_text import one_line
 from robbench.leaderboards.archive import NOTE, RECORDS
 from robbench.leaderboards.figure_manifest import FILE_STEM
@@ -118,25 +117,16 @@ def held(folder: Path, option: str = "--to") -> Iterator[None]:
     Raises:
         RequestError: If it cannot be written to, or others are publishing into it.
     """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        handle = os.open(folder, os.O_RDONLY)
-    except OSError as error:
-        raise RequestError(f'"{folder}" cannot be written to: {error.strerror or error}', option) from None
-    try:
-        _lock(handle, folder, option)
+    with contextlib.ExitStack() as stack:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(leased(folder / ".publishing.lock", most=0))
+        except Busy:
+            raise RequestError(f'somebody else is publishing into "{folder}"; try again later', option) from None
+        except (OSError, StoreError) as error:
+            reason = error.strerror or error if isinstance(error, OSError) else error
+            raise RequestError(f'"{folder}" cannot be written to: {reason}', option) from None
         yield
-    finally:
-        os.close(handle)
-
-
-def _lock(handle: int, folder: Path, option: str) -> None:
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise RequestError(f'somebody else is publishing into "{folder}"; try again later', option) from None
-    except OSError:
-        return  # the file system knows no locks
 
 
 def replace(folder: Path, files: Files) -> None:

@@ -97,7 +97,9 @@ class Notes(SealedDirectory):
             known = self.read_new(self.root / _WRITTEN) or {}
             kept = {name: sha for name, sha in known.items() if name.partition("/")[0] not in boards}
             paths = [path for board in boards for path in (folder / board).rglob("[!.]*")] + [folder / INDEX]
-            fresh = {str(path.relative_to(folder)): hash_of(path.read_bytes()) for path in paths if path.is_file()}
+            fresh = {
+                path.relative_to(folder).as_posix(): hash_of(path.read_bytes()) for path in paths if path.is_file()
+            }
             self.write(self.root / _WRITTEN, kept | fresh)
 
     def board_files(self, part: str) -> dict[Path, str]:

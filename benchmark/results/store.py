@@ -13,7 +13,7 @@ import contextlib
 import math
 import os
 import shutil
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +27,7 @@ from robbench.results.notes import Notes
 from robbench.results.schema import SCHEMA, Outcome, Record
 
 CHECKPOINT = "checkpoint.pt"
+DIVERGED = "diverged.json"
 EMBEDDINGS = "embeddings.npz"
 EXAMPLES = "examples.npz"
 HISTORY = "history.csv"
@@ -35,13 +36,31 @@ MODEL = "model.json"
 OUTCOME = "outcome.npz"
 RECORD = "record.json"
 WEIGHTS = "weights.safetensors"
-_DIVERGED = "diverged.json"
 
 
 def is_store(folder: Path) -> bool:
     """Whether somebody keeps results there, or only decoded images so far."""
     # Not by ``Path.is_file``, which fails in a folder that must not be looked into.
     return os.path.isfile(folder / ".lock") or any(folder.glob("data/*/meta.json"))
+
+
+def check_sources(store: Store, sources: Iterable[Path], option: str = "--store-from") -> None:
+    """See that other stores are there and can be read.
+
+    Raises:
+        RequestError: If one of them is none, or is the own one.
+    """
+    for place in sources:
+        try:
+            names = {"cells", "models"}.intersection(os.listdir(place))
+            for name in names:
+                os.listdir(place / name)
+        except OSError as error:
+            raise RequestError(f'"{place}" cannot be read: {error.strerror or error}', option) from None
+        if place.resolve() == store.root.resolve():
+            raise RequestError(f'"{place}" is the store that is written to; name another', option)
+        if not names:
+            raise RequestError(f'"{place}" is no store: it has no cells', option)
 
 
 @dataclass(frozen=True)
@@ -111,7 +130,7 @@ class Store(Notes):
         folder = self.model_dir(key)
         info = self.read(folder / MODEL)
         if info is None:
-            diverged = self.read(folder / _DIVERGED)
+            diverged = self.read(folder / DIVERGED)
             if diverged is not None:
                 verify_hash(folder / HISTORY, diverged["history_sha256"])
             return False
@@ -154,11 +173,11 @@ class Store(Notes):
     def write_diverged(self, key: str, history: str) -> None:
         """Keep how a training went that came to no model."""
         self.put(self.model_dir(key) / HISTORY, history)
-        self.write(self.model_dir(key) / _DIVERGED, {"key": key, "history_sha256": hash_of(history.encode())})
+        self.write(self.model_dir(key) / DIVERGED, {"key": key, "history_sha256": hash_of(history.encode())})
 
     def diverged(self, key: str) -> bool:
         """Whether a training came to no model."""
-        return not self.has_model(key) and (self.model_dir(key) / _DIVERGED).is_file()
+        return not self.has_model(key) and (self.model_dir(key) / DIVERGED).is_file()
 
     def check_embeddings(self, key: str) -> bool:
         """Whether there are embeddings of a model's training images.
@@ -307,7 +326,7 @@ class Store(Notes):
             if archive is None:
                 raise Damaged(path, MISSING)
             return archive
-        info = self.read(path.with_name(MODEL)) or self.read(path.with_name(_DIVERGED)) or {}
+        info = self.read(path.with_name(MODEL)) or self.read(path.with_name(DIVERGED)) or {}
         return self.read_hashed(path, info.get("history_sha256"))
 
     def keys(self, kind: str) -> list[str]:

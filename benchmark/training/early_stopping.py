@@ -6,8 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
 from robbench.attacks.pgd import PGD
+from robbench.core.batches import in_batches
 from robbench.core.contracts import Classifier, Defense, Samples, to_float
 from robbench.core.sample_rng import Streams
 from robbench.core.threat_model import Threat
@@ -36,13 +38,18 @@ def robust_accuracy(model: Classifier, samples: Samples, threat: Threat, seed: i
         seed: Of the attack's random starts.
         device: Device type.
     """
-    images, labels = to_float(samples.images, device), samples.labels.to(device)
-    rng = Streams.of(samples.ids.to(device), seed, "robust validation")
-    with torch.no_grad():
-        right = model.predict(images) == labels
-        attacked = PGD().perturb(model, images[right], labels[right], threat, rng[right])
-        robust = right.double()
-        robust[right] = (model.predict(attacked) == labels[right]).double()
+
+    def robust_ones(index: Tensor, batch: Samples) -> Tensor:
+        images, labels = to_float(batch.images, device), batch.labels.to(device)
+        rng = Streams.of(batch.ids.to(device), seed, "robust validation")
+        with torch.no_grad():
+            right = model.predict(images) == labels
+            attacked = PGD().perturb(model, images[right], labels[right], threat, rng[right])
+            robust = right.double()
+            robust[right] = (model.predict(attacked) == labels[right]).double()
+        return robust.cpu()
+
+    robust, labels = torch.cat([*in_batches(samples, WATCHED, robust_ones)]), samples.labels
     return float(torch.stack([robust[labels == label].mean() for label in labels.unique()]).mean())
 
 

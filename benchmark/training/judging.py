@@ -6,22 +6,26 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from robbench.core.batches import fitting, in_batches
 from robbench.core.contracts import Classifier, Objective, Samples, to_float
 
 JUDGING_BATCH = 256
 """Images per forward pass when predictions are collected; a constant, since sums in convolutions depend on it."""
 
 
-def predictions(model: Classifier, images: Tensor, device: str) -> Tensor:
-    """Predictions on stored images, in fixed batches, int64 on the CPU, shape ``(N,)``."""
-    with torch.no_grad():
-        parts = [model.predict(to_float(part, device)).cpu() for part in torch.split(images, JUDGING_BATCH)]
-    return torch.cat(parts)
+def predictions(model: Classifier, samples: Samples, device: str) -> Tensor:
+    """Predictions on samples, in fixed batches, int64 on the CPU, shape ``(N,)``."""
+
+    def predicted(index: Tensor, batch: Samples) -> Tensor:
+        with torch.no_grad():
+            return model.predict(to_float(batch.images, device)).cpu()
+
+    return torch.cat([*in_batches(samples, fitting(JUDGING_BATCH, samples.image_shape), predicted)])
 
 
 def accuracies(model: Classifier, samples: Samples, num_classes: int, device: str) -> tuple[float, float]:
     """Plain and balanced accuracy."""
-    correct = (predictions(model, samples.images, device) == samples.labels).double()
+    correct = (predictions(model, samples, device) == samples.labels).double()
     per_class = [correct[samples.labels == label].mean() for label in range(num_classes)]
     return float(correct.mean()), float(torch.stack(per_class).mean())
 

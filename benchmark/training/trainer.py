@@ -25,6 +25,7 @@ from robbench.data.splits import stratified
 from robbench.planning.plan import TrainedJob
 from robbench.results.provenance import provenance
 from robbench.results.store import CHECKPOINT, Store
+from robbench.training.accumulation import Accumulation
 from robbench.training.balancing import augmented, check_inside, class_weights, resampled
 from robbench.training.composition import compose
 from robbench.training.early_stopping import WATCHED, early_end, robust_accuracy, watched
@@ -185,7 +186,7 @@ def _keep(run: _Run, history: Sequence[Epoch], chosen: Epoch, store: Store, seco
         "start": job.start,
         "precision": run.precision,
         "device": run.device,
-        "notes": list(run.notes),
+        "notes": [*run.notes, *run.parts.notes],
         "training_images": len(run.train),
         "epochs": len(history),
         "steps": run.steps_per_epoch * len(history),
@@ -214,6 +215,7 @@ class _Run:
     epochs: int
     notes: tuple[str, ...]
     states: tuple[dict[str, Tensor], ...]
+    parts: Accumulation
 
     @property
     def defenses(self) -> list[Defense]:
@@ -259,6 +261,7 @@ class _Run:
             epochs=recipe.epochs_for(steps),
             notes=(*job.notes, *notes),
             states=tuple({} for _ in job.defenses),
+            parts=Accumulation.of(job.objective.component, [choice.component for choice in job.defenses]),
         )
 
     @property
@@ -292,14 +295,12 @@ class _Run:
                         ends_epoch=len(losses) + 1 == self.steps_per_epoch,
                         spent=passes.add,
                     )
-                    self.optimizer.zero_grad(set_to_none=True)
-                    value = descend(batch)
-                    value.backward()
+                    value = self.parts.backward(self.model, batch, descend, passes)
                     self.optimizer.step()
                     scheduler.step()
                     for defense, state in zip(self.defenses, self.states, strict=True):
                         defense.after_step(replace(batch, state=state))
-                    losses.append(value.detach())
+                    losses.append(value)
         check_inside(inside)
         return float(rate), float(torch.stack(losses).double().mean()), passes
 

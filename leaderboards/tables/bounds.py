@@ -1,8 +1,8 @@
-"""Attacks beside proved intervals of robust accuracy."""
+"""Attacks and certificates beside proved intervals of robust accuracy."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from robbench.leaderboards.aggregates import Estimate
 from robbench.leaderboards.board import Board, Row
@@ -12,14 +12,15 @@ from robbench.results.schema import Bound
 
 
 def proved(board: Board, bounds: Sequence[Bound]) -> Sheet:
-    """A line per bound and attack, and where the attack lies: inside the bounds, weak, or wrong."""
+    """A line per bound and attack or certificate, and where it lies: inside the bounds, weak, or wrong."""
     rows = {row.label: row for row in board.rows}
     lines = [
-        _line(rows[bound.row], label, found, bound)
+        _line(rows[bound.row], label, found, bound, told)
         for bound in bounds
-        for label, found in attacked(board, bound).items()
+        for shares, told in ((attacked(board, bound), verdict), (certified(board, bound), claimed))
+        for label, found in shares.items()
     ]
-    headings = (*words("Model", "Attack"), *numbers("Robust accuracy", "Proved"), *words("Verdict"))
+    headings = (*words("Model", "Condition"), *numbers("Robust accuracy", "Proved"), *words("Verdict"))
     return Sheet("Proved robust accuracy", headings, tuple(lines))
 
 
@@ -45,13 +46,20 @@ def attacked(board: Board, bound: Bound) -> dict[str, Estimate]:
     return {label: share for label, share in found.items() if share.n == bound.images}
 
 
-def _line(row: Row, label: str, found: Estimate, bound: Bound) -> SheetLine:
+def certified(board: Board, bound: Bound) -> dict[str, Estimate]:
+    """The share of the bound's images that each certificate of its size proves robust, by the condition's label."""
+    cases = [case for case in board.certified.cases if case.threat == size(bound)]
+    found = {case.condition: line.certified.share for case in cases if (line := case.lines.get(bound.row))}
+    return {label: share for label, share in found.items() if share.n == bound.images}
+
+
+def _line(row: Row, label: str, found: Estimate, bound: Bound, told: Callable[[Estimate, Bound], str]) -> SheetLine:
     cells = (
         TableCell(row.label),
         TableCell(label),
         TableCell(percent(found.value), found.value, found, single(row, label)),
         TableCell(interval(bound)),
-        TableCell(verdict(found, bound)),
+        TableCell(told(found, bound)),
     )
     return SheetLine(cells, row.label)
 
@@ -64,6 +72,12 @@ def verdict(found: Estimate, bound: Bound) -> str:
     if outside > 0:
         return f"weak: {percent(outside)} points above what is proved possible"
     return "exact" if bound.low == bound.high else "inside"
+
+
+def claimed(found: Estimate, bound: Bound) -> str:
+    """Where the share that a certificate proves lies: ``certified``, or ``wrong`` above what is possible."""
+    above = beyond(found, bound)
+    return f"wrong: {percent(above)} points above what is possible" if above > 0 else "certified"
 
 
 def beyond(found: Estimate, bound: Bound) -> float:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from robbench.core.batches import fitting
 from robbench.core.contracts import Classifier
 from robbench.models._external.classifier import ExternalClassifier
 from robbench.models._external.loading import External
@@ -56,7 +57,7 @@ def questioned(external: External, images: Tensor, labels: Tensor, dataset: str 
 
 def _right(model: Classifier, images: Tensor, labels: Tensor) -> Tensor:
     with torch.no_grad():
-        return torch.cat([model.predict(part) for part in images.split(_BATCH)]) == labels
+        return torch.cat([model.predict(part) for part in images.split(fitting(_BATCH, images.shape[1:]))]) == labels
 
 
 def _sure(own: Tensor, other: Tensor) -> bool:

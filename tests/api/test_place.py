@@ -3,11 +3,12 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
-from board_cells import A_MODEL, FGSM, TOYS, Cell, cell, model
-from stores import B_MODEL, attacked, under_pgd
+from board_cells import A_MODEL, CLEAN, FGSM, TOYS, Cell, cell, model, outcome
+from stores import B_MODEL, LABELS, attacked, under_pgd
 
 from robbench import Report
 from robbench.api.place import place_on
+from robbench.results.schema import ModelSpec
 
 MODEL = model("own")
 
@@ -68,3 +69,15 @@ def test_other_data_and_other_threat_models_give_no_place() -> None:
 def test_a_model_has_no_second_place_on_a_board_that_it_is_on() -> None:
     theirs = board(30, 20)
     assert place_on(report("own", *theirs.cells[:2]), theirs) is None
+
+
+def test_a_board_that_ranks_by_clean_accuracy_gives_a_place_by_that() -> None:
+    def clean(spec: ModelSpec, right: int) -> Cell:
+        return cell(spec, CLEAN, outcome("clean", LABELS, np.where(np.arange(40) < right, LABELS, 1 - LABELS)))
+
+    theirs = report("theirs", clean(A_MODEL, 30), clean(B_MODEL, 20))
+    for right, place in ((35, 1), (25, 2), (10, 3)):
+        line = place_on(report("own", clean(MODEL, right)), theirs)
+        assert line is not None
+        assert line.startswith(f"theirs: place {place} of 3 by clean accuracy, where the first has 75.0 ")
+        assert "other" not in line

@@ -167,15 +167,19 @@ def test_zoom_blur_is_the_mean_of_enlargements() -> None:
         assert torch.equal(corrupted("zoom-blur", severity, images), zoom_blur(images, largest))
 
 
-def test_shuffling_lets_near_pixels_change_places_in_turn() -> None:
-    height, width, reach, rng = 7, 6, 1, streams(5)
+@pytest.mark.parametrize(
+    ("height", "width", "reach"), [(7, 6, 1), (13, 17, 2), (16, 11, 3), (9, 30, 4), (5, 5, 2), (40, 3, 1)]
+)
+def test_shuffling_lets_near_pixels_change_places_in_turn(height: int, width: int, reach: int) -> None:
+    rng, count = streams(5), (height - 2 * reach) * (width - 2 * reach)
     found = shuffled(5, height, width, rng, reach, 2)
     for number, order in enumerate(found.tolist()):
         wanted = [(row, column) for row in range(height) for column in range(width)]
         for turn in range(2):
-            steps = iter((rng.integers(("steps", turn), (20, 2), 3) - 1)[number].tolist())
-            for row in (5, 4, 3, 2, 1):
-                for column in (4, 3, 2, 1):
+            moves = rng.integers(("steps", turn), (count, 2), 2 * reach + 1) - reach
+            steps = iter(moves[number].tolist())
+            for row in reversed(range(reach, height - reach)):
+                for column in reversed(range(reach, width - reach)):
                     down, right = next(steps)
                     here, there = row * width + column, (row + down) * width + column + right
                     wanted[here], wanted[there] = wanted[there], wanted[here]

@@ -72,7 +72,7 @@ def test_what_is_done_already_is_one_line_for_the_quiet(
 ) -> None:
     from robbench.planning.inputs import Finished
 
-    monkeypatch.setattr("robbench.execution.runner.run", lambda *_: Finished("grid", 3, ("grid-digits",)))
+    monkeypatch.setattr("robbench.execution.runner.run", lambda *_, **__: Finished("grid", 3, ("grid-digits",)))
     board = f"Board: {tmp_path / 'leaderboards' / 'grid-digits' / 'index.html'}\n"
     assert main(["run", "--out", str(tmp_path)]) == 0
     assert capsys.readouterr().out == f"Nothing to do: all 3 cells of grid are done.\n{board}"

@@ -24,12 +24,14 @@ def no_locks(file: object, operation: int) -> None:
     raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
 
 
-@pytest.fixture(params=["locks", "no locks"])
+@pytest.fixture(params=["locks", "no locks", "no module"])
 def file_system(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """A file system with locks, and one without."""
+    """A file system with locks, one without, and a system without."""
     lease._tell.cache_clear()
     if request.param == "no locks":
         monkeypatch.setattr(fcntl, "flock", no_locks)
+    if request.param == "no module":
+        monkeypatch.setattr(lease, "_fcntl", None)
     yield request.param
     lease._tell.cache_clear()
 
@@ -37,12 +39,15 @@ def file_system(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch)
 HOLDER = """
 import errno, fcntl, os, sys, time
 from pathlib import Path
+from robbench.core import lease
 from robbench.core.lease import leased, shared
 
 if sys.argv[2] == "no locks":
     def flock(file, operation):
         raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
     fcntl.flock = flock
+if sys.argv[2] == "no module":
+    lease._fcntl = None
 hold = {"leased": leased, "shared": shared, "alone": lambda path: shared(path, exclusive=True)}[sys.argv[3]]
 with hold(Path(sys.argv[1])):
     print("held", flush=True)

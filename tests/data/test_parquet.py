@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,9 +18,11 @@ from PIL import Image
 
 from robbench.core.errors import RequestError
 from robbench.core.registry import Registry
+from robbench.data import lazy_images
 from robbench.data.cache import load
 from robbench.data.dataset import DecodedImages
 from robbench.data.datasets.parquet import ParquetImages
+from robbench.data.lazy_images import LazyImages
 from robbench.data.splits import split
 from robbench.planning.component_spec import choose
 
@@ -245,3 +248,38 @@ def test_the_extra_is_named_where_it_is_missing(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     with pytest.raises(RequestError, match=r"needs pyarrow; pip install 'robbench\[parquet\]'"):
         read(tmp_path)
+
+
+# -------------------------------------------------- more than memory holds
+
+
+@pytest.mark.parametrize(("gray", "size"), [(False, 0), (True, 0), (False, 6)])
+def test_large_data_sets_are_indexed_and_hold_the_same(
+    gray: bool, size: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shapes = [(8, 8) if gray or at == 3 else (8, 8, 3) for at in range(23)]
+    for part, name in enumerate(("train-0", "train-1", "test-0")):
+        write(tmp_path / "in" / f"{name}.parquet", [picture(shape) for shape in shapes], [*range(part, 23 + part)])
+
+    def read() -> DecodedImages:
+        return load(ParquetImages(size=size, path=str(tmp_path / "in")), None, tmp_path / "cache")
+
+    small = read()
+    monkeypatch.setattr(lazy_images, "RESIDENT", 0)
+    # The entry of a small data set is valid still; that of a large one is made where there is none.
+    for entry in (tmp_path / "cache").iterdir():
+        shutil.rmtree(entry)
+    for _ in ("indexed", "read from the index"):
+        found = read()
+        assert isinstance(found.images, LazyImages)
+        assert found.images.shape == small.images.shape
+        order = np.random.default_rng(0).permutation(len(small.labels))
+        for index in (np.arange(len(small.labels)), order[:20]):
+            np.testing.assert_array_equal(found.images[index], small.images[index])
+        np.testing.assert_array_equal(found.labels, small.labels)
+        np.testing.assert_array_equal(found.is_test, small.is_test)
+        assert found.files.tolist() == small.files.tolist()
+    write(tmp_path / "in" / "train-1.parquet", [picture() for _ in range(23)], [*range(1, 24)])
+    with pytest.raises(RequestError, match=r"train-1\.parquet#0 was changed"):
+        found.images[found.files.tolist().index("train-1.parquet#0")]
+    assert read().fingerprint != found.fingerprint

@@ -20,7 +20,8 @@ CONDITIONS = ("clean", "perturbation", "fgsm@ref", "pgd[steps=3]@ref", "transfer
 
 
 @pytest.fixture
-def cluster() -> Iterator[Any]:
+def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    monkeypatch.setenv("RAY_worker_niceness", "0")
     utils = pytest.importorskip("ray.cluster_utils")
     machine = {"num_cpus": 1, "object_store_memory": 100 * 2**20}
     made = utils.Cluster(initialize_head=True, head_node_args={**machine, "include_dashboard": False})

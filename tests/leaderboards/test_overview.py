@@ -14,9 +14,14 @@ from robbench.leaderboards.archive import read_archive, write_archive
 from robbench.leaderboards.files import write_board
 from robbench.leaderboards.overview import BoundedBoard, overview, proved_table
 from robbench.results.board_directory import LISTING, write_index
-from robbench.results.schema import BoardNote, Bound
+from robbench.results.schema import BoardNote, Bound, CertificateSpec, ConditionSpec
 
 LABELS = np.array([0, 1] * 20)
+CERTIFY = ConditionSpec(
+    label="certify[method=crown]@0.1",
+    kind="certificate",
+    certificate=CertificateSpec(name="crown", label="crown", version=1, parameters={}, norm="linf", eps=0.1),
+)
 THREAT = f"{FGSM.stages[0].norm}@{FGSM.stages[0].eps:g}"
 
 
@@ -29,10 +34,16 @@ def left(count: int) -> list[Cell]:
     return cells
 
 
-def publish(folder: Path, count: int, low: float, high: float, grid: str = "toys") -> BoundedBoard:
+def publish(
+    folder: Path, count: int, low: float, high: float, grid: str = "toys", proved: int | None = None
+) -> BoundedBoard:
     bound = Bound(row=A_MODEL.label, threat=THREAT, low=low, high=high, images=40, source="a solver")
     folder.mkdir(parents=True)
     cells = left(count)
+    if proved is not None:
+        radius = np.where(np.arange(len(LABELS)) < proved, 0.1, 0.0)
+        found = {"certified": radius > 0, "radius": radius, "chance": np.zeros(len(LABELS))}
+        cells.append(cell(A_MODEL, CERTIFY, outcome("certificate", LABELS, **found)))
     write_board(folder, BoardNote(grid=grid, title="Toys", bounds=(bound,)), cells)
     write_archive(folder, cells)
     found = BoundedBoard.read(folder)
@@ -69,6 +80,17 @@ def test_the_answer_tells_how_near_the_strongest_attack_comes(tmp_path: Path) ->
     assert beside.endswith(f"{A_MODEL.label} 5.00 ({pgd}).")
     assert f"{pgd} on 2 of 2" in least
     assert fgsm not in least
+
+
+@pytest.mark.parametrize(("proved", "shown"), [(18, "45.00"), (20, "50.00"), (21, "52.50 ✗ (+2.50)")])
+def test_more_than_is_possible_is_not_certified(tmp_path: Path, proved: int, shown: str) -> None:
+    text = overview([publish(tmp_path / "a", 20, 0.4, 0.5, proved=proved)])
+    line = next(line for line in text.splitlines() if line.startswith(f"| {A_MODEL.label} |"))
+    assert f"| 40.00–50.00 | {shown} |" in line
+    wrong = "**1**" if "✗" in shown else "None"
+    assert f"{wrong} of 1 certified share lies above what is proved possible." in text
+    board = (tmp_path / "a" / "README.md").read_text(encoding="utf-8")
+    assert ("wrong: 2.50 points above what is possible" in board) == ("✗" in shown)
 
 
 def test_the_index_of_a_directory_holds_it(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import pytest
 from stores import BOARD, complaint, files, fill, publish, whole
 
 from robbench.cli.main import main
+from robbench.results.board_directory import held
 from robbench.results.store import Store
 
 
@@ -41,6 +42,16 @@ def test_a_directory_that_may_not_be_written_to(
 ) -> None:
     monkeypatch.setattr(os, "access", lambda *_: False)  # to root, nothing is forbidden
     assert "no permission" in complaint(publish(store, tmp_path / "site"), capsys, 2)
+
+
+def test_two_cannot_publish_into_one_directory_at_once(
+    store: Store, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with held(tmp_path / "site"):
+        shown = complaint(publish(store, tmp_path / "site"), capsys, 2)
+    assert "somebody else is publishing into" in shown
+    assert not list((tmp_path / "site").iterdir())
+    assert publish(store, tmp_path / "site") == 0
 
 
 def test_an_empty_store_has_nothing_to_publish(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

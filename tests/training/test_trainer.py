@@ -131,7 +131,7 @@ def test_the_last_line_of_the_history_is_about_the_kept_weights(tmp_path: Path) 
     last = history(job, store)[-1]
     splits = job.data.splits
     validation = splits.take(job.data.decoded, splits.validation)
-    decided = predictions(load_model(job, store, "cpu"), validation.images, "cpu")
+    decided = predictions(load_model(job, store, "cpu"), validation, "cpu")
     right = (decided == validation.labels).double()
     assert last["validation_accuracy"] == pytest.approx(float(right.mean()))
     recalls = [float(right[validation.labels == c].mean()) for c in range(3)]

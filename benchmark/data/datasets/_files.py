@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import os
 import unicodedata
-import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from robbench.core.errors import RequestError
+from robbench.data import lazy_images
 from robbench.data.dataset import Raw
 from robbench.data.datasets._image_decoding import pixels, read_image
+from robbench.data.lazy_images import Indexed, LazyImages, indexed, joined_hashes, quiet
 from robbench.results.schema import digest
 from robbench.results.store import is_store
 
@@ -39,6 +41,8 @@ _NO_FILES = "no regular files"
 """Links to what is not there, pipes and the like."""
 _CHUNK = 32
 _LARGE = 16_384
+
+T = TypeVar("T")
 
 
 def download_dir(data_dir: Path | None) -> Path | None:
@@ -147,8 +151,8 @@ class ImageFiles:
         """A text that changes when one of the files does, or others that are not read come or go."""
         return digest([stamp(self.root, self.files), self._remarks()])
 
-    def decode(self, size: int, remarks: Sequence[str] = ()) -> Raw:
-        """The images, scaled to a height and width of ``size``.
+    def read(self, size: int, remarks: Sequence[str] = ()) -> Raw:
+        """The images, scaled to a height and width of ``size``: decoded, or where they are large indexed.
 
         Args:
             size: Height and width.
@@ -157,33 +161,66 @@ class ImageFiles:
         Raises:
             RequestError: If files cannot be read as images, naming them.
         """
-        images = np.empty((len(self.files), 3, size, size), dtype=np.uint8)
-        damaged: dict[int, str] = {}
-        first: set[int] = set()
+        return self._indexed(size, remarks) if self.large(size) else self.decode(size, remarks)
 
-        def fill(start: int) -> None:
-            for i in range(start, min(start + _CHUNK, len(images))):
+    def large(self, size: int) -> bool:
+        """Whether the images, scaled to a height and width of ``size``, stay in their files."""
+        return 3 * size * size * len(self.files) > lazy_images.RESIDENT
+
+    def decode(self, size: int, remarks: Sequence[str] = ()) -> Raw:
+        """The images decoded; see ``read``."""
+        images = np.empty((len(self.files), 3, size, size), dtype=np.uint8)
+
+        def fill(i: int) -> bool:
+            picture = read_image(self.files[i].path, self.files[i].path)
+            images[i] = pixels(picture.image, size)
+            return picture.several
+
+        return self._raw(images, self._each(fill), remarks)
+
+    def _indexed(self, size: int, remarks: Sequence[str]) -> Raw:
+        def look(i: int) -> Indexed:
+            with open(self.files[i].path, "rb") as file:
+                return indexed(file.read(), self.files[i].path)
+
+        found = self._each(look)
+        root = Path(os.path.abspath(self.root))
+        paths = np.array([os.fsencode(file.path[len(str(self.root)) + 1 :]) for file in self.files])
+        rows = np.full(len(paths), -1)
+        images = LazyImages(root, paths, joined_hashes(found), (len(paths), 3, size, size), rows)
+        return self._raw(images, [one.header.several for one in found], remarks)
+
+    def _each(self, step: Callable[[int], T]) -> list[T]:
+        """What a step gives for each file.
+
+        Raises:
+            RequestError: If it raises that or ``OSError``, naming the files.
+        """
+        damaged: dict[int, str] = {}
+        found: dict[int, T] = {}
+
+        def several(start: int) -> None:
+            for i in range(start, min(start + _CHUNK, len(self.files))):
                 try:
-                    picture = read_image(self.files[i].path, self.files[i].path)
-                    images[i] = pixels(picture.image, size)
-                    first.update([i] * picture.several)
-                except RequestError as error:
+                    found[i] = step(i)
+                except (RequestError, OSError) as error:
                     damaged[i] = str(error)
 
         # Decoders release the interpreter's lock, which pays for photographs and not for thumbnails.
         large = sum(file.stat().st_size for file in self.files) > _LARGE * len(self.files)
-        with warnings.catch_warnings(), ThreadPoolExecutor(None if large else 1) as pool:
-            # They warn of what they then read all the same, and do not say of which file.
-            warnings.simplefilter("ignore")
-            list(pool.map(fill, range(0, len(images), _CHUNK)))
+        with quiet(), ThreadPoolExecutor(None if large else 1) as pool:
+            list(pool.map(several, range(0, len(self.files), _CHUNK)))
         if damaged:
             more = [f"and {len(damaged) - _NAMED} more such files"] * (len(damaged) > _NAMED)
             raise RequestError("; ".join([*(damaged[i] for i in sorted(damaged)[:_NAMED]), *more]))
+        return [found[i] for i in range(len(self.files))]
+
+    def _raw(self, images: NDArray[np.uint8] | LazyImages, several: Sequence[bool], remarks: Sequence[str]) -> Raw:
         names = [shown(file.path[len(str(self.root)) + 1 :]) for file in self.files]
         found = [*remarks, *self._remarks()]
+        first = [name for name, more in zip(names, several, strict=True) if more]
         if first:
-            listed = some([names[i] for i in sorted(first)])
-            found.append(f"{len(first)} files hold several images, of which the first is read: {listed}")
+            found.append(f"{len(first)} files hold several images, of which the first is read: {some(first)}")
         return Raw(images, self.labels, self.class_names, self.is_test, tuple(found), np.array(names))
 
     def _remarks(self) -> tuple[str, ...]:

@@ -53,6 +53,42 @@ class DecodedImage(NamedTuple):
     several: bool
 
 
+class Header(NamedTuple):
+    """What an image file says of its image before it is decoded.
+
+    Attributes:
+        size: Height and width, upright.
+        gray: Whether it is stored in gray.
+        several: Whether the file holds others behind it.
+    """
+
+    size: tuple[int, int]
+    gray: bool
+    several: bool
+
+
+def read_header(content: bytes, name: str) -> Header:
+    """The header of an image file; that the rest is whole shows when it is decoded.
+
+    Args:
+        content: The file.
+        name: What it is called in messages.
+
+    Raises:
+        RequestError: If it is no image.
+    """
+    from PIL import Image
+
+    try:
+        with Image.open(io.BytesIO(content)) as file:
+            gray, (width, height) = file.mode.partition(";")[0] in _GRAY, file.size
+            lying = _orientation(file) in _LYING
+            return Header((width, height) if lying else (height, width), gray, _several(file))
+    except Exception:  # where notes are damaged, pixels may not be
+        image, gray, several = read_image(io.BytesIO(content), name)
+        return Header((image.height, image.width), gray, several)
+
+
 def read_image(source: str | Path | BinaryIO, name: str) -> DecodedImage:
     """An image upright and in color, 8 bits each; see ``decode_image``.
 
@@ -124,6 +160,8 @@ def square(image: Image, size: int) -> Image:
 _GRAY = ("1", "L", "LA", "La", "I", "F")
 _SIXTEEN = ("PNG", "PPM")
 """Formats whose numbers are of 16 bits where Pillow keeps them in 32."""
+_LYING = (5, 6, 7, 8)
+"""Orientations of images whose width becomes their height."""
 _SIGNED = 2
 """Sample format of integers with a sign (TIFF 6.0, tag 339)."""
 

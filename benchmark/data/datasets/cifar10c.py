@@ -69,12 +69,12 @@ class CIFAR10C(CIFAR10):
     def _read(self, folder: Path, read: Callable[[], Raw]) -> Raw:
         images, labels = read_cifar10c(folder, self.kind, self.severity)
         clean = read()
-        kept = ~clean.is_test
+        kept = np.flatnonzero(~clean.is_test)
         return Raw(
             images=np.concatenate([clean.images[kept], images]),
             labels=np.concatenate([clean.labels[kept], labels]),
             class_names=CLASS_NAMES,
-            is_test=np.repeat([False, True], [int(kept.sum()), len(images)]),
+            is_test=np.repeat([False, True], [len(kept), len(images)]),
         )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,8 +46,9 @@ class ImageFolder(Dataset):
     validation images are drawn; ``val`` without ``test`` is refused, since the user is to say what is tested on, and so
     are folders without images that all hold the same folders, whatever their names. Stores of robbench that lie in the
     folder are not read. What else is not read is counted and named, images behind the first of a file among it. Images
-    are made square by cutting off what is longer. The imbalanced variant has the first three classes, in the
-    proportions 4949 : 466 : 210.
+    are made square by cutting off what is longer. Where they would take more than 1 GiB, they stay in their files: they
+    are indexed by the hashes of those and decoded when they are needed. The imbalanced variant has the first three
+    classes, in the proportions 4949 : 466 : 210.
 
     Attributes:
         path: The folder; empty for the one given as data directory.
@@ -93,7 +95,9 @@ class ImageFolder(Dataset):
                 f"image-folder: in {root} too few images are of {some(few)}; a class needs at least three, to train, "
                 "validate and test on"
             )
-        return digest([images.stamp(), remarks]), lambda: images.decode(self.size, remarks)
+        # What stays in its files is found there again, and has to be indexed anew where they were moved.
+        place = [os.path.abspath(root)] if images.large(self.size) else []
+        return digest([images.stamp(), remarks, *place]), lambda: images.read(self.size, remarks)
 
 
 def _parts(root: Path) -> tuple[list[tuple[str, bool]], list[str]]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import os
 import re
-import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -22,6 +21,7 @@ from robbench.core.extras import require
 from robbench.core.registry import register_dataset
 from robbench.core.safe_text import one_line
 from robbench.core.untrusted_files import parse_json
+from robbench.data import lazy_images
 from robbench.data.dataset import COLOR_EPS, COLOR_RECIPE, Dataset, Raw
 from robbench.data.datasets._files import (
     DATA_VARIABLE,
@@ -34,7 +34,9 @@ from robbench.data.datasets._files import (
     under,
     unread_remarks,
 )
-from robbench.data.datasets._image_decoding import read_image, square
+from robbench.data.datasets._image_decoding import read_header, read_image, square
+from robbench.data.datasets._parquet_rows import image_content
+from robbench.data.lazy_images import Indexed, LazyImages, indexed, joined_hashes, quiet
 from robbench.results.schema import digest
 
 _IMAGES = ("image", "img", "images", "picture", "pixel_values")
@@ -57,7 +59,8 @@ class ParquetImages(Dataset):
 
     A column holds the images' files as bytes, by themselves or as ``{bytes, path}``. Another holds labels: whole
     numbers or names. Names of classes are those that the files state, else the labels. Gray images keep their one
-    channel where all of them are gray; transparency is dropped.
+    channel where all of them are gray; transparency is dropped. Where they would take more than 1 GiB, they stay in
+    their files, as those of ``image-folder`` do.
 
     Attributes:
         path: The file or folder; empty for the one given as data directory.
@@ -95,18 +98,18 @@ class ParquetImages(Dataset):
         else:
             raise RequestError(f"parquet: {place} is not there")
         files = [file for file, _ in chosen.files]
-        return digest([stamp(root, files), chosen.remarks]), lambda: self._read(root, chosen)
+        # What stays in its files is found there again, and has to be indexed anew where they were moved.
+        folder = os.path.abspath(root)
+        return digest([stamp(root, files), chosen.remarks, folder]), lambda: self._read(Path(folder), root, chosen)
 
-    def _read(self, root: Path, chosen: _Chosen) -> Raw:
+    def _read(self, folder: Path, root: Path, chosen: _Chosen) -> Raw:
         parquet = require("pyarrow.parquet", "parquet", "the data set parquet")
-        read = _Reading(self)
-        for entry, is_test in chosen.files:
-            name = shown(entry.path[len(str(root)) + 1 :])
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # decoders warn of what they then read all the same
+        read = _Reading(self, folder)
+        for step in (read.count, read.take):
+            for entry, is_test in chosen.files:
                 try:
-                    with parquet.ParquetFile(entry.path, pre_buffer=False) as file:
-                        read.take(file, name, is_test)
+                    with quiet(), parquet.ParquetFile(entry.path, pre_buffer=False) as file:
+                        step(file, entry.path[len(str(root)) + 1 :], is_test)
                 except RequestError as error:
                     raise RequestError(f"parquet: {root}: {error}") from None
                 except Exception as error:  # readers raise almost anything on damaged files
@@ -173,16 +176,26 @@ class _Reading:
     """What was read so far."""
 
     asked: ParquetImages
+    root: Path
+    rows: int = 0
+    large: bool | None = None
     columns: tuple[str, str, bool] | None = None
     names: tuple[str, ...] | None = None
     gray: bool = True
     images: list[NDArray[np.uint8]] = field(default_factory=list)
+    index: list[Indexed] = field(default_factory=list)
+    places: list[tuple[bytes, int]] = field(default_factory=list)
     labels: list[Any] = field(default_factory=list)
     is_test: list[bool] = field(default_factory=list)
     files: list[str] = field(default_factory=list)
 
-    def take(self, file: Any, name: str, is_test: bool) -> None:
+    def count(self, file: Any, path: str, is_test: bool) -> None:
+        """Count the rows of a file, on which it depends whether images are decoded or indexed."""
+        self.rows += file.metadata.num_rows
+
+    def take(self, file: Any, path: str, is_test: bool) -> None:
         """Read a file, a few rows at a time."""
+        name = shown(path)
         schema = file.schema_arrow
         features = _features(schema.metadata)
         image, label = _columns(schema, features, self.asked, name)
@@ -198,10 +211,18 @@ class _Reading:
             for batch in file.iter_batches(_BATCH, columns=[image, label]):
                 places = [f"{name}#{row + at}" for at in range(len(batch))]
                 self.labels += _values(batch.column(label), places)
-                contents = map(_content, batch.column(image).to_pylist(), places)
-                decoded = list(pool.map(self._decoded, contents, places))
-                self.gray = self.gray and all(gray for _, gray in decoded)
-                self.images += [array for array, _ in decoded]
+                contents = list(map(image_content, batch.column(image).to_pylist(), places))
+                if self.large is None and contents:
+                    size = self.asked.size
+                    height, width = (size, size) if size else read_header(contents[0], places[0]).size
+                    self.large = self.rows * 3 * height * width > lazy_images.RESIDENT
+                if self.large:
+                    self.index += pool.map(indexed, contents, places)
+                    self.places += [(os.fsencode(path), row + at) for at in range(len(batch))]
+                else:
+                    decoded = list(pool.map(self._decoded, contents, places))
+                    self.gray = self.gray and all(gray for _, gray in decoded)
+                    self.images += [array for array, _ in decoded]
                 self.files += places
                 row += len(batch)
         self.is_test += [is_test] * row
@@ -215,19 +236,31 @@ class _Reading:
         """Everything that was read."""
         if not self.labels:
             raise RequestError("there are no rows")
-        shapes = {array.shape[1:] for array in self.images}
+        shapes = {array.shape[1:] for array in self.images} | {one.header.size for one in self.index}
+        if self.large and self.asked.size:
+            shapes = {(self.asked.size, self.asked.size)}
         if len(shapes) > 1:
             raise RequestError("the images differ in size; scale them, as in parquet[size=64]")
         labels, names, missing = _classes(self.labels, self.names)
         if missing:
             remarks += (f"{len(missing)} classes have no images and are left out: {some(missing)}",)
-        channels = 1 if self.gray else 3
-        images = np.empty((len(self.images), channels, *shapes.pop()), dtype=np.uint8)
+        shape = (1 if self.gray and all(one.header.gray for one in self.index) else 3, *shapes.pop())
+        images = self._indexed(shape) if self.large else self._joined(shape)
+        is_test = np.array(self.is_test, dtype=np.bool_)
+        return Raw(images, labels, names, is_test, remarks, np.array(self.files))
+
+    def _joined(self, shape: tuple[int, int, int]) -> NDArray[np.uint8]:
+        images = np.empty((len(self.images), *shape), dtype=np.uint8)
         for at in range(len(images)):
             # Gray among color is repeated; what was copied is let go, so that memory holds the images once.
             images[at], self.images[at] = self.images[at], images[at]
-        is_test = np.array(self.is_test, dtype=np.bool_)
-        return Raw(images, labels, names, is_test, remarks, np.array(self.files))
+        return images
+
+    def _indexed(self, shape: tuple[int, int, int]) -> LazyImages:
+        assert self.columns is not None
+        paths, rows = zip(*self.places, strict=True)
+        hashes = joined_hashes(self.index)
+        return LazyImages(self.root, np.array(paths), hashes, (len(rows), *shape), np.array(rows), self.columns[0])
 
 
 def _features(metadata: Mapping[bytes, bytes] | None) -> dict[str, dict[str, Any]]:
@@ -293,17 +326,6 @@ def _check_size(metadata: Any, image: str, name: str) -> None:
         size = sum(one.total_uncompressed_size for one in columns if one.path_in_schema.split(".")[0] == image)
         if size > _LARGEST:
             raise RequestError(f"{name}: row group {group} has {size:,} bytes of images, more than {_LARGEST:,}")
-
-
-def _content(value: Any, place: str) -> bytes:
-    content = value.get("bytes") if isinstance(value, dict) else value
-    if not isinstance(content, bytes):
-        path = value.get("path") if isinstance(value, dict) else None
-        where = (
-            f"; it names the file {one_line(path)!r}, which is not read: put the images into the table" if path else ""
-        )
-        raise RequestError(f"{place} holds no image{where}")
-    return content
 
 
 def _values(column: Any, places: Sequence[str]) -> Iterator[int | str]:

@@ -1,0 +1,437 @@
+"""Boards at addresses: the same boards, the same checks, and one line for whatever an address can do."""
+
+from __future__ import annotations
+
+import io
+import shutil
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, ClassVar
+
+import fsspec
+import pytest
+from board_cells import A_MODEL
+from fsspec.implementations.memory import MemoryFileSystem
+from fsspec.registry import _registry as REGISTERED
+from stores import B_MODEL, BOARD, complaint, files, fill, row
+
+from robbench.cli.main import main
+from robbench.results import remote_directory
+from robbench.results.store import Store
+
+Told = Callable[[int], str]
+
+
+class Faulty(MemoryFileSystem):  # type: ignore[misc]
+    """An address at which something happens whenever a method is called, as a test says."""
+
+    protocol = "faulty"
+    store: ClassVar[dict[str, Any]] = {}
+    pseudo_dirs: ClassVar[list[str]] = [""]
+    happens: ClassVar[dict[str, Callable[..., Any]]] = {}
+
+    @classmethod
+    def _strip_protocol(cls, path: str) -> str:
+        return str(super()._strip_protocol(path.replace(f"{cls.protocol}://", "memory://")))
+
+    def open(self, path: str, mode: str = "rb", **options: Any) -> Any:
+        return self.happens.get("open", lambda _, stream: stream)(path, super().open(path, mode, **options))
+
+    def ls(self, path: str, detail: bool = True, **options: Any) -> Any:
+        return self.happens.get("ls", lambda _, found: found)(path, super().ls(path, detail, **options))
+
+    def pipe_file(self, path: str, value: bytes, mode: str = "overwrite", **options: Any) -> Any:
+        self.happens.get("pipe_file", lambda _: None)(path)
+        return super().pipe_file(path, value, mode, **options)
+
+
+@pytest.fixture(autouse=True)
+def _empty() -> Iterator[None]:
+    fsspec.register_implementation("faulty", Faulty, clobber=True)
+    for system in (Faulty, MemoryFileSystem):
+        system.store.clear()
+        system.pseudo_dirs[:] = [""]
+    Faulty.happens.clear()
+    yield
+    Faulty.happens.clear()
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store, a store of somebody else, and what is published of the latter."""
+    folder = tmp_path_factory.mktemp("made")
+    fill(folder / "runs", row(A_MODEL))
+    assert publish(fill(folder / "others", row(B_MODEL, (20, 30))), folder / "theirs") == 0
+    return folder
+
+
+@pytest.fixture
+def folder(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    made = Path(shutil.copytree(made, tmp_path / "copy"))
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "temporary"))
+    (tmp_path / "temporary").mkdir()
+    return made
+
+
+@pytest.fixture
+def told(folder: Path, capsys: pytest.CaptureFixture[str]) -> Iterator[Told]:
+    """What a command complained of, in one line that names no directory that is gone."""
+
+    def tell(status: int) -> str:
+        expected = 2 if status == 2 else 1
+        line = complaint(status, capsys, expected)
+        assert "temporary" not in line
+        return line
+
+    yield tell
+    assert not list((folder.parent / "temporary").iterdir())
+
+
+def publish(store: Store, target: object, *words: object) -> int:
+    return main(["publish", "--out", str(store.root), "--to", str(target), *map(str, words)])
+
+
+def put(folder: Path, system: type[MemoryFileSystem] = Faulty, place: str = "/theirs") -> None:
+    """Lay the published boards of somebody else at an address."""
+    for name, content in files(folder / "theirs").items():
+        system().pipe_file(f"{place}/{name}", content)
+
+
+def lying(place: str, system: type[MemoryFileSystem] = Faulty) -> dict[str, bytes]:
+    """The files below a path of an address."""
+    return {
+        path.removeprefix(f"{place}/"): file.getvalue()
+        for path, file in sorted(system.store.items())
+        if path.startswith(f"{place}/")
+    }
+
+
+# --- the same boards
+
+
+@pytest.mark.parametrize("scheme", ["memory", "file"])
+def test_an_address_holds_what_a_directory_holds(scheme: str, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    store, site = Store(folder / "runs"), folder / "site"
+    address = f"file://{folder}/address/deep" if scheme == "file" else "memory://address/deep"
+    before = files(store.root)
+    for words in ((), ("--from", folder / "theirs")):
+        assert publish(store, site, *words) == publish(store, address, *words) == 0
+        found = files(folder / "address/deep") if scheme == "file" else lying("/address/deep", MemoryFileSystem)
+        assert found == files(site)
+    assert f"published in {address}/{BOARD}" in capsys.readouterr().out
+    assert publish(store, folder / "again", "--from", address) == 0
+    assert files(folder / "again") == files(site)
+    assert publish(store, folder / "third", "--from", f"{address}/{BOARD}/") == 0
+    assert files(folder / "third") == files(site)
+    assert files(store.root) == before
+
+
+def test_an_archive_is_an_address(folder: Path) -> None:
+    shutil.make_archive(str(folder / "boards"), "zip", folder / "theirs")
+    assert publish(Store(folder / "runs"), folder / "site", "--from", f"zip://::file://{folder}/boards.zip") == 0
+    assert publish(Store(folder / "runs"), folder / "again", "--from", folder / "theirs") == 0
+    assert files(folder / "site") == files(folder / "again")
+
+
+def test_what_is_the_same_is_not_written_again(folder: Path) -> None:
+    assert publish(Store(folder / "runs"), "faulty://site") == 0
+    Faulty.happens["pipe_file"] = lambda path: pytest.fail(path)
+    assert publish(Store(folder / "runs"), "faulty://site") == 0
+
+
+def test_other_things_at_an_address_stay(folder: Path, told: Told, capsys: pytest.CaptureFixture[str]) -> None:
+    others = {"README.md": b"mine", "data/x.bin": b"x" * 9, "no name\n": b"", "a/b/board.json": b"{}", "n.txt": b""}
+    for name, content in others.items():
+        Faulty().pipe_file(f"/site/{name}", content)
+    assert publish(Store(folder / "runs"), "faulty://site") == 0
+    found = lying("/site")
+    assert {name: found[name] for name in others} == others
+    assert f"{BOARD}/records.jsonl" in found
+    Faulty().pipe_file(f"/site/{BOARD}/thesis.txt", b"years of work")
+    capsys.readouterr()
+    assert "faulty://site/toys/thesis.txt is no part of" in told(publish(Store(folder / "runs"), "faulty://site"))
+    assert lying("/site") == {**found, f"{BOARD}/thesis.txt": b"years of work"}
+
+
+def test_files_that_a_board_no_longer_has_are_removed(folder: Path) -> None:
+    assert publish(Store(folder / "runs"), "faulty://site") == 0
+    whole = lying("/site")
+    Faulty().pipe_file(f"/site/{BOARD}/figures/old.png", b"old")
+    assert publish(Store(folder / "runs"), "faulty://site") == 0
+    assert lying("/site") == whole
+
+
+def test_a_repository_of_hugging_face_gets_one_commit(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    hub = pytest.importorskip("huggingface_hub")
+    commits = []
+
+    class Api:
+        def __init__(self, **options: Any) -> None:
+            assert options == {"endpoint": "there", "token": None}
+
+        def create_commit(self, operations: list[Any], **told: Any) -> None:
+            commits.append(told)
+            for one in operations:
+                if isinstance(one, hub.CommitOperationAdd):
+                    Faulty().pipe_file(f"/datasets/us/set/{one.path_in_repo}", one.path_or_fileobj)
+                else:
+                    Faulty().rm_file(f"/datasets/us/set/{one.path_in_repo}")
+
+    class Hub(Faulty):
+        protocol, endpoint, token = "hf", "there", None
+
+        def resolve_path(self, path: str) -> SimpleNamespace:
+            assert path == "/datasets/us/set/boards"
+            return SimpleNamespace(repo_id="us/set", repo_type="dataset", revision="main", path_in_repo="boards")
+
+    monkeypatch.setitem(REGISTERED, "hf", Hub)
+    monkeypatch.setattr(hub, "HfApi", Api)
+    Faulty().pipe_file(f"/datasets/us/set/boards/{BOARD}/figures/old.png", b"old")
+    assert publish(Store(folder / "runs"), "hf://datasets/us/set/boards") == 0
+    assert publish(Store(folder / "runs"), folder / "site") == 0
+    assert lying("/datasets/us/set/boards") == files(folder / "site")
+    wanted = {"repo_id": "us/set", "repo_type": "dataset", "revision": "main", "commit_message": "Publish boards"}
+    assert commits == [wanted]
+
+
+# --- the same checks
+
+
+@pytest.mark.parametrize("name", ["board.json", "records.jsonl", "outcomes.npz"])
+@pytest.mark.parametrize("damage", [lambda data: b"", lambda data: data[:-20], lambda data: b"{" * 99])
+def test_boards_of_others_are_checked(name: str, damage: Callable[[bytes], bytes], folder: Path, told: Told) -> None:
+    put(folder)
+    path = f"/theirs/{BOARD}/{name}"
+    Faulty().pipe_file(path, damage(Faulty().cat_file(path)))
+    line = told(publish(Store(folder / "runs"), folder / "site", "--from", "faulty://theirs"))
+    assert f"faulty://theirs/{BOARD}" in line
+    assert not (folder / "site").exists()
+
+
+NAMES = ["../../evil", "a\\b", "nul", "x.", "Board.json", "\u202e.png", "/".join("abcdefghij"), "a:b"]
+
+
+@pytest.mark.parametrize("name", NAMES, ids=ascii)
+def test_names_that_are_not_safe_are_refused(name: str, folder: Path, told: Told) -> None:
+    put(folder)
+    Faulty().pipe_file("/x", b"")
+    Faulty.store[f"/theirs/{BOARD}/{name}"] = Faulty.store["/x"]
+    told(publish(Store(folder / "runs"), folder / "site", "--from", "faulty://theirs"))
+    assert not list(folder.parent.rglob("evil"))
+
+
+@pytest.mark.parametrize("entry", [{"type": "link"}, {"type": "file", "islink": True}, {"type": "other"}])
+def test_what_is_no_plain_file_is_refused(entry: dict[str, Any], folder: Path, told: Told) -> None:
+    put(folder)
+    odd = {"name": f"/theirs/{BOARD}/odd", "size": 0, **entry}
+    Faulty.happens["ls"] = lambda path, found: [*found, odd] if path.endswith(BOARD) else found
+    assert "no plain file" in told(publish(Store(folder / "runs"), folder / "site", "--from", "faulty://theirs"))
+
+
+@pytest.mark.parametrize(("name", "limit"), [("MOST_BYTES", 1000), ("MOST_FILES", 5)])
+def test_what_is_copied_is_bounded(
+    name: str, limit: int, folder: Path, told: Told, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put(folder)
+    monkeypatch.setattr(remote_directory, name, limit)
+    line = told(publish(Store(folder / "runs"), folder / "site", "--from", "faulty://theirs"))
+    assert f"more than {limit:,}" in line
+
+
+def test_a_file_without_end_is_bounded(folder: Path, told: Told, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where an address tells no sizes."""
+    put(folder)
+    monkeypatch.setattr(remote_directory, "MOST_BYTES", 10**6)
+    Faulty.happens["ls"] = lambda path, found: [{**entry, "size": None} for entry in found]
+    Faulty.happens["open"] = lambda path, stream: io.BytesIO(bytes(2 * 10**6))
+    assert "has more than" in told(publish(Store(folder / "runs"), folder / "site", "--from", "faulty://theirs"))
+
+
+# --- what can happen
+
+
+def test_a_download_that_is_cut_short_is_told(folder: Path, told: Told) -> None:
+    put(folder)
+    Faulty.happens["open"] = lambda path, stream: io.BytesIO(b"half") if path.endswith("records.jsonl") else stream
+    line = told(publish(Store(folder / "runs"), folder / "site", "--from", "faulty://theirs"))
+    assert "records.jsonl was cut short: 4 of" in line
+    assert not (folder / "site").exists()
+
+
+@pytest.mark.parametrize("error", [ConnectionResetError("gone"), TimeoutError(), KeyError("x"), OSError(5, "no")])
+def test_a_connection_that_breaks_is_told(error: Exception, folder: Path, told: Told) -> None:
+    put(folder)
+
+    def broken(path: str, stream: object) -> object:
+        raise error
+
+    Faulty.happens["open"] = broken
+    line = told(publish(Store(folder / "runs"), folder / "site", "--from", "faulty://theirs"))
+    assert "cannot be reached" in line
+
+
+def test_a_change_while_boards_are_read_is_told(folder: Path, told: Told) -> None:
+    put(folder)
+
+    def changing(path: str, stream: object) -> object:
+        if path.endswith("outcomes.npz"):
+            MemoryFileSystem.pipe_file(Faulty(), f"/theirs/{BOARD}/leaderboard.csv", b"another")
+        return stream
+
+    Faulty.happens["open"] = changing
+    line = told(publish(Store(folder / "runs"), folder / "site", "--from", "faulty://theirs"))
+    assert "somebody else changed" in line
+    assert not (folder / "site").exists()
+
+
+@pytest.mark.parametrize("when", ["before it is written", "while it is written"])
+def test_two_that_publish_at_once_are_told(
+    when: str, folder: Path, told: Told, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert publish(Store(folder / "others"), "faulty://site") == 0
+    before = lying("/site")
+    other = f"/site/{BOARD}-of-others/records.jsonl"
+
+    def meddle(*_: object) -> None:
+        Faulty.happens.clear()
+        Faulty().pipe_file(other, b"")
+
+    if when == "while it is written":
+        Faulty.happens["pipe_file"] = meddle
+    else:
+        make = remote_directory.hash_of
+        monkeypatch.setattr(remote_directory, "hash_of", lambda data: (meddle(), make(data))[1])
+    told(publish(Store(folder / "runs"), "faulty://site"))
+    assert other in Faulty.store
+    if when == "before it is written":
+        assert lying("/site") == before | {other.removeprefix("/site/"): b""}
+
+
+def test_publishing_again_mends_what_an_interruption_left(folder: Path, told: Told) -> None:
+    put(folder, place="/site")
+    count = 0
+
+    def interrupted(path: str) -> None:
+        nonlocal count
+        count += 1
+        if count == 7:  # outcomes are new, and records those of before
+            raise ConnectionResetError("gone")
+
+    Faulty.happens["pipe_file"] = interrupted
+    assert "cannot be reached" in told(publish(Store(folder / "runs"), "faulty://site"))
+    Faulty.happens.clear()
+    told(publish(Store(folder / "others"), folder / "x", "--from", "faulty://site"))
+    assert publish(Store(folder / "runs"), "faulty://site") == 0
+    assert publish(Store(folder / "runs"), folder / "site") == 0
+    assert lying("/site") == files(folder / "site")
+
+
+# --- requests
+
+
+def denied(path: str, found: object) -> object:
+    raise PermissionError("Access Denied")
+
+
+def unknown(path: str, found: object) -> object:
+    raise type("NoCredentialsError", (Exception,), {})("Unable to locate credentials")
+
+
+def unauthorized(path: str, found: object) -> object:
+    error = RuntimeError("401 Client Error")
+    error.response = SimpleNamespace(status_code=401)  # type: ignore[attr-defined]
+    raise error
+
+
+@pytest.mark.parametrize("option", ["--from", "--to"])
+@pytest.mark.parametrize("denial", [denied, unknown, unauthorized])
+def test_missing_credentials_are_told(denial: Callable[..., Any], option: str, folder: Path, told: Told) -> None:
+    put(folder)
+    Faulty.happens["ls"] = denial
+    words = ("faulty://theirs",) if option == "--to" else (folder / "site", option, "faulty://theirs")
+    line = told(publish(Store(folder / "runs"), *words))
+    assert f'{option}: "faulty://theirs": no permission' in line
+    assert not (folder / "site").exists()
+
+
+@pytest.mark.parametrize(
+    ("address", "part"),
+    [
+        ("faulty://nowhere", '"faulty://nowhere" does not exist'),
+        ("faulty://theirs/toys/figures", "does not exist"),
+        ("faulty://theirs/toys/board.json", "holds no published board"),
+        ("hf://datasets", "cannot be used"),
+        ("s4://bucket/boards", '"s4" is no kind of address; did you mean "s3"?'),
+        ("http://user:secret@127.0.0.1:1/boards", '"http://127.0.0.1:1/boards" cannot be reached'),
+    ],
+)
+def test_addresses_that_hold_nothing_are_told(address: str, part: str, folder: Path, told: Told) -> None:
+    put(folder)
+    line = told(publish(Store(folder / "runs"), folder / "site", "--from", address))
+    assert part in line
+    assert "secret" not in line
+    assert not (folder / "site").exists()
+
+
+@pytest.mark.parametrize(("scheme", "module"), [("s3", "s3fs"), ("hf", "huggingface_hub")])
+def test_a_missing_extra_is_told(
+    scheme: str, module: str, folder: Path, told: Told, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delitem(REGISTERED, scheme, raising=False)
+    monkeypatch.setitem(sys.modules, module, None)
+    line = told(publish(Store(folder / "runs"), f"{scheme}://us/boards"))
+    assert "pip install 'robbench[remote]'" in line
+
+
+def test_a_place_cannot_be_read_and_written(folder: Path, told: Told) -> None:
+    put(folder)
+    for other in ("faulty://theirs", "faulty://theirs/toys"):
+        assert "publish to another place" in told(publish(Store(folder / "runs"), "faulty://theirs", "--from", other))
+
+
+def test_an_address_cannot_be_a_board_itself(folder: Path, told: Told) -> None:
+    put(folder)
+    before = lying("/theirs")
+    assert "is a published board itself" in told(publish(Store(folder / "runs"), "faulty://theirs/toys"))
+    assert lying("/theirs") == before
+
+
+# --- a bucket
+
+
+@pytest.mark.end_to_end
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::ResourceWarning")
+def test_a_bucket_holds_what_a_directory_holds(folder: Path, told: Told, monkeypatch: pytest.MonkeyPatch) -> None:
+    s3fs = pytest.importorskip("s3fs")
+    server = pytest.importorskip("moto.server").ThreadedMotoServer("127.0.0.1", 0, verbose=False)
+    server.start()
+    try:
+        host, port = server.get_host_and_port()
+        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
+        monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+        monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(folder / "none"))
+        monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+        store = Store(folder / "runs")
+        for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_PROFILE"):
+            monkeypatch.delenv(name, raising=False)
+        assert "AWS_ACCESS_KEY_ID" in told(publish(store, "s3://lab/boards"))
+        s3fs.S3FileSystem.clear_instance_cache()
+        monkeypatch.setenv("AWS_ACCESS_KEY_ID", "key")
+        monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
+        assert '"s3://lab/boards" does not exist' in told(publish(store, "s3://lab/boards"))
+        s3fs.S3FileSystem().mkdir("lab")
+        for words in ((), ("--from", folder / "theirs")):
+            assert publish(store, folder / "site", *words) == publish(store, "s3://lab/boards", *words) == 0
+        fs = s3fs.S3FileSystem()
+        fs.invalidate_cache()
+        assert {path.removeprefix("lab/boards/"): fs.cat_file(path) for path in fs.find("lab/boards")} == files(
+            folder / "site"
+        )
+        assert publish(store, folder / "again", "--from", "s3://lab/boards") == 0
+        assert files(folder / "again") == files(folder / "site")
+        assert "does not exist" in told(publish(store, folder / "x", "--from", "s3://lab/nothing"))
+    finally:
+        server.stop()
+        s3fs.S3FileSystem.clear_instance_cache()
