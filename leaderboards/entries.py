@@ -35,6 +35,10 @@ _DETAILS: tuple[str, ...] = (
 )
 
 
+CONFUSED = 20
+"""Of many classes, so many pairs that are confused are kept."""
+
+
 @dataclass(frozen=True)
 class Entry:
     """One condition of one row.
@@ -46,6 +50,8 @@ class Entry:
         accuracy: For chains, accuracy after it, whatever the prediction on the clean image.
         confusion: Counts by true and predicted class, all seeds together, by the rule of ``rates``; nothing of many
             classes.
+        confused: Of many classes in its place the pairs that are most often confused: true and predicted class, how
+            many images, and of how many of the true class; None of few.
         details: Other built-in numbers by name.
         further: Numbers of all other registered metrics by name, as they were recorded.
         keys: The records' keys by seed.
@@ -56,6 +62,7 @@ class Entry:
     rates: Rates | None = None
     accuracy: Rates | None = None
     confusion: tuple[tuple[int, ...], ...] = ()
+    confused: tuple[tuple[int, int, int, int], ...] | None = None
     details: Mapping[str, Estimate] | None = None
     further: Mapping[str, Estimate] | None = None
     keys: Mapping[str, str] | None = None
@@ -81,7 +88,8 @@ def entry(table: Table, model: str, condition: ConditionSpec, images: Ints) -> E
         return Entry(status, reason, keys=keys)
     by_seed = [built_in_figures(outcome) for outcome in outcomes]
     kept = [_kept(outcome, images) for outcome in outcomes]
-    few = kept if table.num_classes <= MANY_CLASSES else ()
+    many = table.num_classes > MANY_CLASSES
+    few = () if many else kept
     counts = sum(confusion(part.labels, part.final, table.num_classes) for part in few)
     right = rates([on(scores(outcome), images) for outcome in outcomes], table.num_classes)
     plain = rates([on(accuracy_scores(outcome), images) for outcome in outcomes], table.num_classes)
@@ -90,6 +98,7 @@ def entry(table: Table, model: str, condition: ConditionSpec, images: Ints) -> E
         rates=right[0] if right else None,
         accuracy=plain[0] if plain and condition.kind == "chain" else None,
         confusion=tuple(tuple(int(count) for count in line) for line in np.asarray(counts)) if few else (),
+        confused=_confused(kept, table.num_classes) if many else None,
         details=_details(by_seed) | _macro_f1(kept),
         further=_further([record.metrics for record in table.records(model, condition.label)], by_seed),
         keys=keys,
@@ -113,6 +122,17 @@ def _kept(outcome: Outcome, images: Ints) -> _Predictions:
     if outcome.kind == "chain":
         final = np.where(outcome.clean == outcome.labels, final, outcome.clean)
     return _Predictions(outcome.ids[kept], outcome.labels[kept], final[kept])
+
+
+def _confused(by_seed: Sequence[_Predictions], num_classes: int) -> tuple[tuple[int, int, int, int], ...]:
+    """The pairs of classes that are most often confused; of as many, in the order of the classes."""
+    labels, final = (np.concatenate([getattr(part, name) for part in by_seed]) for name in ("labels", "final"))
+    wrong = labels != final
+    pairs, counts = np.unique(labels[wrong] * num_classes + final[wrong], return_counts=True)
+    support = np.bincount(labels, minlength=num_classes)
+    most = np.argsort(-counts, kind="stable")[:CONFUSED]
+    found = ((*divmod(int(pairs[at]), num_classes), int(counts[at])) for at in most)
+    return tuple((true, predicted, count, int(support[true])) for true, predicted, count in found)
 
 
 def _macro_f1(by_seed: Sequence[_Predictions]) -> dict[str, Estimate]:

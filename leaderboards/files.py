@@ -58,7 +58,12 @@ def write_board(
 
 
 def write_files(
-    directory: Path, board: Board, note: BoardNote, cells: Sequence[CellResult], pictures: Sequence[Picture] = ()
+    directory: Path,
+    board: Board,
+    note: BoardNote,
+    cells: Sequence[CellResult],
+    pictures: Sequence[Picture] = (),
+    reload: float | None = None,
 ) -> list[Path]:
     """Write a board as ``README.md``, ``index.html``, ``leaderboard.json`` and CSV files, with its note ``board.json``.
 
@@ -77,6 +82,7 @@ def write_files(
         note: What the board says that does not follow from them.
         cells: Records of one data set with their outcomes, None unless done.
         pictures: Figures that lie in the directory.
+        reload: Seconds after which the page loads itself again, while a run goes on.
 
     Returns:
         The files.
@@ -87,7 +93,7 @@ def write_files(
     shown, cells = visible_note(note), visible_cells(cells)
     contents = {
         "README.md": readme(board, shown, pictures),
-        "index.html": page(board, shown, cells, directory, pictures),
+        "index.html": page(board, shown, cells, directory, pictures, reload),
         "leaderboard.json": _json(plain_data(board)),
         **csv_files(board, shown),
         "timings.csv": timings_csv(cells),

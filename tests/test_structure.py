@@ -31,7 +31,7 @@ STAGES = [
     for line in (
         "results.schema results.migration results.outcome results.npz results.canonical_json",
         "core",
-        "results.store results.notes results.provenance",
+        "results.store results.store_index results.notes results.provenance",
         "data",
         "attacks defenses models certificates training.recipe",
         "planning",

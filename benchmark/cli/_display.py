@@ -84,7 +84,7 @@ def show_boards(boards: Boards, root: Path, tables: bool = True) -> None:
 
     console = Terminal()
     if not tables:
-        for board in boards.cells:
+        for board in (*boards.cells, *boards.unchanged):
             console.say(f"Board: {root / 'leaderboards' / board / 'index.html'}")
         return
     for board, cells in boards.cells.items():
@@ -98,6 +98,8 @@ def show_boards(boards: Boards, root: Path, tables: bool = True) -> None:
         if len(rows) > ROWS_SHOWN:
             console.print(f"and {len(rows) - ROWS_SHOWN} more models on the board")
         console.say(f"\nBoard: {root / 'leaderboards' / board / 'index.html'} (beside it README.md, CSV, JSON)")
+    for board in boards.unchanged:
+        console.say(f"\nBoard: {root / 'leaderboards' / board / 'index.html'} (nothing has changed)")
     for board, count in boards.missing.items():
         if count:
             console.print(f"{board}: {count} cells not run yet")

@@ -12,6 +12,7 @@ def _options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--published", type=_command.path, metavar="DIR", help="write published boards again, from their records"
     )
+    parser.add_argument("--fresh", action="store_true", help="make boards again that did not change, too")
     _command.add_plugins(parser)
 
 
@@ -30,7 +31,7 @@ def _action(options: argparse.Namespace) -> int:
     store = Store(options.out)
     wanted = _command.noted_boards(store, options.grid, options.board)
     with store.lock():
-        boards = write_boards(store, wanted, registry)
+        boards = write_boards(store, wanted, registry, again=options.fresh)
     show_boards(boards, store.root)
     return 1 if boards.failed() or boards.refused else 0
 
@@ -38,8 +39,8 @@ def _action(options: argparse.Namespace) -> int:
 COMMAND = _command.Command(
     place=40,
     summary="write boards and figures again, from records alone",
-    about="Writes boards and figures again from what the store holds; nothing is trained or attacked. Use it after an "
-    "update of robbench, or when boards were deleted.",
+    about="Writes boards and figures again from what the store holds, where they would not be the same; nothing is "
+    "trained or attacked. Use it after an update of robbench, or when boards were deleted.",
     examples=(
         ("robbench report", "all boards of the store runs"),
         ("robbench report --grid full --out other", "the boards of one grid, of another store"),

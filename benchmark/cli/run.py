@@ -22,8 +22,13 @@ if TYPE_CHECKING:
     from robbench.execution.jobs import Progress as Event
     from robbench.execution.jobs import Tell
     from robbench.execution.runner import Work
+    from robbench.execution.tally import Tally
     from robbench.planning.plan import Plan
     from robbench.results.schema import Record
+
+
+WATCHED = 30.0
+"""Seconds after which boards are made again while they are watched."""
 
 
 def _options(parser: argparse.ArgumentParser) -> None:
@@ -67,6 +72,15 @@ def _options(parser: argparse.ArgumentParser) -> None:
         help="a store of others, which is only read: what it has finished of this is taken over; repeatable",
     )
     running.add_argument(
+        "--watch",
+        type=_command.seconds,
+        nargs="?",
+        const=WATCHED,
+        metavar="TIME",
+        help="make the boards of what is finished again and again while the run goes on, after each TIME (default: "
+        "30s); their pages load themselves again",
+    )
+    running.add_argument(
         "--fresh",
         action="store_true",
         help="delete what the store holds of this request and do it again; ask for pretrained weights again, too",
@@ -87,6 +101,7 @@ def _action(options: argparse.Namespace) -> int:
         options.fresh,
         watch,
         options.cell_timeout,
+        boards_every=options.watch,
         sources=options.sources,
         executor=options.executor,
         address=options.ray_address,
@@ -168,27 +183,21 @@ class Display:
     _bars: Progress | None = None
     _overall: TaskID | None = None
     _tasks: dict[str, TaskID] = field(default_factory=dict)
-    _left: dict[str, int] = field(default_factory=dict)
-    _weights: dict[str, float] = field(default_factory=dict)
-    _shares: dict[str, float] = field(default_factory=dict)
-    _finished: int = 0
-    _failed: int = 0
+
+    @functools.cached_property
+    def _tally(self) -> Tally:
+        from robbench.execution.tally import Tally
+        from robbench.results.store import Store
+
+        return Tally.of(self.work, Store(self.plan.request.out))
 
     def __enter__(self) -> Self:
         """Say what is going to be done."""
-        from robbench.planning.cost_estimate import weights
-        from robbench.results.store import Store
-
-        store = Store(self.plan.request.out)
-        for job, cells in self.work:
-            # A job comes again for its cells that work through other models.
-            self._left[job.label] = self._left.get(job.label, 0) + len(cells)
-            self._weights[job.label], each = weights(job, cells, store)
-            self._weights |= each
+        to_do = self._tally.to_do
         total = sum(len(job.cells) for job in self.plan.jobs)
         self.console.print(
             f"{self.plan.name}: {total} cells of {len(self.plan.jobs)} model{'s' * (len(self.plan.jobs) != 1)}; "
-            f"{total - self._to_do} done, {self._to_do} to do"
+            f"{total - to_do} done, {to_do} to do"
         )
         for remark in self.plan.remarks:
             self.console.say(f"note: {remark}")
@@ -201,7 +210,7 @@ class Display:
                 TextColumn("{task.fields[state]}", markup=False),
             )
             self._bars = Progress(*columns, console=self.console, transient=True)
-            self._overall = self._bars.add_task("all cells", total=self._to_do, state="")
+            self._overall = self._bars.add_task("all cells", total=to_do, state="")
             self._bars.start()
         return self
 
@@ -212,12 +221,8 @@ class Display:
         if self._bars is not None:
             self._bars.stop()
         if self.work:
-            failed = f", {self._failed} failed" if self._failed else ""
-            self.console.print(f"{self._finished} cells in {self._elapsed()}{failed}")
-
-    @property
-    def _to_do(self) -> int:
-        return sum(len(cells) for _, cells in self.work)
+            failed = f", {self._tally.failed} failed" if self._tally.failed else ""
+            self.console.print(f"{self._tally.finished} cells in {self._elapsed()}{failed}")
 
     def _elapsed(self) -> str:
         from robbench.cli._display import duration
@@ -227,29 +232,23 @@ class Display:
     def _state(self) -> str:
         from robbench.cli._display import duration
 
-        left = "time left unknown"
-        behind = sum(self._weights[name] * share for name, share in self._shares.items())
-        if behind:
-            elapsed = time.monotonic() - self._started
-            left = f"about {duration(elapsed * (sum(self._weights.values()) / behind - 1))} left"
-        return f"{self._finished}/{self._to_do}, {self._elapsed()}, {left}"
+        seconds = self._tally.seconds_left(time.monotonic() - self._started)
+        left = "time left unknown" if seconds is None else f"about {duration(seconds)} left"
+        return f"{self._tally.finished}/{self._tally.to_do}, {self._elapsed()}, {left}"
 
     def tell(self, event: Event) -> None:
         """Show that something happened."""
         record = event.finished
-        self._count(event)
+        self._tally.count(event)
         if record is not None:
-            self._finished += 1
-            self._left[event.job] -= 1
             if record.status == "failed":
-                self._failed += 1
                 self.console.say(visible(_failure(event)))
             if self.verbose:
                 self._say_cell(event, record)
         if self._bars is None:
             self._say_progress(event)
             return
-        if record is not None and not self._left[event.job]:
+        if event.job not in self._tally.doing:
             task = self._tasks.pop(event.job, None)
             if task is not None:
                 self._bars.remove_task(task)
@@ -261,12 +260,12 @@ class Display:
             state = f"{visible(event.activity)}{count}"
             self._bars.update(task, completed=event.done, total=event.of or 1, state=state)
         assert self._overall is not None
-        self._bars.update(self._overall, completed=self._finished, state=self._state())
+        self._bars.update(self._overall, completed=self._tally.finished, state=self._state())
 
     def _say_progress(self, event: Event) -> None:
         """A line for a model that is finished, or for what is being done where none was said for a while."""
         text = event.job
-        if event.finished is None or self._left[event.job] or self.verbose:
+        if event.finished is None or self._tally.left[event.job] or self.verbose:
             if time.monotonic() < self._said + EVERY:
                 return
             count = f" {event.done}/{event.of}" if event.of else ""
@@ -282,15 +281,6 @@ class Display:
         result = f"{100 * found.value:.1f} %" if found else record.status
         self.console.say(f"[{self._state()}] {visible(f'{event.job} · {event.activity}: {result}')}")
         self._said = time.monotonic()
-
-    def _count(self, event: Event) -> None:
-        """Count what is behind, by passes: of models how far they are trained, of cells whether they are finished."""
-        if event.finished is not None:
-            self._shares[event.cell] = 1.0
-        if event.cell:
-            self._shares[event.job] = 1.0
-        elif event.of:
-            self._shares[event.job] = event.done / event.of
 
 
 def _short(label: str, width: int = 32) -> str:

@@ -57,7 +57,7 @@ def _training_loss(defense: Defense) -> str:
     model = _trainee()
     batch = _step(model)
     before = batch.images.clone()
-    with nothing_left_behind(), counted(model.backbone) as passes:
+    with nothing_left_behind(), counted(model.get_submodule("backbone")) as passes:
         loss = defense.training_loss(replace(batch, spent=passes.add))
         demand(torch.equal(defense.training_loss(_step(_trainee())), loss), "the same streams give another loss")
         check_descent(loss, model)

@@ -18,8 +18,13 @@ _WAITS = (0.01, 0.1, 0.5, 1.0)
 """Seconds between attempts to replace a file: on Windows it cannot be while somebody reads it."""
 
 
-def write_atomically(path: Path, data: bytes | str) -> None:
+def write_atomically(path: Path, data: bytes | str, flush: bool = True) -> None:
     """Write a file whole or not at all.
+
+    Args:
+        path: The file.
+        data: Its content.
+        flush: Whether it is to be whole after a power cut, too; without, what is written later must tell of damage.
 
     Raises:
         StoreError: If it cannot be written.
@@ -29,8 +34,9 @@ def write_atomically(path: Path, data: bytes | str) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         with temporary.open("wb") as file:
             file.write(data.encode() if isinstance(data, str) else data)
-            file.flush()
-            os.fsync(file.fileno())
+            if flush:
+                file.flush()
+                os.fsync(file.fileno())
         replace_file(temporary, path)
     except OSError as error:
         with contextlib.suppress(OSError):

@@ -41,7 +41,7 @@ def sealed_json(value: Mapping[str, Any], place: str) -> str:
         value: The object, without a key ``seal``.
         place: Path of the file within the store.
     """
-    plain = json.loads(dumps(value))
+    plain = json.loads(json.dumps(value, allow_nan=False))
     return dumps({**plain, SEAL: digest([place, plain])})
 
 
@@ -185,15 +185,15 @@ class SealedDirectory:
         """Write a JSON object with its seal."""
         self.put(path, sealed_json(value, self._place(path)))
 
-    def write_archive(self, path: Path, data: bytes) -> None:
-        """Write a zip archive, as of arrays, with its seal."""
-        self.put(path, sealed_archive(data, self._place(path)))
+    def write_archive(self, path: Path, data: bytes, flush: bool = True) -> None:
+        """Write a zip archive, as of arrays, with its seal; see ``write_atomically``."""
+        self.put(path, sealed_archive(data, self._place(path)), flush)
 
-    def put(self, path: Path, data: bytes | str) -> None:
-        """Write a file whose hash is recorded elsewhere."""
+    def put(self, path: Path, data: bytes | str, flush: bool = True) -> None:
+        """Write a file whose hash is recorded elsewhere; see ``write_atomically``."""
         with _changing(path):
             make_way(path)
-        write_atomically(path, data)
+        write_atomically(path, data, flush)
 
     def drop(self, path: Path) -> None:
         """Remove a file that may not be there."""

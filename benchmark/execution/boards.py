@@ -13,16 +13,18 @@ import numpy as np
 
 from robbench.core.atomic_io import file_name
 from robbench.core.errors import StoreError, unless_damaged, warn
+from robbench.core.registry import Registry
 from robbench.data.lazy_images import LazyImages
 from robbench.evaluation.audit_flags import UNRANKED
 from robbench.planning.grid import named_size, ranked_by
 from robbench.results.board_cells import BoardNames, board_cells, list_boards
+from robbench.results.board_origin import BoardOrigin
 from robbench.results.notes import INDEX
 from robbench.results.schema import BoardNote, Bound, Outcome, Record, Reference, digest
 from robbench.results.store import Store
+from robbench.results.store_index import StoreIndex
 
 if TYPE_CHECKING:
-    from robbench.core.registry import Registry
     from robbench.planning.plan import Data, Job, Plan
 
 EXHIBITED = 8
@@ -43,6 +45,7 @@ class Boards:
         unfinished: How many cells and models of a run are to be tried again: those that failed, and cells that were
             done before and lack what figures are drawn from.
         refused: Why a board could not be written, by board.
+        unchanged: The failed cells of boards that were not made again, since nothing that they show has changed.
     """
 
     files: dict[str, list[Path]]
@@ -51,10 +54,12 @@ class Boards:
     rank_by: dict[str, str]
     unfinished: int = 0
     refused: dict[str, str] = field(default_factory=dict)
+    unchanged: dict[str, tuple[Record, ...]] = field(default_factory=dict)
 
     def failed(self) -> list[Record]:
         """The records of failed cells."""
-        return [record for cells in self.cells.values() for record, _ in cells if record.status == "failed"]
+        found = [record for cells in self.cells.values() for record, _ in cells if record.status == "failed"]
+        return found + [record for records in self.unchanged.values() for record in records]
 
 
 def note_boards(plan: Plan, store: Store) -> dict[str, list[str]]:
@@ -114,13 +119,21 @@ def exhibit(data: Data, store: Store) -> str:
     return name
 
 
-def write_boards(store: Store, boards: Collection[str] | None = None, registry: Registry | None = None) -> Boards:
+def write_boards(
+    store: Store,
+    boards: Collection[str] | None = None,
+    registry: Registry | None = None,
+    again: bool = True,
+    reload: float | None = None,
+) -> Boards:
     """Make boards from records and outcomes alone; one that cannot be made keeps no other from it.
 
     Args:
         store: The store.
         boards: Their names; all that the store knows of where it is None.
         registry: The known figures; the built-in ones where it is None.
+        again: Whether to make those, too, that show what they would show now.
+        reload: Seconds after which their pages load themselves again, while a run goes on; None in the end.
 
     Raises:
         StoreError: If the list of boards cannot be written.
@@ -128,18 +141,34 @@ def write_boards(store: Store, boards: Collection[str] | None = None, registry: 
     if unless_damaged(lambda: store.board_files(INDEX), None, "it is made again") is None:
         store.forget_files()
     written = Boards({}, {}, {}, {})
+    index = StoreIndex.of(store)
+    registry = registry or Registry(installed=False)
     for board in store.board_names():
         if boards is None or board in boards:
             try:
-                _write_board(store, board, registry, written)
+                origin = BoardOrigin.now(board, index, registry, reload)
+                if again or not _is_current(store, board, origin):
+                    _write_board(store, board, registry, written, origin.digest, reload)
+                else:
+                    written.missing[board], written.unchanged[board] = origin.missing, origin.failed
             except StoreError as error:
                 written.refused[board] = str(error)
-    if written.files:
+    index.save()
+    listed = unless_damaged(lambda: store.check_files(INDEX), False, "it is made again")
+    if written.files or (written.unchanged and not listed):
         list_boards(store, list(written.files))
     return written
 
 
-def _write_board(store: Store, board: str, registry: Registry | None, written: Boards) -> None:
+def _is_current(store: Store, board: str, origin: BoardOrigin) -> bool:
+    """Whether a board's files are there, whole, and made of what it would be made of now."""
+    current = origin.digest and store.made_of(board) == origin.digest
+    return bool(current) and unless_damaged(lambda: store.check_files(board), False, "its board is made again")
+
+
+def _write_board(
+    store: Store, board: str, registry: Registry, written: Boards, made_of: str, reload: float | None
+) -> None:
     """Make one board, and put down what it is made of."""
     from robbench.leaderboards import board_data, write_files
     from robbench.leaderboards.artifact_reader import read_materials
@@ -164,6 +193,6 @@ def _write_board(store: Store, board: str, registry: Registry | None, written: B
     with store.lease("leaderboards", board):
         store.make_way(board)
         pictures = draw(folder, made, cells, materials, registry)
-        written.files[board] = write_files(folder, made, shown, cells, pictures)
-        store.note_files([board])
+        written.files[board] = write_files(folder, made, shown, cells, pictures, reload)
+        store.note_files([board], made_of)
     written.cells[board], written.rank_by[board] = cells, shown.rank_by

@@ -15,10 +15,11 @@ from robbench.planning.inputs import Finished, Inputs, finished, read_request
 from robbench.results.board_cells import renamed
 from robbench.results.schema import Training
 from robbench.results.store import Store, check_sources
+from robbench.results.store_index import StoreIndex
 
 if TYPE_CHECKING:
     from robbench.execution.boards import Boards
-    from robbench.execution.jobs import Tell
+    from robbench.execution.jobs import Progress, Tell
     from robbench.models._external.loading import External
     from robbench.planning.grid import Request
     from robbench.planning.plan import Cell, Job, Plan
@@ -44,6 +45,7 @@ def run(
     executor: str = "local",
     address: str | None = None,
     sources: Sequence[Path] = (),
+    boards_every: float | None = None,
 ) -> Boards | Finished:
     """Train, attack, score and write the boards of a request; what is in the store is not done again.
 
@@ -59,6 +61,7 @@ def run(
         executor: ``local`` for processes of this machine, ``ray`` for the machines of a ray cluster.
         address: Of that cluster; see ``robbench.execution.ray_cluster``.
         sources: Other stores, whose finished work is copied and not done again; nothing is written to them.
+        boards_every: Seconds after which boards are made again of what is finished; None for the end alone.
 
     Returns:
         The boards, or what is known of the request if it was carried out before; that needs no torch.
@@ -82,10 +85,12 @@ def run(
         return before
 
     from robbench.execution.boards import note_boards, write_boards
+    from robbench.execution.interim_boards import interim_boards
     from robbench.execution.local import CELL_TIMEOUT, run_here, run_locally
     from robbench.execution.portion import check_plan
     from robbench.execution.processes import prepare
     from robbench.execution.ray_cluster import run_on_ray
+    from robbench.execution.tally import announcing
     from robbench.planning.plan import ExternalJob
     from robbench.planning.planner import make_plan
     from robbench.results.other_stores import take_over
@@ -104,9 +109,19 @@ def run(
         boards = note_boards(plan, store)
         for taken in take_over(plan, store, sources):
             taken.tell()
-        work = remaining(plan, store)
+        index = StoreIndex.of(store)
+        work = remaining(plan, store, index)
         refresh(plan, store, {cell.key for _, cells in work for cell in cells})
-        with watch(plan, work) as tell:
+        with (
+            watch(plan, work) as show,
+            announcing(plan, work, store) as announce,
+            interim_boards(plan, boards, boards_every if work else None),
+        ):
+
+            def tell(event: Progress) -> None:
+                announce(event)
+                show(event)
+
             if here:
                 run_here(plan, work, tell)
             elif executor == "ray":
@@ -114,22 +129,23 @@ def run(
             else:
                 run_locally(plan, work, workers, tell, timeout or CELL_TIMEOUT)
         written = write_boards(store, boards, plan.registry)
-        left = sum(_left(store, job, cells) for job, cells in work)
+        left = sum(_left(store, index, job, cells) for job, cells in work)
+        index.save()
         if not left and not written.refused:
             kept = ((cell.key, cell.condition.keeps) for _, cell in plan.cells if not cell.refusal)
             store.note_request(inputs.key, plan.name, boards, {key: keeps for key, keeps in kept if keeps})
     return replace(written, unfinished=left)
 
 
-def _left(store: Store, job: Job, cells: Sequence[Cell]) -> int:
+def _left(store: Store, index: StoreIndex, job: Job, cells: Sequence[Cell]) -> int:
     """How many of a job's cells the next run is to try again; without cells, whether that is its model."""
     if cells:
-        return sum(not store.finished(cell.key, cell.condition.keeps) for cell in cells)
+        return sum(not index.has_cell(cell.key, cell.condition.keeps) for cell in cells)
     external = job.spec.external is not None
-    return 0 if external or store.has_model(job.key) or store.diverged(job.key) else 1
+    return 0 if external or index.has_model(job.key) or store.diverged(job.key) else 1
 
 
-def remaining(plan: Plan, store: Store) -> Work:
+def remaining(plan: Plan, store: Store, index: StoreIndex | None = None) -> Work:
     """The jobs that have cells to be done, and those whose weights another of them needs; largest first.
 
     Cells that work through other models stand apart from their job's other cells, and come last, with those that rest
@@ -140,15 +156,19 @@ def remaining(plan: Plan, store: Store) -> Work:
     work: Work = []
     late: Work = []
     last: Work = []
+    index = index or StoreIndex.of(store)
     by_key = {job.key: job for job in plan.jobs}
     trained: dict[str, bool | None] = {job.key: True for job in plan.jobs}
-    trained |= {
-        job.key: _answer(store.check_model, job.key, "its model is to be trained again") for job in plan.trained
-    }
-    figured = {job.key: _answer(store.check_embeddings, job.key, "it is to be made again") for job in plan.jobs}
+    figured = dict(trained)
+    own = {job.key for job in plan.trained}
+    for job in plan.jobs:
+        if not index.has_model(job.key):
+            figured[job.key] = _answer(store.check_embeddings, job.key, "it is to be made again")
+            if job.key in own:
+                trained[job.key] = _answer(store.check_model, job.key, "its model is to be trained again")
     damaged = {key for states in (trained, figured) for key, state in states.items() if state is None}
     for job in plan.jobs:
-        cells = [cell for cell in job.cells if not _finished(store, cell)]
+        cells = [cell for cell in job.cells if not _finished(index, cell)]
         feared: list[Cell] = []
         for cell in cells:
             if cost_its_process(store, cell) or {other.key for other in feared}.intersection(cell.needs):
@@ -182,9 +202,9 @@ def _answer(check: Callable[[str], bool], key: str, consequence: str) -> bool | 
     return unless_damaged(lambda: check(key), None, consequence)
 
 
-def _finished(store: Store, cell: Cell) -> bool:
+def _finished(index: StoreIndex, cell: Cell) -> bool:
     keeps = cell.condition.keeps
-    return unless_damaged(lambda: store.check_cell(cell.key, keeps), False, "its cell is to be done again")
+    return unless_damaged(lambda: index.cell(cell.key, keeps), None, "its cell is to be done again") is not None
 
 
 def forget(plan: Plan, store: Store) -> None:

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Annotated, cast
 
 from pydantic import Field
@@ -144,6 +145,10 @@ class Condition:
 
     def spec(self) -> ConditionSpec:
         """The condition as plain data."""
+        return self._spec
+
+    @cached_property
+    def _spec(self) -> ConditionSpec:
         return ConditionSpec(
             label=self.label,
             kind=self.kind,

@@ -27,6 +27,7 @@ from robbench.results.notes import INDEX
 from robbench.results.provenance import source_digest
 from robbench.results.schema import digest
 from robbench.results.store import Store
+from robbench.results.store_index import StoreIndex
 from robbench.training.recipe import Recipe
 
 
@@ -218,9 +219,10 @@ def _finished(note: Mapping[str, Any], inputs: Inputs, store: Store) -> Finished
     notes = {board: store.board(board) for board in boards}
     cells = [key for keys in boards.values() for key in keys]
     keeps: dict[str, list[str]] = note.get("keeps", {})
+    index = StoreIndex.of(store)
     whole = (
         all(note["cells"] == boards[board] for board, note in notes.items())
-        and all(store.check_cell(key, keeps.get(key, ())) for key in cells)
+        and all(index.cell(key, keeps.get(key, ())) is not None for key in cells)
         and all(map(store.check_files, [*boards, INDEX]))
     )
     if not whole:
@@ -228,9 +230,9 @@ def _finished(note: Mapping[str, Any], inputs: Inputs, store: Store) -> Finished
     # Models, images for figures and decoded images need not be there any more; but if they are, they have to be whole.
     for note in notes.values():
         for key in note["models"]:
-            store.check_model(key)
-            store.check_embeddings(key)
+            index.model(key)
         store.read_archive(store.exhibit(str(note["exhibit"])))
+    index.save()
     for found in inputs.datasets:
         check(found.files, store.root / "data")
     return Finished(str(note["grid"]), len(cells), tuple(boards))

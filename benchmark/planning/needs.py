@@ -17,7 +17,9 @@ def needed_cells(condition: Condition, before: Iterable[Cell]) -> tuple[str, ...
         condition: The condition.
         before: The row's other cells, as far as they rest on none.
     """
-    ranking = [cell for cell in before if cell.condition.ranks and not cell.refusal]
+    if not (condition.survivors or condition.union):
+        return ()
+    ranking = _ranking(before)
     if condition.survivors:
         threat = condition.stages[0].threat
         return tuple(cell.key for cell in ranking if not cell.peers and cell.condition.within(threat))
@@ -27,7 +29,7 @@ def needed_cells(condition: Condition, before: Iterable[Cell]) -> tuple[str, ...
 
 def missing_attack(condition: Condition, before: Iterable[Cell]) -> str | None:
     """Why a union cannot be had of a row, or None: a threat model in which no ranking attack can be run."""
-    ranking = [cell for cell in before if cell.condition.ranks and not cell.refusal]
+    ranking = _ranking(before) if condition.union else []
     missing = next((threat for threat in condition.union if not _within(threat, ranking)), None)
     return f"no attack that ranks in {missing.norm} {format_eps(missing.radius)} can be run" if missing else None
 
@@ -49,6 +51,10 @@ def check_unions(conditions: Sequence[Condition], dataset: str, where: str) -> N
             if wanted not in known:
                 reason = f"no attack ranks in {wanted} on {dataset}; {did_you_mean(wanted, known)}"
                 raise RequestError(f'"{condition.label}": {reason}', where)
+
+
+def _ranking(before: Iterable[Cell]) -> list[Cell]:
+    return [cell for cell in before if cell.condition.ranks and not cell.refusal]
 
 
 def _within(threat: Threat, ranking: Iterable[Cell]) -> list[str]:

@@ -245,20 +245,27 @@ class Plan:
     def remarks(self) -> list[str]:
         """What whoever asked should know before the plan is carried out."""
         found: list[str] = []
+        seen: set[tuple[int, int]] = set()
         for job in self.jobs:
             decoded = job.data.decoded
             found += [f"{job.data.choice.label}: {remark}" for remark in decoded.remarks]
             found += [f"{job.spec.label}: {note}" for note in job.notes if isinstance(job, ExternalJob)]
             values = math.prod(decoded.images.shape[1:])
             found += [doubt for defense in job.defenses for doubt in size_doubts(defense, values)]
-            found += [doubt for cell in job.cells for doubt in cell.condition.doubts(values)]
+            # The models of a data set share its conditions.
+            conditions = {(id(cell.condition), values): cell.condition for cell in job.cells}
+            found += [doubt for at in conditions if at not in seen for doubt in conditions[at].doubts(values)]
+            seen |= conditions.keys()
         return list(dict.fromkeys(found))
 
     def starts(self, job: Job) -> list[TrainedJob]:
         """The models that a job is warm-started from, the first trained first."""
-        wanted = job.start if isinstance(job, TrainedJob) else None
-        start = next((other for other in self.trained if other.key == wanted), None)
+        start = self._trained.get(job.start) if isinstance(job, TrainedJob) and job.start else None
         return [*self.starts(start), start] if start else []
+
+    @cached_property
+    def _trained(self) -> dict[str, TrainedJob]:
+        return {job.key: job for job in reversed(self.trained)}
 
     @property
     def trained(self) -> tuple[TrainedJob, ...]:

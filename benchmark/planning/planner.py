@@ -197,6 +197,7 @@ class _Resolver:
 
     def _models(self, data: Data, conditions: list[Condition], seed: int, given: Sequence[Job] = ()) -> list[Job]:
         rows: dict[str, Job] = {}
+        by_key: dict[str, str] = {}
         waiting: list[tuple[int, ModelEntry]] = []
         for position, entry in enumerate(self.grid.models):
             named = [self.grid.filled(name, self.request.dataset) for name in entry.datasets or ()]
@@ -226,25 +227,27 @@ class _Resolver:
                         raise RequestError(
                             f'key "models.{at}": a second model called "{job.spec.label}"; give it a name', self.where
                         )
-                    same = [label for label, other in rows.items() if other.key == job.key]
-                    if same:
+                    same = by_key.setdefault(job.key, job.spec.label)
+                    if same != job.spec.label:
                         raise RequestError(
-                            f'key "models.{at}": "{job.spec.label}" is the same model as "{same[0]}"', self.where
+                            f'key "models.{at}": "{job.spec.label}" is the same model as "{same}"', self.where
                         )
                     rows[job.spec.label] = job
-            waiting = [item for item in waiting if item not in ready]
-        peers = [*rows.values(), *(job for job in given if job.spec.label not in rows)]
+            begun = {at for at, _ in ready}
+            waiting = [(at, entry) for at, entry in waiting if at not in begun]
+        others = [*rows.values(), *(job for job in given if job.spec.label not in rows)]
+        peers = sorted(job.key for job in others if not job.refusal)
         return [replace(job, cells=self._cells(job, conditions, peers)) for job in rows.values()]
 
-    def _cells(self, job: Job, conditions: Sequence[Condition], jobs: Iterable[Job]) -> tuple[Cell, ...]:
-        peers = tuple(sorted(other.key for other in jobs if other.key != job.key and not other.refusal))
+    def _cells(self, job: Job, conditions: Sequence[Condition], models: Sequence[str]) -> tuple[Cell, ...]:
+        members = tuple(sorted(member.key for member in job.members))
         cells: list[Cell] = []
         for condition in sorted(conditions, key=lambda condition: condition.survivors or bool(condition.union)):
             if condition.undefended and not in_front(job):
                 continue
             if condition.models is None or job.spec.label in condition.models:
-                members = tuple(sorted(member.key for member in job.members))
-                cells.append(self._cell(job, condition, peers if condition.needs_peers else members, cells))
+                peers = tuple(key for key in models if key != job.key) if condition.needs_peers else members
+                cells.append(self._cell(job, condition, peers, cells))
         return tuple(cells)
 
     def _entry(self, at: int, entry: ModelEntry, data: Data, seed: int, rows: Mapping[str, Job]) -> Iterable[Job]:
@@ -352,7 +355,7 @@ class _Resolver:
         return tuple(choose(self.registry, "defense", part, where) for part in parts)
 
     def _cell(self, job: Job, condition: Condition, peers: tuple[str, ...], before: Sequence[Cell]) -> Cell:
-        if job.spec.external is not None:
+        if job.spec.external is not None and condition.embed:
             condition = replace(condition, embed=0)
         needs = needed_cells(condition, before)
         spec = CellSpec(

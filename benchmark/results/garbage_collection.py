@@ -12,7 +12,10 @@ from robbench.core.errors import RequestError, StoreError, did_you_mean
 from robbench.results.board_cells import list_boards
 from robbench.results.store import Store
 
-_WRITTEN = ("boards", "cells", "data", "exhibits", "labels", "leaderboards", "models", "requests", "searches", "starts")
+_WRITTEN = (
+    *("boards", "cells", "data", "exhibits", "labels", "leaderboards", "models", "requests", "running", "searches"),
+    "starts",
+)
 
 
 @dataclass(frozen=True)
@@ -152,6 +155,7 @@ def _leftovers(store: Store, noted: set[str], wanted: set[str]) -> Iterator[Path
     for name in _WRITTEN:
         yield from (path for kind in (".*.tmp", ".*.lock*") for path in (root / name).rglob(kind))
     yield from root.glob(".*.tmp")
+    yield from root.glob("running/[!.]*.json")  # of runs that were killed
     yield from (path for path in (root / "data").glob(".*") if path.is_dir())
     for path in root.glob("models/*/checkpoint.pt"):
         if path.with_name("model.json").is_file() or path.parent.name not in wanted:

@@ -90,12 +90,20 @@ class Notes(SealedDirectory):
         self.drop(self._board(board))
         shutil.rmtree(self.root / "leaderboards" / board, ignore_errors=True)
 
-    def note_files(self, boards: Sequence[str]) -> None:
-        """Note what the files of some boards are, and the list of all, so that ``check_files`` can tell."""
+    def note_files(self, boards: Sequence[str], made_of: str | None = None) -> None:
+        """Note what the files of some boards are, and the list of all, so that ``check_files`` can tell.
+
+        Args:
+            boards: Their names.
+            made_of: Hash of all that they follow from, empty where that is not known; where it is None, what was noted
+                of that stays.
+        """
         folder = self.root / "leaderboards"
         with leased(folder / ".files.lock"):
             known = self.read_new(self.root / _WRITTEN) or {}
             kept = {name: sha for name, sha in known.items() if name.partition("/")[0] not in boards}
+            origins = {f"{board}/": known.get(f"{board}/") if made_of is None else made_of for board in boards}
+            kept |= {name: origin for name, origin in origins.items() if origin}
             paths = [path for board in boards for path in (folder / board).rglob("[!.]*")] + [folder / INDEX]
             fresh = {
                 path.relative_to(folder).as_posix(): hash_of(path.read_bytes()) for path in paths if path.is_file()
@@ -105,8 +113,13 @@ class Notes(SealedDirectory):
     def board_files(self, part: str) -> dict[Path, str]:
         """The noted files of a board, or of the list of boards ``index.html``, with their hashes."""
         known = self.read_new(self.root / _WRITTEN) or {}
-        own = (name for name in known if name.partition("/")[0] == part)
+        own = (name for name in known if name.partition("/")[0] == part and not name.endswith("/"))
         return {self.root / "leaderboards" / name: known[name] for name in own}
+
+    def made_of(self, board: str) -> str | None:
+        """What ``note_files`` noted of where a board comes from, or None."""
+        origin: str | None = (self.read_new(self.root / _WRITTEN) or {}).get(f"{board}/")
+        return origin
 
     def make_way(self, part: str) -> None:
         """Rename directories that lie where a board's files belong, or the list of boards, as their names show."""

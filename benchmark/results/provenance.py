@@ -8,6 +8,7 @@ import os
 import platform
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,10 +27,10 @@ LIBRARIES = (
 )
 
 
-def versions() -> dict[str, str]:
-    """Versions of Python and of the libraries that results depend on."""
+def versions(libraries: Sequence[str] = LIBRARIES) -> dict[str, str]:
+    """Versions of Python and of some libraries, those that results depend on where none are named."""
     found = {"python": platform.python_version()}
-    for name in LIBRARIES:
+    for name in libraries:
         try:
             found[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:

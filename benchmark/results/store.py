@@ -1,7 +1,8 @@
 """Where results live: a directory of trained models and cells, addressed by key. Needs no torch.
 
-Every file is written to a temporary name, flushed to disk and renamed; the file that says that an entry is complete
-(``model.json``, ``record.json``) comes last. A reader sees a whole entry or none.
+Every file is written to a temporary name and renamed; the file that says that an entry is complete (``model.json``,
+``record.json``) comes last. A reader sees a whole entry or none. What took long is flushed to disk, and so are records;
+what a power cut takes of a cell's other files shows by their hashes.
 
 Every file is verified when it is read: JSON and archives by their seals, the others by a hash in sealed JSON. What is
 damaged is not there for a run, which makes it again; for everybody else it is an error that names the file.
@@ -228,9 +229,9 @@ class Store(Notes):
                 self.drop_damaged(folder / name) if name != IMAGES else self.drop(folder / name)
             data = outcome.to_bytes()
             record = record.model_copy(update={"outcome_sha256": hash_of(data)})
-            self.put(folder / OUTCOME, data)
+            self.put(folder / OUTCOME, data, flush=False)
         for name, content in (extras or {}).items():
-            self.write_archive(folder / name, content)
+            self.write_archive(folder / name, content, flush=False)
         self.write(folder / RECORD, record.model_dump(mode="json"))
         return record
 

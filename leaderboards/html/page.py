@@ -49,7 +49,12 @@ ARCHIVE = {"records.jsonl": "all records", "outcomes.npz": "predictions, image b
 
 
 def page(
-    board: Board, note: BoardNote, cells: Sequence[CellResult], directory: Path, pictures: Sequence[Picture]
+    board: Board,
+    note: BoardNote,
+    cells: Sequence[CellResult],
+    directory: Path,
+    pictures: Sequence[Picture],
+    reload: float | None = None,
 ) -> str:
     """A board as a single HTML file, with its records and figures inside.
 
@@ -59,6 +64,7 @@ def page(
         cells: Records with their outcomes, those that the board was made of.
         directory: Where the board's files lie.
         pictures: Figures to embed, by their files under ``figures``.
+        reload: Seconds after which it loads itself again, while a run goes on.
 
     Raises:
         StoreError: If a figure cannot be read.
@@ -71,6 +77,7 @@ def page(
     return render(
         "page.html.jinja",
         board=board,
+        reload=reload,
         title=board.heading,
         note=note,
         findings=findings(board),

@@ -126,7 +126,27 @@ def matrices(board: Board, row: Row) -> Iterator[Sheet]:
             yield Sheet(label, (*words("true ↓ predicted →"), *numbers(*names)), lines)
 
 
+def confusions(board: Board, row: Row) -> Iterator[Sheet]:
+    """Of many classes those that the row confuses most often, clean and under that attack."""
+    names = board.dataset.class_names
+    for label in dict.fromkeys((board.clean_label, row.hardest)):
+        if label is not None and (found := row.cells[label].confused):
+            evidence = single(row, label)
+            lines = tuple(
+                SheetLine(
+                    (
+                        *(TableCell(names[at]) for at in (true, predicted)),
+                        TableCell.count(count, evidence),
+                        TableCell.percentage(count / support, evidence),
+                    )
+                )
+                for true, predicted, count, support in found
+            )
+            headings = (*words("True class", "Predicted as"), *numbers("Images", "Share of the class"))
+            yield Sheet(label, headings, lines)
+
+
 def predictions(board: Board, row: Row) -> list[Sheet]:
-    """The row's report and its confusion matrices."""
+    """The row's report and its confusion matrices; of many classes what it confuses most often."""
     found = report(board, row)
-    return [*([found] if found else []), *matrices(board, row)]
+    return [*([found] if found else []), *matrices(board, row), *confusions(board, row)]

@@ -58,11 +58,11 @@ def results(store: Path) -> dict[str, object]:
     """Everything that a store holds but times."""
     found: dict[str, object] = {}
     for name, data in files(store).items():
-        if name.startswith(("data/", "requests/")) or name.endswith("timings.csv"):
+        if name.startswith(("data/", "requests/")) or name == "index.json" or name.endswith("timings.csv"):
             continue
         if name.endswith(".json") and not name.startswith("leaderboards/"):
             content = json.loads(data)
-            varying = {key for key in content if key in ("timings", "seal") or key.endswith("timings.csv")}
+            varying = {key for key in content if key in ("timings", "seal") or key.endswith(("timings.csv", "/"))}
             content = {key: value for key, value in content.items() if key not in varying}
             content.get("provenance", {}).pop("commit", None)  # the checkout may be edited while the tests run
             found[name] = content

@@ -9,10 +9,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tiny
+from board_cells import A_MODEL, CLEAN, cell, dataset
+from board_cells import outcome as made_up
 
 from robbench.core.registry import Registry
-from robbench.leaderboards import write_board
+from robbench.leaderboards import board_data, write_board
 from robbench.leaderboards.archive import read_archive, write_archive
+from robbench.leaderboards.tables.classes import predictions
 from robbench.results.schema import MANY_CLASSES, BoardNote, CellResult
 from robbench.results.verification import verify
 
@@ -44,6 +47,7 @@ def test_a_board_of_so_many_classes_is_whole_and_small(classes: int, tmp_path: P
     assert sizes["README.md"] < 40_000
     page = (tmp_path / "board" / "index.html").read_text(encoding="utf-8")
     assert ("Of " in page and "per_class.csv holds all" in page) == (classes > MANY_CLASSES)
+    assert ("Most frequent confusions" in page) == (classes > MANY_CLASSES)
     per_class = (tmp_path / "board" / "per_class.csv").read_text(encoding="utf-8")
     assert all(f"thing {number}," in per_class for number in range(classes))
     for record, outcome in cells:
@@ -66,3 +70,17 @@ def test_matrices_of_many_classes_that_an_earlier_version_kept_are_verified(tmp_
     np.add.at(counts, (outcome.labels, outcome.final), 1)
     kept = record.model_copy(update={"confusion": tuple(map(tuple, counts.tolist()))})
     verify([(kept, outcome), *cells[1:]], Registry(installed=False), str)
+
+
+def test_of_many_classes_the_most_frequent_confusions_are_shown() -> None:
+    labels = np.repeat(np.arange(60), 5)
+    final = labels.copy()
+    final[0:4], final[5:8], final[10] = 7, 59, 3
+    names = [f"thing {number}" for number in range(60)]
+    found = made_up("clean", labels, final, k=60)
+    made = board_data("", "grid", [cell(A_MODEL, CLEAN, found, data=dataset(names))])
+    (row,) = made.rows
+    assert row.cells["clean"].confused == ((0, 7, 4, 5), (1, 59, 3, 5), (2, 3, 1, 5))
+    (sheet,) = predictions(made, row)
+    assert [line.cells[1].text for line in sheet.lines] == ["thing 7", "thing 59", "thing 3"]
+    assert [line.cells[3].text for line in sheet.lines] == ["80.0", "60.0", "20.0"]

@@ -124,15 +124,15 @@ def test_a_crash_between_writing_and_renaming_leaves_no_entry(
 
 
 def test_the_record_is_written_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, a_record: Record) -> None:
-    order: list[str] = []
+    order: list[tuple[str, bool]] = []
 
-    def noting(path: Path, data: bytes | str) -> None:
-        order.append(path.name)
-        write_atomically(path, data)
+    def noting(path: Path, data: bytes | str, flush: bool = True) -> None:
+        order.append((path.name, flush))
+        write_atomically(path, data, flush)
 
     monkeypatch.setattr(sealed, "write_atomically", noting)
     Store(tmp_path).write_cell(a_record, outcome(), {"examples.npz": EXAMPLES})
-    assert order == ["outcome.npz", "examples.npz", "record.json"]
+    assert order == [("outcome.npz", False), ("examples.npz", False), ("record.json", True)]
 
 
 # --- outcomes and records

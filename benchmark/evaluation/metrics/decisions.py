@@ -18,12 +18,8 @@ from robbench.results.schema import Ints, Measure, Outcome
 
 def confusion(labels: Ints, predictions: Ints, num_classes: int) -> Ints:
     """Counts by true class (rows) and prediction (columns), shape ``(K, K)``."""
-    from sklearn.metrics import confusion_matrix
-
-    if num_classes < 2 or not len(labels):
-        return np.full((num_classes, num_classes), len(labels), dtype=np.int64)
-    counts: Ints = confusion_matrix(labels, predictions, labels=np.arange(num_classes))
-    return counts
+    counts: Ints = np.bincount(labels * num_classes + predictions, minlength=num_classes**2)
+    return counts.reshape(num_classes, num_classes)
 
 
 def classification(labels: Ints, predictions: Ints, num_classes: int) -> dict[str, Measure]:
@@ -34,14 +30,12 @@ def classification(labels: Ints, predictions: Ints, num_classes: int) -> dict[st
     a class that is never predicted is 0 by convention, without an interval. F1 has no interval here; boards give one to
     its macro average, see ``robbench.evaluation.macro_f1``.
     """
-    from sklearn.metrics import f1_score
-
     n = len(labels)
     if n == 0:
         return {}
     table = confusion(labels, predictions, num_classes)
     hits, support, predicted = table.diagonal(), table.sum(axis=1), table.sum(axis=0)
-    scores = f1_score(labels, predictions, labels=np.arange(num_classes), average=None, zero_division=0.0)
+    scores = 2 * hits / np.maximum(support + predicted, 1)
     recall = [wilson(int(hit), int(count)) for hit, count in zip(hits, support, strict=True)]
     precision = [
         wilson(int(hit), int(count)) if count else Measure(0.0) for hit, count in zip(hits, predicted, strict=True)
