@@ -131,7 +131,7 @@ class ReadyAttack:
                 made = self.choice.component.perturb(batch, part.images.clone(), part.labels, threat, streams[index])
                 return check_images(part.images, made, threat)
 
-            parts = [*in_batches(samples, size, attacked, every)]
+            parts: list[Tensor] = list(in_batches(samples, size, attacked, every))
         changed = torch.cat(parts) if parts else clean.clone()
         back = changed.to(given.device)
         return back if isinstance(images, Tensor) else back.numpy()
