@@ -118,25 +118,23 @@ class ReadyAttack:
         device = _device(model, given)
         clean = to_float(given, device, given.dtype if given.is_floating_point() else torch.float32)
         samples = Samples(clean, classes.to(device, torch.int64), numbers.to(device))
+        every = torch.arange(len(clean), device=device)
+        size = fitting(attack_batch(samples.image_shape), samples.image_shape, device.type)
         with settings_kept(), seeded(digest64("attack", seed)), torch.enable_grad(), _at_rest(model):
             classifier = _classifier(model, clean, num_classes)
             self._suits(classifier, clean, classes, threat)
             streams = Streams.of(numbers.to(device), seed, self.choice.name, 0, 0)
-            changed = self._changed(classifier, samples, threat, streams)
+
+            def attacked(index: Tensor, part: Samples) -> Tensor:
+                batch = classifier.subset(index)
+                batch = batch if targeted else accepting(batch, part.labels)
+                made = self.choice.component.perturb(batch, part.images.clone(), part.labels, threat, streams[index])
+                return check_images(part.images, made, threat)
+
+            parts: list[Tensor] = list(in_batches(samples, size, attacked, every))
+        changed = torch.cat(parts) if parts else clean.clone()
         back = changed.to(given.device)
         return back if isinstance(images, Tensor) else back.numpy()
-
-    def _changed(self, model: Classifier, samples: Samples, threat: Threat, streams: Streams) -> Tensor:
-        def attacked(index: Tensor, part: Samples) -> Tensor:
-            batch = model.subset(index)
-            batch = batch if threat.targeted else accepting(batch, part.labels)
-            made = self.choice.component.perturb(batch, part.images.clone(), part.labels, threat, streams[index])
-            return check_images(part.images, made, threat)
-
-        every = torch.arange(len(samples), device=samples.images.device)
-        size = fitting(attack_batch(samples.image_shape), samples.image_shape, samples.images.device.type)
-        parts = [*in_batches(samples, size, attacked, every)]
-        return torch.cat(parts) if parts else samples.images.clone()
 
     def _threat(self, eps: float | str | None, norm: str | None, targeted: bool) -> Threat:
         component, name = self.choice.component, self.choice.label
