@@ -22,6 +22,7 @@ from robbench.results import other_stores
 from robbench.results.other_stores import Taken, take_over
 from robbench.results.schema import Record, dumps
 from robbench.results.store import Store, check_sources
+from robbench.results.store_index import StoreIndex
 
 MODELS = ["name = 'a'", "name = 'b'\nstart = 'a'\ndefense = 'fgm'"]
 CONDITIONS = ["clean", "fgsm@linf:ref", "fgsm@l2:ref", "union@linf:ref|l2:ref"]
@@ -54,7 +55,7 @@ def plan(made: Plan, tmp_path: Path) -> Plan:
 
 
 def taken(plan: Plan, *sources: Store) -> list[Taken]:
-    return take_over(plan, Store(plan.request.out), [source.root for source in sources])
+    return take_over(plan, StoreIndex.of(Store(plan.request.out)), [source.root for source in sources])
 
 
 def cell(plan: Plan, row: str, condition: str) -> str:
