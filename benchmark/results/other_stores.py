@@ -128,7 +128,7 @@ class _Taking:
             cells = [cell for cell in cells if self._copied_cell(cell)]
             names = (WEIGHTS, HISTORY, EMBEDDINGS, MODEL, DIVERGED)
             model = model and self._copied("models", job.key, names, partial(self._is_trained, job.key))
-            reason = self._other_predictions(job, cells)
+            reason = self._other_predictions(job, cells) or self._to_train(job, cells, model)
         if reason:
             self.apart.add(job.key)
             if model or cells:
@@ -219,6 +219,16 @@ class _Taking:
                     return "its model predicts differently there"
                 known.add(record, outcome)
         return ""
+
+    def _to_train(self, job: Job, cells: Sequence[Cell], model: bool) -> str:
+        there = model or self.index.has_model(job.key) or self.store.diverged(job.key)
+        if there or not cells or not isinstance(job, TrainedJob):
+            return ""
+        done = {cell.key for cell in cells} | {cell.key for cell in job.cells if cell.refusal}
+        left = (cell for cell in job.cells if cell.key not in done)
+        if all(self.index.has_cell(cell.key, cell.condition.keeps) for cell in left):
+            return ""
+        return "its model is not there, and must be trained for what is left to do"
 
     def _fits(self, cell: Cell) -> bool:
         """Whether all that a cell rests on is here what it is there, and its own outcome, where there is one."""

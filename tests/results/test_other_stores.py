@@ -154,6 +154,16 @@ def test_a_damaged_model_is_left_and_cells_of_it_are_taken(name: str, plan: Plan
     assert (found.cells, found.models, len(found.skipped)) == (CELLS, TRAINED - 1, 1)
 
 
+def test_cells_of_a_model_that_has_to_be_trained_here_are_left(plan: Plan, theirs: Store) -> None:
+    """Two trainings of one recipe on two machines are two models."""
+    flip(theirs.model_dir(key(plan, "a")) / "weights.safetensors")
+    theirs.remove("cells", cell(plan, "a", "fgsm@l2"))
+    (found,) = taken(plan, theirs)
+    assert (found.cells, found.models) == (0, 0)
+    assert "must be trained for what is left to do" in found.skipped[1]
+    assert "it starts from a model that was trained otherwise" in found.skipped[2]
+
+
 def test_a_record_that_was_put_under_another_key_is_left(plan: Plan, theirs: Store) -> None:
     """With seals as they should be: whoever can write there can make some."""
     one, other = cell(plan, "a", "fgsm@l2"), cell(plan, "a", "fgsm@0")
