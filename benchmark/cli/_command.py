@@ -189,7 +189,12 @@ def add_request(parser: argparse.ArgumentParser) -> None:
 
 def add_device(group: argparse._ActionsContainer) -> None:
     """Add ``--device`` and ``--deterministic``."""
-    group.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="(default: auto)")
+    group.add_argument(
+        "--device",
+        default="auto",
+        metavar="DEVICE",
+        help="auto, cpu, cuda, or cuda:0,cuda:1 for a worker process on each (default: auto)",
+    )
     group.add_argument(
         "--deterministic",
         action="store_true",

@@ -12,7 +12,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 from robbench.cli import _command
-from robbench.core.errors import warn
+from robbench.core.errors import RequestError, warn
 from robbench.core.safe_text import visible
 
 if TYPE_CHECKING:
@@ -37,6 +37,18 @@ def _options(parser: argparse.ArgumentParser) -> None:
     running = parser.add_argument_group("how")
     running.add_argument(
         "--workers", type=_command.positive, metavar="N", help="worker processes (default: one per core, up to 4)"
+    )
+    running.add_argument(
+        "--executor",
+        choices=("local", "ray"),
+        default="local",
+        help="where it is done: in processes of this machine, or on those of a ray cluster, with the extra ray "
+        "(default: local)",
+    )
+    running.add_argument(
+        "--ray-address",
+        metavar="ADDRESS",
+        help="of the cluster, as HOST:6379 (default: that of $RAY_ADDRESS or of this machine, or else a new one)",
     )
     running.add_argument(
         "--cell-timeout",
@@ -81,6 +93,8 @@ def _action(options: argparse.Namespace) -> int:
     from robbench.planning.inputs import Finished
 
     watch = functools.partial(watched, quiet=options.quiet, verbose=options.verbose)
+    if options.ray_address and options.executor != "ray":
+        raise RequestError("it says where --executor ray is to connect to; add that, or leave it out", "--ray-address")
     done = run(
         _command.request(options),
         options.workers,
@@ -89,6 +103,8 @@ def _action(options: argparse.Namespace) -> int:
         options.cell_timeout,
         boards_every=options.watch,
         sources=options.sources,
+        executor=options.executor,
+        address=options.ray_address,
     )
     if isinstance(done, Finished):
         if not options.quiet:

@@ -43,10 +43,11 @@ class Mapped:
             for name, value in vars(self).items()
             if isinstance(value, np.memmap) and isinstance(value.base, mmap.mmap)
         }
-        return _unpickled, (type(self), {**vars(self), **dict.fromkeys(mapped)}, mapped)
+        return unpickled, (type(self), {**vars(self), **dict.fromkeys(mapped)}, mapped)
 
 
-def _unpickled(kind: Callable[..., T], fields: dict[str, Any], mapped: dict[str, str]) -> T:
+def unpickled(kind: Callable[..., T], fields: dict[str, Any], mapped: dict[str, str]) -> T:
+    """What was pickled with some of its arrays mapped from files."""
     arrays = {name: np.load(file, mmap_mode="r", allow_pickle=False) for name, file in mapped.items()}
     return kind(**{**fields, **arrays})
 

@@ -95,8 +95,14 @@ class Subject:
     device: str = "cpu"
 
     @classmethod
-    def of(cls, model: Classifier, samples: StoredSamples, **rest: Any) -> Subject:
+    def of(cls, model: Classifier, samples: StoredSamples, clean: Tensor | None = None, **rest: Any) -> Subject:
         """A subject with its clean predictions.
+
+        Args:
+            model: The model.
+            samples: The test images.
+            clean: The predictions, where they are known and the model was checked.
+            **rest: The other attributes.
 
         Raises:
             Breach: If the model does not predict one of the data's classes for each image, what it answers to other
@@ -104,17 +110,19 @@ class Subject:
         """
         check_classes(model, rest["num_classes"])
         put_under_test(model)
+        if clean is not None:
+            return cls(model, samples, clean, **rest)
         device = rest.get("device", "cpu")
 
         def predicted(index: Tensor, batch: Samples) -> Tensor:
             return judged(model, to_float(batch.images, device), batch.labels.to(device)).predicted.cpu()
 
         with settings_kept(), seeded(digest64("clean", rest["seed"])):
-            clean = [*in_batches(samples, fitting(JUDGING_BATCH, samples.image_shape), predicted)]
+            found = [*in_batches(samples, fitting(JUDGING_BATCH, samples.image_shape, device), predicted)]
             if len(samples):
                 some = loaded(samples[torch.arange(min(ANSWERED, len(samples)))])
                 check_answers(model, to_float(some.images, device))
-        return cls(model, samples, torch.cat(clean) if clean else samples.labels, **rest)
+        return cls(model, samples, torch.cat(found) if found else samples.labels, **rest)
 
     @property
     def right(self) -> Tensor:

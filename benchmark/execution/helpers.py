@@ -10,41 +10,10 @@ from multiprocessing.reduction import recv_handle
 from typing import Literal
 
 from robbench.execution.plugin_process import Lost, PluginFailure, RemoteAttacker, with_foreign_metrics
-from robbench.execution.portion import Portion, attack_sources
+from robbench.execution.portion import attack_sources
+from robbench.execution.tasks import Task
 from robbench.planning.plan import Cell
 from robbench.results.schema import Outcome, Record
-
-
-@dataclass(frozen=True)
-class Facts:
-    """What workers are told of the run.
-
-    Attributes:
-        plugins: Labels of all plugins, for records.
-        metrics: Digest of all metrics.
-        foreign_metrics: Whether plugins have metrics.
-    """
-
-    plugins: tuple[str, ...]
-    metrics: str
-    foreign_metrics: bool
-
-
-@dataclass(frozen=True)
-class Task:
-    """What a worker is handed.
-
-    Attributes:
-        portion: The part of the plan.
-        cells: Keys of the cells to do.
-        loaded: Hashes of the plugins that are loaded where it is judged.
-        facts: What is true of the whole run.
-    """
-
-    portion: Portion
-    cells: tuple[str, ...]
-    loaded: frozenset[str]
-    facts: Facts
 
 
 @dataclass(frozen=True)

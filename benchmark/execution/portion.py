@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import functools
+import io
 import pickle
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 
@@ -15,7 +19,9 @@ from robbench.core.contracts import Classifier
 from robbench.core.errors import RequestError, StoreError
 from robbench.core.registry import Registry, installed_source
 from robbench.core.sample_rng import Streams
+from robbench.core.sealed import hash_of
 from robbench.core.threat_model import Threat
+from robbench.data.lazy_images import unpickled
 from robbench.planning.plan import Cell, Job, Plan
 
 
@@ -60,11 +66,22 @@ class Portion:
         files: The plugin files that its components come from, each with the hash of its source.
         modules: The modules of installed plugins that they come from, each with the hash of its source.
         packed: The pickled part, whose first job is the one to work on.
+        moves: The store where it was packed, and where its files lie here; None where that is the same.
     """
 
     files: tuple[tuple[Path, str], ...]
     modules: tuple[tuple[str, str], ...]
     packed: bytes
+    moves: tuple[Path, Path] | None = None
+
+    def moved(self, before: Path, after: Path) -> Portion:
+        """The same where the files of the store lie elsewhere: their directory where it was packed, and here."""
+        return replace(self, moves=(before, after))
+
+    @cached_property
+    def digest(self) -> str:
+        """Identifies its content."""
+        return hash_of(repr((self.files, self.modules)).encode() + self.packed)
 
     def open(self) -> Plan:
         """Load the plugin files, and no other plugin, and unpack the part.
@@ -78,7 +95,7 @@ class Portion:
             for module, source in self.modules:
                 if installed_source(module) != source:
                     raise ImportError(f"{module} was edited")
-            plan: Plan = pickle.loads(self.packed)
+            plan: Plan = _Unpickler(io.BytesIO(self.packed), self.moves).load()
         except OSError as error:
             raise StoreError(
                 f"{error.filename or error} was moved or removed while the run was going on; run again with where it is"
@@ -86,7 +103,30 @@ class Portion:
         except (RequestError, ImportError, AttributeError) as error:
             what = "a plugin or data set was changed while the run was going on; run again"
             raise StoreError(f"{what} ({error})") from error
-        return plan
+        return replace(plan, request=replace(plan.request, out=self.moves[1])) if self.moves else plan
+
+
+class _Unpickler(pickle.Unpickler):
+    """Maps arrays from where the files of the store lie here."""
+
+    def __init__(self, file: io.BytesIO, moves: tuple[Path, Path] | None) -> None:
+        super().__init__(file)
+        self.moves = moves
+
+    def find_class(self, module: str, name: str) -> Any:
+        """A function or class by its name."""
+        found = super().find_class(module, name)
+        return functools.partial(_mapped, found, self.moves) if self.moves and found is unpickled else found
+
+
+def _mapped(make: Callable[..., Any], moves: tuple[Path, Path], *given: Any) -> Any:
+    *rest, files = given
+    before, after = moves
+    here = {
+        name: str(after / Path(file).relative_to(before)) if Path(file).is_relative_to(before) else file
+        for name, file in files.items()
+    }
+    return make(*rest, here)
 
 
 def portion_to_judge(plan: Plan, job: Job, cells: Sequence[Cell]) -> Portion:

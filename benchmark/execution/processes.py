@@ -23,6 +23,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from robbench.core.device import visible_to
 from robbench.core.errors import StoreError, plain_warnings
 from robbench.core.extras import posix_module
 
@@ -71,7 +72,9 @@ class Child:
     apart: bool
 
     @classmethod
-    def start(cls, target: Callable[..., None], *arguments: Any, device: str, apart: bool) -> Child:
+    def start(
+        cls, target: Callable[..., None], *arguments: Any, device: str, apart: bool, number: int | None = None
+    ) -> Child:
         """Start a process that calls ``target`` with its end of the pipe and the arguments.
 
         Args:
@@ -79,12 +82,13 @@ class Child:
             *arguments: What it is called with.
             device: Device type that it computes on.
             apart: Whether it runs code of plugins.
+            number: The only CUDA device that it sees; None for all.
 
         Raises:
             StoreError: If the system starts no process.
         """
         ours, theirs = multiprocessing.Pipe()
-        given = (target, theirs, arguments, device, apart, dict(os.environ))
+        given = (target, theirs, arguments, device, apart, {**os.environ, **visible_to(number)})
         with theirs, _no_main_module():
             for wait in _WAITS:
                 time.sleep(wait)

@@ -9,7 +9,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
-from robbench.core.errors import Damaged, RequestError, unless_damaged
+from robbench.core.errors import RequestError, unless_damaged
+from robbench.core.extras import require
 from robbench.planning.inputs import Finished, Inputs, finished, read_request
 from robbench.results.board_cells import renamed
 from robbench.results.schema import Training
@@ -41,6 +42,8 @@ def run(
     timeout: float | None = None,
     live: Mapping[str, External] | None = None,
     check: Callable[[Plan], None] = lambda plan: None,
+    executor: str = "local",
+    address: str | None = None,
     sources: Sequence[Path] = (),
     boards_every: float | None = None,
 ) -> Boards | Finished:
@@ -55,6 +58,8 @@ def run(
         live: Models that were loaded already, by the ``source`` that the grid names them by. Those that were handed
             over, whose source is empty, are evaluated in this process.
         check: Called with the plan before anything is done; refuses it by raising ``RequestError``.
+        executor: ``local`` for processes of this machine, ``ray`` for the machines of a ray cluster.
+        address: Of that cluster; see ``robbench.execution.ray_cluster``.
         sources: Other stores, whose finished work is copied and not done again; nothing is written to them.
         boards_every: Seconds after which boards are made again of what is finished; None for the end alone.
 
@@ -69,6 +74,8 @@ def run(
     inputs = asked if isinstance(asked, Inputs) else read_request(asked.absolute())
     store = Store(inputs.request.out)
     store.check()
+    if executor == "ray":
+        require("ray", "ray", "--executor ray")
     sources = [place.absolute() for place in sources]
     if sources and fresh:
         raise RequestError("--fresh does everything again, and --store-from takes over what is done; leave one out")
@@ -82,6 +89,7 @@ def run(
     from robbench.execution.local import CELL_TIMEOUT, run_here, run_locally
     from robbench.execution.portion import check_plan
     from robbench.execution.processes import prepare
+    from robbench.execution.ray_cluster import run_on_ray
     from robbench.execution.tally import announcing
     from robbench.planning.plan import ExternalJob
     from robbench.planning.planner import make_plan
@@ -116,6 +124,8 @@ def run(
 
             if here:
                 run_here(plan, work, tell)
+            elif executor == "ray":
+                run_on_ray(plan, work, workers, tell, timeout or CELL_TIMEOUT, address)
             else:
                 run_locally(plan, work, workers, tell, timeout or CELL_TIMEOUT)
         written = write_boards(store, boards, plan.registry)
@@ -141,6 +151,8 @@ def remaining(plan: Plan, store: Store, index: StoreIndex | None = None) -> Work
     Cells that work through other models stand apart from their job's other cells, and come last, with those that rest
     on them; after them, those that cost their process when they were last tried. What is damaged is to be done again.
     """
+    from robbench.execution.jobs import cost_its_process
+
     work: Work = []
     late: Work = []
     last: Work = []
@@ -159,7 +171,7 @@ def remaining(plan: Plan, store: Store, index: StoreIndex | None = None) -> Work
         cells = [cell for cell in job.cells if not _finished(index, cell)]
         feared: list[Cell] = []
         for cell in cells:
-            if _lethal(store, cell) or {other.key for other in feared}.intersection(cell.needs):
+            if cost_its_process(store, cell) or {other.key for other in feared}.intersection(cell.needs):
                 feared.append(cell)
         cells = [cell for cell in cells if cell not in feared]
         through_peers = {cell.key for cell in cells if cell.peers}
@@ -193,14 +205,6 @@ def _answer(check: Callable[[str], bool], key: str, consequence: str) -> bool | 
 def _finished(index: StoreIndex, cell: Cell) -> bool:
     keeps = cell.condition.keeps
     return unless_damaged(lambda: index.cell(cell.key, keeps), None, "its cell is to be done again") is not None
-
-
-def _lethal(store: Store, cell: Cell) -> bool:
-    from robbench.execution.jobs import lethal
-
-    with contextlib.suppress(Damaged):
-        return lethal(store.record(cell.key))
-    return False
 
 
 def forget(plan: Plan, store: Store) -> None:

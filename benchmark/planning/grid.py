@@ -12,6 +12,7 @@ from typing import Annotated, Any, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from robbench.core.component import number
+from robbench.core.device import named_devices
 from robbench.core.errors import RequestError, did_you_mean
 from robbench.core.safe_text import file_text
 from robbench.core.threat_model import LP_NORMS, Norm, asked_threat, size_name
@@ -20,7 +21,6 @@ from robbench.models._external.request import ExternalRequest
 from robbench.results.schema import Bound, Reference
 
 Sweep = str | dict[str, Any] | list[str | dict[str, Any]]
-DEVICES = ("auto", "cpu", "cuda")
 Seed = Annotated[int, Field(ge=0, lt=2**31)]
 
 
@@ -40,7 +40,7 @@ class Request:
         data_dir: Where data lies.
         limit: Largest number of test images per condition.
         seeds: Seeds in place of the grid's.
-        device: ``cpu``, ``cuda``, or ``auto`` for CUDA where there is any.
+        device: ``cpu``, ``cuda``, ``cuda:0,cuda:1`` for some of several, or ``auto`` for CUDA where there is any.
         precision: ``float32``, or ``bfloat16``, for training; attacks and predictions are always in float32.
         deterministic: Whether to let only deterministic algorithms run, which costs speed on a GPU. Recorded with
             results, part of no key; what the store holds is not done again.
@@ -72,8 +72,7 @@ class Request:
         """
         if self.limit is not None and self.limit < 1:
             raise RequestError(f"{self.limit} images per condition are none; write 1 or more", "limit")
-        if self.device not in DEVICES:
-            raise RequestError(f'there is no device "{self.device}"; {did_you_mean(self.device, DEVICES)}', "device")
+        named_devices(self.device)
 
     def absolute(self) -> Request:
         """The same request, whatever becomes of the working directory; paths may be texts, and tuples lists."""

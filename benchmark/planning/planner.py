@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from robbench.core.contracts import Architecture, Balancer, Defense
+from robbench.core.device import named_devices
 from robbench.core.errors import RequestError, did_you_mean, unless_damaged
 from robbench.core.registry import Kind, Registry
 from robbench.data.cache import decode
@@ -111,13 +112,17 @@ def read_data(found: FoundDataset, out: Path) -> Data:
 
 
 def _device(wanted: str) -> str:
-    if wanted == "cpu":
+    kind, numbers = named_devices(wanted)
+    if kind == "cpu":
         return "cpu"
     import torch
 
     if torch.cuda.is_available():
+        count = torch.cuda.device_count()
+        if numbers and max(numbers) >= count:
+            raise RequestError(f"there is no cuda:{max(numbers)} here, only cuda:0 to cuda:{count - 1}", "--device")
         return "cuda"
-    if wanted == "cuda":
+    if kind == "cuda":
         raise RequestError("there is no CUDA device here; leave it out or say cpu", "--device")
     return "cpu"
 

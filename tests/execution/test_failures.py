@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import shutil
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ from robbench.execution.jobs import Progress, carry_out
 from robbench.execution.runner import remaining
 from robbench.planning.plan import Plan
 from robbench.results.schema import Record
-from robbench.results.store import EMBEDDINGS, EXAMPLES, IMAGES, OUTCOME, RECORD, Store
+from robbench.results.store import EMBEDDINGS, EXAMPLES, IMAGES, OUTCOME, Store
 from robbench.training import trainer
 
 pytestmark = pytest.mark.usefixtures("one_core")
@@ -130,35 +129,3 @@ def test_a_model_that_fails_costs_only_the_cells_that_rest_on_it(
     assert "it works through a model that could not be trained" in (found[row, "transfer@0.1"].reason or "")
     monkeypatch.undo()
     assert {record.status for record in do(plan).values()} == {"done"}
-
-
-def test_a_worker_that_dies_leaves_the_cells_of_others_alone(tmp_path: Path) -> None:
-    """Neither a damaged record nor another run that holds the cell stops the run."""
-    plan = tiny.make(tmp_path, conditions=["clean", "fgsm@ref"], recipe="epochs = 1", limit=20)
-    do(plan)
-    store = Store(plan.request.out)
-    (job,) = plan.jobs
-    clean, fgsm = job.cells
-    kept = store.record(fgsm.key)
-    flip(store.cell_dir(clean.key) / RECORD)
-    run = local._Run.of(plan, [(job, job.cells)], 1, lambda event: None, 60)
-
-    class Dead:
-        apart = False
-
-        def end(self) -> None:
-            pass
-
-    worker: Any = local._Worker(Dead(), job, [clean, fgsm])  # type: ignore[arg-type]
-    with contextlib.ExitStack() as stack:
-        run.pool.append(worker)
-        run._bury(worker, "crash: gone")
-        assert store.record(clean.key) is not None
-        assert store.record(clean.key).status == "failed"  # type: ignore[union-attr]
-        assert store.record(fgsm.key) == kept
-        stack.enter_context(store.lease("cells", clean.key))
-        before = (store.cell_dir(clean.key) / RECORD).read_bytes()
-        worker.job, worker.left = job, [clean]
-        run.pool.append(worker)
-        run._bury(worker, "crash: once more")
-        assert (store.cell_dir(clean.key) / RECORD).read_bytes() == before, "somebody else is at it"

@@ -287,7 +287,7 @@ def test_processes_start_though_the_one_that_they_are_forked_from_was_killed() -
     processes.prepare()
     for _ in range(3):
         os.kill(_forked_from(), signal.SIGKILL)
-        child = processes.Child.start(work, 1, device="cpu", apart=False)
+        child = processes.Child.start(work, device="cpu", apart=False)
         assert child.process.is_alive()
         child.end()
 

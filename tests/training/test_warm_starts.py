@@ -53,15 +53,16 @@ def test_a_model_waits_for_the_one_it_starts_from(tmp_path: Path) -> None:
     events: list[str] = []
 
     def tell(progress: Progress) -> None:
-        event = f"{labels[progress.job]} {'begins' if progress.finished is None else 'ends'}"
+        trained = progress.activity == "training" and progress.done == progress.of
+        event = f"{labels[progress.job]} {'is trained' if trained else 'begins'}"
         if event not in events:
             events.append(event)
 
     local.run_locally(plan, [(job, job.cells) for job in reversed(plan.jobs)], 2, tell)
     assert len(events) == 8
-    assert events.index("first ends") < events.index("second begins")
-    assert events.index("second ends") < events.index("third begins")
-    assert events.index("alone begins") < events.index("first ends"), "the others need not wait"
+    assert events.index("first is trained") < events.index("second begins")
+    assert events.index("second is trained") < events.index("third begins")
+    assert events.index("alone begins") < events.index("first is trained"), "the others need not wait"
 
 
 @pytest.mark.usefixtures("one_core")
