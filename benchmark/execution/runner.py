@@ -107,9 +107,9 @@ def run(
     with store.lock():
         store.forget_request(inputs.key)
         boards = note_boards(plan, store)
-        for taken in take_over(plan, store, sources):
-            taken.tell()
         index = StoreIndex.of(store)
+        for taken in take_over(plan, index, sources):
+            taken.tell()
         work = remaining(plan, store, index)
         refresh(plan, store, {cell.key for _, cells in work for cell in cells})
         with (
