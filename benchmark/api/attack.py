@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from robbench.core.attack import Attack
-from robbench.core.batches import in_batches
+from robbench.core.batches import fitting, in_batches
 from robbench.core.component import number
 from robbench.core.contracts import Classifier, Samples, to_float
 from robbench.core.errors import RequestError, did_you_mean
@@ -117,6 +117,9 @@ class ReadyAttack:
         _check(given, classes, numbers)
         device = _device(model, given)
         clean = to_float(given, device, given.dtype if given.is_floating_point() else torch.float32)
+        samples = Samples(clean, classes.to(device, torch.int64), numbers.to(device))
+        every = torch.arange(len(clean), device=device)
+        size = fitting(attack_batch(samples.image_shape), samples.image_shape, device.type)
         with settings_kept(), seeded(digest64("attack", seed)), torch.enable_grad(), _at_rest(model):
             classifier = _classifier(model, clean, num_classes)
             self._suits(classifier, clean, classes, threat)
@@ -128,9 +131,7 @@ class ReadyAttack:
                 made = self.choice.component.perturb(batch, part.images.clone(), part.labels, threat, streams[index])
                 return check_images(part.images, made, threat)
 
-            samples = Samples(clean, classes.to(device, torch.int64), numbers.to(device))
-            every = torch.arange(len(clean), device=device)
-            parts = [*in_batches(samples, attack_batch(samples.image_shape), attacked, every)]
+            parts: list[Tensor] = list(in_batches(samples, size, attacked, every))
         changed = torch.cat(parts) if parts else clean.clone()
         back = changed.to(given.device)
         return back if isinstance(images, Tensor) else back.numpy()

@@ -19,8 +19,8 @@ from robbench.results.schema import Ints
 
 T = TypeVar("T")
 
-_USUAL = 97 * 97
-"""Pixels of the largest images whose batches are whole; those of 224 × 224 pixels are 24 in place of 128."""
+_USUAL = 69 * 69
+"""Pixels of the largest images whose batches are whole; those of 224 × 224 pixels are 12 in place of 128."""
 
 
 class ImageSource(Protocol):
@@ -72,16 +72,17 @@ def loaded(samples: StoredSamples) -> Samples:
     return Samples(torch.from_numpy(samples.source[samples.ids.numpy()]), samples.labels, samples.ids)
 
 
-def fitting(size: int, image_shape: Sequence[int]) -> int:
-    """A batch size, less for images of more than 97 × 97 pixels, since what a network keeps of a batch has to fit.
+def fitting(size: int, image_shape: Sequence[int], device: str = "cpu") -> int:
+    """A batch size, on the CPU less for images of more than 69 × 69 pixels: a network keeps 100 MB of a larger one.
 
-    It depends on the shape alone, since sums in convolutions differ with the size of a batch.
+    It depends on shape and device alone, since sums in convolutions differ with the size of a batch.
 
     Args:
         size: Of batches of small images.
         image_shape: ``(C, H, W)``.
+        device: Device type.
     """
-    return max(1, min(size, size * 3 * _USUAL // math.prod(image_shape)))
+    return max(1, min(size, size * 3 * _USUAL // math.prod(image_shape))) if device == "cpu" else size
 
 
 def in_batches(

@@ -130,7 +130,7 @@ def embeddings(model: Classifier, samples: Samples, images: Tensor, device: str)
         return check_embeddings(features, len(batch)).float().cpu()
 
     given = replace(samples, images=images)
-    parts = [*in_batches(given, fitting(JUDGING_BATCH, given.image_shape), embedded_here)]
+    parts = [*in_batches(given, fitting(JUDGING_BATCH, given.image_shape, device), embedded_here)]
     found = torch.cat(parts).numpy() if parts else np.zeros((0, 0), dtype=np.float32)
     return _npz(ids=samples.ids.numpy(), labels=samples.labels.numpy(), embeddings=found)
 

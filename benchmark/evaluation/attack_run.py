@@ -30,13 +30,12 @@ _VALUES = ATTACK_BATCH * 3 * 32 * 32
 def attack_batch(image_shape: Sequence[int]) -> int:
     """How many images are attacked at once, halved only where memory runs out.
 
-    They are more where they are small, so that the last survivors do not run a few at a time, and fewer where they are
-    large; see ``fitting``.
+    They are more where they are small, so that the last survivors do not run a few at a time.
 
     Args:
         image_shape: ``(C, H, W)``.
     """
-    return min(max(fitting(ATTACK_BATCH, image_shape), _VALUES // math.prod(image_shape)), _MOST)
+    return min(max(ATTACK_BATCH, _VALUES // math.prod(image_shape)), _MOST)
 
 
 Report = Callable[[int, int], None]
@@ -219,7 +218,7 @@ class AttackRunner:
                     scores = subject.model(to_float(batch.images, subject.device))
                 return check_scores(scores, len(batch), classes).argmin(dim=1).cpu()
 
-            size = fitting(JUDGING_BATCH, subject.samples.image_shape)
+            size = fitting(JUDGING_BATCH, subject.samples.image_shape, subject.device)
             return torch.cat([*in_batches(subject.samples, size, least, halved=self.notes.append)])
         return torch.full_like(labels, subject.class_names.index(rule))
 
@@ -239,7 +238,7 @@ class AttackRunner:
         def attacked(part: Tensor, batch: Samples) -> AttackRun:
             return self._batch(part, batch, targets, draw, keep)
 
-        size = attack_batch(samples.image_shape)
+        size = fitting(attack_batch(samples.image_shape), samples.image_shape, self.judge.device)
         for part in in_batches(samples, size, attacked, index, self.notes.append):
             parts.append(part)
             done += len(part.index)

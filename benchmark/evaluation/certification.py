@@ -40,7 +40,7 @@ def certified(subject: Subject, proof: Proof, report: Callable[[int, int], None]
         NoCertificate: If the method cannot bound the model.
     """
     index, parts = subject.right.nonzero().flatten(), []
-    size = fitting(ATTACK_BATCH, subject.samples.image_shape)
+    size = fitting(ATTACK_BATCH, subject.samples.image_shape, subject.device)
     for part in in_batches(subject.samples, size, lambda _, batch: _proved(subject, proof, batch), index):
         parts.append(part)
         report(sum(len(done["radius"]) for done in parts), len(index))

@@ -124,7 +124,7 @@ def _clean(subject: Subject, condition: Condition) -> _Applied:
             **{f"flat_{loss}": mark for loss, mark in lost.items()},
         }
 
-    found = [*in_batches(samples, fitting(ATTACK_BATCH, samples.image_shape), looked_at)]
+    found = [*in_batches(samples, fitting(ATTACK_BATCH, samples.image_shape, subject.device), looked_at)]
     if found:
         arrays: dict[str, Any] = {
             name: torch.cat([arrays[name] for arrays in found]).cpu().numpy() for name in found[0]
@@ -145,7 +145,7 @@ def _lost_between_levels(subject: Subject) -> Bools:
         return lost_between_levels(model, images, labels).cpu()
 
     with seeded(digest64("between levels", subject.seed)):
-        found = [*in_batches(samples, fitting(ATTACK_BATCH, samples.image_shape), lost_here)]
+        found = [*in_batches(samples, fitting(ATTACK_BATCH, samples.image_shape, subject.device), lost_here)]
     lost: Bools = torch.cat(found).numpy()
     return lost
 

@@ -118,7 +118,7 @@ class Subject:
             return judged(model, to_float(batch.images, device), batch.labels.to(device)).predicted.cpu()
 
         with settings_kept(), seeded(digest64("clean", rest["seed"])):
-            found = [*in_batches(samples, fitting(JUDGING_BATCH, samples.image_shape), predicted)]
+            found = [*in_batches(samples, fitting(JUDGING_BATCH, samples.image_shape, device), predicted)]
             if len(samples):
                 some = loaded(samples[torch.arange(min(ANSWERED, len(samples)))])
                 check_answers(model, to_float(some.images, device))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import warnings
 
-_MODULES = ("robbench.execution.worker", "sklearn.metrics", "torch._dynamo")
+_MODULES = ("robbench.execution.worker", "torch._dynamo")
 """Libraries import the last one for every optimizer."""
 
 # They may warn of what the machine lacks, as of shared memory between processes, which nothing here needs.

@@ -90,14 +90,17 @@ def provenance_of(device: str, plugins: Sequence[str], job: Job) -> dict[str, An
         plugins: Labels of the plugins of the run.
         job: Whose images are attacked.
     """
+    from robbench.core.batches import fitting
     from robbench.evaluation.attack_run import attack_batch
     from robbench.results.provenance import provenance
     from robbench.training.judging import JUDGING_BATCH
 
+    shape = job.data.decoded.images.shape[1:]
+    sizes = {"attacking": attack_batch(shape), "judging": JUDGING_BATCH}
     return {
         **provenance(device),
         "plugins": list(plugins),
-        "batch": {"attacking": attack_batch(job.data.decoded.images.shape[1:]), "judging": JUDGING_BATCH},
+        "batch": {what: fitting(size, shape, device) for what, size in sizes.items()},
     }
 
 

@@ -20,7 +20,7 @@ def predictions(model: Classifier, samples: Samples, device: str) -> Tensor:
         with torch.no_grad():
             return model.predict(to_float(batch.images, device)).cpu()
 
-    return torch.cat([*in_batches(samples, fitting(JUDGING_BATCH, samples.image_shape), predicted)])
+    return torch.cat([*in_batches(samples, fitting(JUDGING_BATCH, samples.image_shape, device), predicted)])
 
 
 def accuracies(model: Classifier, samples: Samples, num_classes: int, device: str) -> tuple[float, float]:
@@ -35,7 +35,8 @@ def mean_loss(model: Classifier, objective: Objective, samples: Samples, device:
     total, count = 0.0, 0
     order = np.random.default_rng(0)
     with torch.no_grad():
-        for index in objective.batches(samples.labels, JUDGING_BATCH, order):
+        size = fitting(JUDGING_BATCH, samples.image_shape, device)
+        for index in objective.batches(samples.labels, size, order):
             images = to_float(samples.images[index], device)
             value = objective.loss(model, images, samples.labels[index].to(device), None)
             total, count = total + float(value) * len(index), count + len(index)

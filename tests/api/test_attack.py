@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from closed_forms import SHAPE
+from resident import held
 from subjects import condition, exact, subject
 from torch import Tensor, nn
 
@@ -74,7 +75,7 @@ def test_an_attack_alone_gives_the_images_of_a_run(name: str, options: dict[str,
     arrays = np.load(io.BytesIO(found.extras[IMAGES]))
     given = tried.samples
     made = robbench.attack(name, **options)(
-        tried.model, to_float(given.images), given.labels, eps=0.1, seed=tried.seed, ids=given.ids
+        tried.model, to_float(held(given).images), given.labels, eps=0.1, seed=tried.seed, ids=given.ids
     )
     assert np.array_equal(arrays["ids"], given.ids.numpy())
     assert np.array_equal(arrays["attacked"], made.numpy())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,7 +18,7 @@ from robbench.data import lazy_images
 from robbench.data.lazy_images import LazyImages
 from robbench.planning import external_rows
 
-ATTACKS = ["fgsm@8/255", {"chain": "pgd[steps=3]@8/255", "sample": 6}, "fgsm@8/255->next"]
+ATTACKS: list[Any] = ["fgsm@8/255", {"chain": "pgd[steps=3]@8/255", "sample": 6}, "fgsm@8/255->next"]
 
 
 @pytest.fixture

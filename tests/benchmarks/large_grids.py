@@ -24,7 +24,7 @@ from robbench.evaluation.evaluator import Result
 from robbench.evaluation.model_size import ModelSize
 from robbench.evaluation.scoring import done
 from robbench.execution.boards import note_boards
-from robbench.execution.jobs import provenance_of
+from robbench.execution.ready import provenance_of
 from robbench.execution.runner import remaining
 from robbench.planning.grid import Request
 from robbench.planning.inputs import Inputs, finished, read_request

@@ -156,7 +156,7 @@ class LeavesTheBall(Attack):
     """Changes every pixel by twice what is allowed."""
 
     def perturb(self, model: Classifier, images: Tensor, labels: Tensor, threat: Threat, rng: Streams) -> Tensor:
-        return (images + 2 * threat.eps * rng.signs("far", images.shape[1:], images.dtype)).clamp(0, 1)
+        return (images + 2 * threat.radius * rng.signs("far", images.shape[1:], images.dtype)).clamp(0, 1)
 
 
 @register_attack("changes-labels", norms=("linf",), brief="Makes every label the prediction")

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from made_data import Made, raw
+from resident import pixels
 
 from robbench.core.errors import RequestError, StoreError
 from robbench.data.cache import load
@@ -66,7 +67,7 @@ def test_many_at_once_leave_one_whole_entry(tmp_path: Path) -> None:
         with ThreadPoolExecutor(8) as pool:
             found = list(pool.map(lambda _: load(Made(), None, tmp_path / "cache"), range(32)))
         assert len({each.fingerprint for each in found}) == 1
-        assert all(np.array_equal(each.images, raw((20, 20, 20)).images) for each in found)
+        assert all(np.array_equal(pixels(each.images), pixels(raw((20, 20, 20)).images)) for each in found)
         assert len(list((tmp_path / "cache").iterdir())) == 1
 
 
@@ -100,7 +101,7 @@ def test_what_is_no_data_set_is_refused(change: dict[str, object], message: str,
 
 def test_fingerprint_depends_on_images_labels_names_and_test_marks(tmp_path: Path) -> None:
     base = raw((5, 5))
-    image, labels, is_test = base.images.copy(), base.labels.copy(), base.is_test.copy()
+    image, labels, is_test = pixels(base.images).copy(), base.labels.copy(), base.is_test.copy()
     image[0, 0, 0, 0] += 1
     labels[0] = 1
     is_test[0] = True
@@ -128,7 +129,7 @@ def test_equal_images_are_counted_and_those_that_cross_the_split_too(tmp_path: P
     made = raw((10, 10))
     plain = split(Made(), DecodedImages(made.images, made.labels, made.class_names, made.is_test, "", 0))
     assert plain.crossing == 0
-    images = made.images.copy()
+    images = pixels(made.images).copy()
     images[plain.test[0]] = images[plain.train[0]]
     images[plain.test[1]] = images[plain.validation[0]]
     images[plain.train[-1]] = images[plain.train[-2]]  # equal, and on the same side

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from dataset_checks import counts
 from PIL import Image
+from resident import pixels
 
 from robbench.core.corruption_kinds import EXTRA, MAIN
 from robbench.core.errors import RequestError
@@ -70,8 +71,8 @@ def test_training_images_are_those_of_cifar10(arrays: Path, tmp_path: Path) -> N
     assert raw.class_names == CLASS_NAMES
     assert raw.images.shape == (10_040, 3, 32, 32)
     assert raw.is_test.sum() == 10_000
-    assert set(raw.images[~raw.is_test, 0, 0, 0].tolist()) == {200}
-    assert np.all(raw.images[raw.is_test, 2, 5, 7] == 33)
+    assert set(pixels(raw.images)[~raw.is_test, 0, 0, 0].tolist()) == {200}
+    assert np.all(pixels(raw.images)[raw.is_test, 2, 5, 7] == 33)
     splits = split(dataset, DecodedImages(raw.images, raw.labels, raw.class_names, raw.is_test, "", 0))
     train, validation, test = counts(splits)
     assert test == (1000,) * 10

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from dataset_checks import counts, preset
 from PIL import Image
+from resident import pixels
 
 from robbench.core.errors import RequestError
 from robbench.core.registry import Registry
@@ -35,14 +36,14 @@ def test_digits_are_those_of_scikit_learn_scaled_up(tmp_path: Path) -> None:
     bunch = load_digits()
     assert found.images.shape == (1797, 3, 32, 32)
     np.testing.assert_array_equal(found.labels, bunch.target)
-    assert np.all(found.images == found.images[:, :1])
+    assert np.all(pixels(found.images) == pixels(found.images)[:, :1])
     for index in range(0, 1797, 100):
         gray = Image.fromarray((bunch.images[index] * 255 / 16).astype(np.float32))
         wanted = np.asarray(gray.resize((32, 32), Image.Resampling.BILINEAR))
-        assert np.abs(found.images[index, 0] - wanted).max() <= 0.501
+        assert np.abs(pixels(found.images)[index, 0] - wanted).max() <= 0.501
     splits = split(Digits(), found)
     assert min(splits.counts(splits.test)) >= 50
-    assert found.images.max() == 255
+    assert pixels(found.images).max() == 255
 
 
 def test_imbalanced_digits_are_balanced_where_they_are_judged(tmp_path: Path) -> None:
@@ -94,7 +95,7 @@ def test_a_folder_of_class_folders(tmp_path: Path) -> None:
     found = load(ImageFolder(size=8), tmp_path / "in", tmp_path / "cache")
     assert found.class_names == ("ape", "bee")
     assert np.bincount(found.labels).tolist() == [5, 4]
-    assert found.images[:, 0, 0, 0].tolist() == [0, 1, 2, 3, 77, 0, 1, 2, 3]
+    assert pixels(found.images)[:, 0, 0, 0].tolist() == [0, 1, 2, 3, 77, 0, 1, 2, 3]
     assert not found.is_test.any()
     named = load(ImageFolder(path=str(tmp_path / "in"), size=8), None, tmp_path / "cache")
     assert named.fingerprint == found.fingerprint
@@ -212,7 +213,7 @@ def test_cifar10_from_folders(below: str, home: Path, monkeypatch: pytest.Monkey
     monkeypatch.setenv("ROBBENCH_DATA", str(home / "data"))
     found = load(CIFAR10(), None, home / "cache")
     assert found.class_names == CLASS_NAMES
-    assert found.images[:, 0, 0, 0].tolist() == found.labels.tolist() == [*range(10)] * 2
+    assert pixels(found.images)[:, 0, 0, 0].tolist() == found.labels.tolist() == [*range(10)] * 2
     assert found.is_test.tolist() == [False] * 10 + [True] * 10
 
 
@@ -282,7 +283,7 @@ def test_real_cifar10_is_whole(real_cifar10: DecodedImages) -> None:
     assert np.bincount(real_cifar10.labels).tolist() == [6000] * 10
     assert np.bincount(real_cifar10.labels[real_cifar10.is_test]).tolist() == [1000] * 10
     # Published means of the training images per channel: 0.4914, 0.4822, 0.4465.
-    mean = real_cifar10.images[~real_cifar10.is_test].mean(axis=(0, 2, 3)) / 255
+    mean = pixels(real_cifar10.images)[~real_cifar10.is_test].mean(axis=(0, 2, 3)) / 255
     np.testing.assert_allclose(mean, [0.4914, 0.4822, 0.4465], atol=0.005)
     splits = split(CIFAR10(), real_cifar10)
     assert counts(splits) == ((4500,) * 10, (500,) * 10, (1000,) * 10)

@@ -157,6 +157,7 @@ def test_workers_are_handed_the_index_by_name(folder: Path, large: None) -> None
     again = pickle.loads(packed)
     assert isinstance(again.images.hashes, np.memmap)
     np.testing.assert_array_equal(again.images[np.array([2, 1])], found.images[np.array([2, 1])])
+    assert isinstance(found.images, LazyImages)
     assert found.images.hashes.tobytes() not in packed
 
 

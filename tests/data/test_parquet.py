@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from PIL import Image
+from resident import pixels
 
 from robbench.core.errors import RequestError
 from robbench.core.registry import Registry
@@ -75,7 +76,7 @@ def test_the_layout_of_hugging_face_with_names_and_splits(tmp_path: Path) -> Non
     write(root / "data/test-00000-of-00001.parquet", test, [1, 0, 1, 0], ("cat", "dog", "owl"))
     (root / "README.md").write_text("about")
     found = read(tmp_path)
-    by_name = dict(zip(found.files.tolist(), found.images, strict=True))
+    by_name = dict(zip(found.files.tolist(), pixels(found.images), strict=True))
     np.testing.assert_array_equal(by_name["data/train-00001-of-00002.parquet#1"], train[8].transpose(2, 0, 1))
     assert found.images.shape == (16, 3, 8, 8)
     assert found.class_names == ("cat", "dog")
@@ -112,7 +113,7 @@ def test_channels_and_sizes_are_kept(shapes: Sequence[tuple[int, ...]], channels
     write(tmp_path / "in/all.parquet", images, [0, 1] * 3)
     found = read(tmp_path)
     assert found.images.shape == (6, channels, *shapes[0][:2])
-    for one, array in zip(found.images, images, strict=True):
+    for one, array in zip(pixels(found.images), images, strict=True):
         color = np.repeat(array[..., None], channels, axis=2) if array.ndim == 2 else array[..., :3]
         np.testing.assert_array_equal(one, color.transpose(2, 0, 1))
     scaled = read(tmp_path, size=5)

@@ -16,6 +16,7 @@ from galleries import neighbors
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from networks import Network
+from resident import held
 from subjects import Exact, condition, exact, samples, subject
 from torch import Tensor
 
@@ -152,7 +153,7 @@ def test_models_that_reject_nothing_are_seen_as_they_are() -> None:
 def test_attacks_fool_exactly_what_can_be_fooled_and_accepted(attack: str) -> None:
     base = binary()
     given = subject(detecting(base, least=0.8), right_of(base), class_names=("ant", "bee"))
-    images, labels = given.samples.images.double() / 255, given.samples.labels
+    images, labels = held(given.samples).images.double() / 255, given.samples.labels
     slopes = base.weight[1 - labels] - base.weight[labels]
     accepted = math.log(0.8 / 0.2)
     best = largest_gain(slopes, images, "linf", 0.05) - margins(base, images, labels) - accepted
@@ -170,7 +171,7 @@ def test_attacks_fool_exactly_what_can_be_fooled_and_accepted(attack: str) -> No
 def test_the_smallest_change_is_that_to_where_it_is_accepted(attack: str) -> None:
     base = binary()
     given = subject(detecting(base, least=0.8), right_of(base), class_names=("ant", "bee"))
-    images, labels = given.samples.images.double() / 255, given.samples.labels
+    images, labels = held(given.samples).images.double() / 255, given.samples.labels
     wanted = (margins(base, images, labels) + math.log(4)) / (base.weight[1] - base.weight[0]).norm()
     outcome = evaluate(given, condition(attack)).outcome
     fooled = torch.tensor(outcome.attempted & (outcome.final != outcome.labels))
@@ -235,7 +236,7 @@ def test_rejected_clean_images_are_wrong_and_rejected_attacked_ones_are_not() ->
     given = subject(detecting(exact(4), least=0.6), right_of(exact(4)))
     cells = row(given, "pgd[steps=5]@0.02", "uniform-noise@0.02", "color-jitter")
     model = detecting(exact(4), least=0.6)
-    rejected = model.predict(given.samples.images.double() / 255) == REJECTED
+    rejected = model.predict(held(given.samples).images.double() / 255) == REJECTED
     clean = cells[0][1]
     assert torch.equal(torch.tensor(clean.rejected), rejected)
     assert not (clean.clean == clean.labels)[clean.rejected].any()

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from resident import held
 from subjects import Exact, Idle, condition, exact, put_to, samples, subject
 from torch import Tensor, nn
 from traps import Noisy
@@ -367,7 +368,7 @@ class Switching(Odd):
 def test_a_model_that_switches_a_setting_of_the_process_fails_its_cell_and_no_other() -> None:
     here = subject(exact(4))
     with pytest.raises(Breach, match="the default type stays"):
-        subject(Switching(exact(4)), here.samples)
+        subject(Switching(exact(4)), held(here.samples))
     with pytest.raises(Breach, match=r"the default type stays: torch\.float32 became torch\.float64"):
         evaluate(replace(here, model=Switching(exact(4))), put_to(Idle()))
     assert torch.get_default_dtype() == torch.float32

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from closed_forms import largest_gain
+from resident import held
 from subjects import (
     CLASSES,
     Towards,
@@ -57,7 +58,7 @@ def test_robust_accuracy_of_a_binary_linear_model_is_the_closed_form() -> None:
     model = exact(2)
     here = subject(model)
     outcome = evaluate(here, condition("fgsm@0.1")).outcome
-    images, labels = to_float(here.samples.images, dtype=torch.float64), here.samples.labels
+    images, labels = to_float(held(here.samples).images, dtype=torch.float64), here.samples.labels
     slopes = model.weight[1 - labels] - model.weight[labels]
     with torch.no_grad():
         scores = model(images)
@@ -85,7 +86,7 @@ def test_natural_perturbations_are_drawn_independently_for_every_sample() -> Non
     assert outcome.draws.shape == (60, 3)
     np.testing.assert_array_equal(outcome.draws[:, 0], outcome.final)
     np.testing.assert_array_equal(outcome.robust, outcome.final == outcome.labels)
-    images = to_float(here.samples.images)
+    images = to_float(held(here.samples).images)
     for draw in range(3):
         streams = Streams.of(here.samples.ids, here.seed, "gaussian-noise", 0, draw)
         noisy = GaussianNoise(0.3).perturb(here.model, images, here.samples.labels, Threat("none"), streams)
@@ -121,7 +122,7 @@ def test_norms_are_those_of_the_whole_change() -> None:
     found, outcome = examples(result), result.outcome
     at = np.array([int(np.flatnonzero(outcome.ids == number)[0]) for number in found["ids"]])
     assert len(set(at.tolist())) == 16
-    images = here.samples.images[torch.from_numpy(at)]
+    images = held(here.samples).images[torch.from_numpy(at)]
     change = (found["attacked"].astype(np.float64) - to_float(images).double().numpy()).reshape(16, -1)
     np.testing.assert_array_equal(found["images"], images.numpy())
     np.testing.assert_array_equal(found["final"], outcome.final[at])
@@ -174,7 +175,7 @@ def test_random_targets_belong_to_samples_and_are_never_the_true_class() -> None
         (a, b) for a in range(4) for b in range(4) if a != b and (outcome.labels == a).sum() > 12
     }
     order = torch.randperm(60, generator=torch.Generator().manual_seed(0))
-    other = evaluate(subject(exact(4), here.samples[order]), condition("fgsm@0.1->random")).outcome
+    other = evaluate(subject(exact(4), held(here.samples)[order]), condition("fgsm@0.1->random")).outcome
     np.testing.assert_array_equal(other.targets, outcome.targets[order.numpy()])
 
 
@@ -182,7 +183,7 @@ def test_least_likely_targets_have_the_lowest_score() -> None:
     here = subject(exact(4), wrong=0)
     outcome = evaluate(here, condition("fgsm@0.1->least-likely")).outcome
     with torch.no_grad():
-        scores = here.model(to_float(here.samples.images))
+        scores = here.model(to_float(held(here.samples).images))
     np.testing.assert_array_equal(outcome.targets, scores.argmin(dim=1).numpy())
 
 
@@ -200,7 +201,7 @@ def test_all_targets_are_the_closed_form_on_a_linear_model() -> None:
     model, eps = exact(4), 0.05
     here = subject(model)
     outcome = evaluate(here, put_to(Towards(), eps=eps, target="all")).outcome
-    images, labels = to_float(here.samples.images, dtype=torch.float64), here.samples.labels
+    images, labels = to_float(held(here.samples).images, dtype=torch.float64), here.samples.labels
     with torch.no_grad():
         scores = model(images)
     right = (outcome.clean == outcome.labels).copy()
@@ -281,6 +282,6 @@ def test_the_order_of_samples_changes_nothing(chain: str) -> None:
     here = subject(exact(4))
     order = torch.randperm(60, generator=torch.Generator().manual_seed(0))
     first = evaluate(here, condition(chain)).outcome
-    second = evaluate(subject(exact(4), here.samples[order]), condition(chain)).outcome
+    second = evaluate(subject(exact(4), held(here.samples)[order]), condition(chain)).outcome
     for name in ("ids", "attempted", "final", "rounded", "targets", "draws", "every_target"):
         np.testing.assert_array_equal(arrays(second)[name], arrays(first)[name][order.numpy()], err_msg=name)

@@ -10,6 +10,7 @@ import tiny
 import torch
 from audits import flags, row
 from closed_forms import SHAPE
+from resident import held
 from subjects import (
     Constant,
     Idle,
@@ -241,6 +242,6 @@ def test_a_model_that_does_not_predict_a_class_for_each_image_is_refused(
     model = exact(4)
     model.predict = lambda images: predict(plain(images))  # type: ignore[method-assign]
     with pytest.raises(Breach, match=f"the model predicts a class for each image: {found}"):
-        subject(model, here.samples)
+        subject(model, held(here.samples))
     with pytest.raises(Breach, match="the model predicts a class for each image"):
         evaluate(replace(here, model=model), put_to(Idle()))

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import tiny
 from plugin_files import GRAY, write
+from resident import pixels
 from stores import complaint
 
 import robbench.planning.grid
@@ -38,12 +39,12 @@ def test_a_plan_survives_the_way_to_a_worker(tmp_path: Path) -> None:
     assert (same.data.spec, same.recipe, same.architecture) == (job.data.spec, job.recipe, job.architecture)
     np.testing.assert_array_equal(same.data.decoded.images, job.data.decoded.images)
     assert isinstance(same.data.decoded.images, np.memmap)
-    assert len(packed) < job.data.decoded.images.nbytes / 10, "images are not copied"
+    assert len(packed) < pixels(job.data.decoded.images).nbytes / 10, "images are not copied"
 
 
 def test_images_in_memory_are_pickled_whole(tmp_path: Path) -> None:
     mapped = tiny.job(tmp_path).data.decoded
-    part = mapped.images[5:9]
+    part = pixels(mapped.images)[5:9]
     decoded = DecodedImages(part, mapped.labels[5:9], mapped.class_names, mapped.is_test[5:9], "", 0)
     np.testing.assert_array_equal(pickle.loads(pickle.dumps(decoded)).images, part)
 

@@ -42,8 +42,8 @@ def publish(
     cells = left(count)
     if proved is not None:
         radius = np.where(np.arange(len(LABELS)) < proved, 0.1, 0.0)
-        found = {"certified": radius > 0, "radius": radius, "chance": np.zeros(len(LABELS))}
-        cells.append(cell(A_MODEL, CERTIFY, outcome("certificate", LABELS, **found)))
+        made = outcome("certificate", LABELS, certified=radius > 0, radius=radius, chance=np.zeros(len(LABELS)))
+        cells.append(cell(A_MODEL, CERTIFY, made))
     write_board(folder, BoardNote(grid=grid, title="Toys", bounds=(bound,)), cells)
     write_archive(folder, cells)
     found = BoundedBoard.read(folder)

@@ -109,13 +109,22 @@ def test_the_parts_of_several_stores_come_together(plan: Plan, theirs: Store, tm
 
 # --- damage
 
+
+def in_place(make: Callable[[Path], object]) -> Callable[[Path], None]:
+    def damage(path: Path) -> None:
+        path.unlink()
+        make(path)
+
+    return damage
+
+
 DAMAGES: dict[str, Callable[[Path], object]] = {
     "a bit is flipped": flip,
     "it is empty": lambda path: path.write_bytes(b""),
     "it is cut short": lambda path: path.write_bytes(path.read_bytes()[:-7]),
-    "it is a pipe": lambda path: (path.unlink(), os.mkfifo(path)),
-    "it is a device": lambda path: (path.unlink(), path.symlink_to("/dev/zero")),
-    "it is a directory": lambda path: (path.unlink(), path.mkdir()),
+    "it is a pipe": in_place(os.mkfifo),
+    "it is a device": in_place(lambda path: path.symlink_to("/dev/zero")),
+    "it is a directory": in_place(Path.mkdir),
     "it is of another key": lambda path: path.write_bytes(
         next(other for other in path.parent.parent.glob(f"*/{path.name}") if other.parent != path.parent).read_bytes()
     ),

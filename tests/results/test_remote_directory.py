@@ -18,6 +18,7 @@ from fsspec.registry import _registry as REGISTERED
 from stores import B_MODEL, BOARD, complaint, files, fill, row
 
 from robbench.cli.main import main
+from robbench.core.sealed import hash_of
 from robbench.results import remote_directory
 from robbench.results.store import Store
 
@@ -37,14 +38,17 @@ class Faulty(MemoryFileSystem):  # type: ignore[misc]
         return str(super()._strip_protocol(path.replace(f"{cls.protocol}://", "memory://")))
 
     def open(self, path: str, mode: str = "rb", **options: Any) -> Any:
-        return self.happens.get("open", lambda _, stream: stream)(path, super().open(path, mode, **options))
+        return self.happening("open", path, super().open(path, mode, **options))
 
     def ls(self, path: str, detail: bool = True, **options: Any) -> Any:
-        return self.happens.get("ls", lambda _, found: found)(path, super().ls(path, detail, **options))
+        return self.happening("ls", path, super().ls(path, detail, **options))
 
     def pipe_file(self, path: str, value: bytes, mode: str = "overwrite", **options: Any) -> Any:
-        self.happens.get("pipe_file", lambda _: None)(path)
+        self.happening("pipe_file", path, None)
         return super().pipe_file(path, value, mode, **options)
+
+    def happening(self, name: str, path: str, result: object) -> object:
+        return self.happens[name](path, result) if name in self.happens else result
 
 
 @pytest.fixture(autouse=True)
@@ -137,7 +141,7 @@ def test_an_archive_is_an_address(folder: Path) -> None:
 
 def test_what_is_the_same_is_not_written_again(folder: Path) -> None:
     assert publish(Store(folder / "runs"), "faulty://site") == 0
-    Faulty.happens["pipe_file"] = lambda path: pytest.fail(path)
+    Faulty.happens["pipe_file"] = lambda path, _: pytest.fail(path)
     assert publish(Store(folder / "runs"), "faulty://site") == 0
 
 
@@ -301,8 +305,12 @@ def test_two_that_publish_at_once_are_told(
     if when == "while it is written":
         Faulty.happens["pipe_file"] = meddle
     else:
-        make = remote_directory.hash_of
-        monkeypatch.setattr(remote_directory, "hash_of", lambda data: (meddle(), make(data))[1])
+
+        def hashed(data: bytes) -> str:
+            meddle()
+            return hash_of(data)
+
+        monkeypatch.setattr("robbench.results.remote_directory.hash_of", hashed)
     told(publish(Store(folder / "runs"), "faulty://site"))
     assert other in Faulty.store
     if when == "before it is written":
@@ -313,7 +321,7 @@ def test_publishing_again_mends_what_an_interruption_left(folder: Path, told: To
     put(folder, place="/site")
     count = 0
 
-    def interrupted(path: str) -> None:
+    def interrupted(path: str, _: object) -> None:
         nonlocal count
         count += 1
         if count == 7:  # outcomes are new, and records those of before
