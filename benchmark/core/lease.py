@@ -25,6 +25,8 @@ from robbench.core.errors import StoreError, warn
 from robbench.core.extras import posix_module
 
 _fcntl = posix_module("fcntl")
+_SEES_OTHERS = os.name != "nt"
+"""Whether a process can ask for another one; on Windows that ends it."""
 
 PATIENCE = 10.0
 """Seconds of waiting after which the user is told."""
@@ -168,8 +170,8 @@ class _Owner:
     """Who holds a lease.
 
     Attributes:
-        machine: Host name, boot and process name space, in which ``pid`` means something; on Windows, where nobody can
-            ask for a process without ending it, something of the process's own.
+        machine: Host name, boot and process name space, in which ``pid`` means something; where nobody can ask for
+            a process, something of its own.
         pid: The process.
         started: When it was started, since numbers of processes come again.
         token: Tells leases of one process apart.
@@ -187,7 +189,7 @@ class _Owner:
 
 @functools.cache
 def _machine() -> str:
-    facts = [platform.node(), *([uuid.uuid4().hex] if os.name == "nt" else [])]
+    facts = [platform.node(), *([] if _SEES_OTHERS else [uuid.uuid4().hex])]
     with contextlib.suppress(OSError):
         facts.append(Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip())
         facts.append(os.readlink("/proc/self/ns/pid"))
@@ -196,7 +198,7 @@ def _machine() -> str:
 
 def _started(pid: int) -> str:
     """When a process was started; empty where there is none, or it is only waited for."""
-    if os.name == "nt":
+    if not _SEES_OTHERS:
         return "unknown"
     if not Path("/proc/self/stat").exists():
         with contextlib.suppress(ProcessLookupError, PermissionError):

@@ -109,9 +109,9 @@ def run(
     with store.lock():
         store.forget_request(inputs.key)
         boards = note_boards(plan, store)
-        for taken in take_over(plan, store, sources):
-            taken.tell()
         index = StoreIndex.of(store)
+        for taken in take_over(plan, index, sources):
+            taken.tell()
         work = remaining(plan, store, index)
         refresh(plan, store, {cell.key for _, cells in work for cell in cells})
         with (
@@ -130,9 +130,9 @@ def run(
                 run_on_ray(plan, work, workers, tell, timeout or CELL_TIMEOUT)
             else:
                 run_locally(plan, work, workers, tell, timeout or CELL_TIMEOUT)
-        written = write_boards(store, boards, plan.registry)
         left = sum(_left(store, index, job, cells) for job, cells in work)
-        index.save()
+        index.save()  # so that boards need not look at them again
+        written = write_boards(store, boards, plan.registry)
         if not left and not written.refused:
             kept = ((cell.key, cell.condition.keeps) for _, cell in plan.cells if not cell.refusal)
             store.note_request(inputs.key, plan.name, boards, {key: keeps for key, keeps in kept if keeps})

@@ -9,7 +9,7 @@ from robbench.core.registry import Registry
 from robbench.core.sealed import hash_of
 from robbench.results.provenance import LIBRARIES, source_digest, versions
 from robbench.results.schema import Record, digest
-from robbench.results.store import RECORD
+from robbench.results.store import HISTORY, RECORD, Store
 from robbench.results.store_index import StoreIndex
 
 _RENDERERS = ("matplotlib", "pillow", "jinja2")
@@ -52,7 +52,7 @@ def _read(board: str, index: StoreIndex, registry: Registry, reload: float | Non
     cells = {key: index.cell(key) for key in note["cells"]}
     unfinished = {key: record for key in cells if not cells[key] and (record := store.record(key))}
     cells |= {key: hash_of((store.cell_dir(key) / RECORD).read_bytes()) for key in unfinished}
-    models = [index.model(key) for key in note["models"]]
+    models = [index.model(key) or _history(store, key) for key in note["models"]]
     samples = store.read_archive(store.exhibit(str(note.get("exhibit"))))
     code = [source_digest(), versions((*LIBRARIES, *_RENDERERS)), [plugin.source for plugin in registry.plugins()]]
     return BoardOrigin(
@@ -60,3 +60,9 @@ def _read(board: str, index: StoreIndex, registry: Registry, reload: float | Non
         missing=sum(content is None for content in cells.values()),
         failed=tuple(unfinished.values()),
     )
+
+
+def _history(store: Store, key: str) -> str | None:
+    """Hash of how a training went that came to no model, which boards show as well."""
+    path = store.model_dir(key) / HISTORY
+    return hash_of(store.content(path)) if path.is_file() else None

@@ -29,6 +29,7 @@ from robbench.results.store import (
     WEIGHTS,
     Store,
 )
+from robbench.results.store_index import StoreIndex
 from robbench.results.verification import CleanPredictions, outcome_fault
 
 _PAUSE = 1.0
@@ -61,7 +62,7 @@ class Taken:
         warn(f"{self.source.root}: {self.cells} finished cells and {self.models} models were taken over")
 
 
-def take_over(plan: Plan, store: Store, sources: Sequence[Path]) -> list[Taken]:
+def take_over(plan: Plan, index: StoreIndex, sources: Sequence[Path]) -> list[Taken]:
     """Copy what a plan needs and other stores have finished; what the own store has finished stays.
 
     An entry is copied aside, verified there by its seals and its key, and renamed into its place. Cells of one model
@@ -70,7 +71,7 @@ def take_over(plan: Plan, store: Store, sources: Sequence[Path]) -> list[Taken]:
 
     Args:
         plan: The plan.
-        store: The own store, which the caller holds.
+        index: The index of the own store, which the caller holds.
         sources: The other stores, the first of which comes first.
 
     Raises:
@@ -79,8 +80,8 @@ def take_over(plan: Plan, store: Store, sources: Sequence[Path]) -> list[Taken]:
     found = []
     for place in sources:
         taken = Taken(Store(place))
-        with tempfile.TemporaryDirectory(prefix=".taken-", suffix=".tmp", dir=store.root) as name:
-            taking = _Taking(plan, store, Store(Path(name)), taken)
+        with tempfile.TemporaryDirectory(prefix=".taken-", suffix=".tmp", dir=index.store.root) as name:
+            taking = _Taking(plan, index, Store(Path(name)), taken)
             for job in plan.jobs:
                 taking.take(job)
             if taken.skipped:
@@ -98,31 +99,36 @@ class _Taking:
 
     Attributes:
         plan: What is needed.
-        store: The own store.
+        index: The index of the own store.
         staged: Where copies are verified.
         taken: What was taken.
         apart: Keys of models that are not the own ones there.
     """
 
     plan: Plan
-    store: Store
+    index: StoreIndex
     staged: Store
     taken: Taken
     apart: set[str] = field(default_factory=set)
+
+    @property
+    def store(self) -> Store:
+        """The own store."""
+        return self.index.store
 
     def take(self, job: Job) -> None:
         """Take a model and its cells, as far as they are wanted and there."""
         source = self.taken.source
         reason = self._other_training(job)
         model = isinstance(job, TrainedJob) and os.path.isdir(source.model_dir(job.key))
-        model = model and not self.store.has_model(job.key) and not self.store.diverged(job.key)
+        model = model and not self.index.has_model(job.key) and not self.store.diverged(job.key)
         cells = [cell for cell in job.cells if not cell.refusal and os.path.isdir(source.cell_dir(cell.key))]
-        cells = [cell for cell in cells if not self.store.finished(cell.key, cell.condition.keeps)]
+        cells = [cell for cell in cells if not self.index.has_cell(cell.key, cell.condition.keeps)]
         if not reason:
             cells = [cell for cell in cells if self._copied_cell(cell)]
             names = (WEIGHTS, HISTORY, EMBEDDINGS, MODEL, DIVERGED)
             model = model and self._copied("models", job.key, names, partial(self._is_trained, job.key))
-            reason = self._other_predictions(job, cells)
+            reason = self._other_predictions(job, cells) or self._to_train(job, cells, model)
         if reason:
             self.apart.add(job.key)
             if model or cells:
@@ -213,6 +219,16 @@ class _Taking:
                     return "its model predicts differently there"
                 known.add(record, outcome)
         return ""
+
+    def _to_train(self, job: Job, cells: Sequence[Cell], model: bool) -> str:
+        there = model or self.index.has_model(job.key) or self.store.diverged(job.key)
+        if there or not cells or not isinstance(job, TrainedJob):
+            return ""
+        done = {cell.key for cell in cells} | {cell.key for cell in job.cells if cell.refusal}
+        left = (cell for cell in job.cells if cell.key not in done)
+        if all(self.index.has_cell(cell.key, cell.condition.keeps) for cell in left):
+            return ""
+        return "its model is not there, and must be trained for what is left to do"
 
     def _fits(self, cell: Cell) -> bool:
         """Whether all that a cell rests on is here what it is there, and its own outcome, where there is one."""

@@ -24,16 +24,19 @@ def no_locks(file: object, operation: int) -> None:
     raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
 
 
-@pytest.fixture(params=["locks", "no locks", "no module"])
+@pytest.fixture(params=["locks", "no locks", "windows"])
 def file_system(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """A file system with locks, one without, and a system without."""
+    """A file system with locks, one without, and a system that has neither locks nor a way to ask for processes."""
     lease._tell.cache_clear()
+    lease._machine.cache_clear()
     if request.param == "no locks":
         monkeypatch.setattr(fcntl, "flock", no_locks)
-    if request.param == "no module":
-        monkeypatch.setattr(lease, "_fcntl", None)
+    if request.param == "windows":
+        for name, value in {"_fcntl": None, "_SEES_OTHERS": False, "SILENCE": 3.0, "BEAT": 0.05}.items():
+            monkeypatch.setattr(lease, name, value)
     yield request.param
     lease._tell.cache_clear()
+    lease._machine.cache_clear()
 
 
 HOLDER = """
@@ -46,8 +49,8 @@ if sys.argv[2] == "no locks":
     def flock(file, operation):
         raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
     fcntl.flock = flock
-if sys.argv[2] == "no module":
-    lease._fcntl = None
+if sys.argv[2] == "windows":
+    lease._fcntl, lease._SEES_OTHERS, lease.BEAT = None, False, 0.05
 hold = {"leased": leased, "shared": shared, "alone": lambda path: shared(path, exclusive=True)}[sys.argv[3]]
 with hold(Path(sys.argv[1])):
     print("held", flush=True)

@@ -56,6 +56,10 @@ def other_history(store: Store) -> None:
     store.write_model(store.board(BOARD)["models"][0], {}, b"", "epoch\n1\n")
 
 
+def diverged(store: Store) -> None:
+    store.write_diverged(store.board(BOARD)["models"][1], "epoch\n1\n")
+
+
 def lost_cell(store: Store) -> None:
     store.remove("cells", store.board(BOARD)["cells"][0])
 
@@ -72,7 +76,7 @@ def damaged_list(store: Store) -> None:
     flip(store.root / "leaderboards.json")
 
 
-CHANGES = (other_note, other_record, other_history, lost_cell, lost_file, damaged_file, damaged_list)
+CHANGES = (other_note, other_record, other_history, diverged, lost_cell, lost_file, damaged_file, damaged_list)
 
 
 @pytest.mark.parametrize("change", CHANGES)

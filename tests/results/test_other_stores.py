@@ -22,6 +22,7 @@ from robbench.results import other_stores
 from robbench.results.other_stores import Taken, take_over
 from robbench.results.schema import Record, dumps
 from robbench.results.store import Store, check_sources
+from robbench.results.store_index import StoreIndex
 
 MODELS = ["name = 'a'", "name = 'b'\nstart = 'a'\ndefense = 'fgm'"]
 CONDITIONS = ["clean", "fgsm@linf:ref", "fgsm@l2:ref", "union@linf:ref|l2:ref"]
@@ -54,7 +55,7 @@ def plan(made: Plan, tmp_path: Path) -> Plan:
 
 
 def taken(plan: Plan, *sources: Store) -> list[Taken]:
-    return take_over(plan, Store(plan.request.out), [source.root for source in sources])
+    return take_over(plan, StoreIndex.of(Store(plan.request.out)), [source.root for source in sources])
 
 
 def cell(plan: Plan, row: str, condition: str) -> str:
@@ -151,6 +152,16 @@ def test_a_damaged_model_is_left_and_cells_of_it_are_taken(name: str, plan: Plan
     flip(theirs.model_dir(key(plan, "b")) / name)
     (found,) = taken(plan, theirs)
     assert (found.cells, found.models, len(found.skipped)) == (CELLS, TRAINED - 1, 1)
+
+
+def test_cells_of_a_model_that_has_to_be_trained_here_are_left(plan: Plan, theirs: Store) -> None:
+    """Two trainings of one recipe on two machines are two models."""
+    flip(theirs.model_dir(key(plan, "a")) / "weights.safetensors")
+    theirs.remove("cells", cell(plan, "a", "fgsm@l2"))
+    (found,) = taken(plan, theirs)
+    assert (found.cells, found.models) == (0, 0)
+    assert "must be trained for what is left to do" in found.skipped[1]
+    assert "it starts from a model that was trained otherwise" in found.skipped[2]
 
 
 def test_a_record_that_was_put_under_another_key_is_left(plan: Plan, theirs: Store) -> None:

@@ -8,47 +8,21 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, ClassVar
+from typing import Any
 
 import fsspec
 import pytest
+from addresses import Faulty, lying, publish, put
 from board_cells import A_MODEL
 from fsspec.implementations.memory import MemoryFileSystem
 from fsspec.registry import _registry as REGISTERED
 from stores import B_MODEL, BOARD, complaint, files, fill, row
 
-from robbench.cli.main import main
 from robbench.core.sealed import hash_of
 from robbench.results import remote_directory
 from robbench.results.store import Store
 
 Told = Callable[[int], str]
-
-
-class Faulty(MemoryFileSystem):  # type: ignore[misc]
-    """An address at which something happens whenever a method is called, as a test says."""
-
-    protocol = "faulty"
-    store: ClassVar[dict[str, Any]] = {}
-    pseudo_dirs: ClassVar[list[str]] = [""]
-    happens: ClassVar[dict[str, Callable[..., Any]]] = {}
-
-    @classmethod
-    def _strip_protocol(cls, path: str) -> str:
-        return str(super()._strip_protocol(path.replace(f"{cls.protocol}://", "memory://")))
-
-    def open(self, path: str, mode: str = "rb", **options: Any) -> Any:
-        return self.happening("open", path, super().open(path, mode, **options))
-
-    def ls(self, path: str, detail: bool = True, **options: Any) -> Any:
-        return self.happening("ls", path, super().ls(path, detail, **options))
-
-    def pipe_file(self, path: str, value: bytes, mode: str = "overwrite", **options: Any) -> Any:
-        self.happening("pipe_file", path, None)
-        return super().pipe_file(path, value, mode, **options)
-
-    def happening(self, name: str, path: str, result: object) -> object:
-        return self.happens[name](path, result) if name in self.happens else result
 
 
 @pytest.fixture(autouse=True)
@@ -91,25 +65,6 @@ def told(folder: Path, capsys: pytest.CaptureFixture[str]) -> Iterator[Told]:
 
     yield tell
     assert not list((folder.parent / "temporary").iterdir())
-
-
-def publish(store: Store, target: object, *words: object) -> int:
-    return main(["publish", "--out", str(store.root), "--to", str(target), *map(str, words)])
-
-
-def put(folder: Path, system: type[MemoryFileSystem] = Faulty, place: str = "/theirs") -> None:
-    """Lay the published boards of somebody else at an address."""
-    for name, content in files(folder / "theirs").items():
-        system().pipe_file(f"{place}/{name}", content)
-
-
-def lying(place: str, system: type[MemoryFileSystem] = Faulty) -> dict[str, bytes]:
-    """The files below a path of an address."""
-    return {
-        path.removeprefix(f"{place}/"): file.getvalue()
-        for path, file in sorted(system.store.items())
-        if path.startswith(f"{place}/")
-    }
 
 
 # --- the same boards
@@ -368,7 +323,6 @@ def test_missing_credentials_are_told(denial: Callable[..., Any], option: str, f
     ("address", "part"),
     [
         ("faulty://nowhere", '"faulty://nowhere" does not exist'),
-        ("faulty://theirs/toys/figures", "does not exist"),
         ("faulty://theirs/toys/board.json", "holds no published board"),
         ("hf://datasets", "cannot be used"),
         ("s4://bucket/boards", '"s4" is no kind of address; did you mean "s3"?'),

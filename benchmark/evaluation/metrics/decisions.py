@@ -17,8 +17,9 @@ from robbench.results.schema import Ints, Measure, Outcome
 
 
 def confusion(labels: Ints, predictions: Ints, num_classes: int) -> Ints:
-    """Counts by true class (rows) and prediction (columns), shape ``(K, K)``."""
-    counts: Ints = np.bincount(labels * num_classes + predictions, minlength=num_classes**2)
+    """Counts by true class (rows) and prediction (columns), shape ``(K, K)``; others than the classes are left out."""
+    known = (np.minimum(labels, predictions) >= 0) & (np.maximum(labels, predictions) < num_classes)
+    counts: Ints = np.bincount((labels * num_classes + predictions)[known], minlength=num_classes**2)
     return counts.reshape(num_classes, num_classes)
 
 
