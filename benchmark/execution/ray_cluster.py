@@ -48,15 +48,25 @@ _PER_MACHINE = 4
 _EXTRA = ("ray", "--executor ray")
 
 
-def run_on_ray(
-    plan: Plan,
-    work: ToDo,
-    workers: int | None,
-    tell: Tell,
-    timeout: float = CELL_TIMEOUT,
-    address: str | None = None,
-) -> None:
-    """Carry out the jobs on a ray cluster; see ``drive``.
+def connect(address: str | None) -> None:
+    """Connect to a ray cluster.
+
+    Args:
+        address: Of the cluster; None for that of ``RAY_ADDRESS`` or of this machine, and for a new one where there is
+            none.
+
+    Raises:
+        RequestError: If ray is not installed, or the cluster cannot be reached.
+    """
+    try:
+        _ray().init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+    except (OSError, RuntimeError, ValueError) as error:
+        where = address or "this machine"
+        raise RequestError(f"no ray cluster at {where}: {explain(error)}", "--ray-address") from None
+
+
+def run_on_ray(plan: Plan, work: ToDo, workers: int | None, tell: Tell, timeout: float = CELL_TIMEOUT) -> None:
+    """Carry out the jobs on the ray cluster that this process is connected to, and disconnect; see ``drive``.
 
     Args:
         plan: The plan.
@@ -64,24 +74,14 @@ def run_on_ray(
         workers: Most tasks at once, None for what suits the machines.
         tell: Called in this process as work goes on.
         timeout: Seconds that one cell, or one epoch of training with plugins, may take.
-        address: Of the cluster; None for that of ``RAY_ADDRESS`` or of this machine, and for a new one where there is
-            none.
 
     Raises:
-        RequestError: If ray is not installed, or the cluster cannot be reached.
         StoreError: If results cannot be kept.
     """
     ray = _ray()
-    if not work:
-        return
     try:
-        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, ignore_reinit_error=True)
-    except Exception as error:
-        raise RequestError(
-            f"no ray cluster at {address or 'this machine'}: {explain(error)}", "--ray-address"
-        ) from None
-    try:
-        drive(plan, work, Cluster.of(ray, plan, workers, timeout), tell)
+        if work:
+            drive(plan, work, Cluster.of(ray, plan, workers, timeout), tell)
     finally:
         ray.shutdown()
 

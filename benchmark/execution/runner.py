@@ -59,7 +59,7 @@ def run(
             over, whose source is empty, are evaluated in this process.
         check: Called with the plan before anything is done; refuses it by raising ``RequestError``.
         executor: ``local`` for processes of this machine, ``ray`` for the machines of a ray cluster.
-        address: Of that cluster; see ``robbench.execution.ray_cluster``.
+        address: Of that cluster; see ``robbench.execution.ray_cluster.connect``.
         sources: Other stores, whose finished work is copied and not done again; nothing is written to them.
         boards_every: Seconds after which boards are made again of what is finished; None for the end alone.
 
@@ -89,7 +89,7 @@ def run(
     from robbench.execution.local import CELL_TIMEOUT, run_here, run_locally
     from robbench.execution.portion import check_plan
     from robbench.execution.processes import prepare
-    from robbench.execution.ray_cluster import run_on_ray
+    from robbench.execution.ray_cluster import connect, run_on_ray
     from robbench.execution.tally import announcing
     from robbench.planning.plan import ExternalJob
     from robbench.planning.planner import make_plan
@@ -101,6 +101,8 @@ def run(
     here = any(isinstance(job, ExternalJob) and job.live is not None for job in plan.jobs)
     if not here:
         check_plan(plan)
+    if executor == "ray":
+        connect(address)
     if fresh:
         with store.lock(exclusive=True):
             forget(plan, store)
@@ -125,7 +127,7 @@ def run(
             if here:
                 run_here(plan, work, tell)
             elif executor == "ray":
-                run_on_ray(plan, work, workers, tell, timeout or CELL_TIMEOUT, address)
+                run_on_ray(plan, work, workers, tell, timeout or CELL_TIMEOUT)
             else:
                 run_locally(plan, work, workers, tell, timeout or CELL_TIMEOUT)
         left = sum(_left(store, index, job, cells) for job, cells in work)

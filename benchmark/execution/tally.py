@@ -6,19 +6,18 @@ import contextlib
 import os
 import platform
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING
 
 from robbench.planning.cost_estimate import weights
 from robbench.results.run_states import Doing, RunState, announced
 from robbench.results.store import Store
 
 if TYPE_CHECKING:
+    from robbench.execution.graph import ToDo
     from robbench.execution.jobs import Progress, Tell
-    from robbench.planning.plan import Cell, Job, Plan
-
-Work: TypeAlias = "Sequence[tuple[Job, Sequence[Cell]]]"
+    from robbench.planning.plan import Plan
 
 
 @dataclass
@@ -48,7 +47,7 @@ class Tally:
     _shares: dict[str, float] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, work: Work, store: Store) -> Tally:
+    def of(cls, work: ToDo, store: Store) -> Tally:
         """Nothing of some work is done yet."""
         made = cls({}, {})
         for job, cells in work:
@@ -90,7 +89,7 @@ class Tally:
 
 
 @contextlib.contextmanager
-def announcing(plan: Plan, work: Work, store: Store) -> Iterator[Tell]:
+def announcing(plan: Plan, work: ToDo, store: Store) -> Iterator[Tell]:
     """Tell other shells how far a run is; gives what is to be called as it goes on. See ``robbench status``."""
     tally, began = Tally.of(work, store), time.time()
 
