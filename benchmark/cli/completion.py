@@ -52,6 +52,7 @@ def script(shell: str) -> str:
     components = sorted({name for kind in KINDS for name in registry.entries(kind)})
     listed = (*KINDS, "grid", "toolbox")
     words: dict[str, Sequence[str]] = {
+        "device": ("auto", "cpu", "cuda"),
         "dataset": tuple(registry.entries("dataset")),
         "kind": KINDS,
         "list kind": listed,

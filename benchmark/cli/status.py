@@ -38,7 +38,7 @@ def _action(options: argparse.Namespace) -> int:
 
 
 COMMAND = _command.Command(
-    place=25,
+    place=22,
     summary="show how far a run is, from another shell",
     about="Shows of each run that is going on its cells done, failed and to do, what its workers do and the time left; "
     "and the cells of each board. It only reads, and takes a moment.",

@@ -104,7 +104,7 @@ def refused(words: list[str], capsys: pytest.CaptureFixture[str]) -> str:
         (["run", "--seeds", "0,-1"], ["--seeds", "0,-1"]),
         (["run", "--seeds", str(2**31)], ["--seeds", str(2**31)]),
         (["run", "--seeds", "0", "1"], ['"1"']),
-        (["run", "--device", "tpu"], ["--device", "'tpu'", "cpu"]),
+        (["run", "--device", "tpu"], ["--device", '"tpu"', "cpu"]),
         (["run", "--precision", "float16"], ["--precision", "bfloat16"]),
         (["plan", "--fresh"], ['"--fresh"']),
         (["plan", "--grid", "smoke", "--dataset", "digit"], ['no dataset "digit"; did you mean "digits"?']),
