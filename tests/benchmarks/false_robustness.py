@@ -11,10 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import robbench
+from robbench.leaderboards.aggregates import Estimate
 from robbench.leaderboards.board import Row
 from robbench.leaderboards.markdown import NONE, escape
 
 GRID = "false-robustness"
+USUAL = "honest: standard training"
 PLAIN, STRONG = "pgd[steps=20]", "strong"
 
 
@@ -29,6 +31,7 @@ class Case:
         plain: Robust accuracy that PGD leaves, in percent; None where it is not scored.
         strong: What ``strong`` leaves.
         objections: What robbench says against it.
+        seen_through: Whether ``strong`` leaves no more than of standard training, within its interval.
     """
 
     dataset: str
@@ -37,24 +40,29 @@ class Case:
     plain: float | None
     strong: float | None
     objections: tuple[str, ...]
-
-    @property
-    def caught(self) -> bool:
-        """Whether robbench objects to it."""
-        return bool(self.objections)
+    seen_through: bool
 
 
 def cases(report: robbench.Report) -> Iterator[Case]:
     """The rows of a board, planted failures first."""
+    usual = _left(report.row(USUAL), STRONG)
     for row in sorted(report.board.rows, key=lambda row: (row.label.startswith("honest"), row.label)):
         kind, _, name = row.label.partition(": ")
         plain, strong = (_left(row, attack) for attack in (PLAIN, STRONG))
-        yield Case(report.board.dataset.label, name, kind == "planted", plain, strong, tuple(_objections(report, row)))
+        yield Case(
+            report.board.dataset.label,
+            name,
+            kind == "planted",
+            100 * plain.value if plain else None,
+            100 * strong.value if strong else None,
+            tuple(_objections(report, row)),
+            bool(strong and usual and strong.value <= usual.high),
+        )
 
 
-def _left(row: Row, attack: str) -> float | None:
+def _left(row: Row, attack: str) -> Estimate | None:
     found = [entry.rates for label, entry in row.cells.items() if label.startswith(f"{attack}@")]
-    return 100 * found[0].balanced.value if found and found[0] else None
+    return found[0].balanced if found and found[0] else None
 
 
 def _objections(report: robbench.Report, row: Row) -> Iterator[str]:
@@ -70,12 +78,15 @@ def _objections(report: robbench.Report, row: Row) -> Iterator[str]:
 def page(found: Sequence[Case]) -> str:
     """The page in markdown, the answer first."""
     planted, honest = ([case for case in found if case.planted is kind] for kind in (True, False))
-    caught, blamed = (sum(case.caught for case in part) for part in (planted, honest))
+    told, blamed = (sum(bool(case.objections) for case in part) for part in (planted, honest))
+    through = sum(case.seen_through for case in planted if not case.objections)
     gaps = {case: over for case in planted if (over := _over(case)) is not None}
-    count = (
-        f"{_share(caught, planted)} planted failures are caught; robbench objects to {_share(blamed, honest).lower()}"
+    answer = (
+        f"Of {len(planted)} planted failures robbench objects to {told}; of {through} more `strong` leaves no more than "
+        f"of standard training, so that nothing false is shown; {len(planted) - told - through} are missed. It objects "
+        f"to {blamed} of {len(honest)} honest models."
     )
-    lines = ["# False robustness: planted failures beside honest models", f"{count} honest models."]
+    lines = ["# False robustness: planted failures beside honest models", answer]
     if gaps:
         worst = max(gaps, key=lambda case: gaps[case])
         where = f"{escape(worst.name)}, {escape(worst.dataset)}"
@@ -93,17 +104,15 @@ def page(found: Sequence[Case]) -> str:
         for case in part:
             shown = (case.plain, case.strong, _over(case))
             numbers = " | ".join(NONE if value is None else f"{value:.1f}" for value in shown)
-            told = "; ".join(map(escape, case.objections)) or ("**none**" if case.planted else "none")
-            table.append(f"| {escape(case.dataset)} | {escape(case.name)} | {numbers} | {told} |")
+            objections = "; ".join(map(escape, case.objections)) or "none"
+            if case.planted and not case.objections:
+                objections = "none needed: `strong` sees through it" if case.seen_through else "**none**"
+            table.append(f"| {escape(case.dataset)} | {escape(case.name)} | {numbers} | {objections} |")
         lines.append("\n".join(table))
     lines.append(
         "Robust accuracy in percent, averaged over classes, on 200 test images at the data set's reference eps."
     )
     return "\n\n".join(lines)
-
-
-def _share(count: int, part: Sequence[Case]) -> str:
-    return f"{count} of {len(part)}" if count else f"None of {len(part)}"
 
 
 def _over(case: Case) -> float | None:

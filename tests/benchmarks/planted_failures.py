@@ -162,8 +162,9 @@ class LeavesTheBall(Attack):
 @register_attack("changes-labels", norms=("linf",), brief="Makes every label the prediction")
 @dataclass(frozen=True)
 class ChangesLabels(Attack):
-    """Writes the model's predictions over the labels, so that nothing is ever wrong."""
+    """Writes the model's predictions on what it returns over the labels, so that nothing is ever wrong."""
 
     def perturb(self, model: Classifier, images: Tensor, labels: Tensor, threat: Threat, rng: Streams) -> Tensor:
-        labels.copy_(model.predict(images))
-        return images
+        changed = (images + threat.radius * rng.signs("near", images.shape[1:], images.dtype)).clamp(0, 1)
+        labels.copy_(model.predict(changed))
+        return changed
