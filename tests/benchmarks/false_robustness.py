@@ -82,8 +82,8 @@ def page(found: Sequence[Case]) -> str:
     through = sum(case.seen_through for case in planted if not case.objections)
     gaps = {case: over for case in planted if (over := _over(case)) is not None}
     answer = (
-        f"Of {len(planted)} planted failures robbench objects to {told}; of {through} more `strong` leaves no more than "
-        f"of standard training, so that nothing false is shown; {len(planted) - told - through} are missed. It objects "
+        f"Of {len(planted)} planted failures robbench objects to {told}; of {through} more `strong` leaves no more "
+        f"than of standard training, so that nothing false is shown; {len(planted) - told - through} are missed. It objects "
         f"to {blamed} of {len(honest)} honest models."
     )
     lines = ["# False robustness: planted failures beside honest models", answer]
