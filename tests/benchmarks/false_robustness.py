@@ -83,8 +83,8 @@ def page(found: Sequence[Case]) -> str:
     gaps = {case: over for case in planted if (over := _over(case)) is not None}
     answer = (
         f"Of {len(planted)} planted failures robbench objects to {told}; of {through} more `strong` leaves no more "
-        f"than of standard training, so that nothing false is shown; {len(planted) - told - through} are missed. It objects "
-        f"to {blamed} of {len(honest)} honest models."
+        f"than of standard training, so that nothing false is shown; {len(planted) - told - through} are missed. It "
+        f"objects to {blamed} of {len(honest)} honest models."
     )
     lines = ["# False robustness: planted failures beside honest models", answer]
     if gaps:
