@@ -24,7 +24,7 @@ from robbench.core.sample_rng import Streams
 from robbench.core.threat_model import Threat
 from robbench.core.training_step import Batch
 from robbench.models.cross_entropy import CrossEntropy
-from robbench.training.passes import TrainingPasses, counted
+from robbench.training.passes import counted
 
 
 @dataclass(frozen=True)
@@ -57,21 +57,12 @@ def _training_loss(defense: Defense) -> str:
     model = _trainee()
     batch = _step(model)
     before = batch.images.clone()
-    with nothing_left_behind(), counted(model.get_submodule("backbone")) as passes:
-        loss = defense.training_loss(replace(batch, spent=passes.add))
-        demand(torch.equal(defense.training_loss(_step(_trainee())), loss), "the same streams give another loss")
-        check_descent(loss, model)
-    _check_passes(defense, passes, len(batch.images))
+    with nothing_left_behind():
+        loss = defense.training_loss(batch)
+    demand(torch.equal(defense.training_loss(_step(_trainee())), loss), "the same streams give another loss")
+    check_descent(loss, model)
     demand(torch.equal(batch.images, before), "the training images are written to")
     return "" if type(defense).training_loss is not Defense.training_loss else "the loss as it is"
-
-
-def _check_passes(defense: Defense, passes: TrainingPasses, images: int) -> None:
-    told = defense.passes(CLASSES)
-    for kind, number, found in zip(("forward", "backward"), told, (passes.forwards, passes.backwards), strict=True):
-        demand(isinstance(number, int) and number >= 0, f"passes tells {number!r} {kind} passes, no number from 0 on")
-        asked = found / images
-        demand(asked <= 1 + number, f"a step takes {asked:g} {kind} passes per image, passes tells 1 + {number}")
 
 
 def _network_untouched(defense: Defense) -> str:
@@ -93,6 +84,19 @@ def _network_untouched(defense: Defense) -> str:
         demand(bool(batch.passes), "it never asks for batch.loss: override uses_scores")
     demand(defense.mixes_labels or not any(batch.passes), "labels are mixed: set mixes_labels")
     return f"{len(batch.passes)} passes of training"
+
+
+def _passes(defense: Defense) -> str:
+    model = _trainee()
+    batch = _step(model)
+    with counted(model.get_submodule("backbone")) as passes:
+        defense.training_loss(replace(batch, spent=passes.add)).backward()
+    told = defense.passes(CLASSES)
+    for kind, number, found in zip(("forward", "backward"), told, (passes.forwards, passes.backwards), strict=True):
+        demand(isinstance(number, int) and number >= 0, f"passes tells {number!r} {kind} passes, no number from 0 on")
+        asked = found / len(batch.images)
+        demand(asked <= 1 + number, f"a step takes {asked:g} {kind} passes per image, passes tells 1 + {number}")
+    return ""
 
 
 def _hooks(defense: Defense) -> str:
@@ -213,6 +217,7 @@ def _defended_batches(defense: Defense) -> str:
 DEFENSES = (
     Rule("the training loss descends", _training_loss),
     Rule("training leaves the network as it was", _network_untouched),
+    Rule("a step takes the passes that are told", _passes),
     Rule("hooks keep their promises", _hooks),
     Rule("the wrapped model answers", _defended),
     Rule("gradients pass as it says", _defended_gradient),

@@ -143,6 +143,12 @@ class Mute(Defense):
 
 
 @dataclass(frozen=True)
+class Costly(Defense):
+    def training_loss(self, batch: Batch) -> Tensor:
+        return batch.loss(batch.images + 0 * batch.attack_scores(batch.images).sum())
+
+
+@dataclass(frozen=True)
 class Never(Defense):
     def steps_per_batch(self) -> int:
         return 0
@@ -155,6 +161,7 @@ class Never(Defense):
         (Evaluating(), "training leaves the network as it was", "another mode"),
         (Blending(), "training leaves the network as it was", "set mixes_labels"),
         (Aside(), "training leaves the network as it was", "move 1 times in 0 training passes"),
+        (Costly(), "a step takes the passes that are told", "2 forward passes per image, passes tells 1 + 0"),
         (Forgetful(), "hooks keep their promises", "after a checkpoint"),
         (Partial(), "hooks keep their promises", "no state of the model"),
         (Mute(), "hooks keep their promises", "no reason to stop"),

@@ -107,11 +107,11 @@ def test_a_search_in_parts_is_the_search_at_once(
     search(wanted, 2)
     calls: list[Path] = []
 
-    def dying(path: Path, data: bytes | str) -> None:
+    def dying(path: Path, data: bytes | str, flush: bool = True) -> None:
         calls.append(path)
         if len(calls) == 2:
             raise KeyboardInterrupt
-        write_atomically(path, data)
+        write_atomically(path, data, flush)
 
     monkeypatch.setattr("robbench.core.sealed.write_atomically", dying)
     with pytest.raises(KeyboardInterrupt):
