@@ -89,7 +89,8 @@ def test_a_full_disk_ends_a_run_with_one_line_and_keeps_what_was_finished(tmp_pa
     assert not list(out.rglob(".*.tmp"))
     store = Store(out)
     left = remaining(plan, store)
-    assert sum(len(cells) for _, cells in left) == 2
+    # Training comes before what is left of the first row, or after it.
+    assert 2 <= sum(len(cells) for _, cells in left) <= 3
     kept = {path: path.stat().st_mtime_ns for path in out.glob("cells/*/outcome.npz")}
     assert len(kept) == 2
     assert main(words) == 0
