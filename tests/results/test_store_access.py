@@ -88,11 +88,10 @@ def test_a_full_disk_ends_a_run_with_one_line_and_keeps_what_was_finished(tmp_pa
     assert not any("Traceback" in line for line in complaints)
     assert not list(out.rglob(".*.tmp"))
     store = Store(out)
-    left = remaining(plan, store)
-    # Training comes before what is left of the first row, or after it.
-    assert 2 <= sum(len(cells) for _, cells in left) <= 3
+    left = sum(len(cells) for _, cells in remaining(plan, store))
     kept = {path: path.stat().st_mtime_ns for path in out.glob("cells/*/outcome.npz")}
-    assert len(kept) == 2
+    # What is left of the first row comes before the second's training, or after it.
+    assert (left, len(kept)) in ((2, 2), (3, 1))
     assert main(words) == 0
     assert not remaining(plan, store)
     assert all(path.stat().st_mtime_ns == time for path, time in kept.items())
