@@ -112,8 +112,8 @@ class _Run:
         nodes = graph(plan, work, store)
         workers, cores = executor.width()
         rows, cells = len(plan.jobs), sum(not cell.refusal for _, cell in plan.cells)
-        # Where few tasks can go on at once, each has more of the cores: by the plan and not by what is left of it, since
-        # sums round by the number of threads, and a run that goes on is to come to what it would have come to.
+        # Where few tasks can go on at once, each has more of the cores. By the plan and not by what is left of it: sums
+        # round by the number of threads, and a run that goes on is to come to what it would have come to.
         threads = tuple(max(1, cores // max(1, min(workers, count))) for count in (rows, cells))
         run = cls(plan, store, executor, tell, facts, nodes, (threads[0], threads[1]))
         for node in nodes.values():
