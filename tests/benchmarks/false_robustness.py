@@ -48,7 +48,7 @@ def cases(report: robbench.Report) -> Iterator[Case]:
     usual = _left(report.row(USUAL), STRONG)
     for row in sorted(report.board.rows, key=lambda row: (row.label.startswith("honest"), row.label)):
         kind, _, name = row.label.partition(": ")
-        plain, strong = (_left(row, attack) for attack in (PLAIN, STRONG))
+        plain, strong = _left(row, PLAIN), _left(row, STRONG)
         yield Case(
             report.board.dataset.label,
             name,
@@ -56,7 +56,7 @@ def cases(report: robbench.Report) -> Iterator[Case]:
             100 * plain.value if plain else None,
             100 * strong.value if strong else None,
             tuple(_objections(report, row)),
-            bool(strong and usual and strong.value <= usual.high),
+            bool(strong and usual and usual.high is not None and strong.value <= usual.high),
         )
 
 
