@@ -53,8 +53,11 @@ def test_a_damaged_note_stops_no_other_board(
         for board in others:
             (store.root / "leaderboards" / board / "README.md").unlink()
         assert main(["report", "--out", str(store.root), *words]) == (1 if named else 0)
-        told = [line for line in capsys.readouterr().err.splitlines() if "README.md is damaged" not in line]
+        lines = capsys.readouterr().err.splitlines()
+        told = [line for line in lines if "README.md is damaged" not in line]
         assert len(told) == (1 if named else 0)
+        # The first report finds boards of which nothing says what they were made of.
+        assert len(lines) - len(told) == (len(others) if words else 0), "each README that was removed is told"
         assert all(line.startswith(f"robbench: a-toys: {path} is damaged: ") for line in told)
         assert all((store.root / "leaderboards" / board / "README.md").is_file() for board in others)
     assert main(["report", "--out", str(store.root), "--board", "a-toys"]) == 1
