@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, ClassVar
 
+import fsspec
+import pytest
+from board_cells import A_MODEL
 from fsspec.implementations.memory import MemoryFileSystem
-from stores import files
+from stores import B_MODEL, complaint, files, fill, row
 
 from robbench.cli.main import main
 from robbench.results.store import Store
@@ -56,3 +60,48 @@ def lying(place: str, system: type[MemoryFileSystem] = Faulty) -> dict[str, byte
         for path, file in sorted(system.store.items())
         if path.startswith(f"{place}/")
     }
+
+
+Told = Callable[[int], str]
+
+
+@pytest.fixture
+def empty() -> Iterator[None]:
+    fsspec.register_implementation("faulty", Faulty, clobber=True)
+    for system in (Faulty, MemoryFileSystem):
+        system.store.clear()
+        system.pseudo_dirs[:] = [""]
+    Faulty.happens.clear()
+    yield
+    Faulty.happens.clear()
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store, a store of somebody else, and what is published of the latter."""
+    folder = tmp_path_factory.mktemp("made")
+    fill(folder / "runs", row(A_MODEL))
+    assert publish(fill(folder / "others", row(B_MODEL, (20, 30))), folder / "theirs") == 0
+    return folder
+
+
+@pytest.fixture
+def folder(made: Path, empty: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    made = Path(shutil.copytree(made, tmp_path / "copy"))
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "temporary"))
+    (tmp_path / "temporary").mkdir()
+    return made
+
+
+@pytest.fixture
+def told(folder: Path, capsys: pytest.CaptureFixture[str]) -> Iterator[Told]:
+    """What a command complained of, in one line that names no directory that is gone."""
+
+    def tell(status: int) -> str:
+        expected = 2 if status == 2 else 1
+        line = complaint(status, capsys, expected)
+        assert "temporary" not in line
+        return line
+
+    yield tell
+    assert not list((folder.parent / "temporary").iterdir())

@@ -10,7 +10,7 @@ from hypothesis import settings
 from maps import map_by_axes
 from safetensors.torch import save_file
 
-pytest.register_assert_rewrite("browsing")
+pytest.register_assert_rewrite("addresses", "browsing")
 
 # How long an example takes says more of how busy the machine is than of what is tested.
 settings.register_profile("no deadline", deadline=None)
